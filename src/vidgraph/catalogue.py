@@ -1,90 +1,78 @@
-"""Every architecture by name: short builder functions that put backbones, layers and models together.
+"""Every architecture by name, and how a name and its options become a model.
 
-This is the one place where parts meet. To add a model, write a builder here and a line in `ARCHITECTURES`.
+The builders are in `architectures/`. To add a model, write one there and a line in `ARCHITECTURES`.
 """
 
 from __future__ import annotations
 
 import inspect
+import types
+import typing
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
-from vidgraph.backbones.small_conv import simple_c2d, strided_stem
+from vidgraph.architectures.clips import (
+    ClipOptions,
+    PlacementOptions,
+    c2d_r50,
+    c2d_r101,
+    i3d_nl_r50,
+    i3d_nl_r101,
+    i3d_r50,
+    i3d_r101,
+    i3d_small,
+    rstg_c2d_r50,
+    rstg_i3d_r50,
+    rstg_i3d_small,
+)
+from vidgraph.architectures.digits import (
+    conv_lstm,
+    conv_lstm_small,
+    digit_stem,
+    i3d_digits,
+    i3d_digits_small,
+    i3d_nl_digits,
+    i3d_nl_digits_small,
+    mean_lstm,
+    mean_lstm_small,
+    rstg_small,
+    rstg_syncmnist,
+)
+from vidgraph.backbones.resnet3d import BackboneOptions
 from vidgraph.errors import RecipeError, nearest
-from vidgraph.layers.pixels import PixelNorm
-from vidgraph.layers.rstg import GraphOptions, RecurrentSpaceTimeGraph
-from vidgraph.models.pooled import PooledClassifier
-from vidgraph.models.recurrent import MeanLSTM
-from vidgraph.models.rstg import RSTG
-from vidgraph.records import InputSpec
-
-_DIGIT_CLIP = InputSpec(num_frames=10, height=64, width=64, channels=1, stride_frames=1)
-_DIGIT_IMAGE = InputSpec(num_frames=1, height=64, width=64, channels=1, stride_frames=1)
-
-
-def _digit_pixels() -> PixelNorm:
-    return PixelNorm(mean=[0.1], std=[0.25])
-
-
-def _raw_pixels() -> PixelNorm:
-    """0 to 255 as they are: the authors' preprocessing only casts."""
-    return PixelNorm(mean=[0.0], std=[1 / 255])
-
-
-def rstg_syncmnist(num_classes: int = 46, width: int = 512, **graph: Any) -> RSTG:
-    """RSTG on synchronous digits at the size of the paper and its authors' configuration (positional variant, 10.57 M parameters).
-
-    Args:
-        num_classes: pairs of digits and "none".
-        width: of the stem's filters, the nodes and the messages.
-        **graph: fields of `GraphOptions` that differ from the authors' configuration.
-    """
-    options = GraphOptions(**{"attention": "simple", "position_maps": True, "node_batch_norm": True, **graph})
-    stem = simple_c2d(width)
-    layer = RecurrentSpaceTimeGraph(stem.out_channels, width, stem.map_size, options)
-    return RSTG(_DIGIT_CLIP, _raw_pixels(), stem, layer, num_classes)
-
-
-def rstg_small(num_classes: int = 46, width: int = 96, **graph: Any) -> RSTG:
-    """RSTG on synchronous digits for a CPU: a strided stem, attention over true neighbours, moments and differences.
-
-    Args:
-        num_classes: pairs of digits and "none".
-        width: of nodes and messages.
-        **graph: fields of `GraphOptions` that differ from this size's own.
-    """
-    own = {"mask_non_edges": True, "position_maps": True, "moments": True, "differences": True, "initialisation": "he"}
-    stem = strided_stem()
-    layer = RecurrentSpaceTimeGraph(stem.out_channels, width, stem.map_size, GraphOptions(**{**own, **graph}))
-    return RSTG(_DIGIT_CLIP, _digit_pixels(), stem, layer, num_classes)
-
-
-def mean_lstm(num_classes: int = 46, width: int = 512) -> MeanLSTM:
-    """Mean + LSTM on the stem of the paper."""
-    stem = simple_c2d(width)
-    return MeanLSTM(_DIGIT_CLIP, _raw_pixels(), stem, stem.out_channels, width, num_classes)
-
-
-def mean_lstm_small(num_classes: int = 46, width: int = 192) -> MeanLSTM:
-    """Mean + LSTM on the strided stem, with about as many parameters as `rstg_small`."""
-    stem = strided_stem()
-    return MeanLSTM(_DIGIT_CLIP, _digit_pixels(), stem, stem.out_channels, width, num_classes)
-
-
-def digit_stem(num_classes: int = 10) -> PooledClassifier:
-    """Single digits at random places, to pre-train the strided stem."""
-    stem = strided_stem()
-    return PooledClassifier(_DIGIT_IMAGE, _digit_pixels(), stem, stem.out_channels, num_classes)
-
+from vidgraph.layers.rstg import GraphOptions
 
 ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "rstg_syncmnist": rstg_syncmnist,
     "rstg_small": rstg_small,
     "mean_lstm": mean_lstm,
     "mean_lstm_small": mean_lstm_small,
+    "conv_lstm": conv_lstm,
+    "conv_lstm_small": conv_lstm_small,
+    "i3d_digits": i3d_digits,
+    "i3d_digits_small": i3d_digits_small,
+    "i3d_nl_digits": i3d_nl_digits,
+    "i3d_nl_digits_small": i3d_nl_digits_small,
     "digit_stem": digit_stem,
+    "c2d_r50": c2d_r50,
+    "c2d_r101": c2d_r101,
+    "i3d_r50": i3d_r50,
+    "i3d_r101": i3d_r101,
+    "i3d_nl_r50": i3d_nl_r50,
+    "i3d_nl_r101": i3d_nl_r101,
+    "i3d_small": i3d_small,
+    "rstg_i3d_r50": rstg_i3d_r50,
+    "rstg_c2d_r50": rstg_c2d_r50,
+    "rstg_i3d_small": rstg_i3d_small,
+}
+
+# What a builder's `**` argument of that name takes: the fields of these.
+_OPEN: dict[str, tuple[type, ...]] = {
+    "graph": (GraphOptions,),
+    "clip_and_backbone": (ClipOptions, BackboneOptions),
+    "placed_graph": (PlacementOptions, ClipOptions, BackboneOptions, GraphOptions),
 }
 
 
@@ -108,26 +96,68 @@ def create_model(architecture: str, num_classes: int | None = None, class_names:
     Raises:
         RecipeError: an unknown architecture or option, or names that do not match the number of classes.
     """
-    if architecture not in ARCHITECTURES:
-        raise RecipeError(f"there is no architecture {architecture!r}{nearest(architecture, ARCHITECTURES)}")
-    builder = ARCHITECTURES[architecture]
-    _check_options(architecture, builder, options)
+    _check_options(architecture, options)
     if class_names is not None and num_classes is not None and len(class_names) != num_classes:
         raise RecipeError(f"{len(class_names)} class names were given for {num_classes} classes")
     if num_classes is None and class_names is not None:
         num_classes = len(class_names)
     sized = {} if num_classes is None else {"num_classes": num_classes}
-    model = builder(**sized, **options)
+    model = ARCHITECTURES[architecture](**sized, **options)
     model.architecture, model.options = architecture, dict(options)  # type: ignore[assignment]
     model.class_names = None if class_names is None else list(class_names)  # type: ignore[assignment]
     return model
 
 
-def _check_options(architecture: str, builder: Callable[..., nn.Module], options: dict[str, Any]) -> None:
-    parameters = inspect.signature(builder).parameters
-    known = set(parameters) - {"num_classes", "graph"}
-    if "graph" in parameters:
-        known |= set(GraphOptions.__dataclass_fields__)
-    for name in options:
-        if name not in known:
-            raise RecipeError(f"{architecture} has no option {name!r}{nearest(name, known)}")
+def options_of(architecture: str) -> set[str]:
+    """Names of the options of an architecture.
+
+    Raises:
+        RecipeError: an unknown architecture.
+    """
+    return set(_hints(architecture))
+
+
+def _hints(architecture: str) -> dict[str, list[Any]]:
+    """Options of an architecture, each with its type; two types where two records that it takes have a field of that name."""
+    if architecture not in ARCHITECTURES:
+        raise RecipeError(f"there is no architecture {architecture!r}{nearest(architecture, ARCHITECTURES)}")
+    builder = ARCHITECTURES[architecture]
+    own = typing.get_type_hints(builder)
+    hints = {name: [own[name]] for name in inspect.signature(builder).parameters if name not in {"num_classes", *_OPEN}}
+    for name in inspect.signature(builder).parameters:
+        for kind in _OPEN.get(name, ()):
+            for field, hint in typing.get_type_hints(kind).items():
+                hints.setdefault(field, []).append(hint)
+    return hints
+
+
+def _check_options(architecture: str, options: dict[str, Any]) -> None:
+    hints = _hints(architecture)
+    for name, value in options.items():
+        if name not in hints:
+            raise RecipeError(f"{architecture} has no option {name!r}{nearest(name, hints)}")
+        if not any(_fits(hint, value) for hint in hints[name]):
+            raise RecipeError(f"{architecture}: option {name!r} is {' or '.join(map(_in_words, hints[name]))}, not {value!r}")
+
+
+def _fits(hint: Any, value: Any) -> bool:
+    """Whether a value, as YAML or a caller gives it, is of a type: a list passes for a tuple, and a whole number for a float."""
+    choices = typing.get_args(hint)
+    if typing.get_origin(hint) is Literal:
+        return value in choices
+    if isinstance(hint, types.UnionType):
+        return any(_fits(choice, value) for choice in choices)
+    if typing.get_origin(hint) is tuple:
+        return isinstance(value, (list, tuple)) and all(_fits(choices[0], item) for item in value)
+    if isinstance(value, bool) and hint is not bool:  # a bool passes for an int in Python
+        return False
+    return isinstance(value, (int, float) if hint is float else hint)
+
+
+def _in_words(hint: Any) -> str:
+    words: dict[Any, str] = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", type(None): "null"}
+    if typing.get_origin(hint) is Literal:
+        return "one of " + ", ".join(map(str, typing.get_args(hint)))
+    if isinstance(hint, types.UnionType):
+        return " or ".join(map(_in_words, typing.get_args(hint)))
+    return words.get(hint, "a list of numbers")

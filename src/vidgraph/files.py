@@ -1,13 +1,19 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and pickles of which only numbers are read."""
 
 from __future__ import annotations
 
+import io
 import json
 import os
-from collections.abc import Iterator
+import pickle
+import re
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from vidgraph.errors import RunError
 
@@ -42,3 +48,55 @@ def write_json(path: str | Path, content: Any) -> None:
     """Writes `content` as indented JSON, whole or not at all."""
     with whole_file(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def unpickle_arrays(content: bytes) -> Any:
+    """The plain containers, texts, numbers and numpy arrays of a pickle, also of one that Python 2 wrote; no code of it can run.
+
+    Raises:
+        ValueError: anything else is in it, functions above all, or it is no whole pickle.
+    """
+    try:
+        return _ArrayUnpickler(io.BytesIO(content), encoding="latin1").load()
+    except (pickle.UnpicklingError, EOFError, TypeError, LookupError, AttributeError, MemoryError, OverflowError) as error:
+        raise ValueError(" ".join(str(error).split())) from error
+
+
+def _latin1(text: str, encoding: str) -> bytes:
+    """Old pickles store bytes as text; no other encoding is needed, so none is allowed."""
+    if encoding not in ("latin1", "latin-1"):
+        raise pickle.UnpicklingError(f"encoding {encoding} is not allowed")
+    return text.encode("latin-1")
+
+
+def _no_bytes() -> bytes:
+    """How old pickles store the bytes of an empty array."""
+    return b""
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Builds numpy arrays of numbers and plain containers; everything else, functions above all, is refused."""
+
+    def find_class(self, module: str, name: str) -> Callable[..., Any]:
+        if (module, name) in {("numpy.core.multiarray", "_reconstruct"), ("numpy._core.multiarray", "_reconstruct")}:
+            return _empty_array
+        if (module, name) == ("numpy", "ndarray"):
+            return object  # only ever handed to `_empty_array`, which does not need it
+        if (module, name) == ("numpy", "dtype"):
+            return _number_dtype
+        if (module, name) == ("_codecs", "encode"):
+            return _latin1
+        if name == "bytes" and module in ("builtins", "__builtin__"):
+            return _no_bytes
+        raise pickle.UnpicklingError(f"{module}.{name} is not allowed")
+
+
+def _empty_array(kind: type, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
+    """What numpy's own reconstruction does, for plain arrays only: shape, type and bytes follow in the pickle."""
+    return np.empty(0, np.uint8)
+
+
+def _number_dtype(code: str, *_flags: bool) -> np.dtype[Any]:
+    if not re.fullmatch(r"[<>|=]?[iufb][1248]", code):
+        raise pickle.UnpicklingError(f"arrays of type {code} are not allowed")
+    return np.dtype(code)

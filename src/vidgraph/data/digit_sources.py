@@ -9,12 +9,10 @@ import gzip
 import hashlib
 import io
 import os
-import pickle
-import re
 import urllib.request
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,7 +23,7 @@ from numpy.typing import NDArray
 
 from vidgraph.data.digit_drawing import CANVAS, DIGIT, InkPixels, Trajectories, ink_pixels
 from vidgraph.errors import DataError
-from vidgraph.files import whole_file
+from vidgraph.files import unpickle_arrays, whole_file
 
 NUM_VALIDATION = 5000  # the last training digits of MNIST
 SPLITS = ("train", "val", "test")
@@ -233,50 +231,10 @@ def _download(url: str) -> bytes:
         ) from error
 
 
-def _latin1(text: str, encoding: str) -> bytes:
-    """Old pickles store bytes as text; no other encoding is needed, so none is allowed."""
-    if encoding not in ("latin1", "latin-1"):
-        raise pickle.UnpicklingError(f"encoding {encoding} is not allowed")
-    return text.encode("latin-1")
-
-
-def _no_bytes() -> bytes:
-    """How old pickles store the bytes of an empty array."""
-    return b""
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    """Builds numpy arrays of numbers and plain containers; everything else, functions above all, is refused."""
-
-    def find_class(self, module: str, name: str) -> Callable[..., Any]:
-        if (module, name) in {("numpy.core.multiarray", "_reconstruct"), ("numpy._core.multiarray", "_reconstruct")}:
-            return _empty_array
-        if (module, name) == ("numpy", "ndarray"):
-            return object  # only ever handed to `_empty_array`, which does not need it
-        if (module, name) == ("numpy", "dtype"):
-            return _number_dtype
-        if (module, name) == ("_codecs", "encode"):
-            return _latin1
-        if name == "bytes" and module in ("builtins", "__builtin__"):
-            return _no_bytes
-        raise pickle.UnpicklingError(f"{module}.{name} is not allowed")
-
-
-def _empty_array(kind: type, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
-    """What numpy's own reconstruction does, for plain arrays only: shape, type and bytes follow in the pickle."""
-    return np.empty(0, np.uint8)
-
-
-def _number_dtype(code: str, *_flags: bool) -> np.dtype[Any]:
-    if not re.fullmatch(r"[<>|=]?[iufb][1248]", code):
-        raise pickle.UnpicklingError(f"arrays of type {code} are not allowed")
-    return np.dtype(code)
-
-
 def _unpickle_arrays(content: bytes, source: str) -> dict[str, NDArray[Any]]:
     try:
-        found = _ArrayUnpickler(io.BytesIO(content), encoding="latin1").load()
-    except (pickle.UnpicklingError, EOFError, ValueError, TypeError, KeyError, IndexError, AttributeError, MemoryError) as error:
+        found = unpickle_arrays(content)
+    except ValueError as error:
         raise DataError(f"{source}: not a pickle of numpy arrays ({error}); nothing in it was run") from error
     if not isinstance(found, dict):
         raise DataError(f"{source}: a pickle of {type(found).__name__}, not of named arrays; pass the authors' file")

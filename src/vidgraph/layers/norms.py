@@ -1,12 +1,26 @@
-"""Normalisation layers that torch does not have.
+"""Normalisation layers that torch does not have, and batch norms folded into convolutions.
 
-Shapes: * any, D width.
+Shapes: * any, B batch, C channels, D width.
 """
 
 from __future__ import annotations
 
+import copy
+from contextlib import AbstractContextManager, nullcontext
+from typing import Literal, get_args
+
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+from vidgraph.errors import RecipeError, nearest
+
+
+def full_precision(x: Tensor) -> AbstractContextManager[None]:
+    """No autocast on the device of `x`, where that knows any: the meta device, on which models are profiled, does not."""
+    kind = x.device.type
+    return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
 
 
 class JointLayerNorm(nn.Module):
@@ -32,7 +46,7 @@ class JointLayerNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[..., D] to the same shape; fp32 inside, since 1e-12 vanishes in bf16."""
         axes = tuple(range(-self.num_axes, 0))
-        with torch.autocast(x.device.type, enabled=False):
+        with full_precision(x):
             wide = x.float()
             variance, mean = torch.var_mean(wide, dim=axes, correction=0, keepdim=True)
             normal = (wide - mean) * torch.rsqrt(variance + self.eps)
@@ -45,3 +59,80 @@ class LastAxisBatchNorm(nn.BatchNorm1d):
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x.reshape(-1, x.shape[-1])).reshape(x.shape)
+
+
+def make_norm(kind: str, width: int, num_axes: int) -> nn.Module:
+    """The norm of that kind: `layer` over the last `num_axes` axes, `batch` over all but the last, or nothing."""
+    if kind == "layer":
+        return JointLayerNorm(width, num_axes)
+    return LastAxisBatchNorm(width, eps=1e-3, momentum=0.01) if kind == "batch" else nn.Identity()
+
+
+NormKind = Literal["batch", "frozen", "frozen_statistics"]
+
+
+class FrozenBatchNorm(nn.Module):
+    """Batch norm that never leaves the statistics it was loaded with, whatever `.train()` says: an affine map per channel.
+
+    Its tensors have the names of `nn.BatchNorm3d`, so that the weights of one fit the other.
+
+    Args:
+        width: channels (C).
+        learn_affine: gain and bias go on learning; by default they are frozen too.
+        eps: added to the variance.
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+
+    def __init__(self, width: int, learn_affine: bool = False, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(width), requires_grad=learn_affine)
+        self.bias = nn.Parameter(torch.zeros(width), requires_grad=learn_affine)
+        self.register_buffer("running_mean", torch.zeros(width))
+        self.register_buffer("running_var", torch.ones(width))
+        self.register_buffer("num_batches_tracked", torch.tensor(0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, ...] to the same shape."""
+        return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+
+
+def make_batch_norm(kind: NormKind, width: int) -> nn.Module:
+    """The norm after a 3D convolution.
+
+    Args:
+        kind: "batch"; "frozen": statistics, gain and bias stay as they were loaded; "frozen_statistics": gain and bias learn.
+        width: channels.
+
+    Raises:
+        RecipeError: another kind.
+    """
+    if kind == "batch":
+        return nn.BatchNorm3d(width)
+    if kind not in get_args(NormKind):
+        raise RecipeError(f"there is no batch norm {kind!r}{nearest(kind, get_args(NormKind))}")
+    return FrozenBatchNorm(width, learn_affine=kind == "frozen_statistics")
+
+
+def fold_norms(model: nn.Module) -> nn.Module:
+    """A copy for inference in which every batch norm has become part of the convolution before it.
+
+    Found by name: a norm called `X_norm` or `norm` belongs to its sibling `X` or `conv`. The norms themselves become identities. The
+    statistics are those of this moment, so that the copy is not to be trained.
+    """
+    folded = copy.deepcopy(model).eval()
+    for parent in list(folded.modules()):
+        for name, norm in list(parent.named_children()):
+            conv = getattr(parent, name.removesuffix("_norm") if name.endswith("_norm") else "conv", None)
+            if not isinstance(norm, (FrozenBatchNorm, nn.BatchNorm3d)) or not isinstance(conv, nn.Conv3d):
+                continue
+            assert norm.running_mean is not None
+            assert norm.running_var is not None
+            conv.weight, conv.bias = fuse_conv_bn_weights(
+                conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+            )
+            setattr(parent, name, nn.Identity())
+    return folded

@@ -17,7 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vidgraph.graphs import grid
-from vidgraph.layers.norms import JointLayerNorm, LastAxisBatchNorm
+from vidgraph.layers.norms import LastAxisBatchNorm, full_precision, make_norm
+
+_LEAST_ENERGY = 0.1  # of a feature in a region, below which its place fades to the middle
 
 TimeStages = Literal["all", "final", "none", "only", "homogeneous"]
 
@@ -40,7 +42,7 @@ class GraphOptions:
         norm: over messages, updates and created nodes: "none", "layer" (all axes jointly) or "batch".
         node_batch_norm: batch norm of the created nodes, as the authors do on SyncMNIST.
         readout: "mean" over time (code) or "last" frame (slides).
-        moments: of ours: created nodes also hold first moments, that is where in its region a feature lies.
+        moments: of ours: created nodes also hold normalised first moments, that is where in its region a feature lies.
         differences: of ours: created nodes also hold their change since the previous frame.
         initialisation: "glorot" with zero biases, as the authors; "he": of ours, gain sqrt(2) before each ReLU and a forget bias of
             1, which keeps about three times as much of a clip's signal through three stages.
@@ -61,20 +63,13 @@ class GraphOptions:
     initialisation: Literal["glorot", "he"] = "glorot"
 
 
-def make_norm(kind: str, width: int, num_axes: int) -> nn.Module:
-    """The norm of that kind: `layer` over the last `num_axes` axes, `batch` over all but the last, or nothing."""
-    if kind == "layer":
-        return JointLayerNorm(width, num_axes)
-    return LastAxisBatchNorm(width, eps=1e-3, momentum=0.01) if kind == "batch" else nn.Identity()
-
-
 def _keep(module: nn.Module, name: str, fixed: Tensor) -> None:
     """Registers a tensor that is neither learned nor saved, on the device that the module is being built on."""
     module.register_buffer(name, fixed.to(torch.get_default_device()), persistent=False)
 
 
 class NodeCreation(nn.Module):
-    """Feature map to nodes: the mean over each node's region, and, if asked, its first moments and frame-to-frame differences.
+    """Feature map to nodes: the mean over each node's region, and, if asked, where in it a feature lies and how all that changes.
 
     Args:
         in_channels: channels of the map (C).
@@ -82,36 +77,51 @@ class NodeCreation(nn.Module):
         options: which graph.
     """
 
-    filters: Tensor
+    means: Tensor
+    moments: Tensor
 
     def __init__(self, in_channels: int, map_size: tuple[int, int], options: GraphOptions) -> None:
         super().__init__()
         self.options, self.map_size = options, map_size
         self.out_channels = in_channels * (3 if options.moments else 1) * (2 if options.differences else 1)
-        _keep(self, "filters", self._make_filters(*map_size))
-        # Differences are small beside the features themselves: bring both to one scale before they are mixed.
+        means, moments = self._make_filters(*map_size)
+        _keep(self, "means", means)
+        _keep(self, "moments", moments)
+        # Places and differences are small beside the features themselves: bring all to one scale before they are mixed.
         own = options.moments or options.differences
         self.standardise = LastAxisBatchNorm(self.out_channels) if own else nn.Identity()
 
-    def _make_filters(self, height: int, width: int) -> Tensor:
-        means = grid.pooling_matrix(self.options.scales, height, width)
-        if not self.options.moments:
-            return means
-        moments = grid.moment_matrices(self.options.scales, height, width)
-        return torch.cat([means[None], moments]).transpose(0, 1).flatten(0, 1)  # [N * 3, H * W]
+    def _make_filters(self, height: int, width: int) -> tuple[Tensor, Tensor]:
+        """Means [N, H * W]; first moments [2, N, H * W], in halves of the frame, so that one step counts alike at every scale."""
+        scales = self.options.scales
+        size = torch.cat([torch.full((scale * scale, 1), 1 / scale, device="cpu") for scale in scales])
+        return grid.pooling_matrix(scales, height, width), grid.moment_matrices(scales, height, width) * size
 
     def forward(self, features: Tensor) -> Tensor:
         """[B, C, T, H, W] to [B, T, N, out_channels]."""
-        batch, _, frames, height, width = features.shape
-        filters = self.filters if (height, width) == self.map_size else self._make_filters(height, width)
+        height, width = features.shape[-2:]
+        kept = (height, width) == self.map_size
+        means, moments = (self.means, self.moments) if kept else self._make_filters(height, width)
         flat = features.permute(0, 2, 3, 4, 1).flatten(2, 3)  # [B, T, H * W, C]
-        nodes = filters.to(flat) @ flat
-        nodes = nodes.reshape(batch, frames, grid.num_nodes(self.options.scales), -1)  # [B, T, N, C or 3 C]
+        nodes = means.to(flat) @ flat  # [B, T, N, C]
+        if self.options.moments:
+            with full_precision(flat):  # a move of a tenth of a region is below what bf16 keeps
+                nodes = torch.cat([nodes, _centres(flat.float(), means.to(flat.device), moments.to(flat.device)).to(nodes)], dim=-1)
         if self.options.differences:
             change = nodes[:, 1:] - nodes[:, :-1]
             nodes = torch.cat([nodes, F.pad(change, (0, 0, 0, 0, 1, 0))], dim=-1)  # no past: no change
         standard: Tensor = self.standardise(nodes)
         return standard
+
+
+def _centres(flat: Tensor, means: Tensor, moments: Tensor) -> Tensor:
+    """Where in each region a feature's energy lies, from its middle: [B, T, H * W, C] to [B, T, N, 2 C], horizontal then vertical.
+
+    The share of the energy and not its amount: a digit that is half hidden, or falls between two cells, is still where it is.
+    """
+    energy = flat.square()
+    mass = means @ energy + _LEAST_ENERGY  # [B, T, N, C]
+    return torch.cat([(moments[0] @ energy) / mass, (moments[1] @ energy) / mass], dim=-1)
 
 
 class Send(nn.Module):

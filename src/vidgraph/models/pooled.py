@@ -1,36 +1,75 @@
 """Models that pool a feature map and classify: no graph, no recurrence.
 
-Shapes: B batch, C channels, T frames, H W map.
+Shapes: B batch, C channels, T frames, H W map, P windows, K classes.
 """
 
 from __future__ import annotations
 
+import math
+from typing import Literal
+
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from vidgraph.records import InputSpec
 
 
 class PooledClassifier(nn.Module):
-    """Stem, mean over space and time, classifier.
+    """Stem, mean over space and time, dropout, classifier: C2D and I3D, and plain stems.
+
+    Frames of another size than the model was trained on need no crops: the mean runs over the whole map. With `window`, every part of
+    the map that has the training size is classified by itself, and their scores are averaged, as the authors of RSTG ("logits") and of
+    the non-local networks ("probabilities", for one label per clip) test. At the training size all are the same.
 
     Args:
         input_spec: what the model eats.
         pixels: pixel normalisation.
         stem: clip to feature map.
         in_channels: channels of that map (C).
-        num_classes: classes of the last layer.
+        num_classes: classes of the last layer (K).
+        dropout: share of the pooled channels that training leaves out.
+        window: rows and columns of the map at the training size; None for the mean over the whole map.
+        average: what is averaged over windows.
     """
 
-    def __init__(self, input_spec: InputSpec, pixels: nn.Module, stem: nn.Module, in_channels: int, num_classes: int) -> None:
+    def __init__(
+        self,
+        input_spec: InputSpec,
+        pixels: nn.Module,
+        stem: nn.Module,
+        in_channels: int,
+        num_classes: int,
+        dropout: float = 0.0,
+        window: tuple[int, int] | None = None,
+        average: Literal["logits", "probabilities"] = "logits",
+    ) -> None:
         super().__init__()
-        self.input_spec = input_spec
+        self.input_spec, self.window, self.average = input_spec, window, average
         self.pixels, self.stem = pixels, stem
+        self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(in_channels, num_classes)
 
     def forward(self, video: Tensor) -> Tensor:
-        """Clips [B, C, T, H, W], uint8 or in [0, 1], to logits [B, num_classes]."""
+        """Clips [B, C, T, H, W], uint8 or in [0, 1], to logits [B, K]."""
         # Pixels to a feature map: [B, C, T, H, W]
         features = self.stem(self.pixels(video))
-        # Mean over frames and map, then one score per class: [B, num_classes]
-        logits: Tensor = self.classifier(features.mean(dim=(2, 3, 4)))
-        return logits
+        # Mean over frames and map, or over each window: [B, C], or [B, P, C]
+        pooled = features.mean(dim=(2, 3, 4)) if self.window is None else self._each_window(features, self.window)
+        # One score per class: [B, K], or [B, P, K]
+        logits: Tensor = self.classifier(self.dropout(pooled))
+        if self.window is None:
+            return logits
+        return logits.mean(dim=1) if self.average == "logits" else _mean_probability(logits)
+
+    def _each_window(self, features: Tensor, window: tuple[int, int]) -> Tensor:
+        """[B, C, T, H, W] to the mean of each window and all frames, [B, P, C]."""
+        height, width = features.shape[-2:]
+        size = (min(window[0], height), min(window[1], width))  # of a smaller frame: all of it
+        return F.avg_pool2d(features.mean(dim=2), size, stride=1).flatten(2).transpose(1, 2)
+
+
+def _mean_probability(logits: Tensor) -> Tensor:
+    """Logits whose softmax is the mean of the windows' softmaxes: [B, P, K] to [B, K]. One window keeps its own."""
+    if logits.shape[1] == 1:
+        return logits[:, 0]
+    return logits.log_softmax(dim=2).logsumexp(dim=1) - math.log(logits.shape[1])

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vidgraph.convert import convert_rstg_tensorflow
 from vidgraph.layers.norms import JointLayerNorm
-from vidgraph.layers.rstg import GraphOptions, RecurrentSpaceTimeGraph, SpaceStage
+from vidgraph.layers.rstg import GraphOptions, NodeCreation, RecurrentSpaceTimeGraph, SpaceStage
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 FILES = sorted(path.name for path in GOLDEN.glob("graph_*.npz"))
@@ -277,3 +277,28 @@ def test_joint_layer_norm_by_hand():
     x = torch.tensor([[[1.0, 3.0], [5.0, 7.0]]])  # mean 4, variance 5
     expected = torch.tensor([[[-3.0, -2 + 5**0.5], [1.0, 6 + 5**0.5]]]) / 5**0.5
     torch.testing.assert_close(norm(x), expected)
+
+
+def test_centres_tell_the_place_of_a_feature_and_not_its_strength():
+    create = NodeCreation(1, (4, 4), GraphOptions(scales=(2, 1), moments=True))
+    create.standardise = nn.Identity()
+    for strength in (30.0, 300.0):
+        features = torch.zeros(1, 1, 1, 4, 4)
+        features[..., 0, 3] = strength
+        mean, horizontal, vertical = create(features)[0, 0].T  # [N] each
+        torch.testing.assert_close(mean, strength * torch.tensor([0, 1 / 4, 0, 0, 1 / 16]))
+        # By hand, in halves of the frame: 3/4 from the middle of the frame, 1/4 from the middle of the upper right quarter.
+        torch.testing.assert_close(horizontal, torch.tensor([0, 0.25, 0, 0, 0.75]), atol=2e-3, rtol=0)
+        torch.testing.assert_close(vertical, torch.tensor([0, -0.25, 0, 0, -0.75]), atol=2e-3, rtol=0)
+
+
+def test_one_step_is_one_step_at_every_scale():
+    create = NodeCreation(1, (8, 8), GraphOptions(scales=(2, 1), moments=True, differences=True))
+    create.standardise = nn.Identity()
+    features = torch.zeros(1, 1, 2, 8, 8)
+    features[0, 0, 0, 1, 4], features[0, 0, 1, 2, 6] = 100.0, 100.0  # two cells to the right, one down, within the upper right quarter
+    nodes = create(features)  # [1, 2, N, 6]
+    assert (nodes[0, 0, :, 3:] == 0).all()  # no past: no change
+    step = torch.tensor([2 * 2 / 8, 1 * 2 / 8])
+    for node in (1, 4):  # that quarter, and the frame
+        torch.testing.assert_close(nodes[0, 1, node, 4:], step, atol=2e-3, rtol=0)

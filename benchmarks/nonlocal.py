@@ -1,0 +1,119 @@
+"""Time and peak memory of a non-local block with fused attention, against the same block with its matrix of all pairs written out.
+
+At the sizes of I3D R50 on clips of 32 x 224 x 224: res3 (512 channels, 16 x 28 x 28 cells that look at 16 x 14 x 14) and res4 (1024
+channels, 16 x 14 x 14 that look at 16 x 7 x 7), forward and backward, with equal outputs. Three claims per size, each a ratio measured
+in this run: time, and peak memory beyond the start, plain / fused; and the multiply-adds per second of the fused block as a fraction of
+a large matrix product's. Each form runs in a process of its own, so that its memory is its own.
+
+    python benchmarks/nonlocal.py [--repeats 5] [--threads 2] [--precision fp32] [--device cpu] [--clock wall]
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import resource
+import statistics
+import time
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vidgraph.layers.nonlocal_block import NonLocalBlock
+
+SIZES = {"res3": (512, 16, 28), "res4": (1024, 16, 14)}  # channels, frames, rows and columns
+SIDE = 2048  # of the matrix product
+
+
+class PlainBlock(NonLocalBlock):
+    """The peer: every affinity of the clip in one matrix, as the authors' code has it."""
+
+    def _softmax(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        weights = (query @ key.transpose(1, 2) * query.shape[-1] ** -0.5).softmax(dim=-1)  # [B, N, M]
+        return weights @ value
+
+
+def multiply_adds(channels: int, frames: int, side: int) -> float:
+    """Of one forward pass: four projections, and queries on keys and weights on values."""
+    looking, seen, width = frames * side**2, frames * (side // 2) ** 2, channels // 2
+    return (2 * looking + 2 * seen) * channels * width + 2 * looking * seen * width
+
+
+def run(kind: type[NonLocalBlock], size: tuple[int, int, int], args: argparse.Namespace, answers: Any) -> None:
+    """Puts median seconds, peak memory in MiB and some outputs of one form into `answers`."""
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+    channels, frames, side = size
+    block = kind(channels, norm="none").to(args.device)
+    nn.init.normal_(block.out.weight, std=0.01)
+    video = torch.randn(1, channels, frames, side, side, device=args.device, requires_grad=True)
+    block(video.detach()[:, :, :1, :2, :2]).sum().backward()  # what the libraries themselves need is no part of the block's memory
+    clock = time.perf_counter if args.clock == "wall" else time.process_time
+    on_gpu = args.device != "cpu"
+    before, seconds = memory(on_gpu), []
+    for repeat in range(args.repeats + 1):
+        start = clock()
+        with torch.autocast(args.device, torch.bfloat16, enabled=args.precision == "bf16"):
+            out = block(video)
+        out.float().square().sum().backward()
+        if on_gpu:
+            torch.cuda.synchronize()
+        if repeat:  # the first round warms up
+            seconds.append(clock() - start)
+    answers.put((statistics.median(seconds), memory(on_gpu) - before, out[0, :4, 0, 0].float().tolist()))
+
+
+def memory(on_gpu: bool) -> float:
+    """The largest so far, in MiB."""
+    return torch.cuda.max_memory_allocated() / 2**20 if on_gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+
+def product_seconds(args: argparse.Namespace) -> float:
+    torch.set_num_threads(args.threads)
+    square = torch.randn(SIDE, SIDE, dtype=torch.bfloat16 if args.precision == "bf16" else torch.float32, device=args.device)
+    clock = time.perf_counter if args.clock == "wall" else time.process_time
+    seconds = []
+    for _ in range(args.repeats + 1):
+        start = clock()
+        square @ square
+        if args.device != "cpu":
+            torch.cuda.synchronize()
+        seconds.append(clock() - start)
+    return statistics.median(seconds[1:])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument(
+        "--clock", choices=["wall", "cpu"], default="wall", help="cpu: seconds of this process, where others are at work too"
+    )
+    args = parser.parse_args()
+
+    print("forward + backward, one clip")
+    print(f"{args.precision}, {args.device}, {args.threads} threads, {args.clock} clock, median of {args.repeats}")
+    peak = SIDE**3 / product_seconds(args)
+    context = multiprocessing.get_context("spawn")
+    for name, size in SIZES.items():
+        found = {}
+        for kind in (NonLocalBlock, PlainBlock):
+            answers = context.Queue()
+            process = context.Process(target=run, args=(kind, size, args, answers))
+            process.start()
+            found[kind] = answers.get()
+            process.join()
+        (fused, fused_memory, ours), (plain, plain_memory, theirs) = found[NonLocalBlock], found[PlainBlock]
+        rough = args.precision == "bf16"
+        torch.testing.assert_close(torch.tensor(ours), torch.tensor(theirs), rtol=2e-2 if rough else 1e-4, atol=2e-2 if rough else 1e-5)
+        used = 3 * multiply_adds(*size) / fused  # backward costs twice the forward
+        print(f"{name}: fused {fused * 1e3:.0f} ms, {fused_memory:.0f} MiB; plain {plain * 1e3:.0f} ms, {plain_memory:.0f} MiB")
+        print(f"  time, plain / fused: {plain / fused:.2f}   peak memory, plain / fused: {plain_memory / fused_memory:.2f}")
+        print(f"  fused: {used / 1e9:.0f} GMAC/s, {used / peak:.0%} of a {SIDE} matrix product's {peak / 1e9:.0f} GMAC/s")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Builder functions: parts put together into models, under the names that the catalogue lists."""
