@@ -8,13 +8,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import vidgraph
+from vidgraph.command_line import Parser, add_verb, positive, split_overrides
 from vidgraph.errors import RecipeError, VidgraphError, nearest
 
 GOOD, FAULTS, BAD_INPUT = 0, 1, 2
@@ -62,7 +62,7 @@ def data_check(args: argparse.Namespace) -> int:
     return GOOD if report.is_good else FAULTS
 
 
-def data_make(args: argparse.Namespace) -> int:
+def data_make_syncmnist(args: argparse.Namespace) -> int:
     from vidgraph.data.syncmnist_files import make_dataset
     from vidgraph.progress import counter
 
@@ -71,6 +71,15 @@ def data_make(args: argparse.Namespace) -> int:
     with counter("videos") as count:
         table = make_dataset(args.out, args.num_digits, counts, args.digits, seed=args.seed, classes=classes, report=count)
     print(f"{sum(counts.values()):,} videos; the table is {table}, digit boxes are in {table.with_name('boxes.csv')}")
+    return GOOD
+
+
+def data_make_something(args: argparse.Namespace) -> int:
+    from vidgraph.data.something import make_table
+
+    made = make_table(args.labels, args.videos, args.out, hold_out=args.hold_out)
+    print(*made.lines(), sep="\n")
+    print(f"look for faults: vidgraph data check {args.out}")
     return GOOD
 
 
@@ -95,9 +104,17 @@ def train(args: argparse.Namespace) -> int:
     return GOOD
 
 
+def reproduce(args: argparse.Namespace) -> int:
+    from vidgraph.reproduce import parse_seeds, reproduce_table
+
+    rows, seeds = None if args.rows is None else args.rows.split(","), parse_seeds(args.seeds)
+    stopped_by = reproduce_table(args.recipe, args.size, rows, seeds, args.out, args.results, args.page, args.overrides)
+    return GOOD if stopped_by is None else 128 + stopped_by
+
+
 def evaluate(args: argparse.Namespace) -> int:
-    from vidgraph.experiment import score_model
     from vidgraph.progress import counter
+    from vidgraph.scoring import score_model
 
     with counter("clips") as count:
         scores, name = score_model(args.model, args.data, args.overrides, args.split, args.views, args.batch_size, args.device, count)
@@ -115,6 +132,7 @@ def evaluate(args: argparse.Namespace) -> int:
 
 def predict(args: argparse.Namespace) -> int:
     from vidgraph.recogniser import Recogniser, check_save_target, list_videos
+    from vidgraph.scoring import prediction_views
     from vidgraph.training.fit import accelerator
 
     videos = [video for path in args.videos for video in list_videos(path)]
@@ -122,7 +140,8 @@ def predict(args: argparse.Namespace) -> int:
         check_save_target(args.save)
         if len(videos) > 1:
             raise VidgraphError(f"--save draws one video, and {len(videos)} were given")
-    recogniser = Recogniser(vidgraph.from_pretrained(args.model), accelerator(args.device or "auto"), args.views)
+    plan, fusion = prediction_views(args.model, args.views)
+    recogniser = Recogniser(vidgraph.from_pretrained(args.model), accelerator(args.device or "auto"), views=fusion, plan=plan)
     if len(videos) == 1:  # its fault is the command's
         results: Any = iter([(videos[0], recogniser.predict(videos[0]), None)])
     else:
@@ -171,26 +190,15 @@ def profile(args: argparse.Namespace) -> int:
 
 
 def convert(args: argparse.Namespace) -> int:
-    from vidgraph.experiment import convert_weights, model_options
+    from vidgraph.conversion import convert_weights
+    from vidgraph.experiment import model_options
 
-    num_tensors = convert_weights(args.file, args.architecture, args.num_classes, model_options(args.overrides), args.out)
-    print(f"{num_tensors} tensors converted; load them with vidgraph.from_pretrained({str(args.out)!r})")
+    report = convert_weights(args.file, args.architecture, args.num_classes, model_options(args.overrides), args.out)
+    print(report.to_text(), f"load them with vidgraph.from_pretrained({str(args.out)!r})", sep="\n")
     return GOOD
 
 
 # ---- the command line ----------------------------------------------------------------------------------------------------------------
-
-
-class Parser(argparse.ArgumentParser):
-    """One line per fault instead of a page of usage."""
-
-    def error(self, message: str) -> NoReturn:
-        choice = re.search(r"invalid choice: '(.*)' \(choose from (.*)\)", message)
-        if choice is not None:
-            known = re.findall(r"[\w-]+", choice[2])
-            what = message.partition(":")[0].removeprefix("argument ").lower()
-            message = f"{what} {choice[1]!r} does not exist{nearest(choice[1], known)}"
-        raise RecipeError(f"{message} (see {self.prog} --help)")
 
 
 def build_parser() -> Parser:
@@ -198,58 +206,40 @@ def build_parser() -> Parser:
     parser = Parser(prog="vidgraph", allow_abbrev=False, description=about)
     parser.add_argument("--version", action="version", version=vidgraph.__version__)
     verbs = parser.add_subparsers(metavar="VERB", required=True, parser_class=Parser)
-    p = _verb(verbs, "doctor", doctor, "versions, decoders, devices, disk: what works on this machine", "vidgraph doctor")
+    p = add_verb(verbs, "doctor", doctor, "versions, decoders, devices, disk: what works on this machine", "vidgraph doctor")
     p.add_argument("--json", action="store_true", help="plain values instead of text")
-    _verb(verbs, "models", models, "architectures and shipped weights", "vidgraph models")
-    p = _verb(verbs, "demo", demo, "train a small graph network on moving digits, score it, explain one video", "vidgraph demo")
+    add_verb(verbs, "models", models, "architectures and shipped weights", "vidgraph models")
+    p = add_verb(verbs, "demo", demo, "train a small graph network on moving digits, score it, explain one video", "vidgraph demo")
     p.add_argument("--out", type=Path, default=Path("demo"), metavar="FOLDER", help="where everything goes (default demo)")
     p.set_defaults(takes_overrides=True)
     _add_data(verbs)
-    _add_train(verbs)
+    _add_train_and_reproduce(verbs)
     _add_eval(verbs)
     _add_predict(verbs)
     _add_profile_and_convert(verbs)
     return parser
 
 
-def positive(text: str) -> int:
-    """Type of a count on the command line."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
-    return int(text)
-
-
-def _verb(verbs: Any, name: str, run: Callable[[argparse.Namespace], int] | None, text: str, example: str) -> Parser:
-    parser: Parser = verbs.add_parser(
-        name,
-        help=text,
-        description=text[0].upper() + text[1:] + ".",
-        epilog=f"example: {example}",
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.set_defaults(run=run, takes_overrides=False, prog=parser.prog, options=parser._option_string_actions)
-    return parser
-
-
 def _add_data(verbs: Any) -> None:
-    data = _verb(verbs, "data", None, "check your videos, or make a data set", "vidgraph data check clips.csv --skip-list skip.txt")
+    data = add_verb(verbs, "data", None, "check your videos, or make a data set", "vidgraph data check clips.csv --skip-list skip.txt")
     kinds = data.add_subparsers(metavar="WHAT", required=True, parser_class=Parser)
-    p = _verb(kinds, "check", data_check, "find files and rows that training would stumble over", "vidgraph data check clips.csv")
+    p = add_verb(kinds, "check", data_check, "find files and rows that training would stumble over", "vidgraph data check clips.csv")
     p.add_argument("path", metavar="TABLE|FOLDER", help="a .csv, .tsv or .parquet table, or a folder with one folder per class")
     p.add_argument("--columns", default="", metavar="OURS=THEIRS,...", help="other column names, as label=class,split=split01")
     p.add_argument("--min-frames", type=positive, default=1, metavar="N", help="report videos with fewer frames (default 1)")
     p.add_argument("--model", help="report videos shorter than this model's clips, and labels that it does not know")
     p.add_argument("--full", action="store_true", help="decode every frame instead of a few per file")
     p.add_argument("--skip-list", type=Path, metavar="FILE", help="write the unusable files there")
-    p = _verb(
-        kinds,
-        "make",
-        data_make,
+    make = add_verb(kinds, "make", None, "make a data set, or the table of one that you have", "vidgraph data make syncmnist --out digits3")
+    sets = make.add_subparsers(metavar="DATASET", required=True, parser_class=Parser)
+    _add_make_something(sets)
+    p = add_verb(
+        sets,
+        "syncmnist",
+        data_make_syncmnist,
         "write synchronous digits as .mp4 files, a table and digit boxes",
         "vidgraph data make syncmnist --out digits3 --digits embedded --train 800 --val 100 --test 200",
     )
-    p.add_argument("what", choices=["syncmnist"])
     p.add_argument("--out", type=Path, required=True, metavar="FOLDER")
     p.add_argument("--num-digits", type=int, default=3, metavar="N", help="digits per clip (default 3)")
     p.add_argument("--classes", type=int, nargs="+", metavar="C", help="digits that take part (default 0 to 9)")
@@ -259,11 +249,25 @@ def _add_data(verbs: Any) -> None:
     p.add_argument("--seed", type=int, default=0)
 
 
-def _add_train(verbs: Any) -> None:
+def _add_make_something(sets: Any) -> None:
+    p = add_verb(
+        sets,
+        "something",
+        data_make_something,
+        "write the table of Something-Something v1 or v2 from its official label files",
+        "vidgraph data make something --labels labels --videos 20bn-something-something-v2 --out something.csv",
+    )
+    p.add_argument("--labels", type=Path, required=True, metavar="FOLDER", help="where the official .csv (v1) or .json (v2) files are")
+    p.add_argument("--videos", type=Path, required=True, metavar="FOLDER", help="the folders of frames (v1) or .webm files (v2)")
+    p.add_argument("--out", type=Path, required=True, metavar="TABLE.csv", help="the table to write")
+    p.add_argument("--hold-out", type=float, default=0.0, metavar="SHARE", help="share of train for a split `held`")
+
+
+def _add_train_and_reproduce(verbs: Any) -> None:
     from vidgraph.recipe import list_recipes
 
     rows = "\n".join(f"  {name}:{row}" for name, rows in list_recipes().items() for row in rows)
-    p = _verb(
+    p = add_verb(
         verbs,
         "train",
         train,
@@ -275,22 +279,32 @@ def _add_train(verbs: Any) -> None:
     p.add_argument("--out", type=Path, metavar="FOLDER", help="the run folder (default runs/RECIPE-ROW)")
     p.add_argument("--resume", action="store_true", help="continue the training in the run folder")
     p.set_defaults(takes_overrides=True)
+    what = "train the rows of a recipe one after another, score each once, write their table; the same call continues"
+    p = add_verb(verbs, "reproduce", reproduce, what, "vidgraph reproduce syncmnist3 --size small")
+    p.add_argument("recipe", metavar="RECIPE", help="a recipe of the package, or FILE.yaml")
+    p.add_argument("--size", choices=["small", "paper"], help="rows of this size: small ones suit a CPU")
+    p.add_argument("--rows", metavar="ROW,...", help="these rows only")
+    p.add_argument("--seeds", metavar="N,...", help="train each row once with each of these seeds (default: the row's own seed)")
+    p.add_argument("--out", type=Path, default=Path("runs"), metavar="FOLDER", help="where the run folders are (default runs)")
+    p.add_argument("--results", type=Path, metavar="FILE.json", help="the table (default results/RECIPE.json)")
+    p.add_argument("--page", type=Path, metavar="FILE.md", help="write all tables of that folder between this page's markers")
+    p.set_defaults(takes_overrides=True)
 
 
 def _add_eval(verbs: Any) -> None:
-    p = _verb(verbs, "eval", evaluate, "score a model on a split", "vidgraph eval runs/mine --data syncmnist3 --split val")
+    p = add_verb(verbs, "eval", evaluate, "score a model on a split", "vidgraph eval runs/mine --data syncmnist3 --split val")
     p.add_argument("model", metavar="MODEL", help="shipped weights, a run folder, or a model on the hub")
     p.add_argument("--data", metavar="RECIPE|TABLE|FOLDER", help="what to score on (default: what a run folder was trained on)")
     p.add_argument("--split", default="test", help="train, val or test (default test)")
-    p.add_argument("--views", type=positive, metavar="N", help="clips per video that are averaged (default 1)")
-    p.add_argument("--batch-size", type=positive, default=64, metavar="N", help="clips per forward pass (default 64)")
+    p.add_argument("--views", type=positive, metavar="N", help="clips per video (default: the recipe's, else 1); crops: --eval.crops")
+    p.add_argument("--batch-size", type=positive, metavar="N", help="views per forward pass (default: the recipe's, else 64)")
     p.add_argument("--device", choices=["cpu", "cuda"], help="where it runs (default: a GPU where there is one)")
     p.add_argument("--json", action="store_true", help="plain values instead of text")
     p.set_defaults(takes_overrides=True)
 
 
 def _add_predict(verbs: Any) -> None:
-    p = _verb(verbs, "predict", predict, "recognise what happens in videos", "vidgraph predict runs/mine clip.mp4 --save overlay.mp4")
+    p = add_verb(verbs, "predict", predict, "recognise what happens in videos", "vidgraph predict runs/mine clip.mp4 --save overlay.mp4")
     p.add_argument("model", metavar="MODEL", help="shipped weights, a run folder, or a model on the hub")
     p.add_argument("videos", nargs="+", metavar="VIDEO|FOLDER")
     p.add_argument("--top", type=positive, default=5, metavar="N", help="classes to show (default 5)")
@@ -301,37 +315,23 @@ def _add_predict(verbs: Any) -> None:
 
 
 def _add_profile_and_convert(verbs: Any) -> None:
-    p = _verb(verbs, "profile", profile, "parameters and multiply-adds of a model, part by part", "vidgraph profile rstg_small")
+    p = add_verb(verbs, "profile", profile, "parameters and multiply-adds of a model, part by part", "vidgraph profile rstg_small")
     p.add_argument("model", metavar="ARCHITECTURE|MODEL")
     p.add_argument("--num-classes", type=positive, metavar="N")
     p.add_argument("--json", action="store_true", help="plain values instead of text")
     p.set_defaults(takes_overrides=True)
-    p = _verb(
+    p = add_verb(
         verbs,
         "convert",
         convert,
-        "turn variables of the RSTG authors' TensorFlow checkpoints (.npz: name -> array) into weights",
-        "vidgraph convert variables.npz --architecture rstg_syncmnist --out converted",
+        "turn checkpoints of other codebases into weights: 3D ResNets of PyTorchVideo and its relatives, RSTG of TensorFlow",
+        "vidgraph convert I3D_8x8_R50.pyth --architecture i3d_r50 --out converted",
     )
-    p.add_argument("file", type=Path, metavar="FILE.npz")
-    p.add_argument("--architecture", default="rstg_syncmnist")
-    p.add_argument("--num-classes", type=positive, metavar="N")
+    p.add_argument("file", type=Path, metavar="FILE", help="a checkpoint, or an .npz file of the RSTG authors' variables (name -> array)")
+    p.add_argument("--architecture", help="default i3d_r50; for .npz files rstg_syncmnist")
+    p.add_argument("--num-classes", type=positive, metavar="N", help="default: the checkpoint's; another number leaves its classifier out")
     p.add_argument("--out", type=Path, required=True, metavar="FOLDER")
     p.set_defaults(takes_overrides=True)
-
-
-def split_overrides(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The command's own words, and the dotted overrides `--a.b VALUE` or `--a.b=VALUE` with their values."""
-    own, overrides, rest = [], [], list(words)
-    while rest:
-        word = rest.pop(0)
-        if not (word.startswith("--") and "." in word.partition("=")[0]):
-            own.append(word)
-            continue
-        overrides.append(word)
-        if "=" not in word and rest and not rest[0].startswith("--"):
-            overrides.append(rest.pop(0))
-    return own, overrides
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -85,8 +85,9 @@ def _recipe(row: str, table: Path, overrides: Sequence[str]) -> Any:
 
 
 def _train_and_score(row: str, table: Path, folder: Path, overrides: Sequence[str]) -> Scores:
-    from vidgraph.experiment import score_model, train_recipe
+    from vidgraph.experiment import train_recipe
     from vidgraph.progress import counter
+    from vidgraph.scoring import score_model
     from vidgraph.training.routine import stop_message
 
     print(f"\nTraining {MODELS[row]}", flush=True)

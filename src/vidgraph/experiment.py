@@ -7,42 +7,38 @@ from __future__ import annotations
 
 import hashlib
 import json
-import zipfile
-import zlib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 from torch import nn
 
 from vidgraph.catalogue import create_model
-from vidgraph.errors import DataError, RecipeError, RunError, WeightsError, nearest
-from vidgraph.evaluation.metrics import Scores
+from vidgraph.errors import DataError, RecipeError, RunError, nearest
 from vidgraph.files import write_json
 from vidgraph.recipe import (
     DataRecipe,
+    EvalRecipe,
     Recipe,
     SyncMnistData,
     TableData,
     first_difference,
-    load_data,
     load_recipe,
     parse_overrides,
     save_recipe,
 )
 from vidgraph.records import InputSpec
-from vidgraph.training.fit import FitResult, TrainingData, accelerator, fit, process_rank, total_clips
-from vidgraph.training.loaders import ClipLoader, ClipSequence, validation_batches
+from vidgraph.training.fit import FitResult, TrainingData, fit, process_rank, total_clips
 from vidgraph.training.run_folder import CHECKPOINT, run_lock
 from vidgraph.typed_values import value_of
-from vidgraph.weights import from_pretrained, load_matching, read_state, save_weights
+from vidgraph.video.views import ViewPlan
+from vidgraph.weights import load_matching, read_state, save_weights
 
 VALIDATION_SEED, TEST_SEED = 20_190_411, 20_190_412  # of generated clips: the same for every row
-MAY_CHANGE = ("train.workers", "train.threads", "train.device", "train.log_every_seconds", "train.tensorboard")
+MAY_CHANGE = ("source", "published", "train.workers", "train.threads", "train.device", "train.log_every_seconds", "train.tensorboard")
 
 
 @dataclass(frozen=True)
@@ -111,7 +107,9 @@ def train_recipe(recipe: Recipe, folder: Path, resume: bool = False) -> FitResul
         return fit(experiment.model, experiment.data, recipe.train, folder, save_weights, resume)
 
 
-def scored_data(data: DataRecipe, spec: InputSpec, class_names: Sequence[str] | None, split: str, num_views: int = 1) -> ScoredData:
+def scored_data(
+    data: DataRecipe, spec: InputSpec, class_names: Sequence[str] | None, split: str, settings: EvalRecipe | None = None
+) -> ScoredData:
     """One split of a recipe's data, made for a model's input.
 
     Args:
@@ -119,7 +117,7 @@ def scored_data(data: DataRecipe, spec: InputSpec, class_names: Sequence[str] | 
         spec: what the model eats.
         class_names: the model's classes, in its order; None for the data's own.
         split: `train`, `val` or `test`.
-        num_views: clips per video.
+        settings: which views of each video; None for one clip and its centre. Generated clips have one view.
 
     Raises:
         VidgraphError: the data cannot be read, or their labels are not among the model's classes.
@@ -139,7 +137,8 @@ def scored_data(data: DataRecipe, spec: InputSpec, class_names: Sequence[str] | 
     if class_names is not None:
         table = table.with_class_names(class_names)
     names = {"train": data.table.train_split, "val": data.table.val_split, "test": data.table.test_split}
-    dataset = ClipDataset(table, names.get(split, split), spec, train=False, skip=skip, num_views=num_views)
+    views = view_plan(data.table, settings or EvalRecipe())
+    dataset = ClipDataset(table, names.get(split, split), spec, train=False, skip=skip, views=views)
     return ScoredData(dataset, dataset.collate, dataset.class_names, dataset.skipped, f"{data.table.path} ({names.get(split, split)})")
 
 
@@ -241,14 +240,33 @@ def _prepare_table(recipe: Recipe, data: TableData) -> Experiment:
     table, skip = _read_table(data)
     model, notes = _build_model(recipe, table.class_names)
     spec = cast(InputSpec, model.input_spec)
-    train = ClipDataset(table, data.train_split, spec, train=True, seed=recipe.train.seed, skip=skip, flip=data.flip)
-    val = ClipDataset(table, data.val_split, spec, train=False, skip=skip) if data.val_split in table.splits else None
+    views = view_plan(data, EvalRecipe(short_side=recipe.eval.short_side))  # one clip and its centre, at the size that is scored later
+    short_side = (data.short_side[0], data.short_side[-1]) if data.short_side else None
+    draws: dict[str, Any] = {"flip": data.flip, "short_side": short_side, "brightness": data.brightness}
+    train = ClipDataset(table, data.train_split, spec, train=True, seed=recipe.train.seed, skip=skip, views=views, **draws)
+    val = ClipDataset(table, data.val_split, spec, train=False, skip=skip, views=views) if data.val_split in table.splits else None
     notes += list(table.notes)
+    if kept := train.never_flipped:
+        notes.append(f"never mirrored, for left and right tell no other class apart from them: {', '.join(kept)}")
     if val is None:
         notes.append(f"{data.path} has no split {data.val_split!r}: the weights of the last clip will be kept, not the best on validation")
     if train.skipped:
         notes.append(f"the skip list leaves out {train.skipped} of {train.skipped + len(train)} training rows")
     return Experiment(recipe, model, TrainingData(train, val, train.collate), table.fingerprint(skip), notes)
+
+
+def view_plan(data: TableData, settings: EvalRecipe) -> ViewPlan:
+    """What a recipe says of the views of a video."""
+    return ViewPlan(
+        clips=settings.num_views,
+        crops=settings.crops,
+        full_frame=settings.full_frame,
+        short_side=settings.short_side,
+        crop_size=settings.crop_size,
+        past_end=data.past_end,
+        spread=data.spread,
+        folder_fps=data.folder_fps,
+    )
 
 
 def _read_table(data: TableData) -> tuple[Any, Any]:
@@ -300,58 +318,7 @@ def _open_folder(experiment: Experiment, folder: Path, resume: bool) -> None:
         print(note, flush=True)
 
 
-# ---- scoring, options, conversion ------------------------------------------------------------------------------------------------------
-
-
-def score_model(
-    name: str,
-    data: str | None,
-    overrides: Sequence[str],
-    split: str,
-    num_views: int | None,
-    batch_size: int,
-    device: str | None,
-    progress: Callable[[int, int], None],
-) -> tuple[Scores, str]:
-    """Scores saved weights on a split; returns the scores and what they were measured on.
-
-    Args:
-        name: what `from_pretrained` takes.
-        data: a recipe, table or folder; None for the data of the run folder `name`.
-        overrides: of the data, as `["--data.syncmnist.digits", "embedded"]`.
-        split: `train`, `val` or `test`.
-        num_views: clips per video; None for what the run folder's recipe says, else 1.
-        batch_size: clips per forward pass.
-        device: `cpu`, `cuda`, or None for a GPU where there is one.
-        progress: called with (clips done, clips in all).
-
-    Raises:
-        VidgraphError: weights or data that do not exist or do not fit together.
-    """
-    from vidgraph.evaluation.inference import evaluate
-
-    is_run = (Path(name) / "recipe.yaml").is_file()
-    if data is None and not is_run:
-        raise RecipeError(f"{name} does not say what it was trained on; add --data RECIPE, TABLE or FOLDER")
-    model = from_pretrained(name)
-    views = num_views or (load_recipe(name).eval.num_views if is_run else 1)
-    found = scored_data(load_data(data or name, overrides), cast(InputSpec, model.input_spec), _names_of(model), split, views)
-    batches = validation_batches(len(found.dataset), batch_size)
-    loader = ClipLoader(ClipSequence(found.dataset, found.collate, shuffle=False, seed=0), batches, workers=1, pin_memory=False)
-    done = 0
-
-    def count(num_clips: int) -> None:
-        nonlocal done
-        done += num_clips
-        progress(done, len(found.dataset))
-
-    where = accelerator(device or "auto")
-    return evaluate(model, loader, class_names=found.class_names, skipped=found.skipped, device=where, progress=count), found.name
-
-
-def _names_of(model: nn.Module) -> list[str] | None:
-    names = getattr(model, "class_names", None)
-    return None if names is None else list(names)
+# ---- options -------------------------------------------------------------------------------------------------------------------------
 
 
 def model_options(overrides: Sequence[str]) -> dict[str, Any]:
@@ -367,25 +334,3 @@ def model_options(overrides: Sequence[str]) -> dict[str, Any]:
             raise RecipeError(f"--{key} is not an option of a model; write --model.options.NAME VALUE")
         options[name] = value_of(text)
     return options
-
-
-def convert_weights(file: Path, architecture: str, num_classes: int | None, options: dict[str, Any], out: Path) -> int:
-    """Converts the RSTG authors' variables in an .npz file into a folder of weights; returns the number of tensors.
-
-    Raises:
-        WeightsError: not an .npz file of arrays, or variables of another model.
-    """
-    from vidgraph.convert import convert_rstg_tensorflow
-
-    try:
-        with np.load(file, allow_pickle=False) as arrays:  # arrays only: no code of the file can run
-            variables = {name: arrays[name] for name in arrays.files}
-    except FileNotFoundError as error:
-        raise WeightsError(f"{file}: there is no such file") from error
-    except (OSError, ValueError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise WeightsError(f"{file}: not a whole .npz file of plain arrays, as numpy.savez(FILE, **variables) writes it") from error
-    model = create_model(architecture, num_classes, **options)
-    state = convert_rstg_tensorflow(variables, model)
-    model.load_state_dict(state)
-    save_weights(model, out)
-    return len(state)

@@ -20,11 +20,10 @@ from typing import Any, Literal
 
 import yaml
 
-from vidgraph.errors import RecipeError, nearest
+from vidgraph.errors import RecipeError
 from vidgraph.files import whole_file
-from vidgraph.typed_values import convert_record, flatten, keys_of, overlay, set_dotted
-
-SHIPPED_RECIPES = Path(__file__).parent / "recipes"
+from vidgraph.recipe_files import SHIPPED_RECIPES, locate, merge_row, read_yaml
+from vidgraph.typed_values import convert_record, flatten, keys_of, set_dotted
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,15 @@ class TableData:
         train_split: name of the split to train on.
         val_split: name of the split to choose the checkpoint on.
         test_split: name of the split that is scored once.
-        flip: mirror half of the training clips left to right.
+        flip: mirror half of the training clips left to right; a class whose name says left or right becomes its partner.
+        short_side: pixels of the shorter side of training frames before a random crop: [256], or [256, 320] for any between; null:
+            crops of 80 to 100 % of the largest.
+        brightness: training clips become lighter or darker by up to this share of the range, all frames of a clip alike.
+        past_end: what a clip longer than its video does, in training and test: `clamp` repeats the last frame, `loop` starts again at
+            the first, `refuse` stops.
+        spread: how a model that looks at the whole video takes its frames, in training and test: `parts` takes one of each equal part,
+            any one in training; `linspace` takes evenly spaced frames from the first to the last.
+        folder_fps: frames per second of folders of images, which hold no times.
     """
 
     path: str
@@ -77,6 +84,11 @@ class TableData:
     val_split: str = "val"
     test_split: str = "test"
     flip: bool = False
+    short_side: list[int] | None = None
+    brightness: float = 0.0
+    past_end: Literal["clamp", "loop", "refuse"] = "clamp"
+    spread: Literal["parts", "linspace"] = "parts"
+    folder_fps: float = 25.0
 
 
 @dataclass(frozen=True)
@@ -161,15 +173,34 @@ class TrainRecipe:
 
 @dataclass(frozen=True)
 class EvalRecipe:
-    """How the network is scored.
+    """How the network is scored: on how many views of each video, and how their scores become one.
 
     Attributes:
-        batch_size: clips per forward pass.
-        num_views: clips per video whose probabilities are averaged.
+        batch_size: views per forward pass.
+        num_views: clips per video, spread over it.
+        crops: crops per clip, evenly along the frame's longer side; 1 is the centre.
+        full_frame: show whole frames instead of crops; the model must be fully convolutional.
+        short_side: pixels of the frames' shorter side before cropping; null: as large as the crop.
+        crop_size: side of square crops in pixels; null: the model's own size.
+        fusion: `mean` or `max` over views of probabilities, `logits` or `max_logits` of logits.
     """
 
     batch_size: int = 64
     num_views: int = 1
+    crops: int = 1
+    full_frame: bool = False
+    short_side: int | None = None
+    crop_size: int | None = None
+    fusion: Literal["mean", "max", "logits", "max_logits"] = "mean"
+
+    def __post_init__(self) -> None:
+        for key in ("batch_size", "num_views", "crops", "short_side", "crop_size"):
+            if (value := getattr(self, key)) is not None and value < 1:
+                raise RecipeError(f"eval.{key} must be above 0, got {value}")
+        if self.full_frame and (self.crops > 1 or self.crop_size is not None):
+            raise RecipeError("eval.full_frame shows whole frames, so eval.crops and eval.crop_size must be left out")
+        if self.crop_size is not None and self.short_side is not None and self.crop_size > self.short_side:
+            raise RecipeError(f"eval.crop_size {self.crop_size} does not fit into eval.short_side {self.short_side}")
 
 
 @dataclass(frozen=True)
@@ -199,7 +230,21 @@ class Recipe:
 
 def list_recipes() -> dict[str, list[str]]:
     """Names of the recipes in the package, each with its rows."""
-    return {path.stem: sorted(_read_yaml(path).get("rows", {})) for path in sorted(SHIPPED_RECIPES.glob("*.yaml"))}
+    return {path.stem: sorted(read_yaml(path).get("rows", {})) for path in sorted(SHIPPED_RECIPES.glob("*.yaml"))}
+
+
+def recipe_rows(name: str) -> tuple[str, list[str]]:
+    """The name of a recipe with several rows (`recipe` of the package or `file.yaml`), and its rows in the order of the file.
+
+    Raises:
+        RecipeError: no such recipe, one row of it, or a recipe without rows.
+    """
+    path, row = locate(name)
+    content = read_yaml(path)
+    rows = content.get("rows")
+    if row or not isinstance(rows, dict) or not rows:
+        raise RecipeError(f"{name} is one row, not a table of rows; train it with vidgraph train {name}")
+    return content.get("name") or path.stem, list(rows)
 
 
 def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
@@ -212,11 +257,11 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         RecipeError: an unknown recipe, row or key (the nearest is named), or a value of the wrong type.
     """
-    path, row = _locate(name)
-    content = _read_yaml(path)
+    path, row = locate(name)
+    content = read_yaml(path)
     where = name
     if "rows" in content:
-        row, content = _merge_row(content, row, path)
+        row, content = merge_row(content, row, path)
         where = f"{content['name']}:{row}"
     elif row:
         raise RecipeError(f"{path} holds a single recipe without rows; leave out ':{row}'")
@@ -236,10 +281,10 @@ def load_data(name: str, overrides: Sequence[str] = ()) -> DataRecipe:
     if name.endswith((".csv", ".tsv", ".parquet")) or (Path(name).is_dir() and not (Path(name) / "recipe.yaml").exists()):
         content: dict[str, Any] = {"data": {"table": {"path": name}}}
     else:
-        path, row = _locate(name)
-        content = _read_yaml(path)
+        path, row = locate(name)
+        content = read_yaml(path)
         if isinstance(content.get("rows"), dict):
-            content = _merge_row(content, row or next(iter(content["rows"]), ""), path)[1]
+            content = merge_row(content, row or next(iter(content["rows"]), ""), path)[1]
     content = {"data": content.get("data", {})}
     for key, value in parse_overrides(overrides):
         if not key.startswith("data."):
@@ -285,49 +330,6 @@ def parse_overrides(words: Sequence[str]) -> Iterator[tuple[str, str]]:
         yield key.replace("-", "_"), value
 
 
-def _locate(name: str) -> tuple[Path, str]:
-    """The file and the row that a name on the command line means."""
-    if (Path(name) / "recipe.yaml").is_file():
-        return Path(name) / "recipe.yaml", ""
-    base, _, row = name.rpartition(":") if ":" in name else (name, "", "")
-    if base.endswith((".yaml", ".yml")):
-        if not Path(base).is_file():
-            raise RecipeError(f"recipe file {base} does not exist")
-        return Path(base), row
-    path = SHIPPED_RECIPES / f"{base}.yaml"
-    if Path(base).name != base or not path.is_file():
-        if Path(name).is_dir():
-            raise RecipeError(f"{name} is a folder without recipe.yaml, so it is not a run folder")
-        raise RecipeError(f"no recipe named {base!r}{nearest(base, (p.stem for p in SHIPPED_RECIPES.glob('*.yaml')))}")
-    return path, row
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise RecipeError(f"{path} cannot be read as YAML: {error}") from error
-    if not isinstance(content, dict):
-        raise RecipeError(f"{path} holds no recipe: its top level must be keys such as name, shared and rows")
-    return content
-
-
-def _merge_row(content: dict[str, Any], row: str, path: Path) -> tuple[str, dict[str, Any]]:
-    """What the rows share, overlaid with one row."""
-    unknown = sorted(content.keys() - {"name", "shared", "rows"})
-    if unknown:
-        raise RecipeError(f"{path}: unknown key {unknown[0]!r}{nearest(unknown[0], ('name', 'shared', 'rows'))}")
-    rows, shared, name = content["rows"], content.get("shared") or {}, content.get("name") or path.stem
-    if not isinstance(rows, dict) or not rows or not isinstance(shared, dict):
-        raise RecipeError(f"{path}: rows must hold at least one row, and shared must be keys and values")
-    if not row and len(rows) > 1:
-        raise RecipeError(f"recipe {name} has several rows; write {name}:ROW with one of {', '.join(sorted(rows))}")
-    row = row or next(iter(rows))
-    if row not in rows:
-        raise RecipeError(f"recipe {name} has no row {row!r}{nearest(row, rows)}")
-    return row, overlay(overlay(shared, rows[row] or {}), {"name": name, "row": row})
-
-
 def _check(recipe: Recipe, where: str) -> None:
     """What types alone cannot say."""
     _check_data(recipe.data, where)
@@ -336,26 +338,14 @@ def _check(recipe: Recipe, where: str) -> None:
         raise RecipeError(f"{where}: train must hold exactly one of clips and epochs")
     if train.epochs is not None and recipe.data.table is None:
         raise RecipeError(f"{where}: train.epochs needs data.table; generated clips have no end, so give train.clips")
-    positive = (
-        "clips",
-        "epochs",
-        "batch_size",
-        "lr",
-        "val_every_clips",
-        "checkpoint_every_clips",
-        "log_every_clips",
-        "threads",
-        "clip_norm",
-    )
-    for key in positive:
+    above_0 = ["clips", "epochs", "batch_size", "lr", "val_every_clips", "checkpoint_every_clips", "log_every_clips", "threads"]
+    for key in [*above_0, "clip_norm"]:
         value = getattr(train, key)
         if value is not None and not 0 < value < float("inf"):
             raise RecipeError(f"{where}: train.{key} must be above 0, got {value}")
     for key in ("weight_decay", "warmup_clips", "workers", "momentum", "log_every_seconds", "seed"):
         if not 0 <= getattr(train, key) < float("inf"):
             raise RecipeError(f"{where}: train.{key} must not be negative, got {getattr(train, key)}")
-    if recipe.eval.batch_size < 1 or recipe.eval.num_views < 1:
-        raise RecipeError(f"{where}: eval.batch_size and eval.num_views must be above 0")
 
 
 def _check_data(data: DataRecipe, where: str) -> None:
@@ -363,3 +353,11 @@ def _check_data(data: DataRecipe, where: str) -> None:
         raise RecipeError(f"{where}: data must hold exactly one of syncmnist and table")
     if data.syncmnist is not None and (data.syncmnist.val_clips < 0 or (data.syncmnist.test_clips or 1) < 1):
         raise RecipeError(f"{where}: data.syncmnist.val_clips and test_clips must not be negative")
+    if data.table is not None:
+        side = data.table.short_side
+        if side is not None and not (1 <= len(side) <= 2 and 1 <= side[0] <= side[-1]):
+            raise RecipeError(f"{where}: data.table.short_side must be [256] or a range such as [256, 320], got {side}")
+        if not data.table.folder_fps > 0:
+            raise RecipeError(f"{where}: data.table.folder_fps must be above 0, got {data.table.folder_fps}")
+        if not 0 <= data.table.brightness <= 1:
+            raise RecipeError(f"{where}: data.table.brightness must be a share from 0 to 1, got {data.table.brightness}")

@@ -20,8 +20,9 @@ from vidgraph.errors import VideoError, VidgraphError, WeightsError
 from vidgraph.evaluation.inference import ViewFusion, fuse_views, predict_batch, view_scores
 from vidgraph.records import ClipBatch, Explanation, InputSpec, Prediction
 from vidgraph.video.reader import open_video
-from vidgraph.video.sampling import sample_frames
+from vidgraph.video.sampling import SpanError
 from vidgraph.video.transforms import ClipTransform
+from vidgraph.video.views import ViewPlan, read_views
 
 SAVE_SUFFIXES = {".mp4": "overlay video", ".html": "report"}
 _PICTURE_SIDE = 512  # shorter side that pictures are read at, where the video has it
@@ -52,7 +53,9 @@ class Recogniser:
         device: where it runs; None: a GPU where there is one.
         num_views: clips per video, spread evenly over it, whose probabilities are averaged.
         multi_label: classes are independent (sigmoid) rather than exclusive (softmax).
-        views: how views are fused; "mean", "max" or "logits".
+        views: how views are fused; "mean", "max", "logits" or "max_logits".
+        plan: which views, in place of the centres of `num_views` clips: crops, sizes, what becomes of short videos.
+        chunk: most views in one forward pass.
     """
 
     def __init__(
@@ -63,19 +66,22 @@ class Recogniser:
         *,
         multi_label: bool = False,
         views: ViewFusion = "mean",
+        plan: ViewPlan | None = None,
+        chunk: int = 8,
     ) -> None:
-        if num_views < 1:
-            raise ValueError(f"num_views must be at least 1, not {num_views}")
+        if num_views < 1 or (plan is not None and num_views > 1):
+            raise ValueError(f"num_views must be at least 1, and be left out where a plan says how many; not {num_views}")
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.model = model.to(self.device).eval()
         self.spec = cast(InputSpec, model.input_spec)
-        self.num_views, self.multi_label, self.views = num_views, multi_label, views
-        self._transform = ClipTransform(self.spec, train=False)
+        self.plan, self.multi_label, self.views, self.chunk = plan or ViewPlan(clips=num_views), multi_label, views, chunk
+        self.plan.crop_shape(self.spec)
 
     def predict(self, path: str | Path) -> Prediction:
         """Recognises one video.
 
-        With several views, `frame_indices` and the explanation hold the views' frames one view after another.
+        With several clips, `frame_indices` and the explanation hold their frames one clip after another. With several crops, the
+        explanation is of the middle one.
 
         Args:
             path: a video file, or a folder of images.
@@ -84,18 +90,22 @@ class Recogniser:
             VideoError: the file is missing or unreadable, or a frame that is needed cannot be decoded.
             WeightsError: the model has another number of outputs than class names.
         """
-        clips, frame_indices = self._clips(path)  # [V, C, T, h, w], [V, T]
-        unknown = torch.zeros(len(clips), dtype=torch.int64)
-        batch = ClipBatch(clips, label=unknown, index=unknown, frame_indices=frame_indices, names=[str(path)] * len(clips))
-        logits = predict_batch(self.model, batch, self.device)  # [V, num_classes]
-        if not torch.isfinite(logits).all():
+        logits, frame_indices, explanations = [], [], []
+        for views, indices in self._clips(path):  # [V, C, T, h, w], [T]
+            unknown = torch.zeros(len(views), dtype=torch.int64)
+            batch = ClipBatch(views, unknown, unknown, torch.from_numpy(indices).repeat(len(views), 1), [str(path)] * len(views))
+            logits.append(predict_batch(self.model, batch, self.device, chunk=self.chunk))  # [V, num_classes]
+            frame_indices += indices.tolist()
+            explanations += self._explain(views[len(views) // 2])
+        scores = torch.cat(logits)
+        if not torch.isfinite(scores).all():
             raise WeightsError(f"{path}: the model's output is not finite; are its weights sound?")
         return Prediction(
             video=str(path),
-            class_names=self._class_names(logits.shape[1]),
-            probabilities=fuse_views(view_scores(logits, self.multi_label, self.views), self.multi_label, self.views).float(),
-            frame_indices=frame_indices.flatten().tolist(),
-            explanation=self._explain(clips),
+            class_names=self._class_names(scores.shape[1]),
+            probabilities=fuse_views(view_scores(scores, self.multi_label, self.views), self.multi_label, self.views).float(),
+            frame_indices=frame_indices,
+            explanation=_joined(explanations) if explanations else None,
         )
 
     def predict_many(self, paths: str | Path | Sequence[str | Path]) -> Iterator[FileResult]:
@@ -161,30 +171,19 @@ class Recogniser:
         frames = self._pictures(prediction.video, shown)
         write_overlay(target, frames, prediction, fps=fps * count / num_frames, frame_numbers=shown)
 
-    def _clips(self, path: str | Path) -> tuple[Tensor, Tensor]:
-        """The test views of a video, uint8 [V, C, T, h, w], and their source frames, int64 [V, T]."""
-        clips, frame_indices = [], []
-        with open_video(path) as video:
-            for view in range(self.num_views):
-                indices = sample_frames(self.spec, video.timestamps_seconds, view=view, num_views=self.num_views)
-                clip, _, _ = self._transform(video.read(indices), None, None)
-                clips.append(clip)
-                frame_indices.append(torch.from_numpy(indices))
-        return torch.stack(clips), torch.stack(frame_indices)
+    def _clips(self, path: str | Path) -> Iterator[tuple[Tensor, np.ndarray]]:
+        """The views of each clip of a video, uint8 [V, C, T, h, w], and its source frames, int64 [T]; one clip in memory at a time."""
+        with open_video(path, folder_fps=self.plan.folder_fps) as video:
+            for clip in range(self.plan.clips):
+                try:
+                    yield read_views(video, self.spec, self.plan, clip)
+                except SpanError as error:
+                    raise VideoError(path, str(error)) from error
 
-    def _explain(self, clips: Tensor) -> Explanation | None:
-        """The views' explanations as one, joined in time; None for a model without a graph."""
+    def _explain(self, view: Tensor) -> list[Explanation]:
+        """The explanation of one view [C, T, h, w]; none for a model without a graph."""
         explain = getattr(self.model, "explain", None)
-        if explain is None:
-            return None
-        views: list[Explanation] = explain(clips.to(self.device))
-        first = views[0]
-        return Explanation(
-            node_boxes_xyxy=torch.cat([view.node_boxes_xyxy for view in views]).cpu(),  # [V * T, N, 4]
-            adjacency=first.adjacency.cpu(),
-            attention=torch.cat([view.attention for view in views], dim=1).cpu(),  # [S, V * T, N, N]
-            names=first.names,
-        )
+        return [] if explain is None else explain(view[None].to(self.device))
 
     def _class_names(self, num_classes: int) -> list[str]:
         names = getattr(self.model, "class_names", None)
@@ -195,18 +194,29 @@ class Recogniser:
         return list(names)
 
     def _pictures(self, path: str | Path, indices: Sequence[int]) -> np.ndarray:
-        """Frames cropped as the model's clips are, in colour and larger: uint8 [F, H, W, 3]."""
+        """Frames cropped as the model's middle view is, in colour and larger: uint8 [F, H, W, 3]."""
         with open_video(path) as video:
-            own, source = min(self.spec.height, self.spec.width), min(video.height, video.width)
+            windows = self.plan.windows(self.spec, video.height, video.width)
+            window = windows[len(windows) // 2]
+            own, source = min(window.size), min(window.height, window.width)
             scale = max(1, min(math.ceil(_PICTURE_SIDE / own), source // own))
-            crop = ClipTransform(
-                replace(self.spec, height=self.spec.height * scale, width=self.spec.width * scale, channels=3), train=False
-            )
-            parts = []
+            window = replace(window, size=(window.size[0] * scale, window.size[1] * scale))
+            colour, parts = ClipTransform(replace(self.spec, channels=3), train=False), []
             for start in range(0, len(indices), _READ_AT_ONCE):
-                pixels, _, _ = crop(video.read(indices[start : start + _READ_AT_ONCE]), None, None)  # [3, F, H, W]
+                pixels, _, _ = colour.apply(video.read(indices[start : start + _READ_AT_ONCE]), window)  # [3, F, H, W]
                 parts.append(pixels.permute(1, 2, 3, 0).numpy())
         return np.concatenate(parts)
+
+
+def _joined(views: Sequence[Explanation]) -> Explanation:
+    """Explanations of several clips as one, joined in time."""
+    first = views[0]
+    return Explanation(
+        node_boxes_xyxy=torch.cat([view.node_boxes_xyxy for view in views]).cpu(),  # [clips * T, N, 4]
+        adjacency=first.adjacency.cpu(),
+        attention=torch.cat([view.attention for view in views], dim=1).cpu(),  # [S, clips * T, N, N]
+        names=first.names,
+    )
 
 
 def check_save_target(target: str | Path) -> None:

@@ -74,6 +74,9 @@ class Regions:
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Regions:
         return Regions(*(x.to(device, non_blocking=non_blocking) for x in (self.boxes_xyxy, self.scores, self.mask)))
 
+    def part(self, start: int, stop: int) -> Regions:
+        return Regions(*(x[start:stop] for x in (self.boxes_xyxy, self.scores, self.mask)))
+
     def pin_memory(self) -> Regions:
         return Regions(self.boxes_xyxy.pin_memory(), self.scores.pin_memory(), self.mask.pin_memory())
 
@@ -112,6 +115,12 @@ class ClipBatch:
         moved = {name: getattr(self, name).to(device, non_blocking=non_blocking) for name in _TENSORS}
         regions = None if self.regions is None else self.regions.to(device, non_blocking)
         return ClipBatch(**moved, names=self.names, regions=regions)
+
+    def part(self, start: int, stop: int) -> ClipBatch:
+        """The clips from `start` to before `stop`."""
+        kept = {name: getattr(self, name)[start:stop] for name in _TENSORS}
+        regions = None if self.regions is None else self.regions.part(start, stop)
+        return ClipBatch(**kept, names=self.names[start:stop], regions=regions)
 
     def pin_memory(self) -> ClipBatch:
         pinned = {name: getattr(self, name).pin_memory() for name in _TENSORS}

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal
 
 import yaml
@@ -33,6 +33,18 @@ def set_dotted(content: dict[str, Any], dotted: str, text: str) -> None:
             content[parent] = {}
         content = content[parent]
     content[last] = text
+
+
+def with_overrides(record: Any, overrides: Iterable[tuple[str, str]], where: str, prefix: str) -> Any:
+    """A copy of a dataclass `record` with keys such as `eval.crops` (of the prefix `eval.`) set from text.
+
+    Raises:
+        RecipeError: an unknown key, or a value of the wrong type.
+    """
+    content = dataclasses.asdict(record)
+    for key, text in overrides:
+        set_dotted(content, key.removeprefix(prefix), text)
+    return convert_record(type(record), content, where, prefix)
 
 
 def flatten(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -52,7 +52,9 @@ def _error(capsys: pytest.CaptureFixture[str], *words: object, code: int = 2) ->
 
 def test_the_real_process_and_its_quick_help() -> None:
     done = subprocess.run([sys.executable, "-m", "vidgraph.cli", "--help"], capture_output=True, text=True, check=True)
-    assert all(verb in done.stdout for verb in ("doctor", "models", "demo", "data", "train", "eval", "predict", "profile", "convert"))
+    assert all(
+        verb in done.stdout for verb in ("doctor", "models", "demo", "data", "train", "reproduce", "eval", "predict", "profile", "convert")
+    )
     heavy = ("lightning", "pandas", "av", "matplotlib", "torchvision")
     code = f"import sys, vidgraph.cli; vidgraph.cli.build_parser(); print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -60,7 +62,22 @@ def test_the_real_process_and_its_quick_help() -> None:
 
 
 @pytest.mark.parametrize(
-    "verb", ["doctor", "models", "demo", "data", "data check", "data make", "train", "eval", "predict", "profile", "convert"]
+    "verb",
+    [
+        "doctor",
+        "models",
+        "demo",
+        "data",
+        "data check",
+        "data make",
+        "data make something",
+        "train",
+        "reproduce",
+        "eval",
+        "predict",
+        "profile",
+        "convert",
+    ],
 )
 def test_every_verb_explains_itself_with_an_example(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:

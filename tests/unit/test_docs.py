@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from vidgraph import errors
-from vidgraph.catalogue import ARCHITECTURES, list_architectures
+from vidgraph.catalogue import list_architectures, options_of
 from vidgraph.cli import build_parser, split_overrides
-from vidgraph.layers.rstg import GraphOptions
+from vidgraph.layers.rstg import GraphOptions, RecurrentSpaceTimeGraph
 from vidgraph.recipe import list_recipes, load_data, load_recipe, parse_overrides, recipe_keys
+from vidgraph.reproduce import parse_seeds, plan
 from vidgraph.weights import list_shipped
 
 ROOT = Path(__file__).parents[2]
@@ -71,7 +73,9 @@ def test_every_command_is_understood_by_the_real_parser(page: str, command: str)
     assert args.takes_overrides or not overrides
     for key, _ in parse_overrides(overrides):
         assert key in recipe_keys() or key.startswith("model.options.")
-    if getattr(args, "recipe", "").partition(":")[0] in list_recipes():
+    if command.startswith("reproduce "):
+        assert plan(args.recipe, args.size, args.rows and args.rows.split(","), parse_seeds(args.seeds), args.out, overrides)
+    elif getattr(args, "recipe", "").partition(":")[0] in list_recipes():
         assert load_recipe(args.recipe, overrides)
     if getattr(args, "data", None) in list_recipes():
         assert load_data(args.data)
@@ -104,7 +108,10 @@ def test_recipe_rows_and_keys_exist() -> None:
 
 
 def test_every_recipe_row_has_its_line_in_reproducing() -> None:
-    table = dict(re.findall(r"^\| `(\w+:\w+)` \| .* \| ([\d.-]+) \|$", TEXTS["docs/reproducing.md"], re.MULTILINE))
+    text = TEXTS["docs/reproducing.md"]
+    table = dict(re.findall(r"^\| `(\w+:\w+)` \| .* \| ([\d.-]+) \|$", text, re.MULTILINE))
+    for row, *columns in re.findall(r"^\| `(\w+)` \|.* \| (`\w+`|[\d.-]+) \| (`\w+`|[\d.-]+) \|$", text, re.MULTILINE):
+        table |= {f"syncmnist{n}:{row}": cell for n, cell in zip((3, 5), columns, strict=True) if cell != "`rstg`"}
     assert table == {row: "-" if load_recipe(row).published is None else str(load_recipe(row).published) for row in RECIPES}
 
 
@@ -128,12 +135,14 @@ def test_options_table_is_that_of_the_code() -> None:
     assert rows == [(name, repr(default).replace("'", '"')) for name, default in GRAPH_FIELDS.items()]
 
 
-@pytest.mark.parametrize("architecture", ["rstg_syncmnist", "rstg_small"])
+@pytest.mark.parametrize("architecture", ["rstg_syncmnist", "rstg_small", "rstg_i3d_r50", "rstg_c2d_r50", "rstg_i3d_small"])
 def test_what_an_architecture_changes_is_what_the_page_says(architecture: str) -> None:
     """`differs in` of the page against the options of a model as it is built."""
     from vidgraph.catalogue import create_model
 
-    options = create_model(architecture, width=8).graph.options
+    with torch.device("meta"):
+        model = create_model(architecture, width=8)
+    options = next(module.options for module in model.modules() if isinstance(module, RecurrentSpaceTimeGraph))
     changed = {name for name, default in GRAPH_FIELDS.items() if getattr(options, name) != default}
     row = next(line for line in TEXTS["docs/rstg.md"].splitlines() if line.startswith(f"| `{architecture}` |"))
     assert {span.partition("=")[0] for span in re.findall(r"`([^`]+)`", row.split("|")[3])} == changed
@@ -141,7 +150,7 @@ def test_what_an_architecture_changes_is_what_the_page_says(architecture: str) -
 
 def test_graph_options_that_are_named_exist() -> None:
     assert {span.partition(".")[2] for _, span in all_spans(r"GraphOptions\.\w+")} <= GRAPH_FIELDS.keys()
-    allowed = set(GRAPH_FIELDS) | {name for f in ARCHITECTURES.values() for name in inspect.signature(f).parameters}
+    allowed = {name for architecture in list_architectures() for name in options_of(architecture)}
     overridden = {key for _, command in commands() for key in re.findall(r"--model\.options\.(\w+)", command)}
     assert overridden <= allowed
 

@@ -20,14 +20,18 @@ MAY_IMPORT: dict[str, set[str]] = {
     "records": set(),
     "progress": set(),
     "typed_values": set(),
-    "recipe": {"typed_values"},
+    "recipe_files": {"typed_values"},
+    "recipe": {"recipe_files", "typed_values"},
     "convert": set(),
+    "convert_i3d": set(),
+    "conversion": {"backbones", "catalogue", "convert", "convert_i3d", "weights"},
     "graphs": set(),
     "layers": {"graphs"},  # the RSTG layer asks graphs/grid.py who its neighbours are
     "video": set(),
     "backbones": {"layers"},
     "models": {"graphs", "layers"},
-    "catalogue": {"backbones", "graphs", "layers", "models"},
+    "architectures": {"backbones", "graphs", "layers", "models"},
+    "catalogue": {"architectures", "backbones", "graphs", "layers", "models"},
     "weights": {"catalogue"},
     "extraction": {"video"},
     "data": {"extraction", "video"},
@@ -35,7 +39,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "evaluation": {"recipe", "video"},
     "visualize": {"recipe", "video"},
     "recogniser": {"data", "evaluation", "video", "visualize", "weights"},
-    "experiment": {"catalogue", "convert", "data", "evaluation", "recipe", "training", "typed_values", "weights"},
+    "experiment": {"catalogue", "data", "recipe", "training", "typed_values", "video", "weights"},
+    "scoring": {"evaluation", "experiment", "recipe", "training", "typed_values", "video", "weights"},
+    "command_line": set(),
+    "reproduce": {"catalogue", "evaluation", "experiment", "progress", "recipe", "scoring", "training", "weights"},
     "doctor": {"video"},
     "demo": {
         "catalogue",
@@ -45,6 +52,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "progress",
         "recipe",
         "recogniser",
+        "scoring",
         "training",
         "video",
         "visualize",
@@ -52,7 +60,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "vidgraph": {"catalogue", "weights"},  # the package's own __init__, inside its functions
 }
-IMPORTED_BY = {"cli": set(), "demo": {"cli"}, "doctor": {"cli"}, "experiment": {"cli", "demo"}}  # everyone else keeps out
+# Everyone else keeps out of these.
+IMPORTED_BY = {"cli": set(), "demo": {"cli"}, "doctor": {"cli"}, "conversion": {"cli"}, "command_line": {"cli"}, "reproduce": {"cli"}}
+IMPORTED_BY |= {"experiment": {"cli", "demo", "scoring", "reproduce"}, "scoring": {"cli", "demo", "reproduce"}}
 NO_SIBLINGS = {"data", "models", "backbones"}
 # Files that siblings may import: the table and its clips by all, and the parts of a data set that is longer than one file by that set.
 SYNCMNIST = {"data.syncmnist", "data.syncmnist_files", "data.digit_sources", "data.digit_drawing"}

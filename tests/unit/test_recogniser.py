@@ -19,6 +19,7 @@ from vidgraph.errors import VideoError, VidgraphError, WeightsError
 from vidgraph.evaluation.inference import evaluate
 from vidgraph.recogniser import Recogniser, check_save_target, list_videos
 from vidgraph.records import Explanation, InputSpec
+from vidgraph.video.views import ViewPlan
 from vidgraph.video.writer import write_video
 
 
@@ -65,7 +66,9 @@ def folder(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("num_views", [1, 3])
 def test_predict_equals_evaluation_of_the_same_files(folder: Path, num_views: int):
     model = Colours()
-    dataset = ClipDataset(load_table(folder.parent / "table.csv", None), "test", model.input_spec, train=False, num_views=num_views)
+    dataset = ClipDataset(
+        load_table(folder.parent / "table.csv", None), "test", model.input_spec, train=False, views=ViewPlan(clips=num_views)
+    )
     loader = DataLoader(dataset, batch_size=5, collate_fn=dataset.collate)
     scores = evaluate(model, loader, class_names=dataset.class_names)
     recogniser = Recogniser(model, "cpu", num_views)
@@ -89,7 +92,7 @@ def test_rstg_predicts_a_written_file_as_it_evaluates_the_pixels(tmp_path: Path)
     with torch.no_grad():
         expected = model.eval()(torch.from_numpy(pixels)[None, None]).softmax(-1)[0]
     assert torch.allclose(prediction.probabilities, expected, atol=1e-6)
-    assert prediction.explanation.attention.shape == (3, 10, 14, 14)
+    assert prediction.explanation.attention.shape == (1, 10, 14, 14)
     assert Recogniser(model, "cpu").notes(prediction) == []
 
 

@@ -1,12 +1,15 @@
 """A table and an `InputSpec` make clips: which frames, decoded, cropped; the same ones for the same (seed, epoch, index).
 
-Shapes: B batch, C channels, T frames, h w pixels of the crop.
+Shapes: B batch, V views of one clip, C channels, T frames, h w pixels of the crop.
 """
 
 from __future__ import annotations
 
 import math
+import re
+from collections import Counter
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,10 @@ from vidgraph.records import ClipBatch, InputSpec, Regions
 from vidgraph.video.reader import open_video
 from vidgraph.video.sampling import SpanError, sample_frames
 from vidgraph.video.transforms import ClipTransform
+from vidgraph.video.views import ViewPlan, read_views
+
+_DIRECTION = re.compile(r"(?<![a-z])(?:(?P<counter>(?:counter|anti)[-_ ]?clockwise)|clockwise|left|right)(?![a-z])", re.IGNORECASE)
+_OPPOSITE = {"left": "right", "right": "left", "clockwise": "counterclockwise", "counterclockwise": "clockwise"}
 
 
 class ClipError(VideoError):
@@ -40,15 +47,16 @@ class ClipError(VideoError):
 class ClipDataset(Dataset[ClipBatch]):
     """The clips of one split of a table, as a map-style data set for a `DataLoader` with `collate_fn=dataset.collate`.
 
-    Item i holds row `i // num_views` of the split and its test view `i % num_views`, as a `ClipBatch` of one. Training draws frames, crop
-    and flip from a generator seeded by (seed, epoch, i): the number of workers, their order and what was read before change nothing.
-    Testing draws nothing.
+    Item i holds row `i // views.clips` of the split and its clip `i % views.clips`, as a `ClipBatch` of that clip's views. Training draws
+    frames, crop, flip and brightness from a generator seeded by (seed, epoch, i): the number of workers, their order and what was read
+    before change nothing. Testing draws nothing.
 
     Attributes:
         class_names: the table's, in the order of the class indices.
         labels: of each row: int64 [num_rows], or 0/1 float32 [num_rows, num_classes] for a multi-label table.
         skipped: how many rows of the split the skip list left out; every score counts them.
         spec: what the clips are made for.
+        never_flipped: classes whose name tells left from right without a partner among the classes, if `flip` is on.
 
     Args:
         table: the data set.
@@ -57,12 +65,15 @@ class ClipDataset(Dataset[ClipBatch]):
         train: random frames and crops rather than fixed ones.
         seed: of the random draws.
         skip: videos to leave out, as `read_skip_list` gives them.
-        num_views: clips per row when testing, spread over the video.
-        flip: also mirror half of the training clips.
+        views: clips and crops per row when testing; of training, what it says beside these and sizes.
+        flip: also mirror half of the training clips; their labels follow, see `mirrored_classes`.
+        short_side: least and greatest pixels of the shorter side of training frames before a random crop; None: crops of 80 to 100 %.
+        brightness: share of the range by which training clips become lighter or darker.
 
     Raises:
         TableError: the split has no rows.
         DataError: the skip list leaves none of them.
+        RecipeError: sizes that do not fit into each other.
     """
 
     def __init__(
@@ -74,11 +85,14 @@ class ClipDataset(Dataset[ClipBatch]):
         train: bool,
         seed: int = 0,
         skip: Collection[str] = frozenset(),
-        num_views: int = 1,
+        views: ViewPlan | None = None,
         flip: bool = False,
+        short_side: tuple[int, int] | None = None,
+        brightness: float = 0.0,
     ) -> None:
-        if num_views < 1 or (train and num_views > 1):
-            raise ValueError(f"num_views is {num_views}; it must be at least 1, and 1 for training")
+        views = views or ViewPlan()
+        if train and views.clips * views.views_per_clip > 1:
+            raise ValueError(f"training takes one clip and one crop per row; got {views}")
         rows, skip = table.rows(split), frozenset(skip)
         kept = rows[[not table.is_skipped(name, skip) for name in rows["name"]]]
         if kept.empty:
@@ -86,64 +100,104 @@ class ClipDataset(Dataset[ClipBatch]):
         self.class_names = list(table.class_names)
         self.labels = torch.from_numpy(table.targets(kept))
         self.skipped = len(rows) - len(kept)
-        self.spec, self.split, self.train, self.seed, self.num_views = spec, split, train, seed, num_views
+        self.spec, self.split, self.train, self.seed, self.views = spec, split, train, seed, views
+        views.crop_shape(spec)  # raises before the first video is read
         self._videos: list[str] = kept["video"].tolist()
         self._places = [table.where(row) for row in kept["row"]]
         self._spans = list(zip(*(map(_none_if_nan, kept[c]) for c in ("start_seconds", "end_seconds")), strict=True))
-        self._transform = ClipTransform(spec, train=train, flip=flip)
+        self._transform = ClipTransform(spec, train=train, flip=flip, short_side=short_side, brightness=brightness)
+        self._mirror = torch.tensor(mirrored_classes(self.class_names))  # [num_classes]
+        self.never_flipped = [name for name, k in zip(self.class_names, self._mirror.tolist(), strict=True) if flip and k < 0]
         # In shared memory, so that workers that live through several epochs see it change.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
     def __len__(self) -> int:
-        return len(self._videos) * self.num_views
+        return len(self._videos) * self.views.clips
 
     def set_epoch(self, epoch: int) -> None:
         """Moves the random draws on; call it before each epoch's iteration over the loader."""
         self._epoch.fill_(epoch)
 
     def __getitem__(self, i: int) -> ClipBatch:
-        """One clip as a batch of one; `index` is its row among the split's kept rows.
+        """The views of one clip as a batch; `index` is its row among the split's kept rows.
 
         Raises:
-            ClipError: the video is missing, a frame that the clip needs cannot be decoded, or the row's span lies outside the video.
+            ClipError: the video is missing, a frame that the clip needs cannot be decoded, or the row's span lies outside the video or
+                holds too few frames.
         """
         if not 0 <= i < len(self):
             raise IndexError(f"clip {i} of {len(self)}")
-        row, view = divmod(i, self.num_views)
-        rng = np.random.default_rng([self.seed, int(self._epoch), i]) if self.train else None
+        row, clip = divmod(i, self.views.clips)
         try:
-            frames, frame_indices = self._read(row, view, rng)
+            video, frame_indices, label = self._draw(row, i) if self.train else self._look(row, clip)
         except (VideoError, SpanError) as error:
             raise _with_place(error, self._videos[row], self._places[row]) from error
-        # Pixels and boxes are cropped together; a table has no boxes of its own.
-        video, _, _ = self._transform(frames, None, rng)  # [C, T, h, w]
+        count = len(video)
         return ClipBatch(
-            video=video[None],
-            label=self.labels[row : row + 1],
-            index=torch.tensor([row]),
-            frame_indices=torch.from_numpy(frame_indices)[None],
-            names=[self._videos[row]],
+            video=video,
+            label=label.expand(count, *label.shape[1:]).clone(),
+            index=torch.full((count,), row),
+            frame_indices=torch.from_numpy(frame_indices).repeat(count, 1),
+            names=[self._videos[row]] * count,
         )
 
-    def _read(self, row: int, view: int, rng: np.random.Generator | None) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-        """Decoded frames, uint8 [T, H, W, 3], and their indices in the video, int64 [T]."""
+    def _look(self, row: int, clip: int) -> tuple[Tensor, np.ndarray[Any, Any], Tensor]:
+        """The test views of one clip, uint8 [V, C, T, h, w], its frames in the video, [T], and the label, [1, ...]."""
+        with open_video(self._videos[row], folder_fps=self.views.folder_fps) as video:
+            return *read_views(video, self.spec, self.views, clip, *self._spans[row]), self.labels[row : row + 1]
+
+    def _draw(self, row: int, i: int) -> tuple[Tensor, np.ndarray[Any, Any], Tensor]:
+        """A training clip, uint8 [1, C, T, h, w], its frames in the video, [T], and the label of what is seen in it, [1, ...]."""
+        rng, plan = np.random.default_rng([self.seed, int(self._epoch), i]), self.views
         start, end = self._spans[row]
-        with open_video(self._videos[row]) as video:
-            frame_indices = sample_frames(
-                self.spec,
-                video.timestamps_seconds,
-                start_seconds=start,
-                end_seconds=end,
-                rng=rng,
-                view=view,
-                num_views=self.num_views,
-            )
-            return video.read(frame_indices), frame_indices
+        with open_video(self._videos[row], folder_fps=self.views.folder_fps) as video:
+            times, bounds = video.timestamps_seconds, {"start_seconds": start, "end_seconds": end}
+            frame_indices = sample_frames(self.spec, times, **bounds, rng=rng, past_end=plan.past_end, spread=plan.spread)
+            frames = video.read(frame_indices)
+        window, label = self._transform.plan(frames.shape[1], frames.shape[2], rng), self.labels[row : row + 1]
+        if window.flip:
+            mirrored = self._mirrored_label(label)
+            label, window = (label, replace(window, flip=False)) if mirrored is None else (mirrored, window)
+        # Pixels and boxes are cropped together; a table has no boxes of its own.
+        return self._transform.apply(frames, window)[0][None], frame_indices, label
+
+    def _mirrored_label(self, label: Tensor) -> Tensor | None:
+        """The label of the mirrored clip, [1] or [1, num_classes]; None where a class has no mirror image."""
+        classes = label if label.ndim == 1 else label[0].nonzero()[:, 0]
+        mirrored = self._mirror[classes]
+        if (mirrored < 0).any():
+            return None
+        return mirrored if label.ndim == 1 else torch.zeros_like(label).index_fill_(1, mirrored, 1)
 
     @staticmethod
     def collate(samples: Sequence[ClipBatch]) -> ClipBatch:
         """See `collate`."""
         return collate(samples)
+
+
+def mirrored_classes(class_names: Sequence[str]) -> list[int]:
+    """The class that each class becomes when its videos are mirrored, told by the names.
+
+    A class that says `left`, `right`, `clockwise` or `counterclockwise` becomes the class with the opposite words. One without such a
+    partner gets -1: mirrored, it would be of no class, so it must not be mirrored. That also keeps "pulling it right out" from being
+    mirrored, which costs a few varied clips and spares a list of idioms. All other classes stay themselves.
+    """
+    plain, opposite = ([_sides(name, mirror) for name in class_names] for mirror in (False, True))
+    index, count = {name: k for k, name in enumerate(plain)}, Counter(plain)
+    return [
+        k if name == other else index[other] if count[name] == count[other] == 1 else -1
+        for k, (name, other) in enumerate(zip(plain, opposite, strict=True))
+    ]
+
+
+def _sides(name: str, mirror: bool) -> str:
+    """A class name with its directions spelt in one way, or exchanged; `swipe_left` and `SwipeLeft` hold one, "upright" does not."""
+
+    def spell(found: re.Match[str]) -> str:
+        word = "counterclockwise" if found["counter"] else found[0].lower()
+        return _OPPOSITE[word] if mirror else word
+
+    return _DIRECTION.sub(spell, re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name))
 
 
 def collate(samples: Sequence[ClipBatch]) -> ClipBatch:

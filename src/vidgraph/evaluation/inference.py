@@ -1,4 +1,4 @@
-"""Runs a model over clips and scores it. The views of one sample are averaged first.
+"""Runs a model over clips and scores it. The views of one sample become one answer first.
 
 Shapes: B batch, K classes, V views.
 """
@@ -16,8 +16,9 @@ from vidgraph.errors import DataError, RecipeError, nearest
 from vidgraph.evaluation.metrics import Scores, score_multi_label, score_single_label
 from vidgraph.records import ClipBatch, InputSpec
 
-ViewFusion = Literal["mean", "max", "logits"]
+ViewFusion = Literal["mean", "max", "logits", "max_logits"]
 
+_MAXIMA = ("max", "max_logits")
 _PRECISIONS: dict[str, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16}
 
 
@@ -30,6 +31,7 @@ def evaluate(
     device: torch.device | str = "cpu",
     precision: str = "fp32",
     views: ViewFusion = "mean",
+    chunk: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Scores:
     """Scores `model` on all clips of `loader`.
@@ -44,7 +46,8 @@ def evaluate(
         skipped: samples that were left out; each score counts them as wrong.
         device: where the model runs.
         precision: "fp32" or "bf16" (autocast).
-        views: "mean" or "max" of probabilities, or mean of "logits".
+        views: "mean" or "max" of probabilities, or the mean ("logits") or maximum ("max_logits") of logits.
+        chunk: most clips in one forward pass; None: the whole batch. It changes memory, not scores.
         progress: called with the number of clips just done.
 
     Raises:
@@ -57,7 +60,7 @@ def evaluate(
     model.eval()
     try:
         for batch in loader:
-            fused.add(predict_batch(model, batch, device, precision), batch)
+            fused.add(predict_batch(model, batch, device, precision, chunk), batch)
             if progress is not None:
                 progress(len(batch))
     finally:
@@ -65,34 +68,54 @@ def evaluate(
     return fused.scores(skipped)
 
 
-def predict_batch(model: nn.Module, batch: ClipBatch, device: torch.device | str = "cpu", precision: str = "fp32") -> Tensor:
-    """Logits of a batch, float32 [B, K] on the CPU."""
+def predict_batch(
+    model: nn.Module, batch: ClipBatch, device: torch.device | str = "cpu", precision: str = "fp32", chunk: int | None = None
+) -> Tensor:
+    """Logits of a batch, float32 [B, K] on the CPU, computed for `chunk` clips at a time.
+
+    Raises:
+        RecipeError: an unknown precision, or a model that cannot take frames of another size than its own.
+    """
     if precision not in _PRECISIONS:
         raise RecipeError(f"unknown precision {precision!r}{nearest(precision, _PRECISIONS)}")
-    dtype = _PRECISIONS[precision]
-    spec = cast(InputSpec, model.input_spec)
-    kind = torch.device(device).type
+    dtype, kind = _PRECISIONS[precision], torch.device(device).type
+    spec, step = cast(InputSpec, model.input_spec), chunk or len(batch)
+    logits = []
     with torch.inference_mode(), torch.autocast(kind, dtype=dtype, enabled=dtype is not None):
-        logits: Tensor = model(**batch.to(device).inputs(spec))
-    return logits.float().cpu()
+        for start in range(0, len(batch), step):
+            part = batch.part(start, start + step).to(device)
+            try:
+                logits.append(model(**part.inputs(spec)).float().cpu())
+            except (RuntimeError, ValueError) as error:
+                raise _other_size(error, part, spec) or error from error
+    return torch.cat(logits)
+
+
+def _other_size(error: Exception, batch: ClipBatch, spec: InputSpec) -> RecipeError | None:
+    """What to tell the user if a model fails on frames that are not of its own size; None for all other failures."""
+    given, own = tuple(batch.video.shape[3:]), (spec.height, spec.width)
+    if given == own or isinstance(error, torch.OutOfMemoryError):
+        return None
+    what = f"the model takes frames of {own[0]}x{own[1]} pixels and cannot use views of {given[0]}x{given[1]} ({error})"
+    return RecipeError(f"{what}; leave out eval.full_frame and eval.crop_size")
 
 
 def view_scores(logits: Tensor, multi_label: bool, views: ViewFusion) -> Tensor:
     """What is fused over views: probabilities, or the logits themselves; float64 [B, K]."""
     logits = logits.double()
-    if views == "logits":
+    if views in ("logits", "max_logits"):
         return logits
     return logits.sigmoid() if multi_label else logits.softmax(-1)
 
 
 def fuse_views(scores: Tensor, multi_label: bool, views: ViewFusion) -> Tensor:
     """Probabilities of one sample from `view_scores` of its views: [V, K] to [K]."""
-    return _finish(scores.amax(0) if views == "max" else scores.mean(0), multi_label, views)
+    return _finish(scores.amax(0) if views in _MAXIMA else scores.mean(0), multi_label, views)
 
 
 def _finish(fused: Tensor, multi_label: bool, views: ViewFusion) -> Tensor:
     """Probabilities, [..., K]; only fused logits are not yet."""
-    if views != "logits":
+    if views in ("mean", "max"):
         return fused
     return fused.sigmoid() if multi_label else fused.softmax(-1)
 
@@ -119,7 +142,7 @@ class _Fused:
             if self.labels.setdefault(index, label) != label:
                 raise DataError(f"{name}: two views of sample {index} have different labels")
             seen = self.rows.get(index)
-            self.rows[index] = row if seen is None else torch.maximum(seen, row) if self.views == "max" else seen + row
+            self.rows[index] = row if seen is None else torch.maximum(seen, row) if self.views in _MAXIMA else seen + row
             self.num_views[index] = self.num_views.get(index, 0) + 1
             self.names[index] = name
 
@@ -142,7 +165,7 @@ class _Fused:
         if not self.rows:
             raise DataError("there are no clips to score; is the split empty, or are all its files on the skip list?")
         order = sorted(self.rows)
-        counts = torch.tensor([1 if self.views == "max" else self.num_views[i] for i in order])
+        counts = torch.tensor([1 if self.views in _MAXIMA else self.num_views[i] for i in order])
         probabilities = _finish(torch.stack([self.rows[i] for i in order]) / counts[:, None], self.multi_label, self.views)
         score = score_multi_label if self.multi_label else score_single_label
         return score(

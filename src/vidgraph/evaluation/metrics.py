@@ -250,8 +250,8 @@ def paired_bootstrap(correct_a: np.ndarray, correct_b: np.ndarray, num_resamples
     """Compares two models that were scored on the same clips in the same order.
 
     Args:
-        correct_a: `Scores.correct` of the first, bool [n].
-        correct_b: `Scores.correct` of the second, bool [n].
+        correct_a: `Scores.correct` of the first, bool [n], or its mean over several trainings, [n].
+        correct_b: the same of the second.
         num_resamples: of the bootstrap.
         seed: of the bootstrap.
 
@@ -261,13 +261,13 @@ def paired_bootstrap(correct_a: np.ndarray, correct_b: np.ndarray, num_resamples
     if len(correct_a) != len(correct_b) or len(correct_a) == 0:
         raise DataError(f"paired scores need the same clips; got {len(correct_a)} and {len(correct_b)}")
     n = len(correct_a)
-    wins, losses = int((correct_a & ~correct_b).sum()), int((~correct_a & correct_b).sum())
-    # Only wins, losses and ties matter, and drawing n clips draws these three counts from a multinomial.
-    drawn = np.random.default_rng(seed).multinomial(n, [wins / n, losses / n, (n - wins - losses) / n], size=num_resamples)
-    gaps = drawn[:, 0] - drawn[:, 1]
+    gap, counts = np.unique(np.round(np.subtract(correct_a, correct_b, dtype=np.float64), 9), return_counts=True)
+    # Clips differ only in their gap, which takes few values, and drawing n clips draws how often each comes from a multinomial.
+    drawn = np.random.default_rng(seed).multinomial(n, counts / n, size=num_resamples)
+    gaps = np.round(drawn @ gap, 6)
     low, high = np.percentile(100 * gaps / n, [2.5, 97.5])
     p_value = min(1.0, 2 * min(float((gaps <= 0).mean()), float((gaps >= 0).mean())))
-    return PairedDifference(100.0 * (wins - losses) / n, (float(low), float(high)), p_value)
+    return PairedDifference(100.0 * float(counts @ gap) / n, (float(low), float(high)), p_value)
 
 
 class _Ranking:

@@ -30,6 +30,7 @@ class FrameFolder(Video):
         self.files = sorted(images, key=_natural_key)
         if not self.files:
             raise VideoError(path, f"the folder holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
+        self._refuse_gaps()
         self._shape: tuple[int, ...] | None = None
 
     @property
@@ -62,6 +63,20 @@ class FrameFolder(Video):
 
     def close(self) -> None:
         """Nothing is held open."""
+
+    def _refuse_gaps(self) -> None:
+        """Images numbered from 0 or 1 are a video's frames, so a hole is a lost frame. Every fifth frame, times and names are let be."""
+        named = [re.fullmatch(r"(\D*)(\d+)", file.stem) for file in self.files]
+        if not all(named) or len({name[1] for name in named if name}) > 1:
+            return
+        numbers = [int(name[2]) for name in named if name]
+        steps = np.diff(numbers)
+        missing = int(steps.sum()) - len(steps)
+        if numbers[0] > 1 or not 0 < missing < len(numbers) or steps.min() != 1:
+            return
+        before, after = (self.files[int(steps.argmax()) + place].name for place in (0, 1))
+        count = "a frame image is" if missing == 1 else f"{missing} frame images are"
+        raise VideoError(self.path, f"{count} missing, after {before} comes {after}; extract the frames again")
 
     def _first_shape(self) -> tuple[int, ...]:
         if self._shape is None:

@@ -29,6 +29,7 @@ from vidgraph.video.base import Video
 from vidgraph.video.file_decoder import FileDecoder
 from vidgraph.video.frame_folder import FrameFolder
 from vidgraph.video.packet_index import IndexCache, PacketIndex, index_by_decoding, index_by_time, packets_tell_frames
+from vidgraph.video.webm import missing_bytes
 
 # Frames that had to be decoded to find the length are kept for reading, up to this much memory per open video.
 _KEEP_BYTES = 64 << 20
@@ -49,7 +50,8 @@ def open_video(path: str | Path, *, num_threads: int = 1, folder_fps: float = 25
         folder_fps: frames per second of a folder of images, which holds no times.
 
     Raises:
-        VideoError: missing, empty, not a video, only audio, or a folder without images.
+        VideoError: missing, empty, not a video, only audio, a WebM or Matroska file that is cut short, or a folder without images or
+            with a gap in their numbers.
     """
     path = Path(path)
     if path.is_dir():
@@ -95,6 +97,8 @@ class VideoFile(Video):
         return index
 
     def _build_index(self) -> PacketIndex:
+        if cut := missing_bytes(self.path):
+            raise VideoError(self.path, f"the file is cut short, {cut:,} bytes that it announces are missing; fetch it again")
         facts, records = self._decoder.facts(), self._decoder.scan()
         if not records:
             raise VideoError(self.path, "the file holds no frames")

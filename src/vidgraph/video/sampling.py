@@ -12,7 +12,8 @@ import numpy as np
 from vidgraph.errors import DataError
 from vidgraph.records import InputSpec
 
-PastEnd = Literal["clamp", "loop"]
+PastEnd = Literal["clamp", "loop", "refuse"]
+Spread = Literal["parts", "linspace"]
 
 # Containers round times, .mkv and .webm to whole milliseconds: a frame may come this late and still count as shown.
 _ROUNDING_SECONDS = 1e-3
@@ -34,14 +35,19 @@ def sample_frames(
     view: int = 0,
     num_views: int = 1,
     past_end: PastEnd = "clamp",
+    spread: Spread = "parts",
 ) -> np.ndarray:
     """Chooses the frames of one clip.
 
     With `stride_frames` or `sample_fps` the clip is a run of frames. In training it starts anywhere that keeps it inside the
     span; in test `num_views` clips are spread evenly from the first to the last possible start, a single one lies in the
-    middle. With `num_segments` the span is cut into T equal parts and each gives one frame (Temporal Segment Networks, Wang et
-    al. 2016): any in training; in test its centre, and with several views the points that cut each part into
-    `num_views` equal pieces at their centres.
+    middle. A clip that is longer than its span starts at the span's first frame; with `past_end` "loop" it starts anywhere in training,
+    and in test at the points that cut the span into `num_views` equal parts (as video-nonlocal-net does).
+
+    With `num_segments` the whole span is looked at. `spread` "parts" cuts it into T equal parts, each of which gives one frame (Temporal
+    Segment Networks, Wang et al. 2016): any in training; in test its centre, and with several views the points that cut each part into
+    `num_views` equal pieces at their centres. `spread` "linspace" takes T frames evenly from the first to the last, in training too; view
+    v of V is moved by v / V of their distance (as the RSTG authors' second clip is, by half of it).
 
     `sample_fps` goes by timestamps: at each wanted time the frame is taken that is on the screen then, whatever the rate.
 
@@ -53,13 +59,15 @@ def sample_frames(
         rng: draws the clip in training; None chooses the clip of a test.
         view: which of the views, from 0; test only.
         num_views: clips per video.
-        past_end: what a clip longer than its span does: repeat the span's last frame, or start again at its first.
+        past_end: what a clip longer than its span does: repeat the span's last frame, start again at its first, or raise. Clips of
+            `num_segments` frames show frames twice where there are too few, unless it says "refuse".
+        spread: where the frames of `num_segments` lie.
 
     Returns:
         Frame indices, int64 [T].
 
     Raises:
-        SpanError: the span is empty or holds no frame.
+        SpanError: the span is empty or holds no frame, holds fewer frames than there are views, or is refused as too short.
         ValueError: `view` is not below `num_views`.
     """
     if not 0 <= view < num_views:
@@ -67,15 +75,36 @@ def sample_frames(
     times = np.asarray(timestamps_seconds, dtype=np.float64)
     first, stop = _span(times, start_seconds, end_seconds)
     length = stop - first
+    if num_views > length:
+        raise SpanError(f"{num_views} clips cannot be spread over {_frames(length)}; ask for fewer clips")
+    if past_end == "refuse":
+        _refuse_short(spec, times[first:stop])
     if spec.num_segments is not None:
-        offsets = _segment_offsets(spec.num_frames, length, rng, view, num_views)
-        return first + offsets
+        place = _segment_offsets if spread == "parts" else _linspace_offsets
+        return first + place(spec.num_frames, length, rng, view, num_views)
     if spec.stride_frames is not None:
-        begin = _begin(length - 1 - (spec.num_frames - 1) * spec.stride_frames, rng, view, num_views, whole=True)
+        slack = length - 1 - (spec.num_frames - 1) * spec.stride_frames
+        begin = _begin(slack, rng, view, num_views, whole=True, loop_length=length if past_end == "loop" else 0)
         offsets = int(begin) + spec.stride_frames * np.arange(spec.num_frames)
         return first + (offsets % length if past_end == "loop" else np.minimum(offsets, length - 1))
     assert spec.sample_fps is not None
     return first + _offsets_by_time(times[first:stop] - times[first], spec.num_frames, spec.sample_fps, rng, view, num_views, past_end)
+
+
+def _refuse_short(spec: InputSpec, times: np.ndarray) -> None:
+    """Raises SpanError if a clip needs more frames, or a longer time, than the span's frames `times` have."""
+    if spec.sample_fps is not None:
+        need, has = (spec.num_frames - 1) / spec.sample_fps, float(times[-1] - times[0])
+        short, words = need > has + _ROUNDING_SECONDS, f"frames from 0 to {need:.3g} s, and the video's last is at {has:.3g} s"
+    else:
+        need = (spec.num_frames - 1) * (spec.stride_frames or 1) + 1
+        short, words = need > len(times), f"{_frames(int(need))}, and the video has {len(times)}"
+    if short:
+        raise SpanError(f"a clip needs {words}; let it repeat frames (past_end clamp or loop), or put the video on the skip list")
+
+
+def _frames(count: int) -> str:
+    return f"{count} frame{'s' * (count != 1)}"
 
 
 def _span(times: np.ndarray, start_seconds: float | None, end_seconds: float | None) -> tuple[int, int]:
@@ -94,14 +123,19 @@ def _span(times: np.ndarray, start_seconds: float | None, end_seconds: float | N
     return int(first), int(stop)
 
 
-def _begin(slack: float, rng: np.random.Generator | None, view: int, num_views: int, *, whole: bool) -> float:
-    """Where a clip starts that leaves `slack` free; 0 if it leaves none."""
-    if slack <= 0:
+def _begin(slack: float, rng: np.random.Generator | None, view: int, num_views: int, *, whole: bool, loop_length: float = 0) -> float:
+    """Where a clip starts that leaves `slack` free; if it leaves none, 0, or anywhere in the `loop_length` that is looped over."""
+    if slack <= 0 and loop_length <= 0:
         return 0.0
+    looped = slack <= 0
     if rng is not None:
-        return float(rng.integers(0, int(slack) + 1)) if whole else float(rng.uniform(0.0, slack))
-    place = 0.5 if num_views == 1 else view / (num_views - 1)
-    return float(round(slack * place)) if whole else slack * place
+        stop = loop_length if looped else slack + 1 if whole else slack
+        return float(rng.integers(0, int(stop))) if whole else float(rng.uniform(0.0, stop))
+    if looped:
+        place = loop_length * view / num_views
+        return float(int(place)) if whole else place
+    place = slack * (0.5 if num_views == 1 else view / (num_views - 1))
+    return float(round(place)) if whole else place
 
 
 def _segment_offsets(num_segments: int, length: int, rng: np.random.Generator | None, view: int, num_views: int) -> np.ndarray:
@@ -111,13 +145,20 @@ def _segment_offsets(num_segments: int, length: int, rng: np.random.Generator | 
     return np.minimum(offsets, length - 1)
 
 
+def _linspace_offsets(num_frames: int, length: int, rng: np.random.Generator | None, view: int, num_views: int) -> np.ndarray:
+    """Nothing is drawn: training sees the frames that a test with one view sees."""
+    shift = 0 if rng is not None else round(view / num_views * length / num_frames)
+    return np.minimum(np.linspace(0, length - 1, num_frames).astype(np.int64) + shift, length - 1)
+
+
 def _offsets_by_time(
     times: np.ndarray, num_frames: int, fps: float, rng: np.random.Generator | None, view: int, num_views: int, past_end: PastEnd
 ) -> np.ndarray:
     """Frames on the screen at `num_frames` times that are 1 / fps apart; `times` starts at 0."""
     duration = float(times[-1]) + (_frame_seconds(times) or 1.0 / fps)
     slack = float(times[-1]) - (num_frames - 1) / fps
-    wanted = _begin(slack, rng, view, num_views, whole=False) + np.arange(num_frames) / fps  # [T]
+    begin = _begin(slack, rng, view, num_views, whole=False, loop_length=duration if past_end == "loop" else 0)
+    wanted = begin + np.arange(num_frames) / fps  # [T]
     if past_end == "loop":
         wanted = np.where(wanted > duration - _ROUNDING_SECONDS, np.mod(wanted, duration), wanted)
     offsets = np.searchsorted(times, wanted + _ROUNDING_SECONDS, side="right") - 1

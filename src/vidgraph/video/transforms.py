@@ -1,4 +1,4 @@
-"""Pixels and boxes of a clip moved together: resize, crop, flip, luma.
+"""Pixels and boxes of a clip moved together: resize, crop, flip, brightness, luma.
 
 Shapes: C channels, T frames, K boxes per frame, H W source pixels, h w pixels of the crop.
 """
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from vidgraph.errors import RecipeError
 from vidgraph.records import InputSpec
 
 # ITU-R BT.601 luma; integers in 1/65536 that sum to 65536, so that a grey pixel keeps its value exactly.
@@ -29,6 +30,8 @@ class CropPlan:
         height: rows that are kept, in source pixels.
         width: columns that are kept, in source pixels.
         flip: mirror left and right after the cut.
+        size: rows and columns that the cut becomes.
+        brightness: added to every pixel, -255 to 255.
     """
 
     top: int
@@ -36,6 +39,8 @@ class CropPlan:
     height: int
     width: int
     flip: bool
+    size: tuple[int, int]
+    brightness: int = 0
 
 
 class ClipTransform:
@@ -43,13 +48,23 @@ class ClipTransform:
 
     Cutting first and resizing after gives the crop that resizing the whole frame and cutting it would give, to the
     source pixel, and costs less. In test the window is the largest that fits, in the centre: the frame's shorter side fills the
-    model's input. In training its size is a random fraction of that and its place is random.
+    model's input. In training its size is a random fraction of that and its place is random; or, with `short_side`, its size is that of a
+    cut from the frame after its shorter side has been resized to so many pixels.
 
-    A video that has the model's size already is used whole, in training too: its pixels stay byte-equal, apart from a
-    mirroring. Store videos a little larger than the model's input if training is to vary place and scale.
+    Without `short_side`, a video that has the model's size already is used whole, in training too: its pixels stay byte-equal, apart from
+    a mirroring and a change of brightness. Store videos a little larger than the model's input if training is to vary place and scale.
     """
 
-    def __init__(self, spec: InputSpec, train: bool, flip: bool = False, min_scale: float = 0.8, min_box_pixels: float = 1.0) -> None:
+    def __init__(
+        self,
+        spec: InputSpec,
+        train: bool,
+        flip: bool = False,
+        min_scale: float = 0.8,
+        min_box_pixels: float = 1.0,
+        short_side: tuple[int, int] | None = None,
+        brightness: float = 0.0,
+    ) -> None:
         """Fixes the sizes.
 
         Args:
@@ -58,14 +73,20 @@ class ClipTransform:
             flip: in training, mirror every second clip. Leave it off where left and right tell classes apart.
             min_scale: smallest side of a training window, as a fraction of the largest that fits; 1 for no scale jitter.
             min_box_pixels: a box with less than this in width or height left inside the crop is masked out.
+            short_side: least and greatest pixels of the frames' shorter side before a random cut, in place of `min_scale`.
+            brightness: in training, change all frames of a clip by one amount, up to this share of the range up or down.
 
         Raises:
             ValueError: `min_scale` is not above 0 and at most 1.
+            RecipeError: `short_side` is smaller than the model's input.
         """
         if not 0 < min_scale <= 1:
             raise ValueError(f"min_scale must be above 0 and at most 1; got {min_scale}")
+        if short_side is not None and short_side[0] < min(spec.height, spec.width):
+            raise RecipeError(f"short_side {short_side[0]} is smaller than the model's input of {spec.height}x{spec.width} pixels")
         self.spec, self.train, self.flip = spec, train, flip
         self.min_scale, self.min_box_pixels = min_scale, min_box_pixels
+        self.short_side, self.brightness = short_side, brightness
 
     def __call__(
         self, frames: np.ndarray, boxes_xyxy: np.ndarray | None = None, rng: np.random.Generator | None = None
@@ -87,7 +108,12 @@ class ClipTransform:
         """
         if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] != 3:
             raise ValueError(f"frames must be uint8 [T, H, W, 3]; got {frames.dtype} {list(frames.shape)}")
-        plan = self.plan(frames.shape[1], frames.shape[2], rng)
+        return self.apply(frames, self.plan(frames.shape[1], frames.shape[2], rng), boxes_xyxy)
+
+    def apply(
+        self, frames: np.ndarray, plan: CropPlan, boxes_xyxy: np.ndarray | None = None
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Moves one clip by a plan; takes and gives what a call does."""
         pixels = self._move_pixels(frames, plan)
         if boxes_xyxy is None:
             return pixels, None, None
@@ -95,46 +121,89 @@ class ClipTransform:
 
     def plan(self, height: int, width: int, rng: np.random.Generator | None) -> CropPlan:
         """Chooses the window in a frame of `height` x `width`."""
-        if (height, width) == (self.spec.height, self.spec.width):
-            return CropPlan(0, 0, height, width, self._draw_flip(rng))
-        scale = min(height / self.spec.height, width / self.spec.width)  # source pixels per pixel of the crop
+        size = (self.spec.height, self.spec.width)
         flip = self._draw_flip(rng)
-        if self.train and rng is not None:
+        if not self.train or rng is None:
+            (window,) = crop_windows(height, width, size)
+            return window
+        if (height, width) == size and self.short_side is None:
+            return CropPlan(0, 0, height, width, flip, size, self._draw_brightness(rng))
+        scale = min(height / size[0], width / size[1])  # source pixels per pixel of the crop
+        if self.short_side is None:
             scale *= rng.uniform(self.min_scale, 1.0)
-        rows = min(height, max(1, round(self.spec.height * scale)))
-        columns = min(width, max(1, round(self.spec.width * scale)))
-        if self.train and rng is not None:
-            top, left = int(rng.integers(0, height - rows + 1)), int(rng.integers(0, width - columns + 1))
         else:
-            top, left = (height - rows) // 2, (width - columns) // 2
-        return CropPlan(top, left, rows, columns, flip)
+            scale = min(scale, min(height, width) / int(rng.integers(self.short_side[0], self.short_side[1] + 1)))
+        rows, columns = _scaled(size[0], scale, height), _scaled(size[1], scale, width)
+        top, left = int(rng.integers(0, height - rows + 1)), int(rng.integers(0, width - columns + 1))
+        return CropPlan(top, left, rows, columns, flip, size, self._draw_brightness(rng))
 
     def _draw_flip(self, rng: np.random.Generator | None) -> bool:
         if self.train and rng is None:
             raise ValueError("training transforms need a random generator")
         return self.train and self.flip and rng is not None and bool(rng.random() < 0.5)
 
+    def _draw_brightness(self, rng: np.random.Generator) -> int:
+        return round(255 * rng.uniform(-self.brightness, self.brightness)) if self.brightness else 0
+
     def _move_pixels(self, frames: np.ndarray, plan: CropPlan) -> Tensor:
         window = frames[:, plan.top : plan.top + plan.height, plan.left : plan.left + plan.width]  # [T, rows, columns, 3]
         if self.spec.channels == 1:
             window = to_luma(window)
-        size = (self.spec.height, self.spec.width)
         pixels = torch.from_numpy(np.ascontiguousarray(window)).permute(3, 0, 1, 2)  # [C, T, rows, columns]
-        if (plan.height, plan.width) != size:
-            pixels = _resize(pixels, size)
+        if (plan.height, plan.width) != plan.size:
+            pixels = _resize(pixels, plan.size)
+        if plan.brightness:
+            pixels = (pixels.to(torch.int16) + plan.brightness).clamp(0, 255).to(torch.uint8)
         return (pixels.flip(3) if plan.flip else pixels).contiguous()  # [C, T, h, w]
 
     def _move_boxes(self, boxes_xyxy: Tensor, plan: CropPlan) -> tuple[Tensor, Tensor]:
         """Boxes in pixels of the crop, [T, K, 4], and which of them are left, [T, K]."""
-        scale_x, scale_y = self.spec.width / plan.width, self.spec.height / plan.height
+        (height, width) = plan.size
+        scale_x, scale_y = width / plan.width, height / plan.height
         x = (boxes_xyxy[..., 0::2] - plan.left) * scale_x  # [T, K, 2]
         y = (boxes_xyxy[..., 1::2] - plan.top) * scale_y  # [T, K, 2]
         if plan.flip:
-            x = self.spec.width - x.flip(-1)
-        x, y = x.clamp(0, self.spec.width), y.clamp(0, self.spec.height)
+            x = width - x.flip(-1)
+        x, y = x.clamp(0, width), y.clamp(0, height)
         mask = (x[..., 1] - x[..., 0] >= self.min_box_pixels) & (y[..., 1] - y[..., 0] >= self.min_box_pixels)  # [T, K]
         moved = torch.stack([x[..., 0], y[..., 0], x[..., 1], y[..., 1]], dim=-1)  # [T, K, 4]
         return torch.where(mask[..., None], moved, torch.zeros_like(moved)), mask
+
+
+def crop_windows(
+    height: int, width: int, size: tuple[int, int], num_crops: int = 1, short_side: int | None = None, full_frame: bool = False
+) -> list[CropPlan]:
+    """The windows of a test in a frame of `height` x `width`, evenly along its longer side and in the middle of the other.
+
+    Args:
+        height: rows of the frame.
+        width: columns of the frame.
+        size: rows and columns of a crop.
+        num_crops: how many windows; one is in the centre, several reach from border to border.
+        short_side: pixels that the frame's shorter side is resized to before the cut; None: as large as the crop fills.
+        full_frame: the whole frame as one window, its shape kept, in place of crops.
+    """
+    scale = fills = min(height / size[0], width / size[1])  # source pixels per pixel of the crop
+    if short_side is not None:
+        scale = min(height, width) / short_side
+    if full_frame:
+        return [CropPlan(0, 0, height, width, False, (max(1, round(height / scale)), max(1, round(width / scale))))]
+    rows, columns = (_scaled(side, min(scale, fills), most) for side, most in zip(size, (height, width), strict=True))
+    windows = []
+    for k in range(num_crops):
+        step, steps = (k, num_crops - 1) if num_crops > 1 else (1, 2)
+        top, left = (height - rows) // 2, (width - columns) // 2
+        if width >= height:
+            left = (width - columns) * step // steps
+        else:
+            top = (height - rows) * step // steps
+        windows.append(CropPlan(top, left, rows, columns, False, size))
+    return windows
+
+
+def _scaled(side: int, scale: float, most: int) -> int:
+    """Source pixels under `side` pixels of a crop."""
+    return min(most, max(1, round(side * scale)))
 
 
 def to_luma(frames: np.ndarray) -> np.ndarray:

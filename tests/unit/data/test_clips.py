@@ -13,6 +13,7 @@ from vidgraph.data.clips import ClipDataset, ClipError, collate
 from vidgraph.data.table import VideoTable, load_table
 from vidgraph.errors import DataError, TableError, VideoError
 from vidgraph.records import ClipBatch, InputSpec, Regions
+from vidgraph.video.views import ViewPlan
 from vidgraph.video.writer import write_video
 
 SPEC = InputSpec(num_frames=4, height=32, width=32, stride_frames=2)
@@ -85,14 +86,14 @@ def test_training_depends_on_seed_epoch_and_index_alone(table: VideoTable) -> No
 
 
 def test_views_of_a_row_follow_one_another(table: VideoTable) -> None:
-    dataset = ClipDataset(table, "test", SPEC, train=False, num_views=3)
+    dataset = ClipDataset(table, "test", SPEC, train=False, views=ViewPlan(clips=3))
     assert (len(dataset), len(dataset.labels)) == (6, 2)
     clips = [dataset[i] for i in range(6)]
     assert [int(clip.index) for clip in clips] == [0, 0, 0, 1, 1, 1]
     starts = [int(clip.frame_indices[0, 0]) for clip in clips]
     assert starts[0] < starts[1] < starts[2]
-    with pytest.raises(ValueError, match="num_views is 3"):
-        ClipDataset(table, "test", SPEC, train=True, num_views=3)
+    with pytest.raises(ValueError, match="training takes one clip and one crop"):
+        ClipDataset(table, "test", SPEC, train=True, views=ViewPlan(clips=3))
     with pytest.raises(IndexError):
         dataset[6]
 

@@ -188,6 +188,22 @@ def test_paired_bootstrap_sees_a_gap_that_the_single_intervals_hide():
     assert result.ci95 == (pytest.approx(plain[0], abs=0.2), pytest.approx(plain[1], abs=0.2))
 
 
+def test_paired_bootstrap_of_shares_over_several_trainings():
+    """A clip counts by the share of trainings that got it right; against plain resampling of clips."""
+    rng = np.random.default_rng(8)
+    hard = rng.random(500)
+    first, second = ((rng.random((3, 500)) < rate * hard).mean(0) for rate in (1.6, 1.4))
+    result = paired_bootstrap(first, second)
+    assert result.difference == pytest.approx(100 * (first.mean() - second.mean()))
+    drawn = rng.integers(500, size=(4000, 500))
+    plain = np.percentile(100 * (first - second)[drawn].mean(1), [2.5, 97.5])
+    assert result.ci95 == (pytest.approx(plain[0], abs=0.3), pytest.approx(plain[1], abs=0.3))
+    # Thirds are not exact in binary: a difference of nothing must still be nothing.
+    assert paired_bootstrap(np.array([1 / 3, 2 / 3]), np.array([1 / 3, 2 / 3])).p_value == 1.0
+    # Two clips, one gap of 1: half of the resamples hold it once, a quarter twice, a quarter never.
+    assert paired_bootstrap(np.array([1.0, 0.0]), np.zeros(2)).p_value == pytest.approx(0.5, abs=0.03)
+
+
 def test_paired_bootstrap_of_equal_models_finds_nothing():
     same = np.array([True, False, True])
     result = paired_bootstrap(same, same)

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from vidgraph.errors import RecipeError
 from vidgraph.records import InputSpec
-from vidgraph.video.transforms import ClipTransform, to_luma
+from vidgraph.video.transforms import ClipTransform, crop_windows, to_luma
 
 
 def spec(height: int, width: int, channels: int = 3) -> InputSpec:
@@ -136,3 +137,54 @@ def test_bad_input() -> None:
         transform(np.zeros((1, 16, 16, 3)), rng=np.random.default_rng(0))
     with pytest.raises(ValueError, match="min_scale"):
         ClipTransform(spec(8, 8), train=True, min_scale=0)
+
+
+def test_short_side_sets_the_size_of_the_window() -> None:
+    """A crop of 224 from frames whose shorter side is 256 keeps 7/8 of the shorter side; from 320, 7/10."""
+    fixed = ClipTransform(spec(224, 224), train=True, short_side=(256, 256))
+    plans = [fixed.plan(240, 427, np.random.default_rng(seed)) for seed in range(200)]
+    assert {(plan.height, plan.width, plan.size) for plan in plans} == {(210, 210, (224, 224))}
+    assert (min(p.top for p in plans), max(p.top for p in plans)) == (0, 30)
+    assert min(p.left for p in plans) < 10
+    assert max(p.left for p in plans) > 207
+    ranged = ClipTransform(spec(224, 224), train=True, short_side=(256, 320))
+    sides = [ranged.plan(240, 427, np.random.default_rng(seed)).height for seed in range(400)]
+    assert (min(sides), max(sides)) == (168, 210)
+    # Also for a video of the model's own size, and where a wide crop leaves no room.
+    assert fixed.plan(224, 224, np.random.default_rng(0)).height == 196
+    wide = ClipTransform(spec(128, 288), train=True, short_side=(256, 256)).plan(200, 210, np.random.default_rng(0))
+    assert (wide.height, wide.width) == (93, 210)
+    with pytest.raises(RecipeError, match="short_side 200 is smaller than the model's input of 224x224"):
+        ClipTransform(spec(224, 224), train=True, short_side=(200, 256))
+
+
+def test_brightness_moves_all_frames_by_one_amount() -> None:
+    frames = np.random.default_rng(0).integers(0, 256, (5, 24, 24, 3), dtype=np.uint8)
+    frames[:, :8] = 128  # far from both ends, whatever is added
+    transform, changes = ClipTransform(spec(24, 24), train=True, brightness=0.1), []
+    for seed in range(300):
+        plan = transform.plan(24, 24, np.random.default_rng(seed))
+        changes.append(plan.brightness)
+        pixels, _, _ = transform.apply(frames, plan)
+        expected = np.clip(frames.astype(int) + plan.brightness, 0, 255)
+        assert np.array_equal(pixels.permute(1, 2, 3, 0).numpy(), expected)
+    assert (min(changes), max(changes)) == (-25, 25)  # 0.1 * 255 = 25.5, which rounding reaches at the very end only
+    assert abs(np.mean(changes)) < 3
+    assert transform.plan(24, 24, np.random.default_rng(3)) == transform.plan(24, 24, np.random.default_rng(3))
+    assert ClipTransform(spec(24, 24), train=False, brightness=0.1).plan(24, 24, None).brightness == 0
+
+
+def test_test_windows_lie_evenly_along_the_longer_side() -> None:
+    lefts = [w.left for w in crop_windows(256, 341, (256, 256), 11)]
+    assert lefts == [0, 8, 17, 25, 34, 42, 51, 59, 68, 76, 85]  # int(85 * k / 10)
+    assert {(w.top, w.height, w.width, w.size) for w in crop_windows(256, 341, (256, 256), 11)} == {(0, 256, 256, (256, 256))}
+    assert [w.top for w in crop_windows(341, 256, (256, 256), 3)] == [0, 42, 85]
+    # Frames of 120 x 200 with the shorter side at 256: 224 pixels are 105 of them.
+    small = crop_windows(120, 200, (224, 224), 3, short_side=256)
+    assert [(w.top, w.left, w.height, w.width) for w in small] == [(7, 0, 105, 105), (7, 47, 105, 105), (7, 95, 105, 105)]
+    for count in (1, 3, 5, 11):
+        assert crop_windows(97, 150, (64, 64), count)[count // 2] == crop_windows(97, 150, (64, 64))[0]
+    (whole,) = crop_windows(120, 200, (224, 224), short_side=256, full_frame=True)
+    assert (whole.top, whole.left, whole.height, whole.width, whole.size) == (0, 0, 120, 200, (256, 427))
+    (whole,) = crop_windows(120, 200, (60, 60), full_frame=True)
+    assert whole.size == (60, 100)

@@ -105,3 +105,57 @@ def test_spans_without_frames_are_one_line(start: float, end: float | None, mess
 def test_a_view_that_does_not_exist() -> None:
     with pytest.raises(ValueError, match="view 3 of 3"):
         sample_frames(spec(2, stride_frames=1), TIMES, view=3, num_views=3)
+
+
+def test_linspace_runs_from_the_first_frame_to_the_last_and_draws_nothing() -> None:
+    whole = spec(4, num_segments=4)
+    for length, expected in ((10, [0, 3, 6, 9]), (6, [0, 1, 3, 5]), (4, [0, 1, 2, 3]), (3, [0, 0, 1, 2]), (1, [0, 0, 0, 0])):
+        test = sample_frames(whole, TIMES[:length], spread="linspace")
+        train = sample_frames(whole, TIMES[:length], rng=np.random.default_rng(length), spread="linspace")
+        assert test.tolist() == train.tolist() == expected
+    # The RSTG authors' second clip lies half a step, round(0.5 * 40 / 4) = 5 frames, further; nothing lies after the end.
+    views = [sample_frames(whole, TIMES[:40], view=view, num_views=2, spread="linspace").tolist() for view in range(2)]
+    assert views == [[0, 13, 26, 39], [5, 18, 31, 39]]
+    # Their own numbers: 32 frames of a video of 48, the second clip round(0.75) = 1 later.
+    first, second = (sample_frames(spec(32, num_segments=32), TIMES[:48], view=v, num_views=2, spread="linspace") for v in range(2))
+    assert first[:8].tolist() == [0, 1, 3, 4, 6, 7, 9, 10]
+    assert first[-1] == 47
+    assert second.tolist() == np.minimum(first + 1, 47).tolist()
+
+
+def test_a_looped_clip_longer_than_its_span_starts_at_other_frames() -> None:
+    """Starts are floor(i * frames / clips), as in video-nonlocal-net."""
+    long = spec(4, stride_frames=3)  # needs 10 frames of 7
+    views = [sample_frames(long, TIMES[:7], view=view, num_views=3, past_end="loop").tolist() for view in range(3)]
+    assert views == [[0, 3, 6, 2], [2, 5, 1, 4], [4, 0, 3, 6]]
+    assert len({tuple(sample_frames(long, TIMES[:7], view=view, num_views=3)) for view in range(3)}) == 1  # clamped ones cannot differ
+    rng = np.random.default_rng(0)
+    starts = {int(sample_frames(long, TIMES[:7], rng=rng, past_end="loop")[0]) for _ in range(100)}
+    assert starts == set(range(7))
+    by_time = [sample_frames(spec(6, sample_fps=25), TIMES[:4], view=v, num_views=2, past_end="loop").tolist() for v in range(2)]
+    assert by_time == [[0, 1, 2, 3, 0, 1], [2, 3, 0, 1, 2, 3]]
+
+
+@pytest.mark.parametrize(
+    ("spacing", "enough", "message"),
+    [
+        ({"stride_frames": 3}, 10, "a clip needs 10 frames, and the video has 9; let it repeat frames (past_end clamp or loop)"),
+        ({"num_segments": 4}, 4, "a clip needs 4 frames, and the video has 3"),
+        ({"sample_fps": 5.0}, 16, "a clip needs frames from 0 to 0.6 s, and the video's last is at 0.56 s"),
+    ],
+)
+def test_a_clip_longer_than_the_video_is_refused_if_so_wanted(spacing: dict[str, float], enough: int, message: str) -> None:
+    four = spec(4, **spacing)
+    assert len(sample_frames(four, TIMES[:enough], past_end="refuse")) == 4
+    with pytest.raises(VidgraphError) as caught:
+        sample_frames(four, TIMES[: enough - 1], past_end="refuse")
+    assert message in str(caught.value)
+    assert len(sample_frames(four, TIMES[: enough - 1])) == 4
+
+
+@pytest.mark.parametrize("spacing", [{"stride_frames": 1}, {"num_segments": 2}, {"sample_fps": 25.0}])
+def test_more_views_than_frames(spacing: dict[str, float]) -> None:
+    two = spec(2, **spacing)
+    assert len(sample_frames(two, TIMES[:5], view=4, num_views=5)) == 2
+    with pytest.raises(VidgraphError, match="6 clips cannot be spread over 5 frames; ask for fewer clips"):
+        sample_frames(two, TIMES[:5], view=0, num_views=6)
