@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -140,6 +141,18 @@ def test_another_training_is_not_overwritten(whole: Path, capsys: pytest.Capture
     assert "was trained with another recipe: train.lr is 0.002 there and 1.0 here" in error
     assert "holds no training to resume" in _refusal(capsys, "digits:stem", "--out", whole / "absent", *SMALL, "--resume")
     assert {path.name: path.read_bytes() for path in whole.iterdir() if path.is_file()} == before
+
+
+def test_where_the_digits_lie_may_change_but_not_which_they_are(
+    whole: Path, shared_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = Path(shutil.copytree(whole, tmp_path / "run"))
+    elsewhere = ["digits:stem", "--out", folder, *SMALL, "--resume", "--data.syncmnist.digits", shared_data / "data" / "mnist"]
+    assert "the data are not those that" in _refusal(capsys, *elsewhere)
+    (folder / "data.json").write_text((shared_data / "data" / "mnist").as_posix())
+    assert "data.json cannot be read" in _refusal(capsys, *elsewhere)
+    known = ["digits:stem", "--out", whole, *SMALL, "--resume", "--data.syncmnist.test_paths", tmp_path / "nowhere.npz"]
+    assert main(["train", *map(str, known)]) == 0  # training does not read the test set
 
 
 def test_resume_of_a_finished_training_says_so(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:

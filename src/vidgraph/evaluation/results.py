@@ -319,7 +319,8 @@ def split_page(page: str | Path) -> tuple[str, str]:
 def describe_hardware() -> str:
     """This machine in a few words: accelerator if there is one, processor, threads, torch."""
     parts = [torch.cuda.get_device_name(0)] if torch.cuda.is_available() else []
-    parts.append(f"{torch.get_num_threads()} threads of {_processor()}")
+    threads = torch.get_num_threads()
+    parts.append(f"{threads} thread{'s' * (threads > 1)} of {_processor()}")
     return ", ".join([*parts, f"torch {torch.__version__}"])
 
 

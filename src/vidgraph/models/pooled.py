@@ -9,8 +9,8 @@ import math
 from typing import Literal
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from vidgraph.layers.pooling import window_means
 from vidgraph.records import InputSpec
 
 
@@ -53,19 +53,11 @@ class PooledClassifier(nn.Module):
         """Clips [B, C, T, H, W], uint8 or in [0, 1], to logits [B, K]."""
         # Pixels to a feature map: [B, C, T, H, W]
         features = self.stem(self.pixels(video))
-        # Mean over frames and map, or over each window: [B, C], or [B, P, C]
-        pooled = features.mean(dim=(2, 3, 4)) if self.window is None else self._each_window(features, self.window)
-        # One score per class: [B, K], or [B, P, K]
+        # Mean over frames and each window of the map: [B, P, C]
+        pooled = window_means(features, self.window)
+        # One score per class and window: [B, P, K]
         logits: Tensor = self.classifier(self.dropout(pooled))
-        if self.window is None:
-            return logits
         return logits.mean(dim=1) if self.average == "logits" else _mean_probability(logits)
-
-    def _each_window(self, features: Tensor, window: tuple[int, int]) -> Tensor:
-        """[B, C, T, H, W] to the mean of each window and all frames, [B, P, C]."""
-        height, width = features.shape[-2:]
-        size = (min(window[0], height), min(window[1], width))  # of a smaller frame: all of it
-        return F.avg_pool2d(features.mean(dim=2), size, stride=1).flatten(2).transpose(1, 2)
 
 
 def _mean_probability(logits: Tensor) -> Tensor:

@@ -12,9 +12,9 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from vidgraph.graphs.grid import grid_graph
+from vidgraph.layers.pooling import window_means
 from vidgraph.layers.rstg import GraphOptions, RecurrentSpaceTimeGraph, SpaceStage
 from vidgraph.layers.rstg_residual import GraphVectorResidual
 from vidgraph.records import Explanation, InputSpec
@@ -95,20 +95,13 @@ class BackboneRSTG(nn.Module):
         """Clips [B, C, T, H, W], uint8 or in [0, 1], to logits [B, num_classes]."""
         # Pixels to a feature map, through any graphs on the way: [B, C, T, H, W]
         features = self.stem(self.pixels(video))
-        # Mean over frames and map, and what the regions of the last map have to add: [B, C]
-        vector = self._pool(features)
+        # Mean over frames and the windows of the map, and what the regions of the last map have to add: [B, C]
+        vector = window_means(features, self.window).mean(dim=1)
         if self.on_top is not None:
             vector = vector + self.on_top(features)
         # One score per class: [B, num_classes]
         logits: Tensor = self.classifier(self.dropout(vector))
         return logits
-
-    def _pool(self, features: Tensor) -> Tensor:
-        """[B, C, T, H, W] to the mean over all frames and the map, or over the means of its windows, [B, C]."""
-        if self.window is None:
-            return features.mean(dim=(2, 3, 4))
-        size = (min(self.window[0], features.shape[3]), min(self.window[1], features.shape[4]))  # of a smaller frame: all of it
-        return F.avg_pool2d(features.mean(dim=2), size, stride=1).mean(dim=(2, 3))
 
     @torch.no_grad()
     def explain(self, video: Tensor) -> list[Explanation]:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from vidgraph.errors import DataError
 from vidgraph.evaluation.results import (
@@ -149,7 +150,13 @@ def test_another_data_set_or_a_missing_file_is_refused(tmp_path: Path):
 
 
 def test_machine_and_commit_are_described():
-    assert "torch" in describe_hardware()
-    assert "threads of" in describe_hardware()
+    before = torch.get_num_threads()
+    try:
+        for threads, words in ((1, "1 thread of "), (2, "2 threads of ")):
+            torch.set_num_threads(threads)
+            assert words in describe_hardware()
+    finally:
+        torch.set_num_threads(before)
+    assert describe_hardware().endswith(f"torch {torch.__version__}")
     commit = code_commit()
     assert commit is None or len(commit.removesuffix("-dirty")) == 12
