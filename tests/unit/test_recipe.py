@@ -25,7 +25,7 @@ def test_shared_and_row_are_merged_key_by_key() -> None:
     recipe = load_recipe("syncmnist5:rstg_small")
     assert recipe.data.syncmnist is not None
     assert (recipe.name, recipe.row, recipe.title) == ("syncmnist5", "rstg_small", "syncmnist5:rstg_small")
-    assert (recipe.data.syncmnist.num_digits, recipe.model.architecture, recipe.train.lr) == (5, "rstg_small", 5e-4)
+    assert (recipe.data.syncmnist.num_digits, recipe.model.architecture, recipe.train.lr) == (5, "rstg_small", 1e-3)
 
 
 def test_overrides_reach_every_depth_and_take_both_spellings() -> None:

@@ -12,7 +12,7 @@ from vidgraph.backbones.small_conv import simple_c2d, strided_stem
 from vidgraph.layers.nonlocal_block import NonLocalBlock
 from vidgraph.layers.pixels import PixelNorm
 from vidgraph.layers.rstg import GraphOptions, RecurrentSpaceTimeGraph
-from vidgraph.models.pooled import PooledClassifier
+from vidgraph.models.pooled import EvidenceClassifier, PooledClassifier
 from vidgraph.models.recurrent import ConvLSTM, MeanLSTM
 from vidgraph.models.rstg import RSTG
 from vidgraph.models.stemmed import StemmedClassifier
@@ -46,7 +46,8 @@ def rstg_syncmnist(num_classes: int = 46, width: int = 512, **graph: Any) -> RST
 
 
 def rstg_small(num_classes: int = 46, width: int = 96, **graph: Any) -> RSTG:
-    """RSTG on synchronous digits for a CPU: a strided stem, one space stage, attention over true neighbours, moments and differences.
+    """RSTG on synchronous digits for a CPU: a strided stem, one space stage, attention over true neighbours, and nodes that
+    hold moments, differences and context.
 
     One stage (time, space, time) and not three: it learns the task in a fraction of the clips that three need (docs/results.md).
 
@@ -61,6 +62,7 @@ def rstg_small(num_classes: int = 46, width: int = 96, **graph: Any) -> RSTG:
         "position_maps": True,
         "moments": True,
         "differences": True,
+        "context": True,
         "initialisation": "he",
     }
     stem = strided_stem()
@@ -74,7 +76,7 @@ def mean_lstm(num_classes: int = 46, width: int = 512) -> MeanLSTM:
     return MeanLSTM(_DIGIT_CLIP, _raw_pixels(), stem, stem.out_channels, width, num_classes)
 
 
-def mean_lstm_small(num_classes: int = 46, width: int = 192) -> MeanLSTM:
+def mean_lstm_small(num_classes: int = 46, width: int = 240) -> MeanLSTM:
     """Mean + LSTM on the strided stem, with about as many parameters as `rstg_small`."""
     stem = strided_stem()
     return MeanLSTM(_DIGIT_CLIP, _digit_pixels(), stem, stem.out_channels, width, num_classes)
@@ -85,15 +87,14 @@ def conv_lstm(num_classes: int = 46, width: int = 512, conv_width: int = 448) ->
     return ConvLSTM(_DIGIT_CLIP, _raw_pixels(), simple_c2d(width), conv_width, width, num_classes)
 
 
-def conv_lstm_small(num_classes: int = 46, width: int = 176, conv_width: int = 64) -> ConvLSTM:
+def conv_lstm_small(num_classes: int = 46, width: int = 208, conv_width: int = 64) -> ConvLSTM:
     """Conv + LSTM on the strided stem, with about as many parameters as `rstg_small`."""
     return ConvLSTM(_DIGIT_CLIP, _digit_pixels(), strided_stem(), conv_width, width, num_classes)
 
 
-def digit_stem(num_classes: int = 10) -> PooledClassifier:
-    """Single digits at random places, to pre-train the strided stem."""
-    stem = strided_stem()
-    return PooledClassifier(_DIGIT_IMAGE, _digit_pixels(), stem, stem.out_channels, num_classes)
+def digit_stem(num_classes: int = 10) -> EvidenceClassifier:
+    """Still digits at random places, to pre-train the strided stem."""
+    return EvidenceClassifier(_DIGIT_IMAGE, _digit_pixels(), strided_stem(num_evidence=num_classes), num_classes)
 
 
 # ---- I3D on synchronous digits: "a smaller ResNet", of which the RSTG paper tells no more; the sizes are ours -------------------------
@@ -129,7 +130,7 @@ def i3d_nl_digits(num_classes: int = 46, width: int = 40) -> PooledClassifier:
     return _i3d_digits(num_classes, width, _digit_non_local(width, DEPTHS[50]))
 
 
-def i3d_digits_small(num_classes: int = 46, width: int = 11) -> StemmedClassifier:
+def i3d_digits_small(num_classes: int = 46, width: int = 12) -> StemmedClassifier:
     """Five residual blocks on the strided stem, with about as many parameters as `rstg_small`.
 
     On the whole stem and not from pixels, so that the pre-trained stem gives it what it gives the other small models.
@@ -137,6 +138,6 @@ def i3d_digits_small(num_classes: int = 46, width: int = 11) -> StemmedClassifie
     return _i3d_digits_small(num_classes, width, {})
 
 
-def i3d_nl_digits_small(num_classes: int = 46, width: int = 11) -> StemmedClassifier:
+def i3d_nl_digits_small(num_classes: int = 46, width: int = 12) -> StemmedClassifier:
     """`i3d_digits_small` with one non-local block in its second residual stage."""
     return _i3d_digits_small(num_classes, width, _digit_non_local(width, _SMALL_DEPTHS))

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vidgraph.errors import RecipeError
 from vidgraph.graphs import grid
 from vidgraph.layers.norms import LastAxisBatchNorm, full_precision, make_norm
 
@@ -44,6 +45,7 @@ class GraphOptions:
         readout: "mean" over time (code) or "last" frame (slides).
         moments: of ours: created nodes also hold normalised first moments, that is where in its region a feature lies.
         differences: of ours: created nodes also hold their change since the previous frame.
+        context: of ours: created nodes also hold what the node of the whole frame holds; the last scale must be 1.
         initialisation: "glorot" with zero biases, as the authors; "he": of ours, gain sqrt(2) before each ReLU and a forget bias of
             1, which keeps about three times as much of a clip's signal through three stages.
     """
@@ -60,7 +62,12 @@ class GraphOptions:
     readout: Literal["mean", "last"] = "mean"
     moments: bool = False
     differences: bool = False
+    context: bool = False
     initialisation: Literal["glorot", "he"] = "glorot"
+
+    def __post_init__(self) -> None:
+        if self.context and self.scales[-1] != 1:
+            raise RecipeError(f"context needs a node of the whole frame: the last of scales is 1, not {self.scales[-1]}")
 
 
 def _keep(module: nn.Module, name: str, fixed: Tensor) -> None:
@@ -69,7 +76,8 @@ def _keep(module: nn.Module, name: str, fixed: Tensor) -> None:
 
 
 class NodeCreation(nn.Module):
-    """Feature map to nodes: the mean over each node's region, and, if asked, where in it a feature lies and how all that changes.
+    """Feature map to nodes: the mean over each node's region, and, if asked, where in it a feature lies, how all that changes, and the
+    same of the whole frame.
 
     Args:
         in_channels: channels of the map (C).
@@ -83,7 +91,8 @@ class NodeCreation(nn.Module):
     def __init__(self, in_channels: int, map_size: tuple[int, int], options: GraphOptions) -> None:
         super().__init__()
         self.options, self.map_size = options, map_size
-        self.out_channels = in_channels * (3 if options.moments else 1) * (2 if options.differences else 1)
+        copies = (3 if options.moments else 1) * (2 if options.differences else 1) * (2 if options.context else 1)
+        self.out_channels = in_channels * copies
         means, moments = self._make_filters(*map_size)
         _keep(self, "means", means)
         _keep(self, "moments", moments)
@@ -110,6 +119,8 @@ class NodeCreation(nn.Module):
         if self.options.differences:
             change = nodes[:, 1:] - nodes[:, :-1]
             nodes = torch.cat([nodes, F.pad(change, (0, 0, 0, 0, 1, 0))], dim=-1)  # no past: no change
+        if self.options.context:
+            nodes = torch.cat([nodes, nodes[:, :, -1:].expand_as(nodes)], dim=-1)  # the last node is the whole frame's
         standard: Tensor = self.standardise(nodes)
         return standard
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from vidgraph.layers.pooling import window_means
@@ -58,6 +59,44 @@ class PooledClassifier(nn.Module):
         # One score per class and window: [B, P, K]
         logits: Tensor = self.classifier(self.dropout(pooled))
         return logits.mean(dim=1) if self.average == "logits" else _mean_probability(logits)
+
+
+class EvidenceClassifier(nn.Module):
+    """The mean of a stem's own evidence over frames and map, and a bias: what pre-trains a stem that says where it sees what.
+
+    Args:
+        input_spec: what the model eats.
+        pixels: pixel normalisation.
+        stem: an `EvidenceStem` with one map of evidence per class.
+        num_classes: of those maps.
+    """
+
+    def __init__(self, input_spec: InputSpec, pixels: nn.Module, stem: nn.Module, num_classes: int) -> None:
+        super().__init__()
+        self.input_spec = input_spec
+        self.pixels, self.stem = pixels, stem
+        self.classifier = _Bias(num_classes)
+
+    def forward(self, video: Tensor) -> Tensor:
+        """Clips [B, C, T, H, W], uint8 or in [0, 1], to logits [B, K]."""
+        # Pixels to the mean of the evidence for each class: [B, K]
+        evidence = self.stem.logits(self.pixels(video))
+        # How likely each class is without any: [B, K]
+        logits: Tensor = self.classifier(evidence)
+        return logits
+
+
+class _Bias(nn.Module):
+    """Adds one number to each class; all else of the linear classifier is the stem's evidence."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.out_features = num_classes
+        self.bias = nn.Parameter(torch.zeros(num_classes))
+
+    def forward(self, evidence: Tensor) -> Tensor:
+        """[B, K] to the same shape."""
+        return evidence + self.bias
 
 
 def _mean_probability(logits: Tensor) -> Tensor:

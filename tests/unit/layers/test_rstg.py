@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vidgraph.convert import convert_rstg_tensorflow
+from vidgraph.errors import RecipeError
 from vidgraph.layers.norms import JointLayerNorm
 from vidgraph.layers.rstg import GraphOptions, NodeCreation, RecurrentSpaceTimeGraph, SpaceStage
 
@@ -33,7 +34,7 @@ EVERY = [
     GraphOptions(time_stages="homogeneous", attention="simple", mask_non_edges=True, position_maps=True),
     GraphOptions(time_stages="homogeneous", attention="dot_neighbours"),
     GraphOptions(scales=(4, 2), num_stages=1, moments=True),
-    GraphOptions(moments=True, differences=True, mask_non_edges=True, position_maps=True),
+    GraphOptions(moments=True, differences=True, context=True, mask_non_edges=True, position_maps=True),
 ]
 
 
@@ -302,3 +303,20 @@ def test_one_step_is_one_step_at_every_scale():
     step = torch.tensor([2 * 2 / 8, 1 * 2 / 8])
     for node in (1, 4):  # that quarter, and the frame
         torch.testing.assert_close(nodes[0, 1, node, 4:], step, atol=2e-3, rtol=0)
+
+
+def test_context_is_what_the_node_of_the_whole_frame_holds():
+    torch.manual_seed(0)
+    features = torch.randn(2, 3, 4, 8, 8)
+    plain, create = (NodeCreation(3, (8, 8), GraphOptions(moments=True, differences=True, context=c)) for c in (False, True))
+    plain.standardise = create.standardise = nn.Identity()
+    own, nodes = plain(features), create(features)
+    assert nodes.shape == (2, 4, 14, 36)
+    torch.testing.assert_close(nodes[..., :18], own)
+    for node in range(14):
+        torch.testing.assert_close(nodes[:, :, node, 18:], own[:, :, 13])
+
+
+def test_context_needs_a_node_of_the_whole_frame():
+    with pytest.raises(RecipeError, match="the last of scales is 1, not 2"):
+        GraphOptions(scales=(3, 2), context=True)
