@@ -99,7 +99,7 @@ def test_the_table_holds_what_was_measured(whole: Path) -> None:
         assert content["hardware"] == kept["hardware"]
     model = load_checkpoint(whole / "runs" / "tiny-mean_small")["model"]
     assert mean["params"] == sum(tensor.numel() for name, tensor in model.items() if "running" not in name and "num_batches" not in name)
-    assert mean["gmac"] == pytest.approx(0.1435, abs=0.001)  # nearly all in the stem
+    assert mean["gmac"] == pytest.approx(0.1445, abs=0.001)  # nearly all in the stem
 
 
 def test_neighbours_are_compared_clip_by_clip(whole: Path) -> None:

@@ -6,7 +6,8 @@ Shapes: B batch, C channels, T frames, H W map, P windows, K classes.
 from __future__ import annotations
 
 import math
-from typing import Literal
+from collections.abc import Callable
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -80,7 +81,7 @@ class EvidenceClassifier(nn.Module):
     def forward(self, video: Tensor) -> Tensor:
         """Clips [B, C, T, H, W], uint8 or in [0, 1], to logits [B, K]."""
         # Pixels to the mean of the evidence for each class: [B, K]
-        evidence = self.stem.logits(self.pixels(video))
+        evidence = cast(Callable[[Tensor], Tensor], self.stem.logits)(self.pixels(video))
         # How likely each class is without any: [B, K]
         logits: Tensor = self.classifier(evidence)
         return logits
