@@ -40,9 +40,12 @@ from vidgraph.architectures.digits import (
     rstg_small,
     rstg_syncmnist,
 )
+from vidgraph.architectures.regions import strg_digits_small, strg_i3d_r50, strg_i3d_r101, strg_small
 from vidgraph.backbones.resnet3d import BackboneOptions
 from vidgraph.errors import RecipeError, nearest
+from vidgraph.layers.graph_conv import RegionGraphOptions
 from vidgraph.layers.rstg import GraphOptions
+from vidgraph.models.strg import RegionOptions
 
 ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "rstg_syncmnist": rstg_syncmnist,
@@ -66,6 +69,10 @@ ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "rstg_i3d_r50": rstg_i3d_r50,
     "rstg_c2d_r50": rstg_c2d_r50,
     "rstg_i3d_small": rstg_i3d_small,
+    "strg_i3d_r50": strg_i3d_r50,
+    "strg_i3d_r101": strg_i3d_r101,
+    "strg_small": strg_small,
+    "strg_digits_small": strg_digits_small,
 }
 
 # What a builder's `**` argument of that name takes: the fields of these.
@@ -73,6 +80,8 @@ _OPEN: dict[str, tuple[type, ...]] = {
     "graph": (GraphOptions,),
     "clip_and_backbone": (ClipOptions, BackboneOptions),
     "placed_graph": (PlacementOptions, ClipOptions, BackboneOptions, GraphOptions),
+    "region_graph": (RegionGraphOptions, RegionOptions, ClipOptions, BackboneOptions),
+    "digit_regions": (RegionGraphOptions, RegionOptions),
 }
 
 

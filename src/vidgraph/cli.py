@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import vidgraph
-from vidgraph.command_line import Parser, add_verb, positive, split_overrides
+from vidgraph.command_line import BAD_INPUT, FAULTS, GOOD, Parser, add_verb, positive, split_overrides
+from vidgraph.data_verbs import add_data
 from vidgraph.errors import RecipeError, VidgraphError, nearest
-
-GOOD, FAULTS, BAD_INPUT = 0, 1, 2
-
+from vidgraph.eval_verb import add_eval
+from vidgraph.extract_verbs import add_extract
 
 # ---- verbs ---------------------------------------------------------------------------------------------------------------------------
 
@@ -42,44 +42,6 @@ def demo(args: argparse.Namespace) -> int:
     from vidgraph.demo import run_demo
 
     run_demo(args.out, args.overrides)
-    return GOOD
-
-
-def data_check(args: argparse.Namespace) -> int:
-    from vidgraph.data.check import check_table
-    from vidgraph.data.table import load_table, parse_columns
-    from vidgraph.progress import counter
-
-    table = load_table(args.path, parse_columns(args.columns))
-    model: Any = vidgraph.from_pretrained(args.model) if args.model else None
-    spec, class_names = (model.input_spec, model.class_names) if model else (None, None)
-    with counter("files") as count:
-        decode: Any = "full" if args.full else "quick"
-        report = check_table(table, min_frames=args.min_frames, spec=spec, class_names=class_names, decode=decode, progress=count)
-    print("\n".join(report.lines()))
-    if args.skip_list is not None:
-        print(f"{report.write_skip_list(args.skip_list)} files in {args.skip_list}; train with --data.table.skip_list {args.skip_list}")
-    return GOOD if report.is_good else FAULTS
-
-
-def data_make_syncmnist(args: argparse.Namespace) -> int:
-    from vidgraph.data.syncmnist_files import make_dataset
-    from vidgraph.progress import counter
-
-    counts = {"train": args.train, "val": args.val, "test": args.test}
-    classes = range(10) if args.classes is None else args.classes
-    with counter("videos") as count:
-        table = make_dataset(args.out, args.num_digits, counts, args.digits, seed=args.seed, classes=classes, report=count)
-    print(f"{sum(counts.values()):,} videos; the table is {table}, digit boxes are in {table.with_name('boxes.csv')}")
-    return GOOD
-
-
-def data_make_something(args: argparse.Namespace) -> int:
-    from vidgraph.data.something import make_table
-
-    made = make_table(args.labels, args.videos, args.out, hold_out=args.hold_out)
-    print(*made.lines(), sep="\n")
-    print(f"look for faults: vidgraph data check {args.out}")
     return GOOD
 
 
@@ -112,25 +74,8 @@ def reproduce(args: argparse.Namespace) -> int:
     return GOOD if stopped_by is None else 128 + stopped_by
 
 
-def evaluate(args: argparse.Namespace) -> int:
-    from vidgraph.progress import counter
-    from vidgraph.scoring import score_model
-
-    with counter("clips") as count:
-        scores, name = score_model(args.model, args.data, args.overrides, args.split, args.views, args.batch_size, args.device, count)
-    if args.json:
-        print(json.dumps(scores.to_dict(), indent=2))
-        return GOOD
-    print(f"{args.model} on {name}: {scores.n:,} scored, {scores.skipped:,} skipped (each counts as wrong)")
-    for key, title in (("top1", "top-1"), ("top5", "top-5"), ("mean_class", "mean class"), ("map", "mAP")):
-        value = getattr(scores, key)
-        if value is not None:
-            low, high = scores.ci95[key]
-            print(f"{title:<12}{value:6.2f} %   95 % interval {low:.2f} to {high:.2f}")
-    return GOOD
-
-
 def predict(args: argparse.Namespace) -> int:
+    from vidgraph.extraction.store import BoxStore
     from vidgraph.recogniser import Recogniser, check_save_target, list_videos
     from vidgraph.scoring import prediction_views
     from vidgraph.training.fit import accelerator
@@ -141,7 +86,8 @@ def predict(args: argparse.Namespace) -> int:
         if len(videos) > 1:
             raise VidgraphError(f"--save draws one video, and {len(videos)} were given")
     plan, fusion = prediction_views(args.model, args.views)
-    recogniser = Recogniser(vidgraph.from_pretrained(args.model), accelerator(args.device or "auto"), views=fusion, plan=plan)
+    boxes = None if args.boxes is None else BoxStore(args.boxes)
+    recogniser = Recogniser(vidgraph.from_pretrained(args.model), accelerator(args.device or "auto"), views=fusion, plan=plan, boxes=boxes)
     if len(videos) == 1:  # its fault is the command's
         results: Any = iter([(videos[0], recogniser.predict(videos[0]), None)])
     else:
@@ -212,55 +158,13 @@ def build_parser() -> Parser:
     p = add_verb(verbs, "demo", demo, "train a small graph network on moving digits, score it, explain one video", "vidgraph demo")
     p.add_argument("--out", type=Path, default=Path("demo"), metavar="FOLDER", help="where everything goes (default demo)")
     p.set_defaults(takes_overrides=True)
-    _add_data(verbs)
+    add_data(verbs)
+    add_extract(verbs)
     _add_train_and_reproduce(verbs)
-    _add_eval(verbs)
+    add_eval(verbs)
     _add_predict(verbs)
     _add_profile_and_convert(verbs)
     return parser
-
-
-def _add_data(verbs: Any) -> None:
-    data = add_verb(verbs, "data", None, "check your videos, or make a data set", "vidgraph data check clips.csv --skip-list skip.txt")
-    kinds = data.add_subparsers(metavar="WHAT", required=True, parser_class=Parser)
-    p = add_verb(kinds, "check", data_check, "find files and rows that training would stumble over", "vidgraph data check clips.csv")
-    p.add_argument("path", metavar="TABLE|FOLDER", help="a .csv, .tsv or .parquet table, or a folder with one folder per class")
-    p.add_argument("--columns", default="", metavar="OURS=THEIRS,...", help="other column names, as label=class,split=split01")
-    p.add_argument("--min-frames", type=positive, default=1, metavar="N", help="report videos with fewer frames (default 1)")
-    p.add_argument("--model", help="report videos shorter than this model's clips, and labels that it does not know")
-    p.add_argument("--full", action="store_true", help="decode every frame instead of a few per file")
-    p.add_argument("--skip-list", type=Path, metavar="FILE", help="write the unusable files there")
-    make = add_verb(kinds, "make", None, "make a data set, or the table of one that you have", "vidgraph data make syncmnist --out digits3")
-    sets = make.add_subparsers(metavar="DATASET", required=True, parser_class=Parser)
-    _add_make_something(sets)
-    p = add_verb(
-        sets,
-        "syncmnist",
-        data_make_syncmnist,
-        "write synchronous digits as .mp4 files, a table and digit boxes",
-        "vidgraph data make syncmnist --out digits3 --digits embedded --train 800 --val 100 --test 200",
-    )
-    p.add_argument("--out", type=Path, required=True, metavar="FOLDER")
-    p.add_argument("--num-digits", type=int, default=3, metavar="N", help="digits per clip (default 3)")
-    p.add_argument("--classes", type=int, nargs="+", metavar="C", help="digits that take part (default 0 to 9)")
-    p.add_argument("--digits", default="mnist", metavar="SOURCE", help="mnist, embedded, or a folder with MNIST's four files")
-    for split, count in (("train", 1000), ("val", 200), ("test", 200)):
-        p.add_argument(f"--{split}", type=int, default=count, metavar="N", help=f"videos for {split} (default {count})")
-    p.add_argument("--seed", type=int, default=0)
-
-
-def _add_make_something(sets: Any) -> None:
-    p = add_verb(
-        sets,
-        "something",
-        data_make_something,
-        "write the table of Something-Something v1 or v2 from its official label files",
-        "vidgraph data make something --labels labels --videos 20bn-something-something-v2 --out something.csv",
-    )
-    p.add_argument("--labels", type=Path, required=True, metavar="FOLDER", help="where the official .csv (v1) or .json (v2) files are")
-    p.add_argument("--videos", type=Path, required=True, metavar="FOLDER", help="the folders of frames (v1) or .webm files (v2)")
-    p.add_argument("--out", type=Path, required=True, metavar="TABLE.csv", help="the table to write")
-    p.add_argument("--hold-out", type=float, default=0.0, metavar="SHARE", help="share of train for a split `held`")
 
 
 def _add_train_and_reproduce(verbs: Any) -> None:
@@ -291,24 +195,13 @@ def _add_train_and_reproduce(verbs: Any) -> None:
     p.set_defaults(takes_overrides=True)
 
 
-def _add_eval(verbs: Any) -> None:
-    p = add_verb(verbs, "eval", evaluate, "score a model on a split", "vidgraph eval runs/mine --data syncmnist3 --split val")
-    p.add_argument("model", metavar="MODEL", help="shipped weights, a run folder, or a model on the hub")
-    p.add_argument("--data", metavar="RECIPE|TABLE|FOLDER", help="what to score on (default: what a run folder was trained on)")
-    p.add_argument("--split", default="test", help="train, val or test (default test)")
-    p.add_argument("--views", type=positive, metavar="N", help="clips per video (default: the recipe's, else 1); crops: --eval.crops")
-    p.add_argument("--batch-size", type=positive, metavar="N", help="views per forward pass (default: the recipe's, else 64)")
-    p.add_argument("--device", choices=["cpu", "cuda"], help="where it runs (default: a GPU where there is one)")
-    p.add_argument("--json", action="store_true", help="plain values instead of text")
-    p.set_defaults(takes_overrides=True)
-
-
 def _add_predict(verbs: Any) -> None:
     p = add_verb(verbs, "predict", predict, "recognise what happens in videos", "vidgraph predict runs/mine clip.mp4 --save overlay.mp4")
     p.add_argument("model", metavar="MODEL", help="shipped weights, a run folder, or a model on the hub")
     p.add_argument("videos", nargs="+", metavar="VIDEO|FOLDER")
     p.add_argument("--top", type=positive, default=5, metavar="N", help="classes to show (default 5)")
     p.add_argument("--views", type=positive, default=1, metavar="N", help="clips per video that are averaged (default 1)")
+    p.add_argument("--boxes", type=Path, metavar="STORE", help="boxes of the videos, made by vidgraph extract; for models that take boxes")
     p.add_argument("--save", type=Path, metavar="FILE", help="draw the graph over the video: an .mp4 overlay or an .html report")
     p.add_argument("--device", choices=["cpu", "cuda"], help="where it runs (default: a GPU where there is one)")
     p.add_argument("--json", action="store_true", help="plain values instead of text")
@@ -317,7 +210,7 @@ def _add_predict(verbs: Any) -> None:
 def _add_profile_and_convert(verbs: Any) -> None:
     p = add_verb(verbs, "profile", profile, "parameters and multiply-adds of a model, part by part", "vidgraph profile rstg_small")
     p.add_argument("model", metavar="ARCHITECTURE|MODEL")
-    p.add_argument("--num-classes", type=positive, metavar="N")
+    p.add_argument("--num-classes", "--num_classes", type=positive, metavar="N", help="classes of an architecture, or of weights re-headed")
     p.add_argument("--json", action="store_true", help="plain values instead of text")
     p.set_defaults(takes_overrides=True)
     p = add_verb(

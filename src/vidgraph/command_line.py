@@ -9,6 +9,8 @@ from typing import Any, NoReturn
 
 from vidgraph.errors import RecipeError, nearest
 
+GOOD, FAULTS, BAD_INPUT = 0, 1, 2  # exit codes: done; a check found faults, or some of many files failed; cannot be done
+
 
 class Parser(argparse.ArgumentParser):
     """One line per fault instead of a page of usage."""

@@ -20,7 +20,7 @@ from vidgraph import __version__
 # What installing vidgraph installs, apart from torch and torchvision, which are checked by themselves.
 REQUIRED = (
     *("numpy", "av", "lightning", "torchmetrics", "jsonargparse", "pandas", "pyarrow", "safetensors", "huggingface-hub", "pillow"),
-    *("pyyaml", "rich", "matplotlib", "scikit-learn", "tensorboard"),
+    *("pyyaml", "rich", "matplotlib", "opencv-contrib-python-headless", "scikit-learn", "tensorboard"),
 )
 OLDEST_TORCH = (2, 11)
 _GIB, _NAME_WIDTH = 2**30, 18

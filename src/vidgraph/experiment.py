@@ -31,8 +31,9 @@ from vidgraph.recipe import (
     save_recipe,
 )
 from vidgraph.records import InputSpec
-from vidgraph.training.fit import FitResult, TrainingData, fit, process_rank, total_clips
+from vidgraph.training.fit import FitResult, TrainingData, fit, process_rank
 from vidgraph.training.run_folder import CHECKPOINT, run_lock
+from vidgraph.training.stages import total_clips
 from vidgraph.typed_values import value_of
 from vidgraph.video.views import ViewPlan
 from vidgraph.weights import load_matching, read_state, save_weights
@@ -141,7 +142,8 @@ def scored_data(
         table = table.with_class_names(class_names)
     names = {"train": data.table.train_split, "val": data.table.val_split, "test": data.table.test_split}
     views = view_plan(data.table, settings or EvalRecipe())
-    dataset = ClipDataset(table, names.get(split, split), spec, train=False, skip=skip, views=views)
+    boxes = _box_store(data.table, spec)
+    dataset = ClipDataset(table, names.get(split, split), spec, train=False, skip=skip, views=views, boxes=boxes)
     return ScoredData(dataset, dataset.collate, dataset.class_names, dataset.skipped, f"{data.table.path} ({names.get(split, split)})")
 
 
@@ -242,12 +244,15 @@ def _prepare_table(recipe: Recipe, data: TableData) -> Experiment:
 
     table, skip = _read_table(data)
     model, notes = _build_model(recipe, table.class_names)
+    model.multi_label = table.multi_label  # kept with the weights
     spec = cast(InputSpec, model.input_spec)
     views = view_plan(data, EvalRecipe(short_side=recipe.eval.short_side))  # one clip and its centre, at the size that is scored later
     short_side = (data.short_side[0], data.short_side[-1]) if data.short_side else None
     draws: dict[str, Any] = {"flip": data.flip, "short_side": short_side, "brightness": data.brightness}
-    train = ClipDataset(table, data.train_split, spec, train=True, seed=recipe.train.seed, skip=skip, views=views, **draws)
-    val = ClipDataset(table, data.val_split, spec, train=False, skip=skip, views=views) if data.val_split in table.splits else None
+    common: dict[str, Any] = {"skip": skip, "views": views, "boxes": _box_store(data, spec)}
+    draws["intervals"] = _read_intervals(data, table)
+    train = ClipDataset(table, data.train_split, spec, train=True, seed=recipe.train.seed, **common, **draws)
+    val = ClipDataset(table, data.val_split, spec, train=False, **common) if data.val_split in table.splits else None
     notes += list(table.notes)
     if kept := train.never_flipped:
         notes.append(f"never mirrored, for left and right tell no other class apart from them: {', '.join(kept)}")
@@ -255,7 +260,12 @@ def _prepare_table(recipe: Recipe, data: TableData) -> Experiment:
         notes.append(f"{data.path} has no split {data.val_split!r}: the weights of the last clip will be kept, not the best on validation")
     if train.skipped:
         notes.append(f"the skip list leaves out {train.skipped} of {train.skipped + len(train)} training rows")
-    return Experiment(recipe, model, TrainingData(train, val, train.collate), table.fingerprint(skip), notes)
+    fingerprint = table.fingerprint(skip)
+    if common["boxes"] is not None:
+        fingerprint["boxes"] = common["boxes"].method.to_dict()
+    if draws["intervals"] is not None:
+        fingerprint["intervals"] = draws["intervals"].sha256
+    return Experiment(recipe, model, TrainingData(train, val, train.collate), fingerprint, notes)
 
 
 def view_plan(data: TableData, settings: EvalRecipe) -> ViewPlan:
@@ -272,10 +282,28 @@ def view_plan(data: TableData, settings: EvalRecipe) -> ViewPlan:
     )
 
 
+def _read_intervals(data: TableData, table: Any) -> Any:
+    """When which action happens, if training clips are labelled with what they show."""
+    if data.intervals is None or data.label_scope == "video":
+        return None
+    from vidgraph.data.intervals import load_intervals
+
+    return load_intervals(data.intervals, table)
+
+
+def _box_store(data: TableData, spec: InputSpec) -> Any:
+    """The store of boxes, if the model takes boxes and one is named."""
+    if not spec.boxes_per_frame or data.boxes is None:
+        return None
+    from vidgraph.extraction.store import BoxStore
+
+    return BoxStore(data.boxes)
+
+
 def _read_table(data: TableData) -> tuple[Any, Any]:
     from vidgraph.data.table import load_table
 
-    table = load_table(data.path, data.columns or None)
+    table = load_table(data.path, data.columns or None, multi_label=None if data.intervals is None else True)
     if data.skip_list is None:
         return table, frozenset()
     from vidgraph.data.check import read_skip_list

@@ -23,6 +23,8 @@ import yaml
 from vidgraph.errors import RecipeError
 from vidgraph.files import whole_file
 from vidgraph.recipe_files import SHIPPED_RECIPES, locate, merge_row, read_yaml
+from vidgraph.recipe_training import TrainRecipe as TrainRecipe
+from vidgraph.recipe_training import check_train, refuse_ambiguous
 from vidgraph.typed_values import convert_record, flatten, keys_of, set_dotted
 
 
@@ -75,6 +77,11 @@ class TableData:
         spread: how a model that looks at the whole video takes its frames, in training and test: `parts` takes one of each equal part,
             any one in training; `linspace` takes evenly spaced frames from the first to the last.
         folder_fps: frames per second of folders of images, which hold no times.
+        boxes: folder of a store of boxes, as `vidgraph extract` writes it; for models that take boxes.
+        intervals: file of a second table, `video, label, start_seconds, end_seconds`: which action happens when. The table is then
+            multi-label.
+        label_scope: what a training clip is labelled with where there are intervals: `clip`, the actions that it shows; `video`, those of
+            the whole video. Tests always ask for those of the video.
     """
 
     path: str
@@ -89,6 +96,9 @@ class TableData:
     past_end: Literal["clamp", "loop", "refuse"] = "clamp"
     spread: Literal["parts", "linspace"] = "parts"
     folder_fps: float = 25.0
+    boxes: str | None = None
+    intervals: str | None = None
+    label_scope: Literal["clip", "video"] = "clip"
 
 
 @dataclass(frozen=True)
@@ -112,63 +122,6 @@ class ModelRecipe:
     architecture: str
     options: dict[str, Any] = field(default_factory=dict)
     initial_weights: str | None = None
-
-
-@dataclass(frozen=True)
-class TrainRecipe:
-    """How the network is trained. Lengths are counted in clips, so that they do not depend on the batch size.
-
-    Attributes:
-        seed: of the initial weights, the order and the random clips.
-        clips: training clips in all; or give `epochs`.
-        epochs: passes over the training split, for tables.
-        batch_size: clips per optimiser step, over all processes together.
-        optimizer: `adamw` or `sgd`.
-        lr: highest learning rate.
-        weight_decay: applied to matrices and kernels, not to biases and norms.
-        momentum: of sgd.
-        nesterov: of sgd.
-        schedule: `constant`, or `cosine` down to zero at the last clip.
-        warmup_clips: the rate rises linearly over these.
-        clip_norm: largest norm of all gradients together; None for no limit.
-        precision: `bf16` (autocast) or `fp32`.
-        device: `auto` takes a GPU where there is one.
-        workers: processes that prepare clips; 0 prepares them in the training process.
-        threads: CPU threads of the training process; None for torch's choice.
-        freeze: parameters whose names start with one of these stay as they are.
-        freeze_norms: batch norms whose names start with one of these keep their statistics; their gains and biases learn.
-        lr_factors: {name prefix: factor on the learning rate}.
-        val_every_clips: distance of validations.
-        checkpoint_every_clips: distance of `last.ckpt` saves.
-        log_every_clips: distance of rows in metrics.csv.
-        log_every_seconds: distance of progress lines where the output is not a terminal.
-        tensorboard: also write TensorBoard events.
-    """
-
-    seed: int = 0
-    clips: int | None = None
-    epochs: float | None = None
-    batch_size: int = 32
-    optimizer: Literal["adamw", "sgd"] = "adamw"
-    lr: float = 1e-3
-    weight_decay: float = 0.0
-    momentum: float = 0.9
-    nesterov: bool = True
-    schedule: Literal["cosine", "constant"] = "cosine"
-    warmup_clips: int = 0
-    clip_norm: float | None = None
-    precision: Literal["bf16", "fp32"] = "bf16"
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    workers: int = 1
-    threads: int | None = None
-    freeze: list[str] = field(default_factory=list)
-    freeze_norms: list[str] = field(default_factory=list)
-    lr_factors: dict[str, float] = field(default_factory=dict)
-    val_every_clips: int = 10_000
-    checkpoint_every_clips: int = 5_000
-    log_every_clips: int = 1_600
-    log_every_seconds: float = 15.0
-    tensorboard: bool = True
 
 
 @dataclass(frozen=True)
@@ -265,7 +218,9 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
         where = f"{content['name']}:{row}"
     elif row:
         raise RecipeError(f"{path} holds a single recipe without rows; leave out ':{row}'")
-    for key, value in parse_overrides(overrides):
+    pairs = list(parse_overrides(overrides))
+    refuse_ambiguous(content.get("train"), [key for key, _ in pairs])
+    for key, value in pairs:
         set_dotted(content, key, value)
     recipe: Recipe = convert_record(Recipe, content, f"recipe {where}", "")
     _check(recipe, f"recipe {where}")
@@ -333,19 +288,7 @@ def parse_overrides(words: Sequence[str]) -> Iterator[tuple[str, str]]:
 def _check(recipe: Recipe, where: str) -> None:
     """What types alone cannot say."""
     _check_data(recipe.data, where)
-    train = recipe.train
-    if (train.clips is None) == (train.epochs is None):
-        raise RecipeError(f"{where}: train must hold exactly one of clips and epochs")
-    if train.epochs is not None and recipe.data.table is None:
-        raise RecipeError(f"{where}: train.epochs needs data.table; generated clips have no end, so give train.clips")
-    above_0 = ["clips", "epochs", "batch_size", "lr", "val_every_clips", "checkpoint_every_clips", "log_every_clips", "threads"]
-    for key in [*above_0, "clip_norm"]:
-        value = getattr(train, key)
-        if value is not None and not 0 < value < float("inf"):
-            raise RecipeError(f"{where}: train.{key} must be above 0, got {value}")
-    for key in ("weight_decay", "warmup_clips", "workers", "momentum", "log_every_seconds", "seed"):
-        if not 0 <= getattr(train, key) < float("inf"):
-            raise RecipeError(f"{where}: train.{key} must not be negative, got {getattr(train, key)}")
+    check_train(recipe.train, where, has_passes=recipe.data.table is not None)
 
 
 def _check_data(data: DataRecipe, where: str) -> None:

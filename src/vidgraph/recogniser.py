@@ -8,17 +8,19 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vidgraph.errors import VideoError, VidgraphError, WeightsError
+from vidgraph.errors import DataError, VideoError, VidgraphError, WeightsError
 from vidgraph.evaluation.inference import ViewFusion, fuse_views, predict_batch, view_scores
-from vidgraph.records import ClipBatch, Explanation, InputSpec, Prediction
+from vidgraph.extraction.store import BoxStore
+from vidgraph.records import ClipBatch, Explanation, InputSpec, Prediction, RegionLinks, Regions
 from vidgraph.video.reader import open_video
 from vidgraph.video.sampling import SpanError
 from vidgraph.video.transforms import ClipTransform
@@ -52,10 +54,14 @@ class Recogniser:
         model: has `input_spec`; `class_names` and `explain` are used where it has them.
         device: where it runs; None: a GPU where there is one.
         num_views: clips per video, spread evenly over it, whose probabilities are averaged.
-        multi_label: classes are independent (sigmoid) rather than exclusive (softmax).
+        multi_label: classes are independent (sigmoid) rather than exclusive (softmax); None: as the model was trained.
         views: how views are fused; "mean", "max", "logits" or "max_logits".
         plan: which views, in place of the centres of `num_views` clips: crops, sizes, what becomes of short videos.
         chunk: most views in one forward pass.
+        boxes: the regions of every frame of the videos; needed by models that take boxes.
+
+    Raises:
+        DataError: the model takes boxes, and there are none.
     """
 
     def __init__(
@@ -64,18 +70,25 @@ class Recogniser:
         device: torch.device | str | None = None,
         num_views: int = 1,
         *,
-        multi_label: bool = False,
+        multi_label: bool | None = None,
         views: ViewFusion = "mean",
         plan: ViewPlan | None = None,
         chunk: int = 8,
+        boxes: BoxStore | None = None,
     ) -> None:
         if num_views < 1 or (plan is not None and num_views > 1):
             raise ValueError(f"num_views must be at least 1, and be left out where a plan says how many; not {num_views}")
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.model = model.to(self.device).eval()
         self.spec = cast(InputSpec, model.input_spec)
-        self.plan, self.multi_label, self.views, self.chunk = plan or ViewPlan(clips=num_views), multi_label, views, chunk
+        self.plan, self.views, self.chunk = plan or ViewPlan(clips=num_views), views, chunk
+        self._trained_multi_label = bool(getattr(model, "multi_label", False))
+        self.multi_label = self._trained_multi_label if multi_label is None else multi_label
         self.plan.crop_shape(self.spec)
+        if self.spec.boxes_per_frame and boxes is None:
+            what = f"the model takes {self.spec.boxes_per_frame} boxes per frame, and no store of boxes is given"
+            raise DataError(f"{what}; make one with vidgraph extract proposals, and name it with --boxes STORE")
+        self._boxes = boxes if self.spec.boxes_per_frame else None
 
     def predict(self, path: str | Path) -> Prediction:
         """Recognises one video.
@@ -88,15 +101,16 @@ class Recogniser:
 
         Raises:
             VideoError: the file is missing or unreadable, or a frame that is needed cannot be decoded.
+            DataError: its boxes are absent from the store, or not usable.
             WeightsError: the model has another number of outputs than class names.
         """
         logits, frame_indices, explanations = [], [], []
-        for views, indices in self._clips(path):  # [V, C, T, h, w], [T]
-            unknown = torch.zeros(len(views), dtype=torch.int64)
-            batch = ClipBatch(views, unknown, unknown, torch.from_numpy(indices).repeat(len(views), 1), [str(path)] * len(views))
+        for views, indices, regions in self._clips(path):  # [V, C, T, h, w], [T], [V, T, K, ...]
+            unknown, names = torch.zeros(len(views), dtype=torch.int64), [str(path)] * len(views)
+            batch = ClipBatch(views, unknown, unknown, torch.from_numpy(indices).repeat(len(views), 1), names, regions)
             logits.append(predict_batch(self.model, batch, self.device, chunk=self.chunk))  # [V, num_classes]
             frame_indices += indices.tolist()
-            explanations += self._explain(views[len(views) // 2])
+            explanations += self._explain(batch.part(len(views) // 2, len(views) // 2 + 1))
         scores = torch.cat(logits)
         if not torch.isfinite(scores).all():
             raise WeightsError(f"{path}: the model's output is not finite; are its weights sound?")
@@ -125,14 +139,15 @@ class Recogniser:
                     yield FileResult(file, None, error)
 
     def notes(self, prediction: Prediction) -> list[str]:
-        """What a reader of the prediction must know: that the video is shorter than a clip, so that frames are repeated."""
-        first = prediction.frame_indices[: self.spec.num_frames]
+        """What a reader of the prediction must know: frames that are repeated, since the video is shorter than a clip; a wrong softmax."""
+        first, notes = prediction.frame_indices[: self.spec.num_frames], []
         used = sorted(set(first))
-        if len(used) == len(first):
-            return []
-        return [
-            f"The video is shorter than a clip of {len(first)} frames: {len(used)} different frames were used, some of them repeatedly."
-        ]
+        if len(used) < len(first):
+            short = f"The video is shorter than a clip of {len(first)} frames"
+            notes.append(f"{short}: {len(used)} different frames were used, some of them repeatedly.")
+        if self._trained_multi_label and not self.multi_label:
+            notes.append("The model was trained on videos with several labels each, but its scores went through a softmax: they sum to 1.")
+        return notes
 
     def frames_seen(self, prediction: Prediction) -> np.ndarray:
         """The part of the picture that the model saw, one per entry of `prediction.frame_indices`: uint8 [F, H, W, 3].
@@ -171,19 +186,20 @@ class Recogniser:
         frames = self._pictures(prediction.video, shown)
         write_overlay(target, frames, prediction, fps=fps * count / num_frames, frame_numbers=shown)
 
-    def _clips(self, path: str | Path) -> Iterator[tuple[Tensor, np.ndarray]]:
-        """The views of each clip of a video, uint8 [V, C, T, h, w], and its source frames, int64 [T]; one clip in memory at a time."""
+    def _clips(self, path: str | Path) -> Iterator[tuple[Tensor, np.ndarray, Regions | None]]:
+        """The views of each clip, uint8 [V, C, T, h, w], its source frames, int64 [T], and its regions; one clip in memory at a time."""
         with open_video(path, folder_fps=self.plan.folder_fps) as video:
+            boxes_at = None if self._boxes is None else partial(self._boxes.boxes(path).at, count=self.spec.boxes_per_frame)
             for clip in range(self.plan.clips):
                 try:
-                    yield read_views(video, self.spec, self.plan, clip)
+                    yield read_views(video, self.spec, self.plan, clip, boxes_at=boxes_at)
                 except SpanError as error:
                     raise VideoError(path, str(error)) from error
 
-    def _explain(self, view: Tensor) -> list[Explanation]:
-        """The explanation of one view [C, T, h, w]; none for a model without a graph."""
+    def _explain(self, view: ClipBatch) -> list[Explanation]:
+        """The explanation of one view; none for a model without a graph."""
         explain = getattr(self.model, "explain", None)
-        return [] if explain is None else explain(view[None].to(self.device))
+        return [] if explain is None else explain(**view.to(self.device).inputs(self.spec))
 
     def _class_names(self, num_classes: int) -> list[str]:
         names = getattr(self.model, "class_names", None)
@@ -216,7 +232,21 @@ def _joined(views: Sequence[Explanation]) -> Explanation:
         adjacency=first.adjacency.cpu(),
         attention=torch.cat([view.attention for view in views], dim=1).cpu(),  # [S, clips * T, N, N]
         names=first.names,
+        regions=_joined_links([view.regions for view in views if view.regions is not None], len(first.node_boxes_xyxy)),
     )
+
+
+def _joined_links(links: Sequence[RegionLinks], num_frames: int) -> RegionLinks | None:
+    """The links of several clips of `num_frames` frames; nothing links one clip to another."""
+    if not links:
+        return None
+    nodes = links[0].mask.numel()
+    moved = [
+        replace(link, frames=link.frames + clip * num_frames, neighbours=link.neighbours + clip * nodes) for clip, link in enumerate(links)
+    ]
+    of_steps = {field.name: [getattr(link, field.name) for link in moved] for field in fields(RegionLinks)}
+    joined: dict[str, Any] = {name: None if parts[0] is None else torch.cat(parts) for name, parts in of_steps.items()}
+    return RegionLinks(**joined)
 
 
 def check_save_target(target: str | Path) -> None:

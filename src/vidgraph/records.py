@@ -2,7 +2,7 @@
 
     video -> ClipBatch (+ Regions) -> model -> Prediction and Explanation
 
-Shapes: B batch, C channels, T frames, H W pixels, K boxes per frame, N nodes, S stages.
+Shapes: B batch, C channels, T frames, H W pixels, K boxes per frame, N nodes, S stages, P steps of a map, M neighbours.
 """
 
 from __future__ import annotations
@@ -146,6 +146,29 @@ class Graph:
 
 
 @dataclass
+class RegionLinks:
+    """How the regions of a clip are linked, of a model whose nodes are boxes. Node p * K + k is box k of step p.
+
+    Attributes:
+        frames: sampled frame whose boxes each step of the graph has, int64 [P].
+        scores: of the boxes, [P, K].
+        mask: True where a box exists, [P, K].
+        neighbours: the nodes most similar to each one, most similar first, without itself, int64 [P, K, M]; M = 0 without similarity graph.
+        weights: of each neighbour in the similarity graph, [P, K, M]; zero where there are fewer than M.
+        even: what each region of the clip would weigh if all weighed the same, [P].
+        overlap: IoU of box i of step p with box j of step p + 1 at [p, i, j], zero in the last step, [P, K, K]; None without such graphs.
+    """
+
+    frames: Tensor
+    scores: Tensor
+    mask: Tensor
+    neighbours: Tensor
+    weights: Tensor
+    even: Tensor
+    overlap: Tensor | None = None
+
+
+@dataclass
 class Explanation:
     """What a model looked at, for one clip.
 
@@ -154,12 +177,14 @@ class Explanation:
         adjacency: True where source j may send to destination i, at [i, j], [N, N].
         attention: weight of source j in destination i per stage and frame, [S, T, N, N]; S = 0 where nothing is sent.
         names: one short name per node.
+        regions: how the nodes are linked across frames, where they are boxes; node n of frame t is then box n of that frame.
     """
 
     node_boxes_xyxy: Tensor
     adjacency: Tensor
     attention: Tensor
     names: tuple[str, ...]
+    regions: RegionLinks | None = None
 
 
 @dataclass

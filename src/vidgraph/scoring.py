@@ -12,6 +12,7 @@ from torch import nn
 from vidgraph.errors import RecipeError
 from vidgraph.evaluation.inference import ViewFusion, evaluate
 from vidgraph.evaluation.metrics import Scores
+from vidgraph.evaluation.score_file import SUFFIX, load_scores
 from vidgraph.experiment import scored_data, view_plan
 from vidgraph.recipe import EvalRecipe, load_data, load_recipe, parse_overrides
 from vidgraph.records import InputSpec
@@ -20,6 +21,24 @@ from vidgraph.training.loaders import ClipLoader, ClipSequence, validation_batch
 from vidgraph.typed_values import with_overrides
 from vidgraph.video.views import ViewPlan
 from vidgraph.weights import from_pretrained
+
+
+def scores_of(
+    name: str,
+    data: str | None,
+    overrides: Sequence[str],
+    split: str,
+    num_views: int | None,
+    batch_size: int | None,
+    device: str | None,
+    progress: Callable[[int, int], None],
+) -> tuple[Scores, str]:
+    """The scores in a file that `save_scores` wrote, or those of a model, which is then scored; arguments and errors as `score_model`."""
+    if not name.endswith(SUFFIX):
+        return score_model(name, data, overrides, split, num_views, batch_size, device, progress)
+    if data is not None or overrides or num_views or batch_size:
+        raise RecipeError(f"{name} holds scores as they were measured; --data, --views, --batch-size and overrides belong to a model")
+    return load_scores(name), "what the file was measured on"
 
 
 def score_model(

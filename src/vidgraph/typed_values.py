@@ -26,13 +26,29 @@ def overlay(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def set_dotted(content: dict[str, Any], dotted: str, text: str) -> None:
-    """Sets `a.b.c` in nested dicts, making those that are not there."""
-    *parents, last = dotted.split(".")
-    for parent in parents:
-        if not isinstance(content.get(parent), dict):
-            content[parent] = {}
-        content = content[parent]
-    content[last] = text
+    """Sets `a.b.c` in nested dicts, making those that are not there. A list of records is entered by a record's name: `stages.joint.lr`.
+
+    Raises:
+        RecipeError: no record of a list has that name.
+    """
+    key, dot, rest = dotted.partition(".")
+    if not dot:
+        content[key] = text
+        return
+    below: Any = content.get(key)
+    name = rest.partition(".")[0]
+    if _are_records(below) and name != rest:
+        below = {record["name"]: record for record in below}
+        if name not in below:
+            raise RecipeError(f"there is none of the {key} named {name!r}{nearest(name, below)}")
+    elif not isinstance(below, dict):
+        below = content[key] = {}
+    set_dotted(below, rest, text)
+
+
+def _are_records(value: Any) -> bool:
+    """Whether a value is a list of records with names, such as the stages of a training."""
+    return isinstance(value, list) and bool(value) and all(isinstance(item, Mapping) and "name" in item for item in value)
 
 
 def with_overrides(record: Any, overrides: Iterable[tuple[str, str]], where: str, prefix: str) -> Any:
@@ -48,8 +64,10 @@ def with_overrides(record: Any, overrides: Iterable[tuple[str, str]], where: str
 
 
 def flatten(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Nested dicts as dotted keys and values."""
+    """Nested dicts as dotted keys and values; a list of records with names as a dict of them."""
     for key, value in content.items():
+        if _are_records(value):
+            value = {record["name"]: record for record in value}
         if isinstance(value, Mapping) and value:
             yield from flatten(value, f"{prefix}{key}.")
         else:

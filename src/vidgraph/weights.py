@@ -135,6 +135,7 @@ def _config_of(model: nn.Module) -> dict[str, Any]:
         "options": dict(getattr(model, "options", {})),
         "class_names": None if class_names is None else list(class_names),
         "input_spec": spec.to_dict(),
+        **({"multi_label": True} if getattr(model, "multi_label", False) else {}),
         "version": __version__,
     }
 
@@ -182,6 +183,7 @@ def from_pretrained(
         raise WeightsError(
             f"{weights_file}: not the weights of {config['architecture']!r}: {faults._summary()}; load the file that belongs to it"
         )
+    model.multi_label = bool(config.get("multi_label", False)) and not other_classes  # type: ignore[assignment]
     if other_classes:
         _tell(name, known, wanted, LoadReport(report.loaded, _head_shapes(model, state, head), [], []))
     return model.to(device).eval()

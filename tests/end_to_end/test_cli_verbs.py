@@ -53,7 +53,8 @@ def _error(capsys: pytest.CaptureFixture[str], *words: object, code: int = 2) ->
 def test_the_real_process_and_its_quick_help() -> None:
     done = subprocess.run([sys.executable, "-m", "vidgraph.cli", "--help"], capture_output=True, text=True, check=True)
     assert all(
-        verb in done.stdout for verb in ("doctor", "models", "demo", "data", "train", "reproduce", "eval", "predict", "profile", "convert")
+        verb in done.stdout
+        for verb in ("doctor", "models", "demo", "data", "extract", "train", "reproduce", "eval", "predict", "profile", "convert")
     )
     heavy = ("lightning", "pandas", "av", "matplotlib", "torchvision")
     code = f"import sys, vidgraph.cli; vidgraph.cli.build_parser(); print([name for name in {heavy} if name in sys.modules])"
@@ -71,6 +72,9 @@ def test_the_real_process_and_its_quick_help() -> None:
         "data check",
         "data make",
         "data make something",
+        "extract",
+        "extract proposals",
+        "extract boxes",
         "train",
         "reproduce",
         "eval",

@@ -72,7 +72,7 @@ def test_every_command_is_understood_by_the_real_parser(page: str, command: str)
     assert not unknown
     assert args.takes_overrides or not overrides
     for key, _ in parse_overrides(overrides):
-        assert key in recipe_keys() or key.startswith("model.options.")
+        assert key in recipe_keys() or key.startswith(("model.options.", "train.stages."))
     if command.startswith("reproduce "):
         assert plan(args.recipe, args.size, args.rows and args.rows.split(","), parse_seeds(args.seeds), args.out, overrides)
     elif getattr(args, "recipe", "").partition(":")[0] in list_recipes():

@@ -47,7 +47,7 @@ def test_numbers_in_yaml_keep_their_type(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ALL_ROWS)
 def test_a_saved_recipe_loads_back_equal(name: str, tmp_path: Path) -> None:
-    recipe = load_recipe(name, ["--train.lr", "1.2345e-05"])
+    recipe = load_recipe(name, ["--train.weight_decay", "1.2345e-05"])
     save_recipe(recipe, tmp_path / "recipe.yaml")
     assert load_recipe(str(tmp_path)) == recipe
     assert load_recipe(str(tmp_path / "recipe.yaml")) == recipe

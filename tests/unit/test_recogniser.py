@@ -175,10 +175,24 @@ def test_a_model_without_names_or_graph_works(tmp_path: Path):
     assert prediction.explanation is None
     assert prediction.top(1)[0][0].startswith("class ")
     assert float(prediction.probabilities.sum()) > 1.5  # independent classes
+    assert recogniser.notes(prediction) == []
     recogniser.save(prediction, tmp_path / "report.html")
     recogniser.model.class_names = ["too", "few"]
     with pytest.raises(WeightsError, match="7 outputs but 2 class names"):
         recogniser.predict(tmp_path / "video.mp4")
+
+
+def test_a_model_of_several_labels_is_read_as_it_was_trained(folder: Path):
+    model = Colours()
+    model.multi_label = True
+    independent, exclusive = (Recogniser(model, "cpu", multi_label=chosen) for chosen in (None, False))
+    first, second = (recogniser.predict(folder / "clap" / "a.mp4") for recogniser in (independent, exclusive))
+    assert float(second.probabilities.sum()) == pytest.approx(1.0)
+    assert abs(float(first.probabilities.sum()) - 1.0) > 0.1
+    assert independent.notes(first) == []
+    assert exclusive.notes(second) == [
+        "The model was trained on videos with several labels each, but its scores went through a softmax: they sum to 1."
+    ]
 
 
 @pytest.mark.parametrize(("name", "message"), [("out.gif", r"out\.gif: a prediction is saved as \.mp4"), ("out", "choose one of")])

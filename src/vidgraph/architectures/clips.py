@@ -75,13 +75,14 @@ def pooled_classifier(backbone: ResNet3D, clip: ClipOptions, num_classes: int) -
     Raises:
         RecipeError: clips that leave no map.
     """
-    _check_clip(backbone, clip)
+    check_clip(backbone, clip)
     height, width = (math.ceil(clip.size / stride) for stride in backbone.strides[1:])
     windows: Any = {} if clip.windows == "whole" else {"window": (height, width), "average": clip.windows}
     return PooledClassifier(clip.input_spec(), clip.pixel_norm(), backbone, backbone.out_channels, num_classes, clip.dropout, **windows)
 
 
-def _check_clip(backbone: ResNet3D, clip: ClipOptions) -> None:
+def check_clip(backbone: ResNet3D, clip: ClipOptions) -> None:
+    """Raises a RecipeError for clips so short or small that the backbone leaves no map of them."""
     least_frames, least_size = backbone.strides[0], max(backbone.strides[1:])
     if clip.num_frames < least_frames or clip.size < least_size:
         raise RecipeError(
@@ -191,7 +192,7 @@ def _backbone_rstg(depths: Sequence[int], base_width: int, num_classes: int, opt
         raise RecipeError(f"norm is the graph's, one of {', '.join(known)}, not {graph.norm!r}; that of the backbone is backbone_norm")
     with torch.device("meta"), torch.no_grad():  # map sizes, from a pass that computes shapes only
         plain = resnet3d(depths, backbone, width=base_width)
-        _check_clip(plain, clip)
+        check_clip(plain, clip)
         maps = plain.maps(torch.empty(1, 3, clip.num_frames, clip.size, clip.size), STAGES)
     sizes = {stage: (found.shape[3], found.shape[4]) for stage, found in maps.items()}
     channels, blocks = stage_channels(base_width), dict(zip(STAGES, depths, strict=True))

@@ -18,11 +18,12 @@ from vidgraph.models.rstg import RSTG
 from vidgraph.models.stemmed import StemmedClassifier
 from vidgraph.records import InputSpec
 
-_DIGIT_CLIP = InputSpec(num_frames=10, height=64, width=64, channels=1, stride_frames=1)
+DIGIT_CLIP = InputSpec(num_frames=10, height=64, width=64, channels=1, stride_frames=1)
 _DIGIT_IMAGE = InputSpec(num_frames=1, height=64, width=64, channels=1, stride_frames=1)
 
 
-def _digit_pixels() -> PixelNorm:
+def digit_pixels() -> PixelNorm:
+    """The pixel normalisation of models on the strided stem."""
     return PixelNorm(mean=[0.1], std=[0.25])
 
 
@@ -42,7 +43,7 @@ def rstg_syncmnist(num_classes: int = 46, width: int = 512, **graph: Any) -> RST
     options = GraphOptions(**{"attention": "simple", "position_maps": True, "node_batch_norm": True, **graph})
     stem = simple_c2d(width)
     layer = RecurrentSpaceTimeGraph(stem.out_channels, width, stem.map_size, options)
-    return RSTG(_DIGIT_CLIP, _raw_pixels(), stem, layer, num_classes)
+    return RSTG(DIGIT_CLIP, _raw_pixels(), stem, layer, num_classes)
 
 
 def rstg_small(num_classes: int = 46, width: int = 96, **graph: Any) -> RSTG:
@@ -67,34 +68,34 @@ def rstg_small(num_classes: int = 46, width: int = 96, **graph: Any) -> RSTG:
     }
     stem = strided_stem()
     layer = RecurrentSpaceTimeGraph(stem.out_channels, width, stem.map_size, GraphOptions(**{**own, **graph}))
-    return RSTG(_DIGIT_CLIP, _digit_pixels(), stem, layer, num_classes)
+    return RSTG(DIGIT_CLIP, digit_pixels(), stem, layer, num_classes)
 
 
 def mean_lstm(num_classes: int = 46, width: int = 512) -> MeanLSTM:
     """Mean + LSTM on the stem of the paper."""
     stem = simple_c2d(width)
-    return MeanLSTM(_DIGIT_CLIP, _raw_pixels(), stem, stem.out_channels, width, num_classes)
+    return MeanLSTM(DIGIT_CLIP, _raw_pixels(), stem, stem.out_channels, width, num_classes)
 
 
 def mean_lstm_small(num_classes: int = 46, width: int = 240) -> MeanLSTM:
     """Mean + LSTM on the strided stem, with about as many parameters as `rstg_small`."""
     stem = strided_stem()
-    return MeanLSTM(_DIGIT_CLIP, _digit_pixels(), stem, stem.out_channels, width, num_classes)
+    return MeanLSTM(DIGIT_CLIP, digit_pixels(), stem, stem.out_channels, width, num_classes)
 
 
 def conv_lstm(num_classes: int = 46, width: int = 512, conv_width: int = 448) -> ConvLSTM:
     """Conv + LSTM on the stem of the paper. Its widths are not published; these give it as many parameters as `rstg_syncmnist`."""
-    return ConvLSTM(_DIGIT_CLIP, _raw_pixels(), simple_c2d(width), conv_width, width, num_classes)
+    return ConvLSTM(DIGIT_CLIP, _raw_pixels(), simple_c2d(width), conv_width, width, num_classes)
 
 
 def conv_lstm_small(num_classes: int = 46, width: int = 208, conv_width: int = 64) -> ConvLSTM:
     """Conv + LSTM on the strided stem, with about as many parameters as `rstg_small`."""
-    return ConvLSTM(_DIGIT_CLIP, _digit_pixels(), strided_stem(), conv_width, width, num_classes)
+    return ConvLSTM(DIGIT_CLIP, digit_pixels(), strided_stem(), conv_width, width, num_classes)
 
 
 def digit_stem(num_classes: int = 10) -> EvidenceClassifier:
     """Still digits at random places, to pre-train the strided stem."""
-    return EvidenceClassifier(_DIGIT_IMAGE, _digit_pixels(), strided_stem(num_evidence=num_classes), num_classes)
+    return EvidenceClassifier(_DIGIT_IMAGE, digit_pixels(), strided_stem(num_evidence=num_classes), num_classes)
 
 
 # ---- I3D on synchronous digits: "a smaller ResNet", of which the RSTG paper tells no more; the sizes are ours -------------------------
@@ -111,13 +112,13 @@ def _digit_non_local(width: int, depths: Sequence[int]) -> dict[tuple[str, int],
 
 def _i3d_digits(num_classes: int, width: int, after: Mapping[tuple[str, int], nn.Module]) -> PooledClassifier:
     backbone = ResNet3D(DEPTHS[50], stem=_DIGIT_STEM, width=width, in_channels=1, after=after)
-    return PooledClassifier(_DIGIT_CLIP, _digit_pixels(), backbone, backbone.out_channels, num_classes)
+    return PooledClassifier(DIGIT_CLIP, digit_pixels(), backbone, backbone.out_channels, num_classes)
 
 
 def _i3d_digits_small(num_classes: int, width: int, after: Mapping[tuple[str, int], nn.Module]) -> StemmedClassifier:
     stem = strided_stem()
     backbone = ResNet3D(_SMALL_DEPTHS, stem=_MAP_STEM, width=width, in_channels=stem.out_channels, after=after)
-    return StemmedClassifier(_DIGIT_CLIP, _digit_pixels(), stem, backbone, num_classes)
+    return StemmedClassifier(DIGIT_CLIP, digit_pixels(), stem, backbone, num_classes)
 
 
 def i3d_digits(num_classes: int = 46, width: int = 40) -> PooledClassifier:

@@ -1,6 +1,6 @@
 """A table and an `InputSpec` make clips: which frames, decoded, cropped; the same ones for the same (seed, epoch, index).
 
-Shapes: B batch, V views of one clip, C channels, T frames, h w pixels of the crop.
+Shapes: B batch, V views of one clip, C channels, T frames, K boxes per frame, h w pixels of the crop.
 """
 
 from __future__ import annotations
@@ -8,8 +8,9 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from vidgraph.data.intervals import Intervals
 from vidgraph.data.table import VideoTable
 from vidgraph.errors import DataError, VideoError
+from vidgraph.extraction.store import BoxStore
 from vidgraph.records import ClipBatch, InputSpec, Regions
 from vidgraph.video.reader import open_video
-from vidgraph.video.sampling import SpanError, sample_frames
-from vidgraph.video.transforms import ClipTransform
+from vidgraph.video.sampling import sample_frames
+from vidgraph.video.transforms import ClipTransform, FrameBoxes
 from vidgraph.video.views import ViewPlan, read_views
 
 _DIRECTION = re.compile(r"(?<![a-z])(?:(?P<counter>(?:counter|anti)[-_ ]?clockwise)|clockwise|left|right)(?![a-z])", re.IGNORECASE)
@@ -69,10 +72,12 @@ class ClipDataset(Dataset[ClipBatch]):
         flip: also mirror half of the training clips; their labels follow, see `mirrored_classes`.
         short_side: least and greatest pixels of the shorter side of training frames before a random crop; None: crops of 80 to 100 %.
         brightness: share of the range by which training clips become lighter or darker.
+        boxes: the regions of every frame; read, and needed, if `spec` asks for boxes.
+        intervals: when which action happens; training clips then get the labels of the actions that they show, not those of their row.
 
     Raises:
         TableError: the split has no rows.
-        DataError: the skip list leaves none of them.
+        DataError: the skip list leaves none of them, or there are no boxes for a model that takes them.
         RecipeError: sizes that do not fit into each other.
     """
 
@@ -89,8 +94,13 @@ class ClipDataset(Dataset[ClipBatch]):
         flip: bool = False,
         short_side: tuple[int, int] | None = None,
         brightness: float = 0.0,
+        boxes: BoxStore | None = None,
+        intervals: Intervals | None = None,
     ) -> None:
         views = views or ViewPlan()
+        if spec.boxes_per_frame and boxes is None:
+            what = f"the model takes {spec.boxes_per_frame} boxes per frame, and no store of boxes is given"
+            raise DataError(f"{table.source}: {what}; make one with vidgraph extract proposals, and name it with --data.table.boxes STORE")
         if train and views.clips * views.views_per_clip > 1:
             raise ValueError(f"training takes one clip and one crop per row; got {views}")
         rows, skip = table.rows(split), frozenset(skip)
@@ -106,6 +116,7 @@ class ClipDataset(Dataset[ClipBatch]):
         self._places = [table.where(row) for row in kept["row"]]
         self._spans = list(zip(*(map(_none_if_nan, kept[c]) for c in ("start_seconds", "end_seconds")), strict=True))
         self._transform = ClipTransform(spec, train=train, flip=flip, short_side=short_side, brightness=brightness)
+        self._boxes, self._intervals = boxes if spec.boxes_per_frame else None, intervals
         self._mirror = torch.tensor(mirrored_classes(self.class_names))  # [num_classes]
         self.never_flipped = [name for name, k in zip(self.class_names, self._mirror.tolist(), strict=True) if flip and k < 0]
         # In shared memory, so that workers that live through several epochs see it change.
@@ -122,15 +133,15 @@ class ClipDataset(Dataset[ClipBatch]):
         """The views of one clip as a batch; `index` is its row among the split's kept rows.
 
         Raises:
-            ClipError: the video is missing, a frame that the clip needs cannot be decoded, or the row's span lies outside the video or
-                holds too few frames.
+            ClipError: the video is missing, a frame that the clip needs cannot be decoded, the row's span lies outside the video or
+                holds too few frames, or the boxes of the video are absent or not usable.
         """
         if not 0 <= i < len(self):
             raise IndexError(f"clip {i} of {len(self)}")
         row, clip = divmod(i, self.views.clips)
         try:
-            video, frame_indices, label = self._draw(row, i) if self.train else self._look(row, clip)
-        except (VideoError, SpanError) as error:
+            video, frame_indices, regions, label = self._draw(row, i) if self.train else self._look(row, clip)
+        except (VideoError, DataError) as error:
             raise _with_place(error, self._videos[row], self._places[row]) from error
         count = len(video)
         return ClipBatch(
@@ -139,27 +150,38 @@ class ClipDataset(Dataset[ClipBatch]):
             index=torch.full((count,), row),
             frame_indices=torch.from_numpy(frame_indices).repeat(count, 1),
             names=[self._videos[row]] * count,
+            regions=regions,
         )
 
-    def _look(self, row: int, clip: int) -> tuple[Tensor, np.ndarray[Any, Any], Tensor]:
-        """The test views of one clip, uint8 [V, C, T, h, w], its frames in the video, [T], and the label, [1, ...]."""
-        with open_video(self._videos[row], folder_fps=self.views.folder_fps) as video:
-            return *read_views(video, self.spec, self.views, clip, *self._spans[row]), self.labels[row : row + 1]
+    def _boxes_at(self, row: int) -> Callable[[np.ndarray], FrameBoxes] | None:
+        """What gives the boxes of a row's video by frame; None for models without boxes."""
+        return None if self._boxes is None else partial(self._boxes.boxes(self._videos[row]).at, count=self.spec.boxes_per_frame)
 
-    def _draw(self, row: int, i: int) -> tuple[Tensor, np.ndarray[Any, Any], Tensor]:
-        """A training clip, uint8 [1, C, T, h, w], its frames in the video, [T], and the label of what is seen in it, [1, ...]."""
+    def _look(self, row: int, clip: int) -> tuple[Tensor, np.ndarray[Any, Any], Regions | None, Tensor]:
+        """The test views of one clip, uint8 [V, C, T, h, w], its frames in the video, [T], their regions, and the label, [1, ...]."""
+        with open_video(self._videos[row], folder_fps=self.views.folder_fps) as video:
+            start, end = self._spans[row]
+            views = read_views(video, self.spec, self.views, clip, start, end, self._boxes_at(row))
+        return *views, self.labels[row : row + 1]
+
+    def _draw(self, row: int, i: int) -> tuple[Tensor, np.ndarray[Any, Any], Regions | None, Tensor]:
+        """A training clip, uint8 [1, C, T, h, w], its frames in the video, [T], their regions, and the label of what is seen, [1, ...]."""
         rng, plan = np.random.default_rng([self.seed, int(self._epoch), i]), self.views
         start, end = self._spans[row]
         with open_video(self._videos[row], folder_fps=self.views.folder_fps) as video:
             times, bounds = video.timestamps_seconds, {"start_seconds": start, "end_seconds": end}
             frame_indices = sample_frames(self.spec, times, **bounds, rng=rng, past_end=plan.past_end, spread=plan.spread)
             frames = video.read(frame_indices)
-        window, label = self._transform.plan(frames.shape[1], frames.shape[2], rng), self.labels[row : row + 1]
+        height, width = frames.shape[1:3]
+        window, label = self._transform.plan(height, width, rng), self.labels[row : row + 1]
+        if self._intervals is not None:
+            label = self._intervals.seen(self._videos[row], times, frame_indices)
         if window.flip:
             mirrored = self._mirrored_label(label)
             label, window = (label, replace(window, flip=False)) if mirrored is None else (mirrored, window)
-        # Pixels and boxes are cropped together; a table has no boxes of its own.
-        return self._transform.apply(frames, window)[0][None], frame_indices, label
+        boxes_at = self._boxes_at(row)
+        regions = None if boxes_at is None else self._transform.regions(boxes_at(frame_indices), window, height, width)
+        return self._transform.apply(frames, window)[0][None], frame_indices, regions, label
 
     def _mirrored_label(self, label: Tensor) -> Tensor | None:
         """The label of the mirrored clip, [1] or [1, num_classes]; None where a class has no mirror image."""
@@ -223,9 +245,9 @@ def _none_if_nan(seconds: float) -> float | None:
     return None if math.isnan(seconds) else float(seconds)
 
 
-def _with_place(error: VideoError | SpanError, video: str, place: str) -> ClipError:
+def _with_place(error: VideoError | DataError, video: str, place: str) -> ClipError:
     """The same error, naming the row of the table that asks for the video."""
-    if isinstance(error, SpanError):
+    if isinstance(error, DataError):
         return ClipError(video, f"{error} ({place})")
     prefix = str(VideoError(error.path, "", error.frame)).rstrip()
     return ClipError(error.path, f"{str(error).removeprefix(prefix).lstrip()} ({place})", error.frame)

@@ -13,18 +13,15 @@ The files may carry the data set's name in front, as v2's older release has it. 
 
 from __future__ import annotations
 
-import csv
-import hashlib
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from vidgraph.data.label_files import check_hold_out, folder_in_table, names_in, read_label_file, share_of, write_csv
 from vidgraph.data.table import natural_key, near_only
 from vidgraph.errors import DataError, TableError
-from vidgraph.files import whole_file
 
 HELD = "held"
 
@@ -101,8 +98,7 @@ def make_table(labels: str | Path, videos: str | Path, out: str | Path, hold_out
     labels, videos, out = Path(labels), Path(videos), Path(out)
     if out.suffix.lower() != ".csv":
         raise DataError(f"{out}: the table is written as .csv; name it so")
-    if not 0 <= hold_out < 1:
-        raise DataError(f"hold-out must be a share from 0 to below 1, got {hold_out}")
+    check_hold_out(hold_out)
     version, class_file = _find_version(labels)
     classes = _read_classes(class_file)
     samples = {split: list(_read_samples(_find(labels, ending), class_file, classes)) for split, ending in version.splits.items()}
@@ -111,9 +107,9 @@ def make_table(labels: str | Path, videos: str | Path, out: str | Path, hold_out
     _check_videos_once(samples)
     _check_class_count(class_file, classes, samples)
     if hold_out:
-        samples[HELD] = [sample for sample in samples["train"] if _share_of(sample.video) < hold_out]
-        samples["train"] = [sample for sample in samples["train"] if _share_of(sample.video) >= hold_out]
-    present = _present(videos, version.video_suffix)
+        samples[HELD] = [sample for sample in samples["train"] if share_of(sample.video) < hold_out]
+        samples["train"] = [sample for sample in samples["train"] if share_of(sample.video) >= hold_out]
+    present = names_in(videos, version.video_suffix)
     rows = [(split, sample) for split, listed in samples.items() for sample in listed]
     absent = sum(sample.video + version.video_suffix not in present for _, sample in rows)
     if absent == len(rows):
@@ -151,18 +147,9 @@ def _find(folder: Path, ending: str) -> Path:
     return found[0]
 
 
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: is not UTF-8 text; was it downloaded whole?") from error
-
-
 def _read_json(path: Path, kind: type) -> Any:
     try:
-        content = json.loads(_read(path))
+        content = json.loads(read_label_file(path))
     except ValueError as error:
         if isinstance(error, DataError):
             raise
@@ -181,7 +168,7 @@ def _read_classes(path: Path) -> list[str]:
             raise TableError(f"{path}: its {len(numbers)} classes are not numbered 0 to {len(numbers) - 1}; take the official file")
         classes = [_plain(name) for _, name in sorted(zip(map(int, numbers), content, strict=True))]
     else:
-        classes = [line.strip() for line in _read(path).splitlines() if line.strip()]
+        classes = [line.strip() for line in read_label_file(path).splitlines() if line.strip()]
     if twice := next((name for i, name in enumerate(classes) if name in classes[:i]), None):
         raise TableError(f"{path}: class {twice!r} is listed twice")
     if not classes:
@@ -204,7 +191,7 @@ def _read_samples(path: Path, class_file: Path, classes: list[str]) -> Iterator[
 
 
 def _csv_samples(path: Path) -> Iterator[_Sample]:
-    for number, line in enumerate(_read(path).splitlines(), start=1):
+    for number, line in enumerate(read_label_file(path).splitlines(), start=1):
         video, separator, label = (part.strip() for part in line.partition(";"))
         if not line.strip():
             continue
@@ -241,24 +228,7 @@ def _check_class_count(class_file: Path, classes: list[str], samples: dict[str, 
         raise TableError(f"{class_file}: holds {what}; give the class list that belongs to them")
 
 
-def _share_of(video: str) -> float:
-    """A number in [0, 1) that depends on the id alone."""
-    return int.from_bytes(hashlib.sha256(video.encode()).digest()[:8], "big") / 2**64
-
-
-def _present(folder: Path, suffix: str) -> set[str]:
-    try:
-        with os.scandir(folder) as entries:
-            return {entry.name for entry in entries if entry.name.endswith(suffix)}
-    except OSError as error:
-        raise DataError(f"{folder}: cannot be read ({error.strerror or error}); give the folder of the videos") from error
-
-
 def _write(out: Path, videos: Path, suffix: str, rows: list[tuple[str, _Sample]]) -> None:
-    folder = videos.resolve()
-    if folder.is_relative_to(out.parent.resolve()):
-        folder = folder.relative_to(out.parent.resolve())
-    with whole_file(out) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(("video", "label", "split"))
-        writer.writerows(((folder / f"{sample.video}{suffix}").as_posix(), sample.label, split) for split, sample in rows)
+    folder = folder_in_table(videos, out)
+    lines = (((folder / f"{sample.video}{suffix}").as_posix(), sample.label, split) for split, sample in rows)
+    write_csv(out, ("video", "label", "split"), lines)

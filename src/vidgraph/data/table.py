@@ -104,7 +104,7 @@ class VideoTable:
         labels = [(row, label) for row, text in zip(self.frame["row"], self.frame["label"], strict=True) for label in split_labels(text)]
         problem = f"label {{!r}} is not among the {len(known)} given classes"
         unknown = [(row, problem.format(label) + near_only(label, known)) for row, label in labels if label not in known]
-        _raise_first(self.source, self.row_word, unknown)
+        raise_first(self.source, self.row_word, unknown)
         return replace(self, class_names=tuple(class_names))
 
     def is_skipped(self, name: str, skip: frozenset[str] | set[str]) -> bool:
@@ -153,7 +153,7 @@ def load_table(
         records, notes = _scan_folder(source)
         word, multi_label = "row", bool(multi_label)
     else:
-        word, header, lines = _read_file(source)
+        word, header, lines = read_rows(source)
         picked = _pick_columns(source, word, header, columns)
         records = [(row, {ours: cells[i] for ours, i in picked.items()}) for row, cells in lines]
         notes = []
@@ -210,7 +210,7 @@ def split_by_hash(name: str) -> str:
     return "train" if bucket < 8 else "val" if bucket == 8 else "test"
 
 
-def _read_file(source: Path) -> tuple[str, list[str], list[tuple[int, list[str]]]]:
+def read_rows(source: Path) -> tuple[str, list[str], list[tuple[int, list[str]]]]:
     """What the rows count ("line" or "row"), the header, and each row's number and cells, as many as the header's."""
     if not source.exists():
         raise TableError(f"{source}: no such table or folder")
@@ -248,7 +248,7 @@ def _read_csv(source: Path, delimiter: str) -> tuple[list[str], list[tuple[int, 
         raise TableError(f"{source}, line 1: columns are separated by {other!r}; a {source.suffix} table needs a {separator}")
     problem = f"{{}} columns where the header has {len(header)}: a {separator} too {{}}"
     wrong = [(n, problem.format(len(c), "few" if len(c) < len(header) else "many")) for n, c in rows if len(c) != len(header)]
-    _raise_first(source, "line", wrong)
+    raise_first(source, "line", wrong)
     return header, rows
 
 
@@ -281,7 +281,7 @@ def _pick_columns(source: Path, word: str, header: list[str], columns: Mapping[s
 
 
 def _check_rows(source: Path, word: str, records: list[tuple[int, dict[str, str]]], multi_label: bool) -> pd.DataFrame:
-    _raise_first(source, word, [(row, problem) for row, cells in records if (problem := _row_problem(cells, multi_label))])
+    raise_first(source, word, [(row, problem) for row, cells in records if (problem := _row_problem(cells, multi_label))])
     folder, rows = source if source.is_dir() else source.parent, [cells for _, cells in records]
     columns: dict[str, Any] = {"row": [row for row, _ in records], "name": [cells["video"] for cells in rows]}
     columns["video"] = [str(folder / name) for name in columns["name"]]
@@ -306,10 +306,11 @@ def _row_problem(cells: dict[str, str], multi_label: bool) -> str | None:
         return f"label {_first_repeat(labels)!r} appears twice in {cells['label']!r}"
     if len(labels) > 1 and not multi_label:
         return f"{len(labels)} labels in {cells['label']!r}, but the table is read as single-label"
-    return _span_problem(cells)
+    return span_problem(cells)
 
 
-def _span_problem(cells: dict[str, str]) -> str | None:
+def span_problem(cells: dict[str, str]) -> str | None:
+    """What is wrong with `start_seconds` and `end_seconds`, or None."""
     for column in OPTIONAL:
         try:
             value = _seconds(cells.get(column, ""))
@@ -328,7 +329,8 @@ def _seconds(text: str) -> float:
     return float(text) if text else math.nan
 
 
-def _raise_first(source: Path, word: str, faults: list[tuple[int, str]]) -> None:
+def raise_first(source: Path, word: str, faults: list[tuple[int, str]]) -> None:
+    """Raises TableError with the first fault, a row and what is wrong there, and the rows of the others; nothing where there is none."""
     if faults:
         row, problem = faults[0]
         others = [str(n) for n in dict.fromkeys(n for n, _ in faults) if n != row]
@@ -378,20 +380,16 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
         return sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: natural_key(e.name))
 
 
-def _suffix(entry: os.DirEntry[str]) -> str:
-    return Path(entry.name).suffix.lower()
-
-
 def _videos(folder: os.DirEntry[str], ignored: list[str]) -> list[str]:
     """Names of the video files and frame folders of one class, in natural order."""
     names = []
     for entry in _entries(Path(folder.path)):
         if entry.is_dir():
             with os.scandir(entry.path) as inside:
-                if not any(_suffix(e) in IMAGE_SUFFIXES for e in inside):
+                if not any(Path(e.name).suffix.lower() in IMAGE_SUFFIXES for e in inside):
                     raise TableError(f"{entry.path}: is not a folder of frame images; videos must lie directly in their class folder")
             names.append(entry.name)
-        elif _suffix(entry) in VIDEO_SUFFIXES:
+        elif Path(entry.name).suffix.lower() in VIDEO_SUFFIXES:
             names.append(entry.name)
         else:
             ignored.append(f"{folder.name}/{entry.name}")

@@ -6,6 +6,7 @@ Shapes: B batch, K classes, V views.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from vidgraph.errors import DataError, RecipeError, nearest
-from vidgraph.evaluation.metrics import Scores, score_multi_label, score_single_label
+from vidgraph.evaluation.metrics import SOFTMAXED, Scores, score_multi_label, score_single_label, softmaxed
 from vidgraph.records import ClipBatch, InputSpec
 
 ViewFusion = Literal["mean", "max", "logits", "max_logits"]
@@ -131,12 +132,14 @@ class _Fused:
         self.labels: dict[int, Any] = {}
         self.names: dict[int, str] = {}
         self.multi_label = False
+        self.softmaxed = True  # until a batch is not
 
     def add(self, logits: Tensor, batch: ClipBatch) -> None:
         """Takes in the logits [B, K] of a batch."""
         names = batch.names or [f"clip {i}" for i in batch.index.tolist()]
         self._check(logits, batch, names)
         self.multi_label = batch.label.ndim == 2
+        self.softmaxed &= self.multi_label and softmaxed(logits.numpy())
         scores = view_scores(logits, self.multi_label, self.views)
         for row, index, label, name in zip(scores, batch.index.tolist(), batch.label.tolist(), names, strict=True):
             if self.labels.setdefault(index, label) != label:
@@ -168,7 +171,7 @@ class _Fused:
         counts = torch.tensor([1 if self.views in _MAXIMA else self.num_views[i] for i in order])
         probabilities = _finish(torch.stack([self.rows[i] for i in order]) / counts[:, None], self.multi_label, self.views)
         score = score_multi_label if self.multi_label else score_single_label
-        return score(
+        scores = score(
             probabilities.float().numpy(),
             np.array([self.labels[i] for i in order]),
             self.class_names,
@@ -176,3 +179,4 @@ class _Fused:
             names=[self.names[i] for i in order],
             skipped=skipped,
         )
+        return replace(scores, notes=(SOFTMAXED,)) if self.softmaxed else scores

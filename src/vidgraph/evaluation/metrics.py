@@ -17,6 +17,10 @@ from vidgraph.errors import DataError
 
 _Z95 = 1.959963984540054  # two-sided 95 % point of the normal distribution
 _CHUNK = 50  # resamples drawn at once; bounds memory to 50 x n counts
+SOFTMAXED = (
+    "the scores of every clip sum to 1, as after a softmax, though clips have several labels each: classes then take from each other "
+    "what they should share, and mAP falls; score them with a sigmoid per class"
+)
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,7 @@ class Scores:
         probabilities: mean over the views of each clip, float32 [n, K].
         indices: row of each clip in its data set, ascending, int64 [n].
         names: the file that each clip comes from.
+        notes: what a reader of the scores must know, one sentence each.
     """
 
     top1: float | None
@@ -51,6 +56,17 @@ class Scores:
     probabilities: np.ndarray = field(repr=False)
     indices: np.ndarray = field(repr=False)
     names: list[str] = field(repr=False)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def class_names(self) -> list[str]:
+        """In the order of the columns of `probabilities`."""
+        return [row["name"] for row in self.per_class]
+
+    @property
+    def kept(self) -> float:
+        """The share of clips that were scored, by which every score is multiplied."""
+        return self.n / (self.n + self.skipped)
 
     @property
     def correct(self) -> np.ndarray:
@@ -183,12 +199,10 @@ def score_multi_label(
 ) -> Scores:
     """Mean average precision over the classes that have a positive clip; arguments as `score_single_label`, labels 0/1 [n, K].
 
-    As in the official evaluation of Charades, a clip without any label ranks behind all others.
+    As in the official evaluation of Charades, a clip without any label ranks behind all others. A note warns of softmaxed scores.
     """
     n, kept = len(labels), len(labels) / (len(labels) + skipped)
-    positive = labels > 0.5
-    ranked = np.where(positive.any(1, keepdims=True), probabilities, -np.inf)
-    classes = [_Ranking(ranked[:, k], positive[:, k]) for k in range(len(class_names))]
+    classes = class_rankings(probabilities, labels)
     alone = np.ones((1, n), dtype=np.float32)
     precisions = [float(100 * ranking.precision(alone)[0]) if ranking.num_positives else None for ranking in classes]
     present = [ranking for ranking in classes if ranking.num_positives]
@@ -212,7 +226,20 @@ def score_multi_label(
         probabilities=probabilities,
         indices=indices,
         names=names,
+        notes=(SOFTMAXED,) if softmaxed(probabilities) else (),
     )
+
+
+def class_rankings(probabilities: np.ndarray, labels: np.ndarray) -> list[Ranking]:
+    """The clips of each class by falling score, for `score_multi_label`: [n, K] and 0/1 [n, K] to K rankings."""
+    positive = labels > 0.5
+    ranked = np.where(positive.any(1, keepdims=True), probabilities, -np.inf)
+    return [Ranking(ranked[:, k], positive[:, k]) for k in range(labels.shape[1])]
+
+
+def softmaxed(scores: np.ndarray) -> bool:
+    """Whether the scores of each clip, [n, K], sum to 1 as after a softmax. Those of independent classes do not, but by chance."""
+    return len(scores) > 1 and scores.shape[1] > 1 and bool((scores >= 0).all() and (np.abs(scores.sum(1) - 1) < 1e-3).all())
 
 
 def top_k_correct(probabilities: np.ndarray, labels: np.ndarray, k: int) -> np.ndarray:
@@ -233,7 +260,7 @@ def average_precision(scores: np.ndarray, positive: np.ndarray) -> float:
 
     Equal scores share one rank, so that the order of the rows does not matter.
     """
-    return float(_Ranking(scores, positive).precision(np.ones((1, len(scores)), dtype=np.float32))[0])
+    return float(Ranking(scores, positive).precision(np.ones((1, len(scores)), dtype=np.float32))[0])
 
 
 def wilson_interval(num_correct: int, total: int) -> tuple[float, float]:
@@ -270,7 +297,7 @@ def paired_bootstrap(correct_a: np.ndarray, correct_b: np.ndarray, num_resamples
     return PairedDifference(100.0 * float(counts @ gap) / n, (float(low), float(high)), p_value)
 
 
-class _Ranking:
+class Ranking:
     """The clips of one class by falling score, so that the precision of many weightings costs one cumulative sum each."""
 
     def __init__(self, scores: np.ndarray, positive: np.ndarray) -> None:
@@ -296,12 +323,12 @@ class _Ranking:
 
 def _bootstrap(score: Callable[[np.ndarray], np.ndarray], n: int, num_resamples: int, seed: int) -> tuple[float, float]:
     """95 % percentile interval of `score` over resampled clips."""
-    values = np.concatenate([score(counts) for counts in _resamples(n, num_resamples, seed)])
+    values = np.concatenate([score(counts) for counts in resamples(n, num_resamples, seed)])
     low, high = np.nanpercentile(values, [2.5, 97.5])
     return float(low), float(high)
 
 
-def _resamples(n: int, num_resamples: int, seed: int) -> Iterator[np.ndarray]:
+def resamples(n: int, num_resamples: int, seed: int) -> Iterator[np.ndarray]:
     """How often each clip is drawn in each resample, float32 [chunk, n]."""
     rng = np.random.default_rng(seed)
     for start in range(0, num_resamples, _CHUNK):

@@ -1,7 +1,8 @@
 """What a model costs: parameters and multiply-adds, in all and per part.
 
-A GMAC is 1e9 multiply-adds. Counted are convolutions, matrix products, attention and recurrent layers, as they really run; additions,
-norms and activations are not, as in the papers.
+A GMAC is 1e9 multiply-adds. Counted are convolutions, matrix products, attention and recurrent layers, as they really run (and, where a
+model says so, products with zeros that its equations have and its code leaves out); additions, norms and activations are not, as in the
+papers.
 """
 
 from __future__ import annotations
@@ -28,25 +29,35 @@ def profile_model(model: nn.Module, batch: int = 1) -> dict[str, Any]:
 
     Args:
         model: with `input_spec`. Where its paper counts otherwise than the code runs, `paper_gmac(parts, batch)` says how, from
-            the GMAC of each part.
+            the GMAC of each part. Where its equations have products with zeros that the code leaves out, `skipped_gmac(output_shapes)`
+            gives the GMAC of these products per part: they count in `total` and in the parts, and `executed` is the rest.
         batch: clips.
 
     Returns:
         `{params, gmac: {total, paper_accounting}, parts: {name: {params, gmac}}, output_shapes: {name: shape}}`, with one part per
-        child of the model; "output" is the shape of the logits. Parameters that two parts share count once, in the first.
+        child of the model; "output" is the shape of the logits. Parameters that two parts share count once, in the first. `gmac` has
+        `executed` too, where it differs from `total`.
     """
     counter, shapes = _run(model, batch)
     params = _parameters(model)
     gmac = {name: _gmac(counter, f"{type(model).__name__}.{name}") for name in params if name != OTHER}
-    total = counter.get_total_flops() / 2e9
-    gmac[OTHER] = total - sum(gmac.values())
+    executed = counter.get_total_flops() / 2e9
+    gmac[OTHER] = executed - sum(gmac.values())
+    zeros = getattr(model, "skipped_gmac", None)
+    skipped: dict[str, float] = {} if zeros is None else zeros(shapes)
+    gmac = {name: value + skipped.get(name, 0.0) for name, value in gmac.items()}
+    total = executed + sum(skipped.values())
     parts = {name: {"params": count, "gmac": gmac[name]} for name, count in params.items()}
     if parts[OTHER]["params"] == 0 and abs(gmac[OTHER]) < 1e-9:
         del parts[OTHER]
     accounting = getattr(model, "paper_gmac", None)
     return {
         "params": sum(params.values()),
-        "gmac": {"total": total, "paper_accounting": total if accounting is None else accounting(gmac, batch)},
+        "gmac": {
+            "total": total,
+            "paper_accounting": total if accounting is None else accounting(gmac, batch),
+            **({"executed": executed} if skipped else {}),
+        },
         "parts": parts,
         "output_shapes": shapes,
     }
@@ -64,6 +75,8 @@ def to_text(profile: dict[str, Any]) -> str:
     rows.append(f"{'total':<{width}}  {profile['params']:>12,}  {gmac['total']:>10.4f}  {shapes['output']}")
     if gmac["paper_accounting"] != gmac["total"]:
         rows.append(f"as the paper counts: {gmac['paper_accounting']:.4f} GMAC")
+    if "executed" in gmac:
+        rows.append(f"as it runs, without products with zeros: {gmac['executed']:.4f} GMAC")
     return "\n".join(rows)
 
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +20,10 @@ from vidgraph.errors import RecipeError, RunError
 from vidgraph.recipe import TrainRecipe
 from vidgraph.training.learner import Learner
 from vidgraph.training.loaders import ClipLoader, ClipSequence, Collate, PositionBatches, killed_worker, validation_batches
-from vidgraph.training.optim import freeze
+from vidgraph.training.optim import parameter_groups
 from vidgraph.training.routine import SaveWeights, TrainingRoutine
 from vidgraph.training.run_folder import CHECKPOINT, check_matches, load_checkpoint
+from vidgraph.training.stages import Stage, begin_stage, plan_stages
 
 
 @dataclass(frozen=True)
@@ -65,14 +65,13 @@ def process_rank() -> tuple[int, int]:
     return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 
 
-def total_clips(recipe: TrainRecipe, num_train: int) -> int:
-    """Training clips in all, rounded up to whole batches."""
-    wanted = recipe.clips if recipe.clips is not None else recipe.epochs * num_train if recipe.epochs is not None else 0
-    return math.ceil(wanted / recipe.batch_size) * recipe.batch_size
-
-
 def fit(model: nn.Module, data: TrainingData, recipe: TrainRecipe, folder: Path, save_weights: SaveWeights, resume: bool) -> FitResult:
     """Trains `model` and leaves `model.safetensors` (best on validation), `metrics.csv` and `last.ckpt` in `folder`.
+
+    With stages, each begins where the one before it ended: with its last weights, not its best. So the papers train, whose schedules
+    lower the rate until the last weights are as good as any; a choice by validation after every stage would choose on the same clips
+    several times; and continuing needs one set of weights. The best are chosen within the last stage; until it has been validated, the
+    folder holds the best of the stage before.
 
     Args:
         model: has `input_spec`; takes `ClipBatch.inputs` and returns logits.
@@ -89,23 +88,60 @@ def fit(model: nn.Module, data: TrainingData, recipe: TrainRecipe, folder: Path,
         VidgraphError: whatever the data set raises.
     """
     _quieten_lightning()
-    rank, world_size = process_rank()
-    if recipe.batch_size % world_size:
-        raise RecipeError(f"train.batch_size {recipe.batch_size} cannot be split over {world_size} processes")
     if recipe.threads is not None:
         torch.set_num_threads(recipe.threads)
-    freeze(model.train(), recipe.freeze, recipe.freeze_norms)
-    learner = Learner(model, recipe, total_clips(recipe, len(data.train)))
-    checkpoint = _checkpoint_to_continue(model, folder) if resume else None
+    stages, learning = plan_stages(recipe, len(data.train)), [p for p in model.parameters() if p.requires_grad]
+    for stage in stages:  # a fault in a late stage must not show after days
+        _check_stage(model, learning, stage)
+    checkpoint = _checkpoint_to_continue(model, folder, stages) if resume else None
+    done = FitResult(0, None, 0.0, None)
     if checkpoint is not None:
         model.load_state_dict(checkpoint["model"])
-        learner.clips_seen = checkpoint["clips_seen"]
-        if learner.clips_seen >= learner.total_clips:
-            best = checkpoint["best"][0] if checkpoint["best"] else None
-            return FitResult(learner.clips_seen, best, checkpoint["seconds"], None)
+        done = FitResult(checkpoint["clips_seen"], checkpoint["best"][0] if checkpoint["best"] else None, checkpoint["seconds"], None)
+    for stage in stages:
+        if done.clips_seen < stage.last and done.stopped_by is None:
+            begin_stage(model, learning, stage.recipe)
+            within = checkpoint if done.clips_seen > stage.first else None
+            done = _fit_stage(model, data, stage, folder, save_weights, done, within)
+    return replace(done, stopped_by=done.stopped_by if done.clips_seen < stages[-1].last else None)
 
+
+def _check_stage(model: nn.Module, learning: Sequence[nn.Parameter], stage: Stage) -> None:
+    world_size = process_rank()[1]
+    if stage.recipe.batch_size % world_size:
+        raise RecipeError(f"train.batch_size {stage.recipe.batch_size} cannot be split over {world_size} processes")
+    try:
+        begin_stage(model, learning, stage.recipe)
+        parameter_groups(model, stage.recipe)
+    except RecipeError as error:
+        raise RecipeError(f"{stage.place}: {error}") if stage.place else error from error
+
+
+def _checkpoint_to_continue(model: nn.Module, folder: Path, stages: Sequence[Stage]) -> dict[str, Any] | None:
+    if not (folder / CHECKPOINT).exists():
+        return None  # killed before the first save: starts from the beginning
+    checkpoint = load_checkpoint(folder)
+    check_matches(model, checkpoint["model"], folder / CHECKPOINT)
+    seen, name = checkpoint["clips_seen"], checkpoint.get("stage", "")
+    if not any(stage.name == name and stage.first < seen <= stage.last for stage in stages):
+        raise RunError(f"{folder / CHECKPOINT}: {seen:,} clips do not lie in stage {name!r} of this training; start again in another --out")
+    return checkpoint
+
+
+def _fit_stage(
+    model: nn.Module,
+    data: TrainingData,
+    stage: Stage,
+    folder: Path,
+    save_weights: SaveWeights,
+    before: FitResult,
+    checkpoint: dict[str, Any] | None,
+) -> FitResult:
+    """Trains one stage from its beginning, or from a `checkpoint` within it; `before` is how the training stands."""
+    recipe, (rank, world_size) = stage.recipe, process_rank()
+    learner = Learner(model, stage, before.clips_seen)
     train_loader, make_val_loader = _loaders(data, recipe, learner.clips_seen, rank, world_size)
-    routine = TrainingRoutine(folder, train_loader, make_val_loader, save_weights, checkpoint)
+    routine = TrainingRoutine(folder, train_loader, make_val_loader, save_weights, checkpoint, before.seconds)
     torch.manual_seed(recipe.seed + 1_000_003 * rank + learner.clips_seen)  # dropout; a continued training restores its own state
     try:
         _trainer(recipe, folder, routine, learner).fit(learner, train_loader)
@@ -116,16 +152,7 @@ def fit(model: nn.Module, data: TrainingData, recipe: TrainRecipe, folder: Path,
     except RuntimeError as error:
         raise killed_worker(error) or error from error
     best = routine.best[0] if routine.best else None
-    seconds = routine.seconds_before + routine.report.train_seconds
-    return FitResult(learner.clips_seen, best, seconds, routine.stopped_by if learner.clips_seen < learner.total_clips else None)
-
-
-def _checkpoint_to_continue(model: nn.Module, folder: Path) -> dict[str, Any] | None:
-    if not (folder / CHECKPOINT).exists():
-        return None  # killed before the first save: starts from the beginning
-    checkpoint = load_checkpoint(folder)
-    check_matches(model, checkpoint["model"], folder / CHECKPOINT)
-    return checkpoint
+    return FitResult(learner.clips_seen, best, before.seconds + routine.report.train_seconds, routine.stopped_by)
 
 
 def _loaders(
@@ -153,7 +180,7 @@ def _trainer(recipe: TrainRecipe, folder: Path, routine: TrainingRoutine, learne
         num_nodes=world_size // local,
         strategy=strategy,
         precision="bf16-mixed" if recipe.precision == "bf16" else "32-true",
-        max_steps=(learner.total_clips - learner.clips_seen) // recipe.batch_size,
+        max_steps=(learner.stage.last - learner.clips_seen) // recipe.batch_size,
         gradient_clip_val=recipe.clip_norm,
         callbacks=[routine],
         logger=TensorBoardLogger(folder, name="tensorboard", version="") if recipe.tensorboard else False,

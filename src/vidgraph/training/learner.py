@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vidgraph.errors import RunError
-from vidgraph.recipe import TrainRecipe
 from vidgraph.records import ClipBatch, InputSpec
 from vidgraph.training.optim import build_optimizer, schedule_factor, set_rate
+from vidgraph.training.stages import Stage
 
 
 @dataclass
@@ -47,14 +47,14 @@ class Learner(L.LightningModule):
 
     Args:
         model: has `input_spec`; returns logits [B, num_classes].
-        recipe: how to train.
-        total_clips: where the schedule ends.
+        stage: what to train by, and where in the whole training it lies.
+        clips_seen: where in the whole training it goes on.
     """
 
-    def __init__(self, model: nn.Module, recipe: TrainRecipe, total_clips: int) -> None:
+    def __init__(self, model: nn.Module, stage: Stage, clips_seen: int) -> None:
         super().__init__()
-        self.model, self.recipe, self.total_clips = model, recipe, total_clips
-        self.clips_seen = 0
+        self.model, self.stage, self.recipe = model, stage, stage.recipe
+        self.clips_seen = clips_seen
         self.window = Window()
 
     def training_step(self, batch: ClipBatch, batch_index: int) -> Tensor:
@@ -76,7 +76,8 @@ class Learner(L.LightningModule):
         return build_optimizer(self.model, self.recipe)
 
     def on_train_batch_start(self, batch: ClipBatch, batch_idx: int) -> None:
-        set_rate(self.trainer.optimizers[0], schedule_factor(self.recipe, self.clips_seen, self.total_clips))
+        seen, length = self.clips_seen - self.stage.first, self.stage.last - self.stage.first
+        set_rate(self.trainer.optimizers[0], schedule_factor(self.recipe, seen, length))
 
     def transfer_batch_to_device(self, batch: ClipBatch, device: torch.device, dataloader_idx: int) -> ClipBatch:
         return batch.to(device, non_blocking=True)

@@ -65,14 +65,17 @@ def build_optimizer(model: nn.Module, recipe: TrainRecipe) -> torch.optim.Optimi
 
 
 def schedule_factor(recipe: TrainRecipe, clips_seen: int, total_clips: int) -> float:
-    """The factor on the learning rate for the step that starts after `clips_seen` clips.
+    """The factor on the learning rate for the step that starts after `clips_seen` clips of `total_clips`, both of one stage.
 
-    Linear over `warmup_clips` (from one step's share up to 1), then constant or half a cosine down to 0 at `total_clips`.
+    Linear over `warmup_clips` (from one step's share up to 1), then constant, half a cosine down to 0 at the end, or lower by `drop_factor`
+    from each of `drops` on.
     """
     if clips_seen < recipe.warmup_clips:
         return min(1.0, (clips_seen + recipe.batch_size) / recipe.warmup_clips)
     if recipe.schedule == "constant":
         return 1.0
+    if recipe.schedule == "step":
+        return recipe.drop_factor ** sum(clips_seen >= share * total_clips for share in recipe.drops)
     done = (clips_seen - recipe.warmup_clips) / max(1, total_clips - recipe.warmup_clips)
     return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 

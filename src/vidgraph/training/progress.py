@@ -21,10 +21,12 @@ class ProgressReport:
         first_clip: where it continues.
         log_every_seconds: distance of lines where standard output is not a terminal.
         show: False on all processes but the first.
+        place: the stage, such as "stage 2 of 3, joint", where there are several.
     """
 
-    def __init__(self, total_clips: int, first_clip: int, log_every_seconds: float, show: bool) -> None:
+    def __init__(self, total_clips: int, first_clip: int, log_every_seconds: float, show: bool, place: str = "") -> None:
         self.total, self.every, self.show = total_clips, log_every_seconds, show
+        self._place = f"{place}  " if place else ""
         self.train_seconds = 0.0
         self.rate = self.waiting = 0.0
         self._last = (first_clip, 0.0, 0.0)  # clips, training seconds, waiting seconds at the last measurement
@@ -58,7 +60,7 @@ class ProgressReport:
         self._last = (self._clips, self.train_seconds, wait_seconds)
 
     def line(self) -> str:
-        scores = f"{self._clips:,} of {self.total:,} clips  loss {self._loss:.4f}  accuracy {self._accuracy:.1f} %"
+        scores = f"{self._place}{self._clips:,} of {self.total:,} clips  loss {self._loss:.4f}  accuracy {self._accuracy:.1f} %"
         if not self.rate:
             return scores
         left = duration((self.total - self._clips) / self.rate)
@@ -70,7 +72,8 @@ class ProgressReport:
 
     def validation(self, clips: int, result: Validation, best: bool) -> None:
         name, value = ("accuracy", result.accuracy) if result.accuracy is not None else ("mAP", result.map or 0.0)
-        self.say(f"validation at {clips:,} clips  loss {result.loss:.4f}  {name} {value:.2f} %{'  best so far' if best else ''}")
+        scores = f"loss {result.loss:.4f}  {name} {value:.2f} %{'  best so far' if best else ''}"
+        self.say(f"{self._place}validation at {clips:,} clips  {scores}")
 
     def say(self, text: str) -> None:
         """A line that stays, above the bar where there is one."""

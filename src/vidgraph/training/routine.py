@@ -33,7 +33,8 @@ class TrainingRoutine(L.Callback):
         train_loader: for its waiting time.
         make_val_loader: gives one pass over the validation split, or None without one.
         save_weights: writes `model.safetensors` and `config.json`.
-        checkpoint: content of the `last.ckpt` to continue from, or None.
+        checkpoint: content of the `last.ckpt` to continue from within this stage, or None at its beginning.
+        seconds_before: spent in training steps already.
     """
 
     def __init__(
@@ -43,12 +44,13 @@ class TrainingRoutine(L.Callback):
         make_val_loader: Callable[[], ClipLoader] | None,
         save_weights: SaveWeights,
         checkpoint: dict[str, Any] | None,
+        seconds_before: float = 0.0,
     ) -> None:
         self.folder, self.train_loader, self.make_val_loader = folder, train_loader, make_val_loader
         self.save_weights, self.checkpoint = save_weights, checkpoint
         self.best: tuple[float, float] | None = tuple(checkpoint["best"]) if checkpoint and checkpoint["best"] else None
         self.last_validation: Validation | None = None
-        self.seconds_before = checkpoint["seconds"] if checkpoint else 0.0
+        self.seconds_before = seconds_before
         self.stopped_by: int | None = None
         self._old_handlers: dict[int, Any] = {}
 
@@ -63,7 +65,11 @@ class TrainingRoutine(L.Callback):
                 restore_random_state(self.checkpoint["random"])
             self.checkpoint = None  # its tensors are no longer needed
         recipe, show = learner.recipe, trainer.is_global_zero
-        self.report = ProgressReport(learner.total_clips, learner.clips_seen, recipe.log_every_seconds, show)
+        stage = learner.stage
+        self.report = ProgressReport(stage.total, learner.clips_seen, recipe.log_every_seconds, show, stage.place)
+        if stage.place:
+            learning = sum(p.numel() for p in learner.model.parameters() if p.requires_grad)
+            self.report.say(f"{stage.place}: {stage.last - stage.first:,} clips, {learning / 1e6:.2f} M parameters learn")
         self.metrics = MetricsFile(self.folder / METRICS, learner.clips_seen) if show else None
         if threading.current_thread() is threading.main_thread():
             self._old_handlers = {s: signal.signal(s, self._request_stop) for s in (signal.SIGINT, signal.SIGTERM)}
@@ -88,7 +94,7 @@ class TrainingRoutine(L.Callback):
         self.report.train_seconds += time.perf_counter() - self._clock
         recipe, before = learner.recipe, learner.clips_seen
         learner.clips_seen = seen = before + recipe.batch_size
-        finished = seen >= learner.total_clips
+        finished = seen >= learner.stage.last
         stop = self._should_stop(trainer)
 
         def due(every: int) -> bool:
@@ -160,6 +166,7 @@ class TrainingRoutine(L.Callback):
     def _save(self, trainer: L.Trainer, learner: Learner) -> None:
         content = {
             "format": 1,
+            "stage": learner.stage.name,
             "clips_seen": learner.clips_seen,
             "seconds": self.seconds_before + self.report.train_seconds,
             "best": list(self.best) if self.best else None,

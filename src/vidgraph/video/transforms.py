@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,10 +15,24 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from vidgraph.errors import RecipeError
-from vidgraph.records import InputSpec
+from vidgraph.records import InputSpec, Regions
 
 # ITU-R BT.601 luma; integers in 1/65536 that sum to 65536, so that a grey pixel keeps its value exactly.
 _LUMA_WEIGHTS = (19595, 38470, 7471)
+
+
+class FrameBoxes(NamedTuple):
+    """Boxes of some frames of one video, before any crop, as a store gives them.
+
+    Attributes:
+        boxes_xyxy: fractions of the frame, float32 [T, K, 4].
+        scores: float32 [T, K].
+        mask: True where a box exists, bool [T, K].
+    """
+
+    boxes_xyxy: np.ndarray
+    scores: np.ndarray
+    mask: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -118,6 +133,25 @@ class ClipTransform:
         if boxes_xyxy is None:
             return pixels, None, None
         return pixels, *self._move_boxes(torch.as_tensor(boxes_xyxy, dtype=torch.float32), plan)
+
+    def regions(self, boxes: FrameBoxes, plan: CropPlan, height: int, width: int) -> Regions:
+        """Moves the boxes of one clip as `apply` moves its pixels.
+
+        Args:
+            boxes: of the clip's frames.
+            plan: the clip's.
+            height: rows of the frames before the cut.
+            width: columns of the frames before the cut.
+
+        Returns:
+            Boxes in pixels of the crop, cut off at its border, as a batch of one view: [1, T, K, 4]. Boxes of which less than
+            `min_box_pixels` is left, and those that were masked before, are masked, their numbers zero.
+        """
+        pixels = torch.as_tensor(boxes.boxes_xyxy * np.array([width, height, width, height], np.float32))
+        moved, left = self._move_boxes(pixels, plan)
+        mask = left & torch.as_tensor(boxes.mask)
+        scores = torch.as_tensor(boxes.scores) * mask
+        return Regions((moved * mask[..., None])[None], scores[None], mask[None])
 
     def plan(self, height: int, width: int, rng: np.random.Generator | None) -> CropPlan:
         """Chooses the window in a frame of `height` x `width`."""

@@ -1,10 +1,11 @@
 """The views of a video in a test: which clips, and which crops of each. Evaluation and prediction both take them from here.
 
-Shapes: N frames of the video, V views of one clip, C channels, T frames, h w pixels of a view.
+Shapes: N frames of the video, V views of one clip, C channels, T frames, K boxes per frame, h w pixels of a view.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,10 +13,10 @@ import torch
 from torch import Tensor
 
 from vidgraph.errors import RecipeError
-from vidgraph.records import InputSpec
+from vidgraph.records import InputSpec, Regions
 from vidgraph.video.base import Video
 from vidgraph.video.sampling import PastEnd, Spread, sample_frames
-from vidgraph.video.transforms import ClipTransform, CropPlan, crop_windows
+from vidgraph.video.transforms import ClipTransform, CropPlan, FrameBoxes, crop_windows
 
 
 @dataclass(frozen=True)
@@ -67,8 +68,14 @@ class ViewPlan:
 
 
 def read_views(
-    video: Video, spec: InputSpec, plan: ViewPlan, clip: int, start_seconds: float | None = None, end_seconds: float | None = None
-) -> tuple[Tensor, np.ndarray]:
+    video: Video,
+    spec: InputSpec,
+    plan: ViewPlan,
+    clip: int,
+    start_seconds: float | None = None,
+    end_seconds: float | None = None,
+    boxes_at: Callable[[np.ndarray], FrameBoxes] | None = None,
+) -> tuple[Tensor, np.ndarray, Regions | None]:
     """Reads the views of one clip; its frames are decoded once.
 
     Args:
@@ -78,10 +85,12 @@ def read_views(
         clip: which of the plan's clips, from 0.
         start_seconds: take frames shown at or after this time only.
         end_seconds: take frames shown before this time only.
+        boxes_at: gives the boxes of source frames [T]; they are moved as the pixels of each view are.
 
     Returns:
         pixels, uint8 [V, C, T, h, w];
-        the clip's source frames, int64 [T].
+        the clip's source frames, int64 [T];
+        the boxes in each view, [V, T, K, ...]; None without `boxes_at`.
 
     Raises:
         VideoError: a frame cannot be decoded.
@@ -98,5 +107,11 @@ def read_views(
         spread=plan.spread,
     )
     frames, transform = video.read(indices), ClipTransform(spec, train=False)
-    windows = plan.windows(spec, frames.shape[1], frames.shape[2])
-    return torch.stack([transform.apply(frames, window)[0] for window in windows]), indices
+    height, width = frames.shape[1:3]
+    windows = plan.windows(spec, height, width)
+    pixels = torch.stack([transform.apply(frames, window)[0] for window in windows])
+    if boxes_at is None:
+        return pixels, indices, None
+    boxes = boxes_at(indices)
+    views = [transform.regions(boxes, window, height, width) for window in windows]
+    return pixels, indices, Regions(*(torch.cat([getattr(view, name) for view in views]) for name in ("boxes_xyxy", "scores", "mask")))

@@ -1,8 +1,9 @@
-"""Charts as PNG bytes: learning curves, scores beside chance, confusion matrix. Drawn without pyplot, so nothing global changes."""
+"""Charts as PNG bytes: curves, scores beside chance or by attribute, confusion. Drawn without pyplot, so nothing global changes."""
 
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -11,6 +12,7 @@ from typing import Literal
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 LINE_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")  # distinct to colour-blind eyes
@@ -47,6 +49,23 @@ class ScoreLine:
     accuracy: float
     ci95: tuple[float, float]
     n: int
+
+
+@dataclass(frozen=True)
+class AttributePanel:
+    """One attribute of `attribute_chart`.
+
+    Attributes:
+        name: of the attribute.
+        values: its values, from left to right.
+        scores: of each model, in percent, one per value.
+        ci95: of each model, the 95 % interval of each score.
+    """
+
+    name: str
+    values: Sequence[str]
+    scores: Sequence[Sequence[float]]
+    ci95: Sequence[Sequence[tuple[float, float]]]
 
 
 def learning_curves(curves: Sequence[Curve], chance: float | None = None) -> bytes:
@@ -126,6 +145,40 @@ def confusion_chart(confusion: np.ndarray, class_names: Sequence[str]) -> bytes:
     bar = figure.colorbar(image, ax=axes, shrink=0.6, fraction=0.04, pad=0.03)
     bar.outline.set_visible(False)
     bar.set_label("% of the true class", color=_INK)
+    return _png(figure)
+
+
+def attribute_chart(panels: Sequence[AttributePanel], models: Sequence[str], score: str) -> bytes:
+    """A panel per attribute, in it a line per model over the attribute's values, with 95 % intervals.
+
+    In the manner of figure 5 of Videos as Space-Time Region Graphs; all panels share one scale.
+
+    Args:
+        panels: at least one.
+        models: their names, in the order of each panel's scores.
+        score: what is measured, such as "mAP".
+    """
+    columns = min(4, len(panels))
+    rows = math.ceil(len(panels) / columns)
+    figure = Figure(figsize=(1.2 + 2.6 * columns, 0.7 + 2.5 * rows), layout="constrained")
+    grid = np.atleast_1d(figure.subplots(rows, columns, sharey=True)).ravel()
+    for axes, panel in zip(grid, panels, strict=False):
+        for number, (scores, ci95) in enumerate(zip(panel.scores, panel.ci95, strict=True)):
+            places = np.arange(len(scores)) + 0.08 * (number - (len(panel.scores) - 1) / 2)  # beside each other, so that bars can be told
+            low, high = np.array(ci95).T
+            bars = np.abs([np.subtract(scores, low), np.subtract(high, scores)])
+            axes.errorbar(places, scores, bars, color=LINE_COLOURS[number], marker="o", markersize=4, linewidth=1.8, elinewidth=1.0)
+        axes.set_title(panel.name, fontsize=10, color=_INK)
+        axes.set_xticks(range(len(panel.values)), [value.replace(" to ", "\nto ") for value in panel.values], fontsize=8.5)
+        axes.set_xlim(-0.5, len(panel.values) - 0.5)
+        axes.grid(axis="y", color="#e6e6e6", linewidth=0.8)
+        axes.spines[["top", "right"]].set_visible(False)
+    for axes in grid[len(panels) :]:
+        axes.set_visible(False)
+    for axes in grid[::columns]:
+        axes.set_ylabel(f"{score}, %")
+    handles = [Line2D([], [], color=LINE_COLOURS[i], marker="o", label=name) for i, name in enumerate(models)]
+    figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), frameon=False, fontsize=9.5)
     return _png(figure)
 
 

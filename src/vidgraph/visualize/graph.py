@@ -129,7 +129,7 @@ def draw_graph(
     Returns:
         uint8 [h, w, 3].
     """
-    canvas = _Canvas(enlarge(frame, side), _DIM, boldness)
+    canvas = Canvas(enlarge(frame, side), _DIM, boldness)
     boxes = explanation.node_boxes_xyxy[t].double().cpu().numpy()
     groups = node_groups(explanation)
     for node in sorted(range(len(boxes)), key=lambda n: -groups[n]):
@@ -153,7 +153,7 @@ def draw_node_key(frame: np.ndarray, explanation: Explanation, *, side: int = 32
     groups, boxes = node_groups(explanation), explanation.node_boxes_xyxy[0].double().cpu().numpy()
     pictures = []
     for group in sorted(set(groups)):
-        canvas = _Canvas(enlarge(frame, side), dim=0.4, boldness=1.0)
+        canvas = Canvas(enlarge(frame, side), dim=0.4, boldness=1.0)
         for node in (n for n in range(len(groups)) if groups[n] == group):
             canvas.box(boxes[node], NODE_COLOURS[group], inset=2.0)
             canvas.label(boxes[node], explanation.names[node])
@@ -200,8 +200,14 @@ def _places(boxes: np.ndarray, groups: list[int], aspect: tuple[float, float]) -
     return [(places[n][0] / width, places[n][1] / height) for n in range(len(boxes))]
 
 
-class _Canvas:
-    """A frame to draw on, in fractions of its size; line widths scale with its shorter side."""
+class Canvas:
+    """A frame to draw on, in fractions of its size; line widths scale with its shorter side.
+
+    Args:
+        frame: uint8 [H, W, 3].
+        dim: brightness of the frame under the drawing.
+        boldness: factor on line widths.
+    """
 
     def __init__(self, frame: np.ndarray, dim: float, boldness: float) -> None:
         self.height, self.width = frame.shape[:2]
@@ -221,22 +227,37 @@ class _Canvas:
         """The drawing, uint8 [h, w, 3]."""
         return np.asarray(self.image.resize((self.width, self.height), Image.Resampling.LANCZOS))
 
-    def box(self, box: np.ndarray, colour: tuple[int, int, int], inset: float) -> None:
+    def box(self, box: np.ndarray, colour: tuple[int, int, int], inset: float, width: float = 1.6, alpha: int = 190) -> None:
         """The outline of a node's region, drawn `inset` inside so that outlines of different sizes lie side by side."""
         x0, y0, x1, y1 = self._corners(box)
         gap = min(inset * self.unit / self.boldness, (x1 - x0) / 3, (y1 - y0) / 3)
         corners = [x0 + gap, y0 + gap, max(x0 + gap, x1 - 1 - gap), max(y0 + gap, y1 - 1 - gap)]
-        self.draw.rectangle(corners, outline=(*colour, 190), width=max(2, round(1.6 * self.unit)))
+        self.draw.rectangle(corners, outline=(*colour, alpha), width=max(2, round(width * self.unit)))
 
-    def arrow(self, source: tuple[float, float], destination: tuple[float, float], strength: float) -> None:
-        """A bowed arrow, so that two that run against each other stay apart; a dark rim keeps it visible on bright pixels."""
+    def arrow(
+        self,
+        source: tuple[float, float],
+        destination: tuple[float, float],
+        strength: float,
+        colour: tuple[int, int, int] | None = None,
+        bow: float = 0.16,
+    ) -> None:
+        """A bowed arrow, so that two that run against each other stay apart; a dark rim keeps it visible on bright pixels.
+
+        Args:
+            source: where it starts, in fractions of the frame.
+            destination: where it ends.
+            strength: of the edge, 0 to 1: its width and, without `colour`, its colour.
+            colour: of the arrow.
+            bow: how far it bends; 0 for a straight one.
+        """
         start, end = np.array(self._at(source)), np.array(self._at(destination))
         along = end - start
         length = float(np.hypot(*along))
         across = np.array([-along[1], along[0]])
         width = (1.6 + 5.4 * strength) * self.unit
         head = (9.0 + 8.0 * strength) * self.unit
-        control = (start + end) / 2 + 0.16 * across
+        control = (start + end) / 2 + bow * across
         s = np.linspace(0, 1, 25)[:, None]
         curve = (1 - s) ** 2 * start + 2 * s * (1 - s) * control + s**2 * end
         tip_distance = np.hypot(*(curve - end).T)
@@ -248,11 +269,21 @@ class _Canvas:
         wings = [tuple(tip), tuple(shaft[-1] + side), tuple(shaft[-1] - side)]
         path = [tuple(point) for point in shaft]
         rim = 1.6 * self.unit
-        colour = attention_colour(strength)
+        colour = colour or attention_colour(strength)
         self.draw.line(path, fill=(0, 0, 0, 190), width=round(width + 2 * rim), joint="curve")
         self.draw.polygon(wings, fill=(0, 0, 0, 190), outline=(0, 0, 0, 190), width=round(2 * rim))
         self.draw.line(path, fill=(*colour, 255), width=max(2, round(width)), joint="curve")
         self.draw.polygon(wings, fill=(*colour, 255))
+
+    def trail(self, places: list[tuple[float, float]], colour: tuple[int, int, int]) -> None:
+        """A line from place to place, such as the way that a box has come."""
+        points = [self._at(place) for place in places]
+        if len(points) > 1:
+            self.draw.line(points, fill=(0, 0, 0, 150), width=round(5 * self.unit), joint="curve")
+            self.draw.line(points, fill=(*colour, 255), width=max(2, round(2.4 * self.unit)), joint="curve")
+        for x, y in points:
+            radius = 3 * self.unit
+            self.draw.ellipse([x - radius, y - radius, x + radius, y + radius], fill=(*colour, 255))
 
     def disc(self, place: tuple[float, float], colour: tuple[int, int, int], weight: float) -> None:
         """A node; `weight` from 0 to 1 sets its size."""

@@ -15,6 +15,7 @@ from vidgraph.errors import VideoError
 from vidgraph.records import Prediction
 from vidgraph.video.writer import write_video
 from vidgraph.visualize import graph
+from vidgraph.visualize.regions import NEIGHBOUR_COLOUR, PROPOSAL_COLOUR, QUERY_COLOUR, TRACK_COLOURS, RegionPictures
 
 _PANEL = 300  # width of the panel in pixels
 _MARGIN = 18
@@ -52,12 +53,17 @@ def write_overlay(
     numbers = list(range(len(frames))) if frame_numbers is None else list(frame_numbers)
     slowed = min(fps, len(frames) / _SHORTEST_SECONDS)
     sampled = np.array(prediction.frame_indices)
+    regions = None
+    if prediction.explanation is not None and prediction.explanation.regions is not None:
+        regions = RegionPictures(prediction.explanation)
     pictures, panel = [], None
     for frame, number in zip(frames, numbers, strict=True):
         t = int(np.abs(sampled - number).argmin())
-        picture = _draw(frame, prediction, t, stage, side)
+        picture = regions.over_frame(frame, t, side=side) if regions else _draw(frame, prediction, t, stage, side)
         if panel is None:
             panel = _panel(prediction, picture.shape[0], stage)
+            if regions is not None:
+                _draw_region_key(ImageDraw.Draw(panel), regions, picture.shape[0])
         beside = _with_place(panel, number, int(sampled[t]), numbers, sampled)
         pictures.append(np.concatenate([picture, beside], axis=1))
     write_video(path, np.stack(pictures), slowed)
@@ -104,6 +110,19 @@ def _draw_scale(draw: ImageDraw.ImageDraw, prediction: Prediction, height: int, 
     draw.text((_MARGIN, y + 56), "0", font=graph.font(12), fill=_SOFT)
     text = f"+{graph.preference_scale(explanation):.2f}"
     draw.text((_PANEL - _MARGIN, y + 56), text, font=graph.font(12), fill=_SOFT, anchor="ra")
+
+
+def _draw_region_key(draw: ImageDraw.ImageDraw, regions: RegionPictures, height: int) -> None:
+    """What the boxes mean, above the foot of the panel."""
+    entries = [(PROPOSAL_COLOUR, "regions")]
+    if regions.tracks:
+        entries.append((TRACK_COLOURS[0], "followed by overlap"))
+    elif regions.queries:
+        entries += [(QUERY_COLOUR, "one region"), (NEIGHBOUR_COLOUR, "most similar to it")]
+    for row, (colour, text) in enumerate(entries):
+        y = height - 172 + 22 * row
+        draw.rectangle([_MARGIN, y + 2, _MARGIN + 14, y + 14], outline=colour, width=3)
+        draw.text((_MARGIN + 22, y), text, font=graph.font(13), fill=_INK)
 
 
 def _with_place(panel: Image.Image, number: int, nearest: int, numbers: Sequence[int], sampled: np.ndarray) -> np.ndarray:

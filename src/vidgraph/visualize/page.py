@@ -153,7 +153,7 @@ def colour_scale(colours: Sequence[tuple[int, int, int]], low: str, high: str) -
     return f'<div class="scale"><span>{escape(low)}</span>{strip}<span>{escape(high)}</span></div>'
 
 
-def colour_key(entries: Sequence[tuple[tuple[int, int, int], str]]) -> str:
+def colour_key(entries: Sequence[tuple[tuple[int, int, int], str]], title: str = "Nodes:") -> str:
     """Dots of colour with their meaning."""
     dots = "".join(f'<span class="key" style="background: rgb({r}, {g}, {b})"></span>{escape(text)}' for (r, g, b), text in entries)
-    return f'<div class="scale"><span>Nodes:{dots}</span></div>'
+    return f'<div class="scale"><span>{escape(title)}{dots}</span></div>'

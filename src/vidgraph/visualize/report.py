@@ -11,6 +11,7 @@ import numpy as np
 from vidgraph.records import Explanation, Prediction
 from vidgraph.visualize import graph, page
 from vidgraph.visualize.charts import Curve, ScoreLine, confusion_chart, learning_curves, score_chart
+from vidgraph.visualize.regions import NEIGHBOUR_COLOUR, PROPOSAL_COLOUR, QUERY_COLOUR, TRACK_COLOURS, RegionPictures
 
 _SHOWN_FRAMES = 5  # per stage
 _STRIP_FRAMES = 10
@@ -136,6 +137,8 @@ def _graph_parts(prediction: Prediction, frames: np.ndarray) -> list[str]:
     explanation = prediction.explanation
     if explanation is None:
         return [page.paragraph("This model has no graph, so there are no nodes and edges to draw.")]
+    if explanation.regions is not None:
+        return _region_parts(RegionPictures(explanation), prediction.frame_indices, frames)
     stages = graph.num_stages(explanation)
     reading = (
         "Each outline is a node: a region of the frame. An arrow runs from the node that sends to the node that receives; "
@@ -157,6 +160,62 @@ def _graph_parts(prediction: Prediction, frames: np.ndarray) -> list[str]:
             pictures.append((drawing, alt, f"{title}, frame {prediction.frame_indices[t]}"))
         parts.append(page.tiles(pictures, len(pictures)))
     return [*parts, *(_edge_parts(explanation, prediction.frame_indices) if stages else []), *_node_parts(explanation, frames)]
+
+
+def _region_parts(regions: RegionPictures, frame_indices: Sequence[int], frames: np.ndarray) -> list[str]:
+    """Of a model whose nodes are boxes: trajectories by overlap, and what is most similar to a few regions."""
+    links = regions.links
+    counts = links.mask.sum(1).tolist()
+    per_frame = f"{counts[0]}" if len(set(counts)) == 1 else f"{min(counts)} to {max(counts)}"
+    text = f"The nodes of the graph are {sum(counts)} boxes in {len(counts)} frames, {per_frame} in each."
+    parts = [page.heading("The regions", 3), page.paragraph(text)]
+    if links.overlap is not None and not regions.tracks:
+        parts.append(page.paragraph("No box goes on in the next frame by an IoU of 0.3 or more, so there are no trajectories to draw."))
+    if not regions.tracks and not regions.queries:
+        pictures = [(regions.over_frame(frames[t], t, side=300), "Regions.", f"frame {frame_indices[t]}") for t in _evenly(len(frames), 5)]
+        return [*parts, page.tiles(pictures, len(pictures))]
+    if regions.tracks:
+        parts += _track_parts(regions, frame_indices, frames)
+    return [*parts, *_query_parts(regions, frame_indices, frames)] if regions.queries else parts
+
+
+def _track_parts(regions: RegionPictures, frame_indices: Sequence[int], frames: np.ndarray) -> list[str]:
+    reading = (
+        "A box is linked to every box of the next frame that it overlaps, by their intersection over union (IoU). Each colour follows one "
+        "thing, from every box to the one that it overlaps most, by at least 0.3; arrows run along time. All other regions are faint green."
+    )
+    colours = list(zip(TRACK_COLOURS, (f"trajectory {i + 1}" for i in range(len(regions.tracks))), strict=False))
+    rows = []
+    for number, track in enumerate(regions.tracks):
+        first, last = (frame_indices[int(regions.links.frames[step])] for step in (track.places[0][0], track.places[-1][0]))
+        rows.append([f"trajectory {number + 1}", f"{first} to {last}", f"{len(track.places)}", f"{track.mean_iou:.2f}"])
+    return [
+        page.heading("What follows what by overlap", 3),
+        page.paragraph(reading),
+        page.colour_key(colours, "Boxes:"),
+        page.figure(regions.strip(frames), "Frames side by side with the boxes of each trajectory.", "Time runs from left to right."),
+        page.table(["Trajectory", "Frames of the video", "Boxes", "Mean IoU"], rows),
+    ]
+
+
+def _query_parts(regions: RegionPictures, frame_indices: Sequence[int], frames: np.ndarray) -> list[str]:
+    reading = (
+        "Every region attends to all others in all frames. The orange box is one region, the blue ones are those that it attends to most. "
+        "Shown are regions whose attention is least even."
+    )
+    colours = [(QUERY_COLOUR, "one region"), (NEIGHBOUR_COLOUR, "most similar to it"), (PROPOSAL_COLOUR, "other regions")]
+    parts = [page.heading("What is similar to what", 3), page.paragraph(reading), page.colour_key(colours, "Boxes:")]
+    for query in regions.queries:
+        at = frame_indices[int(regions.links.frames[query.place[0]])]
+        pictures = []
+        for picture, t in regions.query(frames, query):
+            pictures.append((picture, f"Regions of frame {frame_indices[t]}.", f"frame {frame_indices[t]}"))
+        weights = ", ".join(f"{weight:.4f}" for weight in query.weights)
+        text = f"A region of frame {at}: its most similar regions weigh {weights}; an even share is {query.even:.4f}."
+        parts += [page.tiles(pictures, len(pictures)), page.paragraph(text)]
+    if max(query.weights[0] / query.even for query in regions.queries) < 2:
+        parts.append(page.paragraph("Attention is nearly even here: no region attends to another much more than to all the rest."))
+    return parts
 
 
 def _edge_parts(explanation: Explanation, frame_indices: Sequence[int]) -> list[str]:

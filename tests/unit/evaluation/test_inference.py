@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from vidgraph.errors import DataError, RecipeError
 from vidgraph.evaluation.inference import evaluate, fuse_views, view_scores
+from vidgraph.evaluation.metrics import SOFTMAXED
 from vidgraph.records import ClipBatch, InputSpec
 
 CLASSES = ["left", "right", "up"]
@@ -69,6 +70,20 @@ def test_float_labels_are_multi_label_and_score_map():
     assert scores.map == pytest.approx(50.0)
     assert scores.top1 is None
     assert scores.skipped == 2
+
+
+def test_softmaxed_scores_of_several_labels_are_told():
+    """A model that gives probabilities of exclusive classes where clips have several labels."""
+
+    class Softmaxed(Corner):
+        def forward(self, video: Tensor) -> Tensor:
+            return super().forward(video).softmax(-1)
+
+    several, single = batch([[3, 0, 1], [0, 2, 1]], [[1, 0, 1], [0, 1, 1]], [0, 1]), batch([[3, 0, 1], [0, 2, 1]], [0, 1], [0, 1])
+    assert evaluate(Softmaxed(), [several], class_names=CLASSES).notes == (SOFTMAXED,)
+    assert evaluate(Softmaxed(), [several], class_names=CLASSES, views="max").notes == (SOFTMAXED,)
+    assert evaluate(Corner(), [several], class_names=CLASSES).notes == ()
+    assert evaluate(Softmaxed(), [single], class_names=CLASSES).notes == ()
 
 
 def test_model_is_put_back_and_progress_is_told():

@@ -107,6 +107,21 @@ def test_paper_accounting_is_the_models_own_where_it_has_one() -> None:
     assert "as the paper counts: 0.0005 GMAC" in to_text(profile)
 
 
+def test_products_with_zeros_count_where_the_model_says_that_it_leaves_them_out() -> None:
+    class Sparse(Small):
+        def skipped_gmac(self, shapes: dict[str, list[int]]) -> dict[str, float]:
+            return {"lstm": shapes["lstm"][0] * 0.25}
+
+        def paper_gmac(self, parts: dict[str, float], batch: int) -> float:
+            return parts["lstm"]
+
+    profile, expected = profile_model(Sparse(), batch=2), by_hand(2)
+    assert profile["parts"]["lstm"]["gmac"] == profile["gmac"]["paper_accounting"] == pytest.approx(expected["lstm"] + 0.5)
+    assert profile["gmac"]["executed"] == pytest.approx(sum(expected.values()))
+    assert profile["gmac"]["total"] == pytest.approx(sum(expected.values()) + 0.5)
+    assert f"as it runs, without products with zeros: {sum(expected.values()):.4f} GMAC" in to_text(profile)
+
+
 def test_boxes_are_given_to_models_that_eat_them() -> None:
     class Boxes(Small):
         def __init__(self) -> None:

@@ -16,13 +16,16 @@ tiny = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(tiny)
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, staged: bool) -> None:
     torch.set_num_threads(1)
     model = tiny.TinyNet()
     model.drop.p = 0.0
     recipe = replace(tiny.RECIPE, clips=64, clip_norm=None, val_every_clips=16, checkpoint_every_clips=32)
+    if staged:
+        stages = [{"name": "head", "clips": 32, "freeze": ["hidden."]}, {"name": "joint", "clips": 32, "lr": 5e-3}]
+        recipe = replace(recipe, clips=None, stages=stages)
     tiny.fit(model, tiny.TrainingData(tiny.Clips(), tiny.Clips(length=37)), recipe, folder, tiny._save, resume=False)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), "staged" in sys.argv)

@@ -14,8 +14,9 @@ from torch import nn
 from vidgraph.errors import DataError, RecipeError, RunError, WeightsError
 from vidgraph.recipe import TrainRecipe
 from vidgraph.records import ClipBatch, InputSpec
-from vidgraph.training.fit import TrainingData, fit, total_clips
+from vidgraph.training.fit import TrainingData, fit
 from vidgraph.training.run_folder import load_checkpoint, read_metrics
+from vidgraph.training.stages import total_clips
 
 RECIPE = TrainRecipe(
     clips=160, batch_size=8, lr=1e-2, clip_norm=1.0, precision="fp32", workers=0, val_every_clips=40, checkpoint_every_clips=72,

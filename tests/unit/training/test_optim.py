@@ -74,6 +74,12 @@ def test_cosine_with_warmup() -> None:
     assert [schedule_factor(constant, seen, 1100) for seen in (0, 500, 1090)] == [0.1, 1.0, 1.0]
 
 
+def test_steps_lower_the_rate_at_shares_of_the_length() -> None:
+    recipe = TrainRecipe(batch_size=10, schedule="step", drops=[0.5, 0.9], drop_factor=0.1, warmup_clips=20)
+    factors = [schedule_factor(recipe, seen, 1000) for seen in (0, 10, 20, 490, 500, 890, 900, 990)]
+    assert factors == pytest.approx([0.5, 1.0, 1.0, 1.0, 0.1, 0.1, 0.01, 0.01])
+
+
 def test_set_rate_keeps_the_factors_of_groups() -> None:
     optimizer = build_optimizer(_model(), TrainRecipe(lr=0.2, lr_factors={"stem.": 0.5}))
     set_rate(optimizer, 0.25)

@@ -31,11 +31,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_default_plan_is_the_single_centre_view(folder: Path) -> None:
     with open_video(folder) as video:
-        pixels, indices = read_views(video, SPEC, ViewPlan(), 0)
+        pixels, indices, regions = read_views(video, SPEC, ViewPlan(), 0)
         expected = sample_frames(SPEC, video.timestamps_seconds)
         centre, _, _ = ClipTransform(SPEC, train=False)(video.read(expected))
     assert indices.tolist() == expected.tolist() == [12, 14, 16, 18]
     assert torch.equal(pixels, centre[None])
+    assert regions is None
     assert pixels[0, 0, :, 0, 0].tolist() == [10 + 7 * t % 200 for t in indices]
 
 
@@ -43,7 +44,7 @@ def test_crops_and_clips_are_where_they_should_be(folder: Path) -> None:
     plan = ViewPlan(clips=3, crops=5)
     with open_video(folder) as video:
         for clip, start in enumerate((0, 12, 23)):
-            pixels, indices = read_views(video, SPEC, plan, clip)
+            pixels, indices, _ = read_views(video, SPEC, plan, clip)
             assert pixels.shape == (5, 3, 4, 16, 16)
             assert indices.tolist() == [start, start + 2, start + 4, start + 6]
             assert (pixels[:, 0, 0, 0, 0].int() - 7 * start % 200).tolist() == [0, 5, 10, 15, 20]

@@ -7,7 +7,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from vidgraph.visualize.charts import Curve, ScoreLine, confusion_chart, learning_curves, score_chart
+from vidgraph.visualize.charts import AttributePanel, Curve, ScoreLine, attribute_chart, confusion_chart, learning_curves, score_chart
 
 
 def pixels(png: bytes) -> np.ndarray:
@@ -38,3 +38,24 @@ def test_confusion_chart_shows_shares_of_the_true_class_and_survives_an_empty_on
     rows, columns = np.nonzero(darkest[:, : picture.shape[1] * 3 // 4])  # the colour bar is at the right
     assert rows.mean() < picture.shape[0] / 2
     assert columns.mean() < picture.shape[1] / 2
+
+
+def test_attributes_draw_a_line_per_model_in_a_panel_each():
+    def panel(name: str, scores: list[list[float]]) -> AttributePanel:
+        return AttributePanel(name, ["no", "yes"], scores, [[(s - 2, s + 2) for s in line] for line in scores])
+
+    rising, falling = panel("Sequence?", [[30.0, 60.0], [30.0, 31.0]]), panel("Object?", [[90.0, 60.0], [31.0, 30.0]])
+    picture = pixels(attribute_chart([rising, falling], ["graph", "plain"], "mAP"))
+    below_legend = picture[picture.shape[0] // 6 :]
+    blue, orange = (np.abs(below_legend - np.array(colour)).max(-1) < 12 for colour in ((0, 114, 178), (213, 94, 0)))
+    middle = picture.shape[1] // 2
+    ends = []  # mean row of the first and last column of each model in each panel; rows count downwards
+    for half in (blue[:, :middle], blue[:, middle:], orange[:, :middle], orange[:, middle:]):
+        columns = np.nonzero(half.any(0))[0]
+        ends.append([float(np.nonzero(half[:, column])[0].mean()) for column in (columns.min(), columns.max())])
+    assert ends[0][0] > ends[0][1] + 20  # rises
+    assert ends[1][0] < ends[1][1] - 20  # falls
+    assert all(abs(first - last) < 15 for first, last in ends[2:])  # stays
+    assert ends[1][0] < ends[0][1] < ends[2][0]  # 90 above 60 above 30 on one scale
+    wide = pixels(attribute_chart([rising] * 5, ["graph", "plain"], "mAP"))
+    assert wide.shape[0] > 1.5 * picture.shape[0]  # five panels take two rows

@@ -1,0 +1,116 @@
+"""The verbs below `vidgraph data`: look for faults, make a data set or the table of one. Imported by the command only."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from vidgraph.command_line import FAULTS, GOOD, Parser, add_verb, positive
+
+
+def data_check(args: argparse.Namespace) -> int:
+    from vidgraph.data.check import check_table
+    from vidgraph.data.table import load_table, parse_columns
+    from vidgraph.progress import counter
+    from vidgraph.weights import from_pretrained
+
+    table = load_table(args.path, parse_columns(args.columns))
+    model: Any = from_pretrained(args.model) if args.model else None
+    spec, class_names = (model.input_spec, model.class_names) if model else (None, None)
+    with counter("files") as count:
+        decode: Any = "full" if args.full else "quick"
+        report = check_table(table, min_frames=args.min_frames, spec=spec, class_names=class_names, decode=decode, progress=count)
+    print("\n".join(report.lines()))
+    if args.skip_list is not None:
+        print(f"{report.write_skip_list(args.skip_list)} files in {args.skip_list}; train with --data.table.skip_list {args.skip_list}")
+    return GOOD if report.is_good else FAULTS
+
+
+def data_make_syncmnist(args: argparse.Namespace) -> int:
+    from vidgraph.data.syncmnist_files import make_dataset
+    from vidgraph.progress import counter
+
+    counts = {"train": args.train, "val": args.val, "test": args.test}
+    classes = range(10) if args.classes is None else args.classes
+    with counter("videos") as count:
+        table = make_dataset(args.out, args.num_digits, counts, args.digits, seed=args.seed, classes=classes, report=count)
+    print(f"{sum(counts.values()):,} videos; the table is {table}, digit boxes are in {table.with_name('boxes.csv')}")
+    return GOOD
+
+
+def data_make_something(args: argparse.Namespace) -> int:
+    from vidgraph.data.something import make_table
+
+    made = make_table(args.labels, args.videos, args.out, hold_out=args.hold_out)
+    print(*made.lines(), sep="\n")
+    print(f"look for faults: vidgraph data check {args.out}")
+    return GOOD
+
+
+def data_make_charades(args: argparse.Namespace) -> int:
+    from vidgraph.data.charades import make_tables
+
+    made = make_tables(args.labels, args.videos, args.out, hold_out=args.hold_out)
+    print(*made.lines(), sep="\n")
+    print(f"look for faults: vidgraph data check {args.out}")
+    return GOOD
+
+
+def add_data(verbs: Any) -> None:
+    """Adds `data` and what stands below it to the command."""
+    data = add_verb(verbs, "data", None, "check your videos, or make a data set", "vidgraph data check clips.csv --skip-list skip.txt")
+    kinds = data.add_subparsers(metavar="WHAT", required=True, parser_class=Parser)
+    p = add_verb(kinds, "check", data_check, "find files and rows that training would stumble over", "vidgraph data check clips.csv")
+    p.add_argument("path", metavar="TABLE|FOLDER", help="a .csv, .tsv or .parquet table, or a folder with one folder per class")
+    p.add_argument("--columns", default="", metavar="OURS=THEIRS,...", help="other column names, as label=class,split=split01")
+    p.add_argument("--min-frames", type=positive, default=1, metavar="N", help="report videos with fewer frames (default 1)")
+    p.add_argument("--model", help="report videos shorter than this model's clips, and labels that it does not know")
+    p.add_argument("--full", action="store_true", help="decode every frame instead of a few per file")
+    p.add_argument("--skip-list", type=Path, metavar="FILE", help="write the unusable files there")
+    make = add_verb(kinds, "make", None, "make a data set, or the table of one that you have", "vidgraph data make syncmnist --out digits3")
+    sets = make.add_subparsers(metavar="DATASET", required=True, parser_class=Parser)
+    _add_make_something(sets)
+    _add_make_charades(sets)
+    p = add_verb(
+        sets,
+        "syncmnist",
+        data_make_syncmnist,
+        "write synchronous digits as .mp4 files, a table and digit boxes",
+        "vidgraph data make syncmnist --out digits3 --digits embedded --train 800 --val 100 --test 200",
+    )
+    p.add_argument("--out", type=Path, required=True, metavar="FOLDER")
+    p.add_argument("--num-digits", type=int, default=3, metavar="N", help="digits per clip (default 3)")
+    p.add_argument("--classes", type=int, nargs="+", metavar="C", help="digits that take part (default 0 to 9)")
+    p.add_argument("--digits", default="mnist", metavar="SOURCE", help="mnist, embedded, or a folder with MNIST's four files")
+    for split, count in (("train", 1000), ("val", 200), ("test", 200)):
+        p.add_argument(f"--{split}", type=int, default=count, metavar="N", help=f"videos for {split} (default {count})")
+    p.add_argument("--seed", type=int, default=0)
+
+
+def _add_make_something(sets: Any) -> None:
+    p = add_verb(
+        sets,
+        "something",
+        data_make_something,
+        "write the table of Something-Something v1 or v2 from its official label files",
+        "vidgraph data make something --labels labels --videos 20bn-something-something-v2 --out something.csv",
+    )
+    p.add_argument("--labels", type=Path, required=True, metavar="FOLDER", help="where the official .csv (v1) or .json (v2) files are")
+    p.add_argument("--videos", type=Path, required=True, metavar="FOLDER", help="the folders of frames (v1) or .webm files (v2)")
+    p.add_argument("--out", type=Path, required=True, metavar="TABLE.csv", help="the table to write")
+    p.add_argument("--hold-out", type=float, default=0.0, metavar="SHARE", help="share of train for a split `held`")
+
+
+def _add_make_charades(sets: Any) -> None:
+    p = add_verb(
+        sets,
+        "charades",
+        data_make_charades,
+        "write the tables of Charades, its videos and its actions, from the official annotation files",
+        "vidgraph data make charades --labels Charades --videos Charades_v1_480 --out charades.csv --hold-out 0.05",
+    )
+    p.add_argument("--labels", type=Path, required=True, metavar="FOLDER", help="where the three Charades_v1_ files are")
+    p.add_argument("--videos", type=Path, required=True, metavar="FOLDER", help="the .mp4 files, or the folders of frames")
+    p.add_argument("--out", type=Path, required=True, metavar="TABLE.csv", help="the table to write; the other is TABLE_intervals.csv")
+    p.add_argument("--hold-out", type=float, default=0.0, metavar="SHARE", help="share of the training people for a split `val`")

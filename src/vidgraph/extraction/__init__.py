@@ -1,0 +1,1 @@
+"""What is computed once per video and stored: boxes of regions, and later optical flow."""

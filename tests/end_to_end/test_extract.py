@@ -1,0 +1,334 @@
+"""Boxes through the command: proposals that survive `kill -9`, boxes from files, models that take them, and every fault in one line."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import vidgraph
+from vidgraph.cli import main
+from vidgraph.extraction.container import Header, RecordFile, write_records
+from vidgraph.extraction.store import BoxStore
+from vidgraph.video.writer import write_video
+from vidgraph.weights import save_weights
+
+CLASSES = ["JugglingBalls", "Lunges"]
+
+
+def _error(capsys: pytest.CaptureFixture[str], *words: object, code: int = 2) -> str:
+    capsys.readouterr()
+    assert main([*map(str, words)]) == code
+    error = capsys.readouterr().err
+    assert error.startswith("vidgraph: ")
+    assert error.count("\n") == 1
+    return error
+
+
+def _json(capsys: pytest.CaptureFixture[str], *words: object) -> Any:
+    capsys.readouterr()
+    assert main([*map(str, words), "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def _files(store: Path) -> dict[str, bytes]:
+    return {f.relative_to(store).as_posix(): f.read_bytes() for f in store.rglob("*") if f.is_file() and f.name != ".lock"}
+
+
+@pytest.fixture(scope="module")
+def videos(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three real clips of each of two classes, in a folder per class, and a table of them."""
+    folder, rows = tmp_path_factory.mktemp("ucf"), ["video,label,split"]
+    for name in CLASSES:
+        for clip in sorted((shared_data / "data" / "ucf101_8" / name).glob("*.mp4"))[:3]:
+            (folder / name).mkdir(exist_ok=True)
+            shutil.copy(clip, folder / name / clip.name)
+            rows.append(f"{name}/{clip.name},{name},test")
+    (folder / "table.csv").write_text("\n".join(rows) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def boxes(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Moving regions of every 30th frame."""
+    store = tmp_path_factory.mktemp("boxes") / "store"
+    words = f"extract proposals {videos} --source motion --out {store} --count 5 --every 30 --workers 1"
+    assert main(words.split()) == 0
+    return store
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Fresh weights of a small region graph: 4 frames, 5 boxes each."""
+    folder = tmp_path_factory.mktemp("model")
+    torch.manual_seed(0)
+    options = {"num_frames": 4, "size": 64, "boxes_per_frame": 5, "width": 16}
+    save_weights(vidgraph.create_model("strg_small", class_names=CLASSES, **options), folder)
+    return folder
+
+
+def test_files_folders_and_tables_are_the_same_videos(
+    videos: Path, boxes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    expected = _files(boxes)
+    assert len(expected) == 7
+    settings = ["--source", "motion", "--count", "5", "--every", "30", "--workers", "1"]
+    for number, what in enumerate(([videos / "table.csv"], [videos / "JugglingBalls", videos / "Lunges"], sorted(videos.glob("*/*.mp4")))):
+        store = tmp_path / str(number)
+        assert main(["extract", "proposals", *map(str, what), "--out", str(store), *settings]) == 0
+        assert _files(store) == expected
+        assert f"{store}: 6 videos done; " in capsys.readouterr().out
+    assert main(["extract", "proposals", str(videos), "--out", str(tmp_path / "0"), *settings]) == 0
+    assert f"{tmp_path / '0'}: 0 videos done, 6 were there\n" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_killed_in_the_middle_and_called_again(videos: Path, tmp_path: Path) -> None:
+    """`kill -9` of the command while two processes are at work: no file is half there, and the same call ends with the same files."""
+    words = f"-m vidgraph.cli extract proposals {videos} --source motion --count 10 --every 2 --workers 2"
+    command = [sys.executable, *words.split()]
+    whole, store = tmp_path / "whole", tmp_path / "store"
+    subprocess.run([*command, "--out", str(whole)], check=True, capture_output=True)
+    process = subprocess.Popen([*command, "--out", str(store)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not list(store.rglob("*.boxes")) and process.poll() is None:
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    there = {name: content for name, content in _files(store).items() if name.endswith(".boxes") and "partial" not in name}
+    assert 1 <= len(there) < 6
+    assert all(_files(whole)[name] == content for name, content in there.items())
+    done = subprocess.run([*command, "--out", str(store)], check=True, capture_output=True, text=True)
+    assert "were there" in done.stdout
+    assert _files(store) == _files(whole)
+
+
+def test_some_of_many_fail(videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(videos / "Lunges", tmp_path / "videos")
+    (tmp_path / "videos" / "bad.mp4").write_text("no video")
+    words = [
+        "extract",
+        "proposals",
+        tmp_path / "videos",
+        "--source",
+        "motion",
+        "--every",
+        "50",
+        "--workers",
+        "1",
+        "--out",
+        tmp_path / "store",
+    ]
+    assert "bad.mp4: " in _error(capsys, *words, code=1)
+    assert len(list((tmp_path / "store").rglob("*.boxes"))) == 3
+    assert "bad.mp4: " in _error(capsys, *[*words[:2], tmp_path / "videos" / "bad.mp4", *words[3:]])  # its fault is the command's
+
+
+def test_a_model_with_boxes_is_scored_and_predicts(
+    videos: Path, boxes: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Many views with regions; evaluation and prediction agree on the answers."""
+    data = ["--data", videos / "table.csv", "--data.table.boxes", boxes, "--device", "cpu"]
+    centre = _json(capsys, "eval", model, *data)
+    assert (centre["n"], centre["skipped"]) == (6, 0)
+    many = _json(capsys, "eval", model, *data, "--views", 2, "--eval.crops", 3, "--eval.fusion", "max")
+    assert many["n"] == 6
+    clips = sorted(videos.glob("*/*.mp4"))
+    answers = _json(capsys, "predict", model, *clips, "--boxes", boxes, "--device", "cpu")
+    right = [answer["top"][0]["class"] == Path(answer["video"]).parent.name for answer in answers]
+    assert 100 * np.mean(right) == pytest.approx(centre["top1"], abs=0.01)
+    assert main(["predict", str(model), str(clips[0]), "--boxes", str(boxes), "--views", "2", "--save", str(tmp_path / "a.html")]) == 0
+
+
+def test_boxes_of_something_else(shared_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = shared_data / "data" / "something_else_samples"
+    words = ["extract", "boxes", folder / "annotations.json", "--out", tmp_path / "store"]
+    assert main([*map(str, words), "--videos", str(folder / "videos")]) == 0
+    out = capsys.readouterr().out
+    assert "13 videos done" in out
+    assert "555 frames with 1.9 boxes on average; 0 frames have none" in out
+    found = BoxStore(tmp_path / "store").boxes(folder / "videos" / "77005").at([0], 4)
+    assert found.mask.sum() >= 1
+    some = tmp_path / "some"
+    some.mkdir()
+    (some / "2").symlink_to(folder / "videos" / "2")
+    assert main([*map(str, words[:-1]), str(tmp_path / "other"), "--videos", str(some)]) == 0
+    assert f"note: 12 of 13 videos of the annotations are not in {some}" in capsys.readouterr().out
+    assert "holds none of the 13 videos of" in _error(capsys, *words[:-1], tmp_path / "none", "--videos", tmp_path)
+
+
+def test_boxes_of_ones_own(videos: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    clips = sorted(videos.glob("*/*.mp4"))
+    rows = [f"{clip.relative_to(videos)},{frame},10,10,90,100" for clip in clips[:2] for frame in range(0, 60, 5)]
+    (tmp_path / "mine.csv").write_text("video,frame,x0,y0,x1,y1\n" + "\n".join(rows) + "\n")
+    store = tmp_path / "store"
+    assert main(f"extract boxes {tmp_path / 'mine.csv'} --videos {videos} --out {store} --reach 2".split()) == 0
+    assert "2 videos done" in capsys.readouterr().out
+    assert len(_json(capsys, "predict", model, *clips[:2], "--boxes", store, "--device", "cpu")) == 2
+    (tmp_path / "mine.csv").write_text("video,frame,x0,y0,x1,y1\n" + rows[0].replace("100", "99") + "\n")
+    words = ["extract", "boxes", tmp_path / "mine.csv", "--videos", videos, "--out", store, "--reach", 2]
+    assert "holds boxes of csv (sha256 " in _error(capsys, *words)
+    assert "Lunges.csv: " in _error(capsys, "extract", "boxes", tmp_path / "Lunges.csv", "--out", tmp_path / "x")
+    assert "boxes come from .csv files, or from the .json files" in _error(capsys, "extract", "boxes", clips[0], "--out", tmp_path / "x")
+
+
+def _rewritten(store: Path, **changes: object) -> None:
+    """Every file of the store again, with changed fields of its header or other records."""
+    for path in store.rglob("*.boxes"):
+        with RecordFile(path) as file:
+            header = file.header
+            records = [file.read(place) for place in range(len(header.frame_indices))]
+        make = changes.get("record")
+        records = [make(record) for record in records] if callable(make) else records
+        write_records(path, Header(**{**vars(header), **{key: value for key, value in changes.items() if key != "record"}}), records)
+
+
+def _box(*corners: float) -> Any:
+    values = np.array([*corners, 1.0], np.float32).tobytes()
+    return lambda record: np.uint32(1).tobytes() + values
+
+
+def test_bad_stores_are_one_line(videos: Path, boxes: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    clip = sorted(videos.glob("*/*.mp4"))[0]
+
+    def fresh() -> Path:
+        shutil.rmtree(tmp_path / "store", ignore_errors=True)
+        shutil.copytree(boxes, tmp_path / "store")
+        return tmp_path / "store"
+
+    def told(*parts: str) -> None:
+        error = _error(capsys, "predict", model, clip, "--boxes", tmp_path / "store", "--device", "cpu")
+        assert all(part in error for part in parts), error
+
+    # No boxes at all: not asked for, no store, an empty one, one without this video.
+    assert "takes 5 boxes per frame, and no store of boxes is given; make one with vidgraph extract proposals" in _error(
+        capsys, "predict", model, clip
+    )
+    assert "--data.table.boxes STORE" in _error(capsys, "eval", model, "--data", videos / "table.csv")
+    told("store: there is no such store; make one with vidgraph extract proposals")
+    (fresh() / f"{clip.parent.name}/{clip.name}.boxes").unlink()
+    told("store: holds no boxes of ", clip.name, "run vidgraph extract for it too")
+    for file in fresh().rglob("*.boxes"):
+        file.unlink()
+    told("store: holds no boxes of any video")
+
+    # Of other videos, of another version, half-written.
+    store = fresh()
+    names = sorted(path.relative_to(store) for path in store.rglob("*.boxes"))
+    shutil.copy(store / names[1], store / names[0])
+    told(f"{names[0]}: holds the boxes of another video than {clip}, or of it before it changed")
+    note = fresh() / "store.json"
+    note.write_text(note.read_text().replace('"format_version": 1', '"format_version": 9'))
+    told("store: is of format version 9, and this vidgraph reads 1")
+    path = fresh() / names[0]
+    path.write_bytes(path.read_bytes()[:-50])
+    told(f"{names[0]}: is cut short", "run the same vidgraph extract again")
+
+    # Boxes that cannot be.
+    for box, problem in (
+        (_box(0.1, float("nan"), 0.5, 0.5), "a box holds what is not a number"),
+        (_box(0.6, 0.1, 0.5, 0.5), "a box is reversed"),
+        (_box(0.1, 0.1, 0.5, 1.5), "a box lies outside the frame"),
+    ):
+        _rewritten(fresh(), record=box)
+        told(f"{names[0]}, frame ", problem, "delete the file and extract again")
+
+    # Fewer boxes than asked, and none in any frame, are no fault: they are masked.
+    for box in (_box(0.1, 0.1, 0.5, 0.5), lambda record: np.uint32(0).tobytes()):
+        _rewritten(fresh(), record=box)
+        assert len(_json(capsys, "predict", model, clip, "--boxes", tmp_path / "store", "--device", "cpu")) == 1
+
+
+def test_bad_words_are_one_line(
+    videos: Path, boxes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clip, out = sorted(videos.glob("*/*.mp4"))[0], tmp_path / "out"
+    motion = ["extract", "proposals", clip, "--source", "motion", "--out"]
+    assert "--source 'moton' does not exist; did you mean 'motion'?" in _error(
+        capsys, "extract", "proposals", clip, "--source", "moton", "--out", out
+    )
+    assert "what 'proposal' does not exist; did you mean 'proposals'?" in _error(capsys, "extract", "proposal", clip)
+    assert "--fps or --every, not both" in _error(capsys, *motion, out, "--fps", 3, "--every", 2)
+    assert "chosen by fps, which is above 0" in _error(capsys, *motion, out, "--fps", -1)
+    assert "the source motion has no weights" in _error(capsys, *motion, out, "--weights", "x.pth")
+    assert "gone.mp4: there is no such file" in _error(
+        capsys, "extract", "proposals", tmp_path / "gone.mp4", "--source", "motion", "--out", out
+    )
+    assert "holds boxes of motion (count 5, every 30), not of motion (count 50, every 1)" in _error(capsys, *motion, boxes)
+    assert "is not empty and no store" in _error(capsys, *motion, videos)
+    assert "--reach is a number of frames from 0, not -1" in _error(capsys, "extract", "boxes", "a.csv", "--out", out, "--reach", -1)
+
+    # The rpn without weights: no such file, and no network to fetch them by.
+    rpn = ["extract", "proposals", clip, "--source", "rpn", "--out", out]
+    assert "gone.pth: cannot be read" in _error(capsys, *rpn, "--weights", tmp_path / "gone.pth")
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    for scheme in ("http_proxy", "https_proxy", "HTTPS_PROXY"):
+        monkeypatch.setenv(scheme, "http://127.0.0.1:9")
+    capsys.readouterr()
+    assert main([*map(str, rpn)]) == 2
+    assert "the weights of the rpn cannot be fetched" in capsys.readouterr().err.splitlines()[-1]
+
+    # A cluster without Ray.
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert "--cluster needs Ray, which is not installed here: pip install 'vidgraph[cluster]'" in _error(capsys, *motion, out, "--cluster")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_training_with_boxes(videos: Path, boxes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One that takes boxes from a store remembers which, and is not continued with others."""
+    recipe, run = tmp_path / "mine.yaml", tmp_path / "run"
+    recipe.write_text(
+        f"name: mine\n"
+        f"data: {{table: {{path: {videos / 'table.csv'}, boxes: {boxes}, train_split: test, val_split: none, short_side: [72]}}}}\n"
+        "model: {architecture: strg_small, options: {num_frames: 4, size: 64, boxes_per_frame: 5, width: 16}}\n"
+        "train: {clips: 8, batch_size: 4, lr: 1.0e-3, precision: fp32, threads: 1, tensorboard: false, device: cpu}\n"
+    )
+    assert main(["train", str(recipe), "--out", str(run)]) == 0
+    assert json.loads((run / "data.json").read_text())["boxes"]["method"] == "motion"
+    assert _json(capsys, "eval", run, "--device", "cpu")["n"] == 6
+    others = tmp_path / "others"
+    assert main(f"extract proposals {videos} --source motion --out {others} --count 3 --every 60 --workers 1".split()) == 0
+    assert "data.table.boxes is " in _error(capsys, "train", run, "--resume", "--data.table.boxes", others)
+    shutil.rmtree(boxes.with_name("kept"), ignore_errors=True)
+    shutil.move(boxes, boxes.with_name("kept"))
+    shutil.copytree(others, boxes)
+    try:
+        assert "the data are not those that" in _error(capsys, "train", run, "--resume")
+    finally:
+        shutil.rmtree(boxes)
+        shutil.move(boxes.with_name("kept"), boxes)
+
+
+@pytest.mark.slow
+def test_the_rpn_end_to_end(videos: Path, model: Path, shared_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With random weights, reduced frames and few of them: the whole way from the command to a prediction; photos are short videos."""
+    clip, store = sorted(videos.glob("*/*.mp4"))[0], tmp_path / "store"
+    rpn = ["extract", "proposals", clip, "--source", "rpn", "--weights", "random", "--short-side", 128, "--every", 60, "--count", 20]
+    assert main([*map(str, rpn), "--out", str(store)]) == 0
+    found = BoxStore(store).boxes(clip).at([0, 60], 20)
+    assert found.mask.all()
+    assert (np.diff(found.scores) <= 0).all()
+    assert _json(capsys, "predict", model, clip, "--boxes", store, "--device", "cpu")[0]["top"]
+    photos = sorted((shared_data / "data" / "photos").rglob("*.jpg"))[:2]
+    words = f"--source rpn --weights random --short-side 128 --out {tmp_path / 'photos'}".split()
+    assert main(["extract", "proposals", *map(str, photos), *words]) == 0
+    assert all(BoxStore(tmp_path / "photos").boxes(photo).at([0], 50).mask.all() for photo in photos)
+
+
+def test_a_short_still_video_has_no_boxes_and_works(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_video(tmp_path / "still.mp4", np.full((3, 40, 60, 3), 90, np.uint8), fps=10)
+    store = tmp_path / "store"
+    assert main(f"extract proposals {tmp_path / 'still.mp4'} --source motion --out {store}".split()) == 0
+    assert "3 frames with 0.0 boxes on average; 3 frames have none" in capsys.readouterr().out
+    assert _json(capsys, "predict", model, tmp_path / "still.mp4", "--boxes", store, "--device", "cpu")[0]["top"]

@@ -1,0 +1,85 @@
+"""Boxes of one's own, from a CSV file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vidgraph.data.box_files import csv_tasks
+from vidgraph.data.digit_drawing import canvas_boxes
+from vidgraph.data.syncmnist import SyncMnistStream
+from vidgraph.data.syncmnist_files import make_dataset
+from vidgraph.errors import DataError
+from vidgraph.extraction.engine import extract
+from vidgraph.extraction.given import GivenBoxesJob
+from vidgraph.extraction.store import BoxStore
+
+HEADER = "video,frame,x0,y0,x1,y1"
+
+
+def test_rows_become_videos_with_their_boxes(tmp_path: Path) -> None:
+    path = tmp_path / "boxes.csv"
+    path.write_text("label,video,frame,x0,y0,x1,y1,score\na,w/1.mp4,4,1,2,3,4,0.5\n\nb,2.mp4,0,0,0,9.5,8,1\na,w/1.mp4,0,5,6,7,8,0.25\n")
+    first, second = csv_tasks(path, tmp_path / "videos")
+    assert (first.video, first.name) == (tmp_path / "videos" / "w" / "1.mp4", "w/1.mp4")
+    given = first.extra
+    assert (given.frames.tolist(), given.frame_of.tolist(), given.scores.tolist()) == ([0, 4], [0, 4], [0.25, 0.5])
+    assert given.boxes_xyxy.tolist() == [[5, 6, 7, 8], [1, 2, 3, 4]]
+    assert [given.place(box) for box in (0, 1)] == [f"{path}, line 5", f"{path}, line 2"]  # as an editor counts
+    assert (second.name, second.extra.boxes_xyxy.tolist()) == ("2.mp4", [[0, 0, 9.5, 8]])
+    path.write_text(f"{HEADER}\n{tmp_path}/x.mp4,0,1,1,2,2\n../y.mp4,0,1,1,2,2\n")
+    absolute, outside = csv_tasks(path, tmp_path / "videos")
+    assert (absolute.video, absolute.name, absolute.extra.scores.tolist()) == (tmp_path / "x.mp4", f"{tmp_path}/x.mp4"[1:], [1.0])
+    assert outside.name == f"{tmp_path}/y.mp4"[1:]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "video,frame,x0,y0,x1,y_1\na,0,1,1,2,2\n",
+            "has no column 'y1'; did you mean 'y_1'? A file of boxes needs video, frame, x0, y0, x1, y1",
+        ),
+        (HEADER + "\n", "has a header but no boxes"),
+        (HEADER + "\na,0,1,1,2,2\na,1,nan,1,2,2\n", "line 3: x0 is 'nan', which is not a number"),
+        (HEADER + "\na,0,1,1,two,2\n", "line 2: x1 is 'two', which is not a number"),
+        (HEADER + "\na,0,1,,2,2\n", "line 2: y0 is '', which is not a number"),
+        (HEADER + "\n\n\na,0,5,1,2,2\n", "line 4: the box is reversed: x0 is '5', more than x1"),
+        (HEADER + "\na,0,1,7,2,2\n", "line 2: the box is reversed: y0 is '7', more than y1"),
+        (HEADER + "\na,0.5,1,1,2,2\n", "line 2: frame is '0.5'; frames are whole numbers from 0"),
+        (HEADER + "\na,-1,1,1,2,2\n", "line 2: frame is '-1'; frames are whole numbers from 0"),
+        (HEADER + "\n,0,1,1,2,2\n", "line 2: the video is empty"),
+        (HEADER + ",score\na,0,1,1,2,2,inf\n", "line 2: score is 'inf', which is not a number"),
+        (HEADER + "\na,0,1,1,2,2,9,9\n", "a row has more columns than the header"),
+        ("", "cannot be read as CSV"),
+    ],
+)
+def test_bad_files_are_one_line(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "boxes.csv"
+    path.write_text(text)
+    with pytest.raises(DataError) as error:
+        list(csv_tasks(path, tmp_path))
+    assert str(error.value).startswith(f"{path}")
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+    with pytest.raises(DataError, match=r"gone\.csv: there is no such file"):
+        list(csv_tasks(tmp_path / "gone.csv", tmp_path))
+
+
+def test_the_boxes_of_digit_videos_are_such_a_file(tmp_path: Path) -> None:
+    """`data make syncmnist` writes files and boxes; the store gives each digit's track back to half a hundredth of a pixel."""
+    make_dataset(tmp_path / "digits", 3, {"train": 2}, digits="embedded", seed=5)
+    folder = tmp_path / "digits"
+    report = extract(GivenBoxesJob("csv", "ab"), list(csv_tasks(folder / "boxes.csv", folder)), tmp_path / "store")
+    assert (report.done, report.counts["boxes"]) == (2, 2 * 10 * 3)
+    from vidgraph.data.digit_sources import load_digits
+
+    stream = SyncMnistStream(load_digits("embedded", "train"), 3, 2, 15, num_frames=10, no_sync_probability=1 / 92, shuffle_layers=True)
+    images, path, _ = stream.plan(np.arange(2))
+    for clip in range(2):
+        found = BoxStore(tmp_path / "store").boxes(folder / "train" / f"{clip:06d}.mp4").at(range(10), 3)
+        order = np.argsort(stream.digits.labels[images[clip]])
+        np.testing.assert_allclose(64 * found.boxes_xyxy, canvas_boxes(path[clip])[:, order], atol=0.0051)
+        assert found.mask.all()

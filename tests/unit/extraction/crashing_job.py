@@ -1,0 +1,53 @@
+"""A script for `test_engine.py`: an extraction on two processes, which kill themselves in the way that is asked for.
+
+crashing_job.py MODE STORE VIDEO NAME VIDEO NAME ...
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from vidgraph.errors import DataError
+from vidgraph.extraction.container import Method
+from vidgraph.extraction.engine import extract
+from vidgraph.extraction.store import BOXES
+from vidgraph.extraction.tasks import Extracted, Task
+
+
+@dataclass(frozen=True)
+class CrashingJob:
+    """Stores no boxes; dies at the second video: always, or the first time."""
+
+    mode: str
+    marker: str
+
+    def method(self) -> Method:
+        return Method(BOXES, "crash", 1, {})
+
+    def start(self) -> Callable[[Task], Extracted]:
+        if self.mode == "no start":
+            raise DataError("this job has no weights")
+        return self._work
+
+    def _work(self, task: Task) -> Extracted:
+        if task.name == "a/1.mp4" and (self.mode == "always" or not os.path.exists(self.marker)):
+            Path(self.marker).touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return Extracted([], 16, 64, 96, 0, [])
+
+
+def run() -> None:
+    mode, store, *videos = sys.argv[1:]
+    tasks = [Task(Path(video), name) for video, name in zip(videos[::2], videos[1::2], strict=True)]
+    report = extract(CrashingJob(mode, f"{store}.marker"), tasks, store, workers=2)
+    print(json.dumps({"done": report.done, "failures": report.failures}))
+
+
+if __name__ == "__main__" or sys.argv[1] == "unguarded":
+    run()
