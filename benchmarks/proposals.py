@@ -5,9 +5,9 @@
 Without `--videos`, four H.264 clips of 256x340 pixels are made in a temporary folder: a square that wanders over a patchwork which pans.
 The rpn has random weights, which cost what trained ones cost.
 
-Columns: frames per second of one process, reading included and loading not; how many times longer a frame takes than to be decoded; and
-the frames per second of two processes over those of one, both started by the engine, the start not counted: 2 would be perfect on two
-free cores.
+Columns: frames per second of processor time of one process, reading included and loading not; how many times longer a frame takes than
+to be decoded; and the frames per second, by the clock, of two processes over those of one, both started by the engine, the start not
+counted: 2 would be perfect on two free cores.
 """
 
 from __future__ import annotations
@@ -49,21 +49,21 @@ def make_videos(folder: Path, num_frames: int) -> list[Path]:
 
 
 def decoding_rate(tasks: Sequence[Task]) -> float:
-    """Frames per second of decoding and nothing else, on one thread."""
-    begin, count = time.perf_counter(), 0
+    """Frames per second of processor time of decoding and nothing else, on one thread."""
+    begin, count = time.process_time(), 0
     for task in tasks:
         with open_video(task.video) as video:
             deque(video.frames(), maxlen=0)
             count += video.num_frames
-    return count / (time.perf_counter() - begin)
+    return count / (time.process_time() - begin)
 
 
 def source_rate(job: ProposalJob, task: Task) -> float:
-    """Frames per second of one source in this process, on one thread."""
+    """Frames per second of processor time of one source in this process, on one thread."""
     work = job.start()
-    begin = time.perf_counter()
+    begin = time.process_time()
     count = len(list(work(task).records))
-    return count / (time.perf_counter() - begin)
+    return count / (time.process_time() - begin)
 
 
 def engine_rate(job: ProposalJob, tasks: Sequence[Task], folder: Path, workers: int) -> float:

@@ -70,7 +70,7 @@ def test_the_embeddings_learn() -> None:
 
 def mean_entropy(graph: Tensor) -> float:
     """Of the rows, as a share of the largest possible."""
-    return float(-(graph * graph.clamp(min=1e-30).log()).sum(-1).mean() / math.log(graph.shape[-1]))
+    return -(graph * graph.clamp(min=1e-30).log()).sum(-1).mean().item() / math.log(graph.shape[-1])
 
 
 def test_it_starts_nearly_even_where_other_starts_are_saturated() -> None:
