@@ -3,7 +3,7 @@
 Nodes cover the frame in regular grids, one per scale; `scales=(3, 2, 1)` gives N = 9 + 4 + 1 = 14 nodes, row by row, finest
 grid first. Source: Recurrent Space-time Graph Neural Networks (NeurIPS 2019), graph creation, and its authors' code.
 
-Shapes: H W map, N nodes, P side of a position map.
+Shapes: B batch, T frames, C channels, H W map, N nodes, P side of a position map.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from torch import Tensor
 from vidgraph.records import Graph
 
 _POSITION_STD = 2.0  # in cells of the position map, whatever the scale (authors' code)
+_LEAST_ENERGY = 0.1  # of a feature in a region, below which its place fades to the middle
 
 
 def num_nodes(scales: Sequence[int]) -> int:
@@ -148,3 +149,13 @@ def grid_graph(scales: Sequence[int]) -> Graph:
     """Nodes, neighbours and names together, for explanations and pictures."""
     names = tuple(f"{scale}x{scale} ({row}, {column})" for scale in scales for row, column in product(range(scale), repeat=2))
     return Graph(node_boxes(scales), adjacency(scales), names)
+
+
+def centres(flat: Tensor, means: Tensor, moments: Tensor) -> Tensor:
+    """Where in each region a feature's energy lies, from its middle: [B, T, H * W, C] to [B, T, N, 2 C], horizontal then vertical.
+
+    The share of the energy and not its amount: a digit that is half hidden, or falls between two cells, is still where it is.
+    """
+    energy = flat.square()
+    mass = means @ energy + _LEAST_ENERGY  # [B, T, N, C]
+    return torch.cat([(moments[0] @ energy) / mass, (moments[1] @ energy) / mass], dim=-1)

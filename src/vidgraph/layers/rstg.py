@@ -20,8 +20,6 @@ from vidgraph.errors import RecipeError
 from vidgraph.graphs import grid
 from vidgraph.layers.norms import LastAxisBatchNorm, full_precision, make_norm
 
-_LEAST_ENERGY = 0.1  # of a feature in a region, below which its place fades to the middle
-
 TimeStages = Literal["all", "final", "none", "only", "homogeneous"]
 
 
@@ -115,7 +113,7 @@ class NodeCreation(nn.Module):
         nodes = means.to(flat) @ flat  # [B, T, N, C]
         if self.options.moments:
             with full_precision(flat):  # a move of a tenth of a region is below what bf16 keeps
-                nodes = torch.cat([nodes, _centres(flat.float(), means.to(flat.device), moments.to(flat.device)).to(nodes)], dim=-1)
+                nodes = torch.cat([nodes, grid.centres(flat.float(), means.to(flat.device), moments.to(flat.device)).to(nodes)], dim=-1)
         if self.options.differences:
             change = nodes[:, 1:] - nodes[:, :-1]
             nodes = torch.cat([nodes, F.pad(change, (0, 0, 0, 0, 1, 0))], dim=-1)  # no past: no change
@@ -123,16 +121,6 @@ class NodeCreation(nn.Module):
             nodes = torch.cat([nodes, nodes[:, :, -1:].expand_as(nodes)], dim=-1)  # the last node is the whole frame's
         standard: Tensor = self.standardise(nodes)
         return standard
-
-
-def _centres(flat: Tensor, means: Tensor, moments: Tensor) -> Tensor:
-    """Where in each region a feature's energy lies, from its middle: [B, T, H * W, C] to [B, T, N, 2 C], horizontal then vertical.
-
-    The share of the energy and not its amount: a digit that is half hidden, or falls between two cells, is still where it is.
-    """
-    energy = flat.square()
-    mass = means @ energy + _LEAST_ENERGY  # [B, T, N, C]
-    return torch.cat([(moments[0] @ energy) / mass, (moments[1] @ energy) / mass], dim=-1)
 
 
 class Send(nn.Module):
