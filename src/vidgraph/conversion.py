@@ -18,8 +18,11 @@ import numpy as np
 import torch
 from torch import nn
 
+from vidgraph.backbones.bn_inception import BNInception
+from vidgraph.backbones.cross_modality import bare_name, image_weights, is_head
 from vidgraph.backbones.inflate import inflate_resnet, our_name
 from vidgraph.backbones.resnet3d import ResNet3D
+from vidgraph.backbones.torchvision2d import TorchvisionBackbone
 from vidgraph.catalogue import create_model, options_of
 from vidgraph.convert import convert_rstg_tensorflow
 from vidgraph.convert_i3d import Codebase, convert_i3d, head_classes, recognise
@@ -30,7 +33,14 @@ from vidgraph.weights import save_weights
 REPORT_FILE = "conversion.json"  # beside the weights: where each tensor of the checkpoint went
 _TORCH_STARTS = (b"PK\x03\x04", b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19")  # torch's zip, and what it wrote before version 1.6
 _NESTED = ("model_state", "state_dict", "blobs")  # where training codes put the weights among other things
-_IMAGES = "layer1.0.conv1.weight"  # a tensor that image ResNets of torchvision have
+# A tensor of image networks -> whose they are.
+_IMAGES = {
+    "layer1.0.conv1.weight": "torchvision",
+    "features.0.weight": "torchvision",
+    "features.0.0.weight": "torchvision",
+    "conv1_7x7_s2.weight": "BN-Inception",
+}
+_TAKES = {"torchvision": "i3d_r50", "BN-Inception": "stpyramid_bn_inception"}
 _SHOWN = 3
 
 
@@ -76,9 +86,9 @@ def convert_weights(
     """Converts a checkpoint into a folder of weights.
 
     Args:
-        file: .npz with variables of the RSTG authors; or a checkpoint of a 3D ResNet: torch's, or a pickle of arrays; or one of
-            torchvision's ResNets for images, which is inflated.
-        architecture: of ours; None: `rstg_syncmnist` for an .npz file, `i3d_r50` for the rest.
+        file: .npz with variables of the RSTG authors; or a checkpoint of a 3D ResNet: torch's, or a pickle of arrays; or one of an
+            image network: BN-Inception or one of torchvision's, for architectures that have it; a ResNet, inflated, for 3D ResNets.
+        architecture: of ours; None: `rstg_syncmnist` for an .npz file, `stpyramid_bn_inception` for BN-Inception, `i3d_r50` for the rest.
         num_classes: None: as many as the checkpoint has. Another number leaves its classifier out.
         options: of the architecture. A 3D ResNet is built as its codebase builds it (pools, stride of res5, pixel statistics) where
             they do not say otherwise.
@@ -90,7 +100,7 @@ def convert_weights(
     if file.suffix == ".npz":
         report, model = _convert_rstg(file, architecture or "rstg_syncmnist", num_classes, options)
     else:
-        report, model = _convert_resnet(file, architecture or "i3d_r50", num_classes, options)
+        report, model = _convert_network(file, architecture, num_classes, options)
     save_weights(model, out)
     write_json(out / REPORT_FILE, {"file": file.name, **vars(report)})
     return report
@@ -103,13 +113,14 @@ def _convert_rstg(file: Path, architecture: str, num_classes: int | None, option
     return ConversionReport("RSTG's authors", architecture, dict(options), len(state), {}, [], {}), model
 
 
-def _convert_resnet(
-    file: Path, architecture: str, num_classes: int | None, options: Mapping[str, Any]
+def _convert_network(
+    file: Path, architecture: str | None, num_classes: int | None, options: Mapping[str, Any]
 ) -> tuple[ConversionReport, nn.Module]:
     tensors = read_checkpoint(file)
     try:
-        if _IMAGES in tensors:
-            return _inflate_images(tensors, architecture, num_classes, options)
+        if source := next((_IMAGES[name] for name in map(bare_name, tensors) if name in _IMAGES), None):
+            return _convert_images(source, tensors, architecture or _TAKES[source], num_classes, options)
+        architecture = architecture or "i3d_r50"
         codebase = recognise(tensors)
         classes = num_classes or head_classes(tensors, codebase)
         if classes is None:
@@ -124,22 +135,32 @@ def _convert_resnet(
     return ConversionReport(codebase.name, architecture, built, *counted), model
 
 
-def _inflate_images(
-    tensors: Mapping[str, Any], architecture: str, num_classes: int | None, options: Mapping[str, Any]
+def _convert_images(
+    source: str, tensors: Mapping[str, Any], architecture: str, num_classes: int | None, options: Mapping[str, Any]
 ) -> tuple[ConversionReport, nn.Module]:
-    """torchvision's ResNet-50 or -101; classes of images are none of clips, so that the classifier starts anew."""
+    """Into every 2D network of the architecture, or, inflated, into its 3D ResNet. Classes of images are none of clips."""
     if num_classes is None:
         raise WeightsError("a network of images has no classes of clips; say how many classes yours is to have: --num-classes N")
     built = {name: value for name, value in {"pixels": "imagenet"}.items() if name in options_of(architecture)} | dict(options)
     model = create_model(architecture, num_classes, **built)
-    place, backbone = next(((name, part) for name, part in model.named_modules() if isinstance(part, ResNet3D)), ("", None))
-    if backbone is None:
-        raise WeightsError(f"an image ResNet becomes a 3D ResNet, and {architecture} has none; choose such an architecture")
-    backbone.load_state_dict(inflate_resnet(tensors, backbone))
-    left_out = {name: "classifier of images" for name in tensors if name.startswith("fc.")}
-    names = {name: f"{place}.{our_name(name)}" for name in tensors if name not in left_out}
-    fresh = [name for name in model.state_dict() if name not in set(names.values())]
-    return ConversionReport("torchvision, inflated", architecture, built, len(names), left_out, fresh, names), model
+    tensors = {bare_name(name): value for name, value in tensors.items()}
+    left_out = {name: "classifier of images" for name in tensors if is_head(name)}
+    places = {name: part for name, part in model.named_modules() if isinstance(part, (BNInception, TorchvisionBackbone, ResNet3D))}
+    if not places:
+        raise WeightsError(f"{source}'s weights are of a network of images, and {architecture} has none; choose such an architecture")
+    names: dict[str, list[str]] = {name: [] for name in tensors if name not in left_out}
+    filled: set[str] = set()
+    for place, part in places.items():
+        inflated = isinstance(part, ResNet3D)
+        state = inflate_resnet(tensors, part) if inflated else image_weights(tensors, part, cross_modality=True)
+        part.load_state_dict(state)
+        filled |= {f"{place}.{name}" for name in state if not name.startswith("after.")}
+        for name, ours in names.items():
+            ours.append(f"{place}.{our_name(name) if inflated else name}")
+    fresh = [name for name in model.state_dict() if name not in filled]
+    whose = f"{source}, inflated" if any(isinstance(part, ResNet3D) for part in places.values()) else source
+    joined = {name: " and ".join(ours) for name, ours in names.items()}
+    return ConversionReport(whose, architecture, built, len(names), left_out, fresh, joined), model
 
 
 def _options(codebase: Codebase, architecture: str, given: Mapping[str, Any]) -> dict[str, Any]:

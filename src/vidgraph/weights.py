@@ -234,12 +234,26 @@ def load_matching(model: nn.Module, state: Mapping[str, Tensor]) -> LoadReport:
     """Copies the tensors that fit by name and shape into `model`; the rest of the model stays as it is.
 
     Raises:
-        WeightsError: not one tensor fits, so nothing would have been loaded.
+        WeightsError: not one tensor fits, so nothing would have been loaded; or a first convolution of images stands where the model has
+            one of optical flow, which would start anew under trained layers.
     """
+    _check_channels(model, state)
     report = _copy_matching(model, state)
     if not report.loaded:
         raise WeightsError(f"no tensor of these weights fits a {type(model).__name__}: {report._summary()}; give weights of the same stem")
     return report
+
+
+def _check_channels(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    for name, here in model.state_dict().items():
+        there = state.get(name)
+        if there is None or there.dim() != 4 or here.dim() != 4 or there.shape[1] != 3 or here.shape[1] % 2:
+            continue
+        if (there.shape[0], *there.shape[2:]) == (here.shape[0], *here.shape[2:]):
+            raise WeightsError(
+                f"tensor {name!r}: 3 channels of images in the weights where the model takes {here.shape[1]} of flow; "
+                "convert the weights of the image network for this architecture (vidgraph convert), which averages over them"
+            )
 
 
 def _copy_matching(model: nn.Module, state: Mapping[str, Tensor]) -> LoadReport:

@@ -117,17 +117,40 @@ def make_batch_norm(kind: NormKind, width: int) -> nn.Module:
     return FrozenBatchNorm(width, learn_affine=kind == "frozen_statistics")
 
 
+def partial_batch_norm(network: nn.Module, learn_affine: bool = True) -> nn.Module:
+    """All batch norms of a network but the first keep the statistics that they come with, through every `.train()`.
+
+    Temporal Segment Networks (ECCV 2016), section 3.2: the first one is learned anew, since flow is distributed otherwise than images.
+    Names of tensors stay. For networks that start from trained weights: of random ones the statistics normalise nothing.
+
+    Args:
+        network: of images, in which norms stand in the order of its layers; it is changed in place.
+        learn_affine: their gains and biases go on learning. False: these stay too, as in the authors' Caffe networks.
+
+    Returns:
+        The same network.
+    """
+    places = [(name, norm) for name, norm in network.named_modules() if isinstance(norm, nn.modules.batchnorm._BatchNorm)]
+    for name, norm in places[1:]:
+        frozen = FrozenBatchNorm(norm.num_features, learn_affine, norm.eps).to(norm.weight.device, norm.weight.dtype)
+        frozen.load_state_dict(norm.state_dict())
+        parent, _, child = name.rpartition(".")
+        setattr(network.get_submodule(parent), child, frozen)
+    return network
+
+
 def fold_norms(model: nn.Module) -> nn.Module:
     """A copy for inference in which every batch norm has become part of the convolution before it.
 
-    Found by name: a norm called `X_norm` or `norm` belongs to its sibling `X` or `conv`. The norms themselves become identities. The
-    statistics are those of this moment, so that the copy is not to be trained.
+    Found by name: a norm called `X_norm` or `X_bn`, or `norm`, belongs to its sibling `X`, or `conv`. The norms themselves become
+    identities. The statistics are those of this moment, so that the copy is not to be trained.
     """
     folded = copy.deepcopy(model).eval()
     for parent in list(folded.modules()):
         for name, norm in list(parent.named_children()):
-            conv = getattr(parent, name.removesuffix("_norm") if name.endswith("_norm") else "conv", None)
-            if not isinstance(norm, (FrozenBatchNorm, nn.BatchNorm3d)) or not isinstance(conv, nn.Conv3d):
+            before = name.rpartition("_")[0] if name.endswith(("_norm", "_bn")) else "conv"
+            conv = getattr(parent, before, None)
+            if not isinstance(norm, (FrozenBatchNorm, nn.BatchNorm2d, nn.BatchNorm3d)) or not isinstance(conv, (nn.Conv2d, nn.Conv3d)):
                 continue
             assert norm.running_mean is not None
             assert norm.running_var is not None

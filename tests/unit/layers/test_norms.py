@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import nn
 
+from vidgraph.backbones.bn_inception import BNInception
 from vidgraph.backbones.resnet3d import ResNet3D, Stem
+from vidgraph.backbones.small_resnet2d import SmallResNet2D
+from vidgraph.backbones.torchvision2d import TorchvisionBackbone
 from vidgraph.errors import RecipeError
 from vidgraph.layers.nonlocal_block import NonLocalBlock
-from vidgraph.layers.norms import FrozenBatchNorm, NormKind, fold_norms, make_batch_norm
+from vidgraph.layers.norms import FrozenBatchNorm, NormKind, fold_norms, make_batch_norm, partial_batch_norm
 
 
 def trained_norm(width: int = 6) -> nn.BatchNorm3d:
@@ -79,9 +84,72 @@ def test_folded_network_gives_the_same_outputs_without_norms(kind: NormKind) -> 
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
 
 
+@pytest.mark.parametrize("build", [BNInception, SmallResNet2D])
+def test_folded_networks_of_images(build: Callable[[], nn.Module]) -> None:
+    torch.manual_seed(0)
+    network = partial_batch_norm(build())
+    for module in network.modules():
+        if isinstance(module, (nn.BatchNorm2d, FrozenBatchNorm)):
+            module.load_state_dict(trained_norm(len(module.weight)).state_dict())
+    folded, images = fold_norms(network), torch.randn(2, 3, 64, 64)
+    assert not [m for m in folded.modules() if isinstance(m, (nn.BatchNorm2d, FrozenBatchNorm))]
+    with torch.no_grad():
+        expected = network.eval()(images)
+        torch.testing.assert_close(folded(images), expected, rtol=0, atol=1e-5 * float(expected.max()))
+
+
 def test_a_norm_that_follows_no_convolution_is_left_alone() -> None:
     model = nn.Module()
     model.first_norm, model.second, model.second_norm = nn.BatchNorm3d(4), nn.Linear(4, 4), nn.BatchNorm3d(4)
     folded = fold_norms(model)
     assert isinstance(folded.first_norm, nn.BatchNorm3d)
     assert isinstance(folded.second_norm, nn.BatchNorm3d)
+
+
+# ---- partial batch norm --------------------------------------------------------------------------------------------------------------
+
+
+def statistics(network: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in network.named_buffers() if "running" in name}
+
+
+def test_only_the_first_norm_gathers_statistics_whatever_train_says() -> None:
+    torch.manual_seed(0)
+    network = partial_batch_norm(SmallResNet2D((4, 6, 8)))
+    before, images = statistics(network), 3 + 2 * torch.randn(4, 3, 32, 32)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.01)
+    for _ in range(2):
+        network.eval()
+        network.train()  # what every epoch does, and what wakes a batch norm that was only put to eval
+        network(images).square().mean().backward()
+        optimizer.step()
+    moved = {name for name, value in statistics(network).items() if not torch.equal(value, before[name])}
+    assert moved == {"norm.running_mean", "norm.running_var"}
+    assert all(p.grad is not None and p.grad.any() for p in network.parameters())
+
+
+def test_outputs_in_training_are_those_of_the_statistics() -> None:
+    """But for the first norm, a network in training computes what it computes in evaluation."""
+    torch.manual_seed(0)
+    plain, images = SmallResNet2D((4, 6, 8)), torch.randn(4, 3, 32, 32)
+    for norm in (m for m in plain.modules() if isinstance(m, nn.BatchNorm2d)):
+        norm.load_state_dict(trained_norm(norm.num_features).state_dict())
+    partial = partial_batch_norm(SmallResNet2D((4, 6, 8)))
+    assert partial.load_state_dict(plain.state_dict()).missing_keys == []
+    plain.eval().norm.train()
+    torch.testing.assert_close(partial.train()(images), plain(images))
+    assert partial.state_dict().keys() == plain.state_dict().keys()
+
+
+@pytest.mark.parametrize(("build", "total"), [(BNInception, 69), (lambda: TorchvisionBackbone("resnet18"), 20)])
+def test_partial_batch_norm_of_published_networks(build: Callable[[], nn.Module], total: int) -> None:
+    with torch.device("meta"):
+        network = partial_batch_norm(build())
+    kinds = [type(m) for m in network.modules() if isinstance(m, (nn.BatchNorm2d, FrozenBatchNorm))]
+    assert kinds == [nn.BatchNorm2d] + [FrozenBatchNorm] * (total - 1)
+
+
+def test_gains_and_biases_learn_or_stay() -> None:
+    for learn_affine, count in ((True, 14), (False, 2)):
+        network = partial_batch_norm(SmallResNet2D((4, 6, 8)), learn_affine)
+        assert sum(p.requires_grad for name, p in network.named_parameters() if "norm" in name) == count

@@ -1,0 +1,88 @@
+"""BN-Inception: parameters, shapes and outputs of the published network, odd sizes, gradients."""
+
+from __future__ import annotations
+
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from vidgraph.backbones.bn_inception import UNITS, BNInception
+
+GOLDEN = Path(__file__).parents[2] / "golden" / "bn_inception_cadene.npz"
+HEAD = "last_linear."
+
+
+def drawn(name: str, shape: tuple[int, ...]) -> Tensor:
+    """A tensor as the golden network had it: see `test_convert_i3d.py`."""
+    draw = np.random.RandomState(zlib.crc32(name.encode()))
+    if name.endswith("num_batches_tracked"):
+        return torch.zeros(shape, dtype=torch.int64)
+    if name.endswith("running_var") or (len(shape) == 1 and name.endswith("weight")):
+        return torch.from_numpy(draw.uniform(0.5, 1.5, shape).astype(np.float32))
+    high = 0.3 if len(shape) < 2 else float(np.sqrt(3 / np.prod(shape[1:]))) * (0.2 if len(shape) == 2 else 1)
+    return torch.from_numpy(draw.uniform(-high, high, shape).astype(np.float32))
+
+
+def published() -> tuple[dict[str, Tensor], Tensor, Tensor]:
+    """Weights without the classifier, an image, and its map."""
+    with np.load(GOLDEN) as stored:
+        rows = zip(stored["names"].tolist(), stored["shapes"].tolist(), strict=True)
+        weights = {name: drawn(name, tuple(map(int, shape.split()))) for name, shape in rows if not name.startswith(HEAD)}
+        image = np.random.RandomState(0).uniform(-2, 2, (1, 3, *stored["image"])).astype(np.float32)
+        return weights, torch.from_numpy(image), torch.from_numpy(stored["map"])[None]
+
+
+def test_map_is_that_of_the_published_network() -> None:
+    """Under its own names: nothing is renamed."""
+    weights, image, expected = published()
+    network = BNInception()
+    network.load_state_dict(weights)
+    assert expected.std() > 0.1
+    with torch.no_grad():
+        torch.testing.assert_close(network.eval()(image), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_size_of_the_network() -> None:
+    with torch.device("meta"):
+        network = BNInception()
+    assert sum(p.numel() for p in network.parameters()) == 10_270_240
+    assert sum(isinstance(m, nn.Conv2d) for m in network.modules()) == 69
+    assert sum(isinstance(m, nn.BatchNorm2d) for m in network.modules()) == 69
+
+
+def test_maps_of_the_units() -> None:
+    """224 x 224: channels and cells after each unit."""
+    expected = {"3b": (320, 28), "3c": (576, 14), "4d": (608, 14), "4e": (1056, 7), "5a": (1024, 7), "5b": (1024, 7)}
+    with torch.device("meta"):
+        network, x = BNInception(), torch.empty(1, 192, 28, 28)
+        for unit in UNITS:
+            x = network._through(unit, x)
+            if unit.name in expected:
+                assert x.shape == (1, expected[unit.name][0], *[expected[unit.name][1]] * 2)
+        assert network(torch.empty(2, 3, 224, 224)).shape == (2, network.out_channels, 224 // network.stride, 224 // network.stride)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (75, 64), (65, 97), (112, 150), (33, 40)])
+def test_any_size_gives_a_map(size: tuple[int, int]) -> None:
+    """The published network stops at sizes whose eighth or sixteenth is odd."""
+    with torch.device("meta"):
+        map_size = BNInception()(torch.empty(1, 3, *size)).shape[2:]
+    assert all(pixels // 32 <= cells <= -(-pixels // 32) for pixels, cells in zip(size, map_size, strict=True))
+
+
+def test_everything_learns_and_images_are_apart() -> None:
+    torch.manual_seed(0)
+    network, images = BNInception(in_channels=20), torch.randn(3, 20, 64, 64)
+    network(images).square().sum().backward()
+    norms = {f"{name[:-3]}.bias" for name, module in network.named_modules() if isinstance(module, nn.BatchNorm2d)}
+    for name, parameter in network.named_parameters():
+        assert torch.isfinite(parameter.grad).all(), name
+        # A norm takes the bias of the convolution before it away again.
+        assert name in norms or parameter.grad.any(), name
+    with torch.no_grad():
+        found = network.eval()(images)
+        torch.testing.assert_close(found[1:2], network(images[1:2]), rtol=0, atol=1e-5 * float(found.max()))
