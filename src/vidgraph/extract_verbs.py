@@ -26,6 +26,14 @@ def extract_proposals(args: argparse.Namespace) -> int:
     return _run(job, video_tasks(args.videos, args.columns), args.out, workers, args.cluster)
 
 
+def extract_flow(args: argparse.Namespace) -> int:
+    from vidgraph.extraction.flow import FlowJob
+
+    job = FlowJob(args.method, args.bound, args.short_side, args.weights)
+    workers = args.workers or (1 if args.method == "raft" else _cores())
+    return _run(job, video_tasks(args.videos, args.columns), args.out, workers, args.cluster)
+
+
 def extract_boxes(args: argparse.Namespace) -> int:
     from vidgraph.data.box_files import csv_tasks
     from vidgraph.data.something_boxes import something_else_tasks
@@ -68,6 +76,9 @@ def _run(job: Any, tasks: Sequence[Any], out: Path, workers: int, cluster: bool)
     frames, boxes, bare = (report.counts[key] for key in ("frames", "boxes", "bare"))
     if frames:
         print(f"{frames:,} frames with {boxes / frames:.1f} boxes on average; {bare:,} frames have none")
+    fields, values, cut_off = (report.counts[key] for key in ("fields", "values", "cut_off"))
+    if fields:
+        print(f"{fields:,} fields of flow; {100 * cut_off / values:.2g} % of their values reach the bound and are cut off there")
     for _, line in report.failures:
         print(f"vidgraph: {line}", file=sys.stderr)
     return FAULTS if report.failures else GOOD
@@ -140,6 +151,19 @@ def add_extract(verbs: Any) -> None:
     p.add_argument("--weights", metavar="FILE|random", help="of the rpn (default: torchvision's COCO weights, downloaded once)")
     p.add_argument("--columns", default="", metavar="OURS=THEIRS,...", help="other column names of a table, as video=path")
     p.add_argument("--workers", type=positive, metavar="N", help="processes (default: one per core; rpn 1)")
+    p.add_argument("--cluster", action="store_true", help="share the videos out over the Ray cluster of RAY_ADDRESS, or of this machine")
+    example = "vidgraph extract flow clips.csv --out flow"
+    what = "compute the optical flow between each two frames; the same call continues after an interruption"
+    p = add_verb(kinds, "flow", extract_flow, what, example)
+    p.add_argument("videos", type=Path, nargs="+", metavar="VIDEO|FOLDER|TABLE")
+    methods = ["dis", "tvl1", "farneback", "raft"]
+    p.add_argument("--method", default="dis", choices=methods, help="dis (default) is fast, tvl1 the papers', raft needs weights and a GPU")
+    p.add_argument("--out", type=Path, required=True, metavar="STORE", help="the folder to store it in, new or begun in the same way")
+    p.add_argument("--bound", type=float, default=20.0, metavar="P", help="pixels at 340x256 that 8 bits reach to (default 20)")
+    p.add_argument("--short-side", type=positive, metavar="P", help="reduce frames to this shorter side before (default: as they are)")
+    p.add_argument("--weights", metavar="FILE|random", help="of raft (default: torchvision's, downloaded once)")
+    p.add_argument("--columns", default="", metavar="OURS=THEIRS,...", help="other column names of a table, as video=path")
+    p.add_argument("--workers", type=positive, metavar="N", help="processes (default: one per core; raft 1)")
     p.add_argument("--cluster", action="store_true", help="share the videos out over the Ray cluster of RAY_ADDRESS, or of this machine")
     example = "vidgraph extract boxes boxes.csv --videos videos --out boxes"
     p = add_verb(kinds, "boxes", extract_boxes, "store boxes that you have: CSV files, or Something-Else's annotations", example)

@@ -1,1 +1,1 @@
-"""What is computed once per video and stored: boxes of regions, and later optical flow."""
+"""What is computed once per video and stored: boxes of regions, and optical flow."""

@@ -4,7 +4,7 @@
     record of the first stored frame, record of the second, ...
 
 The line says which video the records are of (name, size, sha256), how they were made (method, version, settings), which frames they
-belong to, and where each record ends. What is in a record is the business of its kind; boxes are in `store.py`.
+belong to, and where each record ends. What is in a record is the business of its kind: boxes in `store.py`, flow in `flow_store.py`.
 """
 
 from __future__ import annotations
@@ -85,8 +85,8 @@ class Header:
         method: how the records were made.
         source: of which video.
         num_frames: of the video.
-        height: rows of its frames, in pixels.
-        width: columns of its frames, in pixels.
+        height: rows of its frames, in pixels; of the fields, if the records are flow, which may be smaller.
+        width: columns of them, in pixels.
         reach_frames: a record also stands for frames up to this far from its own.
         frame_indices: source frame of each record, increasing.
     """

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from vidgraph.errors import DataError, nearest
 from vidgraph.extraction.container import Method
-from vidgraph.extraction.sources import Boxes, BoxSource
+from vidgraph.extraction.sources import Boxes, BoxSource, FrameUser
 from vidgraph.extraction.store import BOXES, encode_boxes
 from vidgraph.extraction.tasks import Extracted, Task
 from vidgraph.video.base import Video
@@ -130,7 +130,7 @@ def grid_reach(frames: Sequence[int], num_frames: int) -> int:
     return max(between, frames[0], num_frames - 1 - frames[-1])
 
 
-def prepared_frames(video: Video, frames: Sequence[int], source: BoxSource) -> Iterator[tuple[Any, list[Any]]]:
+def prepared_frames(video: Video, frames: Sequence[int], source: FrameUser) -> Iterator[tuple[Any, list[Any]]]:
     """Each of `frames` and its neighbours, as the source prepares them; every frame is decoded and prepared once."""
     end, furthest = video.num_frames, max(map(abs, source.offsets), default=0)
     near = {frame: [frame + offset for offset in source.offsets] for frame in frames}

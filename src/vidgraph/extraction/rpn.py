@@ -7,9 +7,7 @@ Shapes: H W pixels, n boxes of one frame.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,11 +18,15 @@ from torchvision.models.detection import FasterRCNN, FasterRCNN_ResNet50_FPN_Wei
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.ops import FrozenBatchNorm2d
 
-from vidgraph.errors import WeightsError
+from vidgraph.extraction.network_weights import PublishedWeights
 from vidgraph.extraction.sources import Boxes
 
-RANDOM = "random"
-_COCO = FasterRCNN_ResNet50_FPN_Weights.COCO_V1
+_COCO = PublishedWeights(
+    FasterRCNN_ResNet50_FPN_Weights.COCO_V1,
+    "the rpn",
+    "fasterrcnn_resnet50_fpn",
+    "use --source motion or selective-search, which need none",
+)
 _COCO_CLASSES = 91
 _LONG_OVER_SHORT = 1333 / 800  # the longer side is no more than this times the shorter side's size
 
@@ -95,58 +97,10 @@ def build_detector(weights: str | None, short_side: int = 800) -> FasterRCNN:
     for module in detector.modules():
         if isinstance(module, FrozenBatchNorm2d):
             module.eps = 0.0  # as the COCO weights were trained
-    if weights != RANDOM:
-        _load(detector, _read(weights), weights or _COCO.url)
+    _COCO.fill(detector, weights)
     return detector.eval()
 
 
 def weights_name(weights: str | None) -> str:
-    """What a store remembers of the weights: `COCO_V1`, `random`, or the sha256 of a file. Downloads torchvision's if they are needed.
-
-    Raises:
-        WeightsError: there is no such file, or no network to fetch them by.
-    """
-    if weights == RANDOM:
-        return RANDOM
-    if weights is None:
-        _read(None)
-        return _COCO.name
-    try:
-        return hashlib.sha256(Path(weights).read_bytes()).hexdigest()
-    except OSError as error:
-        raise WeightsError(f"{weights}: cannot be read ({error.strerror or error}); leave out --weights for torchvision's") from error
-
-
-def _read(weights: str | None) -> dict[str, Tensor]:
-    if weights is None:
-        try:
-            return dict(_COCO.get_state_dict(progress=True, check_hash=True))
-        except (OSError, RuntimeError) as error:
-            what = f"the weights of the rpn cannot be fetched ({error}); fetch {_COCO.url} elsewhere and give it with --weights FILE"
-            raise WeightsError(f"{what}, or use --source motion or selective-search, which need none") from error
-    if not Path(weights).is_file():
-        raise WeightsError(f"{weights}: there is no such file; leave out --weights for torchvision's")
-    if weights.endswith(".safetensors"):
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        try:
-            return load_file(weights)
-        except (SafetensorError, OSError) as error:
-            raise WeightsError(f"{weights}: cannot be read ({error})") from error
-    try:
-        content = torch.load(weights, map_location="cpu", weights_only=True)
-    except Exception as error:  # pickle raises whatever the bytes lead it to
-        raise WeightsError(f"{weights}: holds no weights that can be read without running code ({error})") from error
-    if not isinstance(content, dict):
-        raise WeightsError(f"{weights}: holds no weights by name")
-    return content
-
-
-def _load(detector: nn.Module, state: dict[str, Tensor], name: str) -> None:
-    """Fills backbone and RPN; what belongs to the classifying half is left out."""
-    own = detector.state_dict()
-    wrong = [key for key, value in own.items() if key not in state or getattr(state[key], "shape", None) != value.shape]
-    if wrong:
-        raise WeightsError(f"{name}: is not fasterrcnn_resnet50_fpn's, {wrong[0]} and {len(wrong) - 1} more are absent or of another shape")
-    detector.load_state_dict({key: state[key] for key in own})
+    """What a store remembers of the weights; see `PublishedWeights.name`."""
+    return _COCO.name(weights)

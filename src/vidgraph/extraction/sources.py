@@ -1,4 +1,4 @@
-"""What every source of boxes offers, and what they share.
+"""What every source of boxes offers, and what it shares with the methods of optical flow.
 
 Shapes: n boxes of one frame, H W pixels.
 """
@@ -19,8 +19,8 @@ NMS_IOU = 0.7  # of two boxes of one frame that overlap more, the one of lower s
 Boxes = NDArray[np.float32]
 
 
-class BoxSource(Protocol):
-    """Proposes boxes frame by frame.
+class FrameUser(Protocol):
+    """Looks at frames and their neighbours.
 
     Attributes:
         offsets: which neighbours of a frame it looks at too, counted in source frames.
@@ -29,8 +29,12 @@ class BoxSource(Protocol):
     offsets: tuple[int, ...]
 
     def prepare(self, pixels: NDArray[np.uint8]) -> Any:
-        """What is kept of a frame, [H, W, 3] in RGB, for `propose`."""
+        """What is kept of a frame, [H, W, 3] in RGB."""
         ...
+
+
+class BoxSource(FrameUser, Protocol):
+    """Proposes boxes frame by frame."""
 
     def propose(self, frame: Any, neighbours: Sequence[Any]) -> tuple[Boxes, Boxes]:
         """Boxes as fractions of the frame [n, 4] and scores in [0, 1], highest first, [n].
@@ -50,9 +54,13 @@ def suppress(boxes_xyxy: Boxes, scores: Boxes) -> NDArray[np.int64]:
 
 def reduced(pixels: NDArray[np.uint8], short_side: int) -> NDArray[np.uint8]:
     """A frame whose shorter side has at most so many pixels, [H, W, 3]."""
-    height, width = pixels.shape[:2]
-    scale = short_side / min(height, width)
-    if scale >= 1:
+    height, width = reduced_size(pixels.shape[0], pixels.shape[1], short_side)
+    if (height, width) == pixels.shape[:2]:
         return pixels
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), np.uint8)
+    return np.asarray(cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def reduced_size(height: int, width: int, short_side: int) -> tuple[int, int]:
+    """Rows and columns of a `reduced` frame."""
+    scale = short_side / min(height, width)
+    return (height, width) if scale >= 1 else (max(1, round(height * scale)), max(1, round(width * scale)))

@@ -1,4 +1,4 @@
-"""A folder with one file of records per video, and the boxes in it.
+"""A folder with one file of records per video, and the boxes in it; optical flow is in `flow_store.py`.
 
     STORE/store.json                 how all records of the store were made
     STORE/walk/anna.mp4.boxes        the boxes of walk/anna.mp4, see `container.py`
@@ -22,12 +22,13 @@ from numpy.typing import NDArray
 
 from vidgraph.errors import DataError
 from vidgraph.extraction.container import FORMAT, FORMAT_VERSION, Header, Method, RecordFile, size_of, source_of
+from vidgraph.extraction.flow_fields import FLOW
 from vidgraph.files import write_json
 from vidgraph.video.transforms import FrameBoxes
 
 BOXES = "boxes"
-_NOTE = "store.json"
-_HOW = "vidgraph extract proposals VIDEOS --source motion --out"
+NOTE = "store.json"
+_HOW = {BOXES: "vidgraph extract proposals VIDEOS --source motion --out", FLOW: "vidgraph extract flow VIDEOS --out"}
 _ROUNDING = 1e-6  # float32 fractions of a border
 
 
@@ -44,10 +45,10 @@ class Store:
 
     def __init__(self, folder: str | Path, record: str) -> None:
         self.folder = Path(folder)
-        note = self.folder / _NOTE
+        note = self.folder / NOTE
         if not note.is_file():
-            what = "there is no such store" if not self.folder.exists() else f"is no store, it holds no {_NOTE}"
-            raise DataError(f"{folder}: {what}; make one with {_HOW} {folder}")
+            what = "there is no such store" if not self.folder.exists() else f"is no store, it holds no {NOTE}"
+            raise DataError(f"{folder}: {what}; make one with {_HOW[record]} {folder}")
         try:
             content = json.loads(note.read_text(encoding="utf-8"))
             version, self.method = content["format_version"], Method.from_dict(content)
@@ -68,10 +69,10 @@ class Store:
         folder = Path(folder)
         if folder.exists() and not folder.is_dir():
             raise DataError(f"{folder}: is a file; name a folder for the store")
-        if not (folder / _NOTE).is_file():
+        if not (folder / NOTE).is_file():
             if folder.is_dir() and any(not entry.name.startswith(".") for entry in folder.iterdir()):
                 raise DataError(f"{folder}: is not empty and no store; name a new or empty folder, or a store")
-            write_json(folder / _NOTE, {"format": FORMAT, "format_version": FORMAT_VERSION, **method.to_dict()})
+            write_json(folder / NOTE, {"format": FORMAT, "format_version": FORMAT_VERSION, **method.to_dict()})
         store = cls(folder, method.record)
         if store.method != method:
             raise DataError(
@@ -108,18 +109,19 @@ def _difference(stored: Method, asked: Method) -> str:
     return "of {0} ({1}), not of {0} ({2})".format(stored.name, *texts)
 
 
-class BoxStore:
-    """A store of boxes, for reading.
+class ReadStore:
+    """A store, for reading: every file that is handed out is of this store and of the very video that was asked for.
 
     Args:
         folder: as `vidgraph extract` wrote it.
+        record: what it holds, such as `boxes`.
 
     Raises:
-        DataError: the folder is no store of boxes.
+        DataError: the folder is no store of such records.
     """
 
-    def __init__(self, folder: str | Path) -> None:
-        self._store = Store(folder, BOXES)
+    def __init__(self, folder: str | Path, record: str) -> None:
+        self._store = Store(folder, record)
         self._seen: dict[str, tuple[int, int]] = {}  # videos whose content was compared, with size and time of change
 
     @property
@@ -128,11 +130,11 @@ class BoxStore:
 
     @property
     def method(self) -> Method:
-        """How the boxes were made."""
+        """How the records were made."""
         return self._store.method
 
-    def boxes(self, video: str | Path) -> StoredBoxes:
-        """The boxes of one video; its content is compared with what was extracted, once per process.
+    def _file_of(self, video: str | Path) -> tuple[Path, Header]:
+        """The file of one video and its first line; the video is compared with what was extracted, once per process.
 
         Raises:
             DataError: the store has none of it, or a file that is half-written, of another version, or of another video.
@@ -141,10 +143,11 @@ class BoxStore:
         with RecordFile(path) as file:
             header = file.header
         if header.method != self.method:
-            what = _difference(header.method, self.method) if header.method.record == BOXES else f"not {BOXES}"
+            record = self.method.record
+            what = _difference(header.method, self.method) if header.method.record == record else f"not {record}"
             raise DataError(f"{path}: does not belong to this store, it is {what}; delete it and run the same vidgraph extract again")
         self._compare(Path(video), header, path)
-        return StoredBoxes(path, header)
+        return path, header
 
     def _compare(self, video: Path, header: Header, path: Path) -> None:
         try:
@@ -155,10 +158,31 @@ class BoxStore:
         except OSError as error:
             raise DataError(f"{video}: cannot be read ({error.strerror or error})") from error
         if not same:
-            raise DataError(
-                f"{path}: holds the boxes of another video than {video}, or of it before it changed; delete the file and extract again"
-            )
+            what = f"holds the {self.method.record} of another video than {video}, or of it before it changed"
+            raise DataError(f"{path}: {what}; delete the file and extract again")
         self._seen[str(video)] = state
+
+
+class BoxStore(ReadStore):
+    """A store of boxes, for reading.
+
+    Args:
+        folder: as `vidgraph extract` wrote it.
+
+    Raises:
+        DataError: the folder is no store of boxes.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        super().__init__(folder, BOXES)
+
+    def boxes(self, video: str | Path) -> StoredBoxes:
+        """The boxes of one video; its content is compared with what was extracted, once per process.
+
+        Raises:
+            DataError: the store has none of it, or a file that is half-written, of another version, or of another video.
+        """
+        return StoredBoxes(*self._file_of(video))
 
 
 class StoredBoxes:

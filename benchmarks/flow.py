@@ -1,0 +1,187 @@
+"""How many pairs of frames per second each method of optical flow does, beside decoding alone; two processes beside one; and what a
+field costs in bytes and in time to read.
+
+    python benchmarks/flow.py [--videos FOLDER] [--frames 24] [--raft]
+
+Without `--videos`, four H.264 clips of 256x340 pixels are made in a temporary folder: a square that wanders over a patchwork which pans.
+`--raft` measures RAFT too, with random weights, which cost what trained ones cost: seconds per pair on a CPU.
+
+Columns of the first table: pairs per second of processor time of one process, reading, rounding and packing included; how many times
+longer a pair takes than a frame to be decoded; the median and mean distance from TV-L1's motion, in pixels, for what a faster method
+gives up; and the pairs per second, by the clock, of two processes over those of one, both started by the engine, the start not counted:
+2 would be perfect on two free cores.
+
+The second table holds the store's records (zlib) against JPEG pairs of quality 95, as the community stores flow, and PNG: kilobytes per
+field, milliseconds of processor time to pack and to unpack one, and the error of its own in pixels at 340x256.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+from vidgraph.extraction.flow import METHODS, FlowJob, open_estimator
+from vidgraph.extraction.flow_fields import bounds_pixels, quantise
+from vidgraph.extraction.flow_store import decode_field, encode_field
+from vidgraph.extraction.processes import in_processes
+from vidgraph.extraction.store import Store
+from vidgraph.extraction.tasks import Task
+from vidgraph.recogniser import list_videos
+from vidgraph.video.reader import open_video
+from vidgraph.video.writer import write_video
+
+HEIGHT, WIDTH, NUM_VIDEOS = 256, 340, 4
+REFERENCE = "tvl1"  # the papers'
+NUM_COMPARED = 4  # pairs
+
+
+def make_videos(folder: Path, num_frames: int) -> list[Path]:
+    """Smooth patches that pan by two pixels per frame, and a square that crosses them."""
+    rng = np.random.default_rng(0)
+    rough = rng.integers(0, 256, (HEIGHT // 8, (WIDTH + 2 * num_frames) // 8 + 1, 3), dtype=np.uint8)
+    patchwork = cv2.resize(rough, (8 * rough.shape[1], HEIGHT), interpolation=cv2.INTER_CUBIC)
+    paths = [folder / f"{number}.mp4" for number in range(NUM_VIDEOS)]
+    for number, path in enumerate(paths):
+        frames = np.stack([patchwork[:, 2 * t : 2 * t + WIDTH] for t in range(num_frames)])
+        for t, frame in enumerate(frames):
+            left = (20 * number + 4 * t) % (WIDTH - 60)
+            frame[90:150, left : left + 60] = (255, 60, 0)
+        write_video(path, frames, fps=25)
+    return paths
+
+
+def decoding_rate(tasks: Sequence[Task]) -> float:
+    """Frames per second of processor time of decoding and nothing else, on one thread."""
+    begin, count = time.process_time(), 0
+    for task in tasks:
+        with open_video(task.video) as video:
+            deque(video.frames(), maxlen=0)
+            count += video.num_frames
+    return count / (time.process_time() - begin)
+
+
+def method_rate(job: FlowJob, task: Task) -> float:
+    """Pairs per second of processor time of one method in this process, on one thread."""
+    work = job.start()
+    begin = time.process_time()
+    count = sum(1 for _ in work(task).records)
+    return count / (time.process_time() - begin)
+
+
+def engine_rate(job: FlowJob, tasks: Sequence[Task], folder: Path, workers: int) -> float:
+    """Pairs per second of the engine once its processes are at work: from the first results, one of each process, to the last."""
+    store, ends = Store.claim(folder, job.method()), []
+    for outcome in in_processes(job, list(tasks), store, workers):
+        if outcome.error:
+            raise SystemExit(outcome.error)
+        ends.append((time.perf_counter(), outcome.counts["fields"]))
+    return sum(count for _, count in ends[workers:]) / (ends[-1][0] - ends[workers - 1][0])
+
+
+def some_fields(method: str, paths: Sequence[Path]) -> list[np.ndarray]:
+    """Motion in pixels of a few pairs, one from the middle of each of the first videos, [H, W, 2]."""
+    estimator, found = open_estimator(method, weights="random" if method == "raft" else None), []
+    for path in paths[:NUM_COMPARED]:
+        with open_video(path) as video:
+            middle = video.num_frames // 2 - 1
+            found.append(estimator.field(*(estimator.prepare(frame) for frame in video.read([middle, middle + 1]))))
+    return found
+
+
+def distance(method: str, paths: Sequence[Path], reference: list[np.ndarray]) -> str:
+    """Median and mean distance from the reference."""
+    apart = [np.hypot(*(a - b).reshape(-1, 2).T) for a, b in zip(some_fields(method, paths), reference, strict=True)]
+    return f"{np.median(np.concatenate(apart)):6.2f} {np.mean(np.concatenate(apart)):6.2f}"
+
+
+def compare_methods(paths: Sequence[Path], methods: Sequence[str], folder: Path) -> None:
+    """The first table."""
+    tasks = [Task(path, f"{number}-{turn}") for turn in range(2) for number, path in enumerate(paths)]
+    alone, reference = decoding_rate(tasks[: len(paths)]), some_fields(REFERENCE, paths)
+    print(f"{'decoding alone':<16}{alone:9.1f} frames/s")
+    for method in methods:
+        job = FlowJob(method, weights="random" if method == "raft" else None)
+        rate, shared = method_rate(job, tasks[0]), tasks if method in ("dis", "farneback") else tasks[: len(paths)]
+        one, two = (engine_rate(job, shared, folder / f"{method}{workers}", workers) for workers in (1, 2))
+        apart = "reference" if method == REFERENCE else distance(method, paths, reference)
+        print(
+            f"{method:<16}{rate:9.2f} pairs/s  {alone / rate:8.1f} times decoding   "
+            f"from {REFERENCE}: {apart:>13} px   two processes over one: {two / one:.2f}",
+            flush=True,
+        )
+
+
+# ---- how fields are packed ---------------------------------------------------------------------------------------------------------------
+
+
+def image_codec(suffix: str, *settings: int) -> tuple[Callable[[np.ndarray], object], Callable[[object], np.ndarray]]:
+    """A pair of images per field."""
+
+    def pack(field: np.ndarray) -> object:
+        return [cv2.imencode(suffix, np.ascontiguousarray(field[..., axis]), settings)[1] for axis in (0, 1)]
+
+    def unpack(record: object) -> np.ndarray:
+        return np.stack([cv2.imdecode(image, cv2.IMREAD_GRAYSCALE) for image in record], axis=-1)  # type: ignore[attr-defined]
+
+    return pack, unpack
+
+
+def compare_codecs(paths: Sequence[Path], num_fields: int = 20) -> None:
+    """The second table, on the first fields of each video by DIS."""
+    estimator, fields = open_estimator("dis"), []
+    for path in paths[:8]:
+        with open_video(path) as video:
+            frames = [estimator.prepare(frame) for frame in video.read(range(min(num_fields + 1, video.num_frames)))]
+        fields += [quantise(estimator.field(*pair)) for pair in pairwise(frames)]
+    height, width = fields[0].shape[:2]
+    fields = [field for field in fields if field.shape[:2] == (height, width)]
+    codecs = {
+        "zlib (ours)": (encode_field, lambda record: decode_field(record, height, width)),
+        "JPEG pair, 95": image_codec(".jpg", cv2.IMWRITE_JPEG_QUALITY, 95),
+        "PNG pair": image_codec(".png", cv2.IMWRITE_PNG_COMPRESSION, 3),
+    }
+    pixels = bounds_pixels(256, 340) / 127.5
+    print(f"{len(fields)} fields of {height}x{width}; rounding to 8 bits itself is off by {20 / 255 / 3**0.5:.3f} px on average (rms)")
+    for name, (pack, unpack) in codecs.items():
+        times = [time.process_time()]
+        records = [pack(field) for field in fields]
+        times.append(time.process_time())
+        back = [unpack(record) for record in records]
+        times.append(time.process_time())
+        size = np.mean([sum(map(len, record)) if isinstance(record, list) else len(record) for record in records]) / 1e3
+        errors = (np.stack(back).astype(np.float32) - np.stack(fields)) * pixels
+        packing, unpacking = (1e3 * float(spent) / len(fields) for spent in np.diff(times))
+        worst, rms = np.abs(errors).max(), np.sqrt((errors**2).mean())
+        print(f"{name:<16}{size:7.2f} kB   pack {packing:6.3f} ms   unpack {unpacking:6.3f} ms   rms {rms:.3f} px, most {worst:.2f} px")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--videos", type=Path, help="videos of your own; a few short ones are enough")
+    parser.add_argument("--frames", type=int, default=24, help="frames per made video (default 24)")
+    parser.add_argument("--raft", action="store_true", help="measure raft too")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    with tempfile.TemporaryDirectory() as folder:
+        paths = list_videos(args.videos) if args.videos else make_videos(Path(folder), args.frames)
+        with open_video(paths[0]) as video:
+            size = f"{video.num_frames} frames of {video.height}x{video.width}"
+        print(f"{len(paths)} videos, the first of {size}; one thread per process")
+        print(f"{cores} cores, load {os.getloadavg()[0]:.1f} before the start: where others are at work, two processes gain less")
+        compare_methods(paths, [method for method in METHODS if args.raft or method != "raft"], Path(folder))
+        compare_codecs(paths)
+
+
+if __name__ == "__main__":
+    main()
