@@ -75,6 +75,7 @@ def reproduce(args: argparse.Namespace) -> int:
 
 
 def predict(args: argparse.Namespace) -> int:
+    from vidgraph.data.flow_source import flow_as_trained
     from vidgraph.extraction.store import BoxStore
     from vidgraph.recogniser import Recogniser, check_save_target, list_videos
     from vidgraph.scoring import prediction_views
@@ -87,7 +88,9 @@ def predict(args: argparse.Namespace) -> int:
             raise VidgraphError(f"--save draws one video, and {len(videos)} were given")
     plan, fusion = prediction_views(args.model, args.views)
     boxes = None if args.boxes is None else BoxStore(args.boxes)
-    recogniser = Recogniser(vidgraph.from_pretrained(args.model), accelerator(args.device or "auto"), views=fusion, plan=plan, boxes=boxes)
+    model: Any = vidgraph.from_pretrained(args.model)
+    flow = flow_as_trained(args.model, args.flow) if model.input_spec.flow_length else None
+    recogniser = Recogniser(model, accelerator(args.device or "auto"), views=fusion, plan=plan, boxes=boxes, flow=flow)
     if len(videos) == 1:  # its fault is the command's
         results: Any = iter([(videos[0], recogniser.predict(videos[0]), None)])
     else:
@@ -202,6 +205,7 @@ def _add_predict(verbs: Any) -> None:
     p.add_argument("--top", type=positive, default=5, metavar="N", help="classes to show (default 5)")
     p.add_argument("--views", type=positive, default=1, metavar="N", help="clips per video that are averaged (default 1)")
     p.add_argument("--boxes", type=Path, metavar="STORE", help="boxes of the videos, made by vidgraph extract; for models that take boxes")
+    p.add_argument("--flow", metavar="STORE", help="optical flow of the videos, for models that take it (default: computed on the way)")
     p.add_argument("--save", type=Path, metavar="FILE", help="draw the graph over the video: an .mp4 overlay or an .html report")
     p.add_argument("--device", choices=["cpu", "cuda"], help="where it runs (default: a GPU where there is one)")
     p.add_argument("--json", action="store_true", help="plain values instead of text")

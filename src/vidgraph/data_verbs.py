@@ -11,16 +11,19 @@ from vidgraph.command_line import FAULTS, GOOD, Parser, add_verb, positive
 
 def data_check(args: argparse.Namespace) -> int:
     from vidgraph.data.check import check_table
+    from vidgraph.data.intervals import load_intervals
     from vidgraph.data.table import load_table, parse_columns
     from vidgraph.progress import counter
     from vidgraph.weights import from_pretrained
 
-    table = load_table(args.path, parse_columns(args.columns))
+    table = load_table(args.path, parse_columns(args.columns), multi_label=None if args.intervals is None else True)
+    intervals = None if args.intervals is None else load_intervals(args.intervals, table)
     model: Any = from_pretrained(args.model) if args.model else None
     spec, class_names = (model.input_spec, model.class_names) if model else (None, None)
+    flow = None if args.flow is None else (args.flow, args.flow_bound)
+    how: dict[str, Any] = {"decode": "full" if args.full else "quick", "flow": flow, "intervals": intervals}
     with counter("files") as count:
-        decode: Any = "full" if args.full else "quick"
-        report = check_table(table, min_frames=args.min_frames, spec=spec, class_names=class_names, decode=decode, progress=count)
+        report = check_table(table, min_frames=args.min_frames, spec=spec, class_names=class_names, progress=count, **how)
     print("\n".join(report.lines()))
     if args.skip_list is not None:
         print(f"{report.write_skip_list(args.skip_list)} files in {args.skip_list}; train with --data.table.skip_list {args.skip_list}")
@@ -57,6 +60,34 @@ def data_make_charades(args: argparse.Namespace) -> int:
     return GOOD
 
 
+def data_make_ucf101(args: argparse.Namespace) -> int:
+    from vidgraph.data.ucf101 import make_table
+
+    made = make_table(args.labels, args.videos, args.out, whole_train=args.whole_train, present_only=args.present)
+    print(*made.lines(), sep="\n")
+    print(f"look for faults: vidgraph data check {args.out} --columns split=split01")
+    return GOOD
+
+
+def data_make_hmdb51(args: argparse.Namespace) -> int:
+    from vidgraph.data.hmdb51 import make_table
+
+    made = make_table(args.labels, args.videos, args.out, hold_out=args.hold_out, present_only=args.present)
+    print(*made.lines(), sep="\n")
+    print(f"look for faults: vidgraph data check {args.out} --columns split=split01")
+    return GOOD
+
+
+def data_make_kinetics(args: argparse.Namespace) -> int:
+    from vidgraph.data.kinetics import make_table
+
+    options: dict[str, Any] = {"classes": args.classes, "hold_out": args.hold_out, "present_only": args.present}
+    made = make_table(args.labels, args.videos, args.out, **options)
+    print(*made.lines(), sep="\n")
+    print(f"look for faults: vidgraph data check {args.out}")
+    return GOOD
+
+
 def add_data(verbs: Any) -> None:
     """Adds `data` and what stands below it to the command."""
     data = add_verb(verbs, "data", None, "check your videos, or make a data set", "vidgraph data check clips.csv --skip-list skip.txt")
@@ -66,12 +97,17 @@ def add_data(verbs: Any) -> None:
     p.add_argument("--columns", default="", metavar="OURS=THEIRS,...", help="other column names, as label=class,split=split01")
     p.add_argument("--min-frames", type=positive, default=1, metavar="N", help="report videos with fewer frames (default 1)")
     p.add_argument("--model", help="report videos shorter than this model's clips, and labels that it does not know")
+    p.add_argument("--flow", metavar="STORE", help="also look at their optical flow, in a store or a folder of images")
+    p.add_argument("--flow-bound", type=float, default=20.0, metavar="PIXELS", help="the bound that it was made with (default 20)")
+    p.add_argument("--intervals", type=Path, metavar="FILE", help="also hold a table of actions against the videos")
     p.add_argument("--full", action="store_true", help="decode every frame instead of a few per file")
     p.add_argument("--skip-list", type=Path, metavar="FILE", help="write the unusable files there")
     make = add_verb(kinds, "make", None, "make a data set, or the table of one that you have", "vidgraph data make syncmnist --out digits3")
     sets = make.add_subparsers(metavar="DATASET", required=True, parser_class=Parser)
     _add_make_something(sets)
     _add_make_charades(sets)
+    _add_make_ucf101_and_hmdb51(sets)
+    _add_make_kinetics(sets)
     p = add_verb(
         sets,
         "syncmnist",
@@ -114,3 +150,44 @@ def _add_make_charades(sets: Any) -> None:
     p.add_argument("--videos", type=Path, required=True, metavar="FOLDER", help="the .mp4 files, or the folders of frames")
     p.add_argument("--out", type=Path, required=True, metavar="TABLE.csv", help="the table to write; the other is TABLE_intervals.csv")
     p.add_argument("--hold-out", type=float, default=0.0, metavar="SHARE", help="share of the training people for a split `val`")
+
+
+def _add_make_ucf101_and_hmdb51(sets: Any) -> None:
+    p = add_verb(
+        sets,
+        "ucf101",
+        data_make_ucf101,
+        "write the table of UCF101 from its official lists, a column per split",
+        "vidgraph data make ucf101 --labels ucfTrainTestlist --videos UCF-101 --out ucf101.csv",
+    )
+    _add_lists(p, "where classInd.txt, trainlist01.txt and the others are")
+    p.add_argument("--whole-train", action="store_true", help="leave training groups 22 to 25, which are split `val`, in `train`")
+    p = add_verb(
+        sets,
+        "hmdb51",
+        data_make_hmdb51,
+        "write the table of HMDB51 from its official split files, a column per split",
+        "vidgraph data make hmdb51 --labels testTrainMulti_7030_splits --videos hmdb51 --out hmdb51.csv --hold-out 0.1",
+    )
+    _add_lists(p, "where wave_test_split1.txt and the others are")
+    p.add_argument("--hold-out", type=float, default=0.0, metavar="SHARE", help="share of the films of train for a split `val`")
+
+
+def _add_make_kinetics(sets: Any) -> None:
+    p = add_verb(
+        sets,
+        "kinetics",
+        data_make_kinetics,
+        "write the table of Kinetics-400, 600 or 700 from its official lists",
+        "vidgraph data make kinetics --labels kinetics400 --videos kinetics400_clips --out kinetics.csv",
+    )
+    _add_lists(p, "where train.csv, validate.csv and test.csv are")
+    p.add_argument("--classes", type=Path, metavar="FILE", help="the classes, one per line; others are refused")
+    p.add_argument("--hold-out", type=float, default=0.0, metavar="SHARE", help="share of train for a split `held`")
+
+
+def _add_lists(p: Any, labels: str) -> None:
+    p.add_argument("--labels", type=Path, required=True, metavar="FOLDER", help=labels)
+    p.add_argument("--videos", type=Path, required=True, metavar="FOLDER", help="the videos, in folders of their classes or not")
+    p.add_argument("--out", type=Path, required=True, metavar="TABLE.csv", help="the table to write")
+    p.add_argument("--present", action="store_true", help="list only videos that are there")

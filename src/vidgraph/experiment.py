@@ -142,8 +142,8 @@ def scored_data(
         table = table.with_class_names(class_names)
     names = {"train": data.table.train_split, "val": data.table.val_split, "test": data.table.test_split}
     views = view_plan(data.table, settings or EvalRecipe())
-    boxes = _box_store(data.table, spec)
-    dataset = ClipDataset(table, names.get(split, split), spec, train=False, skip=skip, views=views, boxes=boxes)
+    stores: dict[str, Any] = {"boxes": _box_store(data.table, spec), "flow": _flow_source(data.table, spec)}
+    dataset = ClipDataset(table, names.get(split, split), spec, train=False, skip=skip, views=views, **stores)
     return ScoredData(dataset, dataset.collate, dataset.class_names, dataset.skipped, f"{data.table.path} ({names.get(split, split)})")
 
 
@@ -248,8 +248,8 @@ def _prepare_table(recipe: Recipe, data: TableData) -> Experiment:
     spec = cast(InputSpec, model.input_spec)
     views = view_plan(data, EvalRecipe(short_side=recipe.eval.short_side))  # one clip and its centre, at the size that is scored later
     short_side = (data.short_side[0], data.short_side[-1]) if data.short_side else None
-    draws: dict[str, Any] = {"flip": data.flip, "short_side": short_side, "brightness": data.brightness}
-    common: dict[str, Any] = {"skip": skip, "views": views, "boxes": _box_store(data, spec)}
+    draws: dict[str, Any] = {"flip": data.flip, "short_side": short_side, "brightness": data.brightness, "crop_scales": data.crop_scales}
+    common: dict[str, Any] = {"skip": skip, "views": views, "boxes": _box_store(data, spec), "flow": _flow_source(data, spec)}
     draws["intervals"] = _read_intervals(data, table)
     train = ClipDataset(table, data.train_split, spec, train=True, seed=recipe.train.seed, **common, **draws)
     val = ClipDataset(table, data.val_split, spec, train=False, **common) if data.val_split in table.splits else None
@@ -263,6 +263,8 @@ def _prepare_table(recipe: Recipe, data: TableData) -> Experiment:
     fingerprint = table.fingerprint(skip)
     if common["boxes"] is not None:
         fingerprint["boxes"] = common["boxes"].method.to_dict()
+    if common["flow"] is not None:
+        fingerprint["flow"] = common["flow"].method_dict()
     if draws["intervals"] is not None:
         fingerprint["intervals"] = draws["intervals"].sha256
     return Experiment(recipe, model, TrainingData(train, val, train.collate), fingerprint, notes)
@@ -279,6 +281,9 @@ def view_plan(data: TableData, settings: EvalRecipe) -> ViewPlan:
         past_end=data.past_end,
         spread=data.spread,
         folder_fps=data.folder_fps,
+        crop_places=settings.crop_places,
+        mirrored=settings.mirrored,
+        snippet_interval=settings.snippet_interval,
     )
 
 
@@ -298,6 +303,15 @@ def _box_store(data: TableData, spec: InputSpec) -> Any:
     from vidgraph.extraction.store import BoxStore
 
     return BoxStore(data.boxes)
+
+
+def _flow_source(data: TableData, spec: InputSpec) -> Any:
+    """The optical flow, if the model takes it and a store of it, or `live`, is named."""
+    if not spec.flow_length or data.flow is None:
+        return None
+    from vidgraph.data.flow_source import open_video_flow
+
+    return open_video_flow(data.flow, data.flow_bound)
 
 
 def _read_table(data: TableData) -> tuple[Any, Any]:

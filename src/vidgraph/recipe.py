@@ -71,6 +71,8 @@ class TableData:
         flip: mirror half of the training clips left to right; a class whose name says left or right becomes its partner.
         short_side: pixels of the shorter side of training frames before a random crop: [256], or [256, 320] for any between; null:
             crops of 80 to 100 % of the largest.
+        crop_scales: in place of `short_side`: sides of training crops as shares of the frames' shorter side, rows and columns drawn apart
+            (neighbours in the list at most), at one of thirteen places: [1, 0.875, 0.75, 0.66] for Temporal Segment Networks.
         brightness: training clips become lighter or darker by up to this share of the range, all frames of a clip alike.
         past_end: what a clip longer than its video does, in training and test: `clamp` repeats the last frame, `loop` starts again at
             the first, `refuse` stops.
@@ -82,6 +84,9 @@ class TableData:
             multi-label.
         label_scope: what a training clip is labelled with where there are intervals: `clip`, the actions that it shows; `video`, those of
             the whole video. Tests always ask for those of the video.
+        flow: for models that take optical flow: folder of a store of it, as `vidgraph extract flow` writes it, or of other tools' images;
+            `live` computes it with DIS as videos are read, `live:tvl1` and so on with another method.
+        flow_bound: what flow in 8 bits reaches to, in pixels of a frame of 340x256; that of the store.
     """
 
     path: str
@@ -99,6 +104,9 @@ class TableData:
     boxes: str | None = None
     intervals: str | None = None
     label_scope: Literal["clip", "video"] = "clip"
+    crop_scales: list[float] = field(default_factory=list)
+    flow: str | None = None
+    flow_bound: float = 20.0
 
 
 @dataclass(frozen=True)
@@ -131,10 +139,13 @@ class EvalRecipe:
     Attributes:
         batch_size: views per forward pass.
         num_views: clips per video, spread over it.
-        crops: crops per clip, evenly along the frame's longer side; 1 is the centre.
+        crops: crops per clip; 1 is the centre.
+        crop_places: `line` spreads them evenly along the frame's longer side, `corners` takes the four corners and the centre (5 crops).
+        mirrored: show every crop mirrored too; with 5 crops at the corners these are the ten of Temporal Segment Networks.
         full_frame: show whole frames instead of crops; the model must be fully convolutional.
         short_side: pixels of the frames' shorter side before cropping; null: as large as the crop.
         crop_size: side of square crops in pixels; null: the model's own size.
+        snippet_interval: frames from one snippet of optical flow to the next; null: the model's own.
         fusion: `mean` or `max` over views of probabilities, `logits` or `max_logits` of logits.
     """
 
@@ -145,13 +156,22 @@ class EvalRecipe:
     short_side: int | None = None
     crop_size: int | None = None
     fusion: Literal["mean", "max", "logits", "max_logits"] = "mean"
+    crop_places: Literal["line", "corners"] = "line"
+    mirrored: bool = False
+    snippet_interval: int | None = None
+
+    @property
+    def views_per_clip(self) -> int:
+        return (1 if self.full_frame else self.crops) * (2 if self.mirrored else 1)
 
     def __post_init__(self) -> None:
-        for key in ("batch_size", "num_views", "crops", "short_side", "crop_size"):
+        for key in ("batch_size", "num_views", "crops", "short_side", "crop_size", "snippet_interval"):
             if (value := getattr(self, key)) is not None and value < 1:
                 raise RecipeError(f"eval.{key} must be above 0, got {value}")
         if self.full_frame and (self.crops > 1 or self.crop_size is not None):
             raise RecipeError("eval.full_frame shows whole frames, so eval.crops and eval.crop_size must be left out")
+        if self.crop_places == "corners" and self.crops != 5:
+            raise RecipeError(f"eval.crop_places corners are five, the four corners and the centre; give eval.crops 5, not {self.crops}")
         if self.crop_size is not None and self.short_side is not None and self.crop_size > self.short_side:
             raise RecipeError(f"eval.crop_size {self.crop_size} does not fit into eval.short_side {self.short_side}")
 
@@ -300,7 +320,13 @@ def _check_data(data: DataRecipe, where: str) -> None:
         side = data.table.short_side
         if side is not None and not (1 <= len(side) <= 2 and 1 <= side[0] <= side[-1]):
             raise RecipeError(f"{where}: data.table.short_side must be [256] or a range such as [256, 320], got {side}")
-        if not data.table.folder_fps > 0:
-            raise RecipeError(f"{where}: data.table.folder_fps must be above 0, got {data.table.folder_fps}")
+        for key, value in (("folder_fps", data.table.folder_fps), ("flow_bound", data.table.flow_bound)):
+            if not 0 < value < float("inf"):
+                raise RecipeError(f"{where}: data.table.{key} must be above 0, got {value}")
+        if not all(0 < scale <= 1 for scale in data.table.crop_scales):
+            words = "shares above 0 and at most 1, such as [1, 0.875, 0.75, 0.66]"
+            raise RecipeError(f"{where}: data.table.crop_scales must be {words}, got {data.table.crop_scales}")
+        if data.table.crop_scales and side is not None:
+            raise RecipeError(f"{where}: data.table.crop_scales and short_side both say how training crops are drawn; give one of them")
         if not 0 <= data.table.brightness <= 1:
             raise RecipeError(f"{where}: data.table.brightness must be a share from 0 to 1, got {data.table.brightness}")

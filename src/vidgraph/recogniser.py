@@ -1,6 +1,6 @@
 """From a video file to a prediction and its explanation: the same frames, pixels and fusion as evaluation.
 
-Shapes: V views, C channels, T frames of a clip, h w pixels of the crop, F frames of a picture.
+Shapes: V views, C channels, T frames of a clip, S snippets of flow, L fields per snippet, h w pixels of the crop, F frames of a picture.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from vidgraph.data.flow_source import VideoFlow
 from vidgraph.errors import DataError, VideoError, VidgraphError, WeightsError
 from vidgraph.evaluation.inference import ViewFusion, fuse_views, predict_batch, view_scores
 from vidgraph.extraction.store import BoxStore
@@ -24,7 +25,7 @@ from vidgraph.records import ClipBatch, Explanation, InputSpec, Prediction, Regi
 from vidgraph.video.reader import open_video
 from vidgraph.video.sampling import SpanError
 from vidgraph.video.transforms import ClipTransform
-from vidgraph.video.views import ViewPlan, read_views
+from vidgraph.video.views import ViewPlan, read_flow_views, read_views
 
 SAVE_SUFFIXES = {".mp4": "overlay video", ".html": "report"}
 _PICTURE_SIDE = 512  # shorter side that pictures are read at, where the video has it
@@ -59,6 +60,7 @@ class Recogniser:
         plan: which views, in place of the centres of `num_views` clips: crops, sizes, what becomes of short videos.
         chunk: most views in one forward pass.
         boxes: the regions of every frame of the videos; needed by models that take boxes.
+        flow: the optical flow of the videos; where a model takes it and none is given, it is computed on the way.
 
     Raises:
         DataError: the model takes boxes, and there are none.
@@ -75,6 +77,7 @@ class Recogniser:
         plan: ViewPlan | None = None,
         chunk: int = 8,
         boxes: BoxStore | None = None,
+        flow: VideoFlow | None = None,
     ) -> None:
         if num_views < 1 or (plan is not None and num_views > 1):
             raise ValueError(f"num_views must be at least 1, and be left out where a plan says how many; not {num_views}")
@@ -89,6 +92,7 @@ class Recogniser:
             what = f"the model takes {self.spec.boxes_per_frame} boxes per frame, and no store of boxes is given"
             raise DataError(f"{what}; make one with vidgraph extract proposals, and name it with --boxes STORE")
         self._boxes = boxes if self.spec.boxes_per_frame else None
+        self._flow = (flow or VideoFlow()) if self.spec.flow_length else None
 
     def predict(self, path: str | Path) -> Prediction:
         """Recognises one video.
@@ -101,16 +105,16 @@ class Recogniser:
 
         Raises:
             VideoError: the file is missing or unreadable, or a frame that is needed cannot be decoded.
-            DataError: its boxes are absent from the store, or not usable.
+            DataError: its boxes or its flow are absent from the store, or not usable.
             WeightsError: the model has another number of outputs than class names.
         """
         logits, frame_indices, explanations = [], [], []
-        for views, indices, regions in self._clips(path):  # [V, C, T, h, w], [T], [V, T, K, ...]
+        for views, indices, regions, flow in self._clips(path):  # [V, C, T, h, w], [T], [V, T, K, ...], [V, T, S, 2 L, h, w]
             unknown, names = torch.zeros(len(views), dtype=torch.int64), [str(path)] * len(views)
-            batch = ClipBatch(views, unknown, unknown, torch.from_numpy(indices).repeat(len(views), 1), names, regions)
+            batch = ClipBatch(views, unknown, unknown, torch.from_numpy(indices).repeat(len(views), 1), names, regions, flow)
             logits.append(predict_batch(self.model, batch, self.device, chunk=self.chunk))  # [V, num_classes]
             frame_indices += indices.tolist()
-            explanations += self._explain(batch.part(len(views) // 2, len(views) // 2 + 1))
+            explanations += self._explain(batch.part(self.plan.middle, self.plan.middle + 1))
         scores = torch.cat(logits)
         if not torch.isfinite(scores).all():
             raise WeightsError(f"{path}: the model's output is not finite; are its weights sound?")
@@ -139,14 +143,26 @@ class Recogniser:
                     yield FileResult(file, None, error)
 
     def notes(self, prediction: Prediction) -> list[str]:
-        """What a reader of the prediction must know: frames that are repeated, since the video is shorter than a clip; a wrong softmax."""
+        """What a reader of the prediction must know: frames or flow that are repeated, since the video is short; a wrong softmax."""
         first, notes = prediction.frame_indices[: self.spec.num_frames], []
         used = sorted(set(first))
         if len(used) < len(first):
             short = f"The video is shorter than a clip of {len(first)} frames"
             notes.append(f"{short}: {len(used)} different frames were used, some of them repeatedly.")
+        if self._flow is not None:
+            notes += self._flow_notes(prediction, self._flow)
         if self._trained_multi_label and not self.multi_label:
             notes.append("The model was trained on videos with several labels each, but its scores went through a softmax: they sum to 1.")
+        return notes
+
+    def _flow_notes(self, prediction: Prediction, flow: VideoFlow) -> list[str]:
+        notes, length = [], self.spec.flow_length
+        with open_video(prediction.video) as video:
+            num_fields = video.num_frames - 1
+        if num_fields < length:
+            notes.append(f"The video holds {num_fields} flow fields, and a snippet takes {length}: the last one was repeated.")
+        if flow.is_live:
+            notes.append(f"Optical flow was computed on the way ({flow.method}); --flow takes a store.")
         return notes
 
     def frames_seen(self, prediction: Prediction) -> np.ndarray:
@@ -186,13 +202,17 @@ class Recogniser:
         frames = self._pictures(prediction.video, shown)
         write_overlay(target, frames, prediction, fps=fps * count / num_frames, frame_numbers=shown)
 
-    def _clips(self, path: str | Path) -> Iterator[tuple[Tensor, np.ndarray, Regions | None]]:
-        """The views of each clip, uint8 [V, C, T, h, w], its source frames, int64 [T], and its regions; one clip in memory at a time."""
+    def _clips(self, path: str | Path) -> Iterator[tuple[Tensor, np.ndarray, Regions | None, Tensor | None]]:
+        """The views of each clip, uint8 [V, C, T, h, w], its source frames, int64 [T], its regions, and its flow,
+        uint8 [V, T, S, 2 L, h, w]; one clip in memory at a time."""
         with open_video(path, folder_fps=self.plan.folder_fps) as video:
+            reader = None if self._flow is None else self._flow.reader(path, video)
             boxes_at = None if self._boxes is None else partial(self._boxes.boxes(path).at, count=self.spec.boxes_per_frame)
             for clip in range(self.plan.clips):
                 try:
-                    yield read_views(video, self.spec, self.plan, clip, boxes_at=boxes_at)
+                    pixels, indices, regions = read_views(video, self.spec, self.plan, clip, boxes_at=boxes_at)
+                    flow = None if reader is None else read_flow_views(reader, video, self.spec, self.plan, indices)
+                    yield pixels, indices, regions, flow
                 except SpanError as error:
                     raise VideoError(path, str(error)) from error
 
@@ -212,8 +232,7 @@ class Recogniser:
     def _pictures(self, path: str | Path, indices: Sequence[int]) -> np.ndarray:
         """Frames cropped as the model's middle view is, in colour and larger: uint8 [F, H, W, 3]."""
         with open_video(path) as video:
-            windows = self.plan.windows(self.spec, video.height, video.width)
-            window = windows[len(windows) // 2]
+            window = self.plan.windows(self.spec, video.height, video.width)[self.plan.middle]
             own, source = min(window.size), min(window.height, window.width)
             scale = max(1, min(math.ceil(_PICTURE_SIDE / own), source // own))
             window = replace(window, size=(window.size[0] * scale, window.size[1] * scale))
@@ -233,6 +252,7 @@ def _joined(views: Sequence[Explanation]) -> Explanation:
         attention=torch.cat([view.attention for view in views], dim=1).cpu(),  # [S, clips * T, N, N]
         names=first.names,
         regions=_joined_links([view.regions for view in views if view.regions is not None], len(first.node_boxes_xyxy)),
+        maps=None if first.maps is None else torch.cat([view.maps for view in views if view.maps is not None]).cpu(),  # [clips * T, h, w]
     )
 
 

@@ -73,7 +73,9 @@ NO_SIBLINGS = {"data", "models", "backbones"}
 # Files that siblings may import: the table and its clips by all, and the parts of a data set that is longer than one file by that set.
 SYNCMNIST = {"data.syncmnist", "data.syncmnist_files", "data.digit_sources", "data.digit_drawing"}
 SHARED_SIBLINGS = {"data.table": NO_SIBLINGS, "data.clips": NO_SIBLINGS} | dict.fromkeys(SYNCMNIST, SYNCMNIST)
-SHARED_SIBLINGS |= {"data.intervals": {"data.clips"}, "data.label_files": {"data.charades", "data.something"}}
+CHECK = {"data.check", "data.probes"}
+SHARED_SIBLINGS |= {"data.intervals": {"data.clips", *CHECK}, "data.flow_source": {"data.clips", *CHECK}, "data.probes": CHECK}
+SHARED_SIBLINGS |= {"data.label_files": {f"data.{name}" for name in ("charades", "hmdb51", "kinetics", "something", "ucf101")}}
 # Rooms that own a heavy package, and may import it at the head of a file; elsewhere it is imported inside the function that needs it.
 HEAVY_OWNERS = {
     "matplotlib": {"visualize"},

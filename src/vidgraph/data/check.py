@@ -4,39 +4,37 @@ from __future__ import annotations
 
 import hashlib
 import math
-import multiprocessing
 import os
 import re
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
-from multiprocessing.context import SpawnContext
 from pathlib import Path
 from statistics import median
 from typing import Any, Literal, NamedTuple
 
-import numpy as np
-
+from vidgraph.data.flow_source import open_video_flow
+from vidgraph.data.intervals import Intervals
+from vidgraph.data.probes import Probe, ProbeTask, probe_all
 from vidgraph.data.table import VideoTable, near_only, split_labels
-from vidgraph.errors import DataError, VideoError
+from vidgraph.errors import DataError
 from vidgraph.files import whole_file
 from vidgraph.records import InputSpec
-from vidgraph.video.reader import open_video
-from vidgraph.video.sampling import SpanError, sample_frames
 
 KINDS = {
     "missing": "files that do not exist",
     "unreadable": "files that cannot be decoded",
     "short": "files with too few frames",
+    "flow": "files whose optical flow is absent or cannot be used",
     "short_span": "rows whose span has too few frames, in files that other rows can use",
     "two_splits": "files, or copies of them, in more than one split",
     "duplicate": "copies of a file, or repeated rows, within one split",
     "unknown_label": "labels outside the class list",
     "absent_class": "classes without a row in a split",
+    "late_action": "actions that begin after their video ends",
+    "action_label": "actions of a class that no row of their video names",
 }
-UNUSABLE = ("missing", "unreadable", "short")
+UNUSABLE = ("missing", "unreadable", "short", "flow")
 FEW_FILES = 256  # below this many, starting processes costs more than it saves
 
 
@@ -124,7 +122,7 @@ class CheckReport:
         Raises:
             RunError: the file cannot be written.
         """
-        unusable = [finding for finding in self.findings if finding.kind in UNUSABLE]
+        unusable = list({finding.file: finding for finding in reversed(self.findings) if finding.kind in UNUSABLE}.values())[::-1]
         lines = [f"# {len(unusable)} of {self.num_files} files of {Path(self.source).name} that cannot be used"]
         # "./" before a name that begins with "#", which would read as a comment
         lines += [
@@ -160,6 +158,8 @@ def check_table(
     class_names: Sequence[str] | None = None,
     decode: Literal["quick", "full"] = "quick",
     workers: int | None = None,
+    flow: tuple[str, float] | None = None,
+    intervals: Intervals | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> CheckReport:
     """Opens every video of a table and compares its rows.
@@ -167,26 +167,37 @@ def check_table(
     Args:
         table: the data set.
         min_frames: a file, or a row's span of it, with fewer frames is short.
-        spec: likewise if it has fewer frames than this model's clips.
+        spec: likewise if it has fewer frames than this model's clips, or than one of its snippets of flow takes.
         class_names: the classes that are known; by default those of the table.
         decode: "quick" indexes each file and decodes its first, middle and last frame; "full" decodes all.
         workers: processes; by default one per core, or none besides this one for a few files.
+        flow: where the videos' optical flow is, and its bound, as `open_video_flow` takes them; it is opened and decoded as the videos are.
+        intervals: of the table; their actions are held against the videos' lengths and rows.
         progress: called with (files done, files in all) as the check goes on.
+
+    Raises:
+        DataError: there is no flow at that place, or it has another bound; no process can be started.
     """
     if decode not in ("quick", "full"):
         raise ValueError(f"decode is {decode!r}; it must be 'quick' or 'full'")
+    if flow is not None:
+        open_video_flow(*flow)  # raises once, rather than for each video
     files = _files(table)
-    tasks = [(file.video, tuple(file.spans), decode == "full") for file in files]
+    tasks = [ProbeTask(file.video, tuple(file.spans), decode == "full", flow) for file in files]
     if workers is None:
         workers = (os.cpu_count() or 1) if len(files) > FEW_FILES else 1
     probes = []
-    for probe in _probe_all(tasks, workers):
+    for probe in probe_all(tasks, workers):
         probes.append(probe)
         if progress:
             progress(len(probes), len(files))
-    findings = _file_findings(files, probes, max(min_frames, spec.num_frames if spec else 0))
+    findings = _file_findings(files, probes, max(min_frames, _frames_of(spec) if spec else 0))
     findings += _copy_findings(table, files, probes)
     findings += _label_findings(table, class_names or table.class_names)
+    notes = table.notes
+    if intervals is not None:
+        findings += _action_findings(table, intervals, files, probes)
+        notes += _action_notes(table, intervals)
     order = list(KINDS)
     readable = [probe for probe in probes if not probe.problem]
     counts = [probe.num_frames for probe in readable]
@@ -199,8 +210,13 @@ def check_table(
         num_classes=len(class_names or table.class_names),
         frames=(min(counts), float(median(counts)), max(counts)) if counts else None,
         fps=(min(p.fps for p in readable), max(p.fps for p in readable)) if readable else None,
-        notes=table.notes,
+        notes=notes,
     )
+
+
+def _frames_of(spec: InputSpec) -> int:
+    """Frames that a clip of a model takes, and a snippet of flow, if it sees flow: L fields lie between L + 1 frames."""
+    return max(spec.num_frames, spec.flow_length + 1 if spec.flow_length else 0)
 
 
 class _File(NamedTuple):
@@ -211,16 +227,6 @@ class _File(NamedTuple):
     rows: list[int]
     splits: list[str]
     spans: list[tuple[float, float]]
-
-
-class _Probe(NamedTuple):
-    """What opening a video told. `problem` is empty for a readable one; `span_frames` counts frames in each of its rows' spans."""
-
-    kind: str = ""
-    problem: str = ""
-    num_frames: int = 0
-    fps: float = math.nan
-    span_frames: tuple[int, ...] = ()
 
 
 def _files(table: VideoTable) -> list[_File]:
@@ -235,76 +241,14 @@ def _files(table: VideoTable) -> list[_File]:
     return list(files.values())
 
 
-def _probe(task: tuple[str, tuple[tuple[float, float], ...], bool]) -> _Probe:
-    path, spans, full = task
-    if not os.path.exists(path):
-        return _Probe("missing", "does not exist")
-    try:
-        with open_video(path) as video:
-            if full:
-                deque(video.frames(), maxlen=0)
-            else:
-                video.read([0, video.num_frames // 2, video.num_frames - 1])
-            times = video.timestamps_seconds
-            return _Probe("", "", video.num_frames, float(video.fps), tuple(_frames_in(times, *span) for span in spans))
-    except VideoError as error:
-        return _Probe("unreadable", str(error).removeprefix(path).lstrip(":,/ "))
-
-
-def _frames_in(times: np.ndarray[Any, Any], start: float, end: float) -> int:
-    """Frames of a span as the sampler sees it: a short span between two frames still holds the one on the screen."""
-    try:
-        sample_frames(InputSpec(1, 1, 1, stride_frames=1), times, start_seconds=start, end_seconds=end)
-    except SpanError:
-        return 0
-    return max(1, int(((times >= start - 1e-6) & (times < end - 1e-6)).sum()))
-
-
-def _probe_all(tasks: Sequence[Any], workers: int) -> Iterator[_Probe]:
-    """`map(_probe, tasks)` on several processes; a file on which the decoder takes its process down costs only itself.
-
-    Raises:
-        DataError: no process can be started.
-    """
-    if workers <= 1 or len(tasks) <= 1:
-        yield from map(_probe, tasks)
-        return
-    done, spawn = 0, multiprocessing.get_context("spawn")  # forking a process that has run torch's threads may hang
-    while done < len(tasks):
-        try:
-            with ProcessPoolExecutor(min(workers, len(tasks) - done), mp_context=spawn) as pool:
-                for probe in pool.map(_probe, tasks[done:]):
-                    yield probe
-                    done += 1
-        except BrokenProcessPool:
-            _start_a_process(spawn)
-            for task in tasks[done : done + workers]:  # it is most likely one of these that did it
-                yield _probe_alone(task, spawn)
-                done += 1
-
-
-def _start_a_process(context: SpawnContext) -> None:
-    try:
-        with ProcessPoolExecutor(1, mp_context=context) as pool:
-            pool.submit(os.getpid).result()
-    except BrokenProcessPool as error:
-        raise DataError("checking in several processes needs a script guarded by `if __name__ == '__main__':`, or workers=1") from error
-
-
-def _probe_alone(task: Any, context: SpawnContext) -> _Probe:
-    try:
-        with ProcessPoolExecutor(1, mp_context=context) as pool:
-            return pool.submit(_probe, task).result()
-    except BrokenProcessPool:
-        return _Probe("unreadable", "the decoder crashed on it, or memory ran out")
-
-
-def _file_findings(files: list[_File], probes: list[_Probe], needed: int) -> list[Finding]:
+def _file_findings(files: list[_File], probes: list[Probe], needed: int) -> list[Finding]:
     findings = []
     for file, probe in zip(files, probes, strict=True):
         if probe.problem:
             findings.append(Finding(probe.kind, file.name, tuple(file.rows), probe.problem))
             continue
+        if probe.flow_problem:
+            findings.append(Finding("flow", file.name, tuple(file.rows), probe.flow_problem))
         short = [(row, n) for row, n in zip(file.rows, probe.span_frames, strict=True) if n < needed]
         if len(short) == len(file.rows):
             most = max(n for _, n in short)
@@ -316,7 +260,7 @@ def _file_findings(files: list[_File], probes: list[_Probe], needed: int) -> lis
     return findings
 
 
-def _copy_findings(table: VideoTable, files: list[_File], probes: list[_Probe]) -> list[Finding]:
+def _copy_findings(table: VideoTable, files: list[_File], probes: list[Probe]) -> list[Finding]:
     """Files, or copies of one file, that stand in two splits; copies and repeated rows within one."""
     findings = []
     readable = [file for file, probe in zip(files, probes, strict=True) if not probe.problem]
@@ -392,6 +336,34 @@ def _label_findings(table: VideoTable, class_names: Sequence[str]) -> list[Findi
             message = f"class {name!r} has no row in {' or '.join(absent)}" + (f" ({having})" if having else "")
             findings.append(Finding("absent_class", "", (), message))
     return findings
+
+
+def _action_findings(table: VideoTable, intervals: Intervals, files: list[_File], probes: list[Probe]) -> list[Finding]:
+    """Actions that a training would stop at or that the table of videos does not know of; rows are those of the table of actions."""
+    findings: list[Finding] = []
+    named: dict[str, set[str]] = defaultdict(set)
+    for name, text in zip(table.frame["name"], table.frame["label"], strict=True):
+        named[name] |= set(split_labels(text))
+    for file, probe in zip(files, probes, strict=True):
+        actions = intervals.by_video.get(os.path.normpath(file.video), ())
+        if late := [action for action in actions if action.start_seconds >= probe.end_seconds]:
+            message = f"{intervals.source.name}: at {late[0].start_seconds:g} s, and the video ends at {probe.end_seconds:.6g} s"
+            findings.append(Finding("late_action", file.name, tuple(action.row for action in late), message))
+        for label in dict.fromkeys(action.label for action in actions):
+            class_name = table.class_names[label]
+            if class_name not in named[file.name]:
+                rows = tuple(action.row for action in actions if action.label == label)
+                message = f"{intervals.source.name}: {class_name!r} is not among the labels of the video in {table.source.name}"
+                findings.append(Finding("action_label", file.name, rows, message))
+    return findings
+
+
+def _action_notes(table: VideoTable, intervals: Intervals) -> tuple[str, ...]:
+    """How many videos have labels and no action: their training clips would show nothing."""
+    labelled = {os.path.normpath(v) for v, text in zip(table.frame["video"], table.frame["label"], strict=True) if text}
+    if count := len(labelled - intervals.by_video.keys()):
+        return (f"{count} videos have labels and no action in {intervals.source.name}; their training clips are labelled with nothing",)
+    return ()
 
 
 def _row_list(word: str, rows: Sequence[int]) -> str:

@@ -1,6 +1,7 @@
 """A table and an `InputSpec` make clips: which frames, decoded, cropped; the same ones for the same (seed, epoch, index).
 
-Shapes: B batch, V views of one clip, C channels, T frames, K boxes per frame, h w pixels of the crop.
+Shapes: B batch, V views of one clip, C channels, T frames, K boxes per frame, S snippets of flow, L fields per snippet, h w pixels of the
+crop.
 """
 
 from __future__ import annotations
@@ -12,22 +13,25 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypedDict, Unpack
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from vidgraph.data.flow_source import VideoFlow, no_flow
 from vidgraph.data.intervals import Intervals
 from vidgraph.data.table import VideoTable
-from vidgraph.errors import DataError, VideoError
+from vidgraph.errors import DataError, RecipeError, VideoError
 from vidgraph.extraction.store import BoxStore
 from vidgraph.records import ClipBatch, InputSpec, Regions
+from vidgraph.video.base import Video
 from vidgraph.video.reader import open_video
-from vidgraph.video.sampling import sample_frames
-from vidgraph.video.transforms import ClipTransform, FrameBoxes
-from vidgraph.video.views import ViewPlan, read_views
+from vidgraph.video.sampling import sample_frames, span_frames
+from vidgraph.video.snippets import draw_interval, read_snippets, snippet_fields
+from vidgraph.video.transforms import ClipTransform, CropPlan, FrameBoxes
+from vidgraph.video.views import ViewPlan, read_flow_views, read_frames, read_views
 
 _DIRECTION = re.compile(r"(?<![a-z])(?:(?P<counter>(?:counter|anti)[-_ ]?clockwise)|clockwise|left|right)(?![a-z])", re.IGNORECASE)
 _OPPOSITE = {"left": "right", "right": "left", "clockwise": "counterclockwise", "counterclockwise": "clockwise"}
@@ -47,12 +51,48 @@ class ClipError(VideoError):
         super().__init__(path, problem, frame)
 
 
+class _Clip(NamedTuple):
+    """The views of one clip.
+
+    Attributes:
+        video: uint8 [V, C, T, h, w].
+        frame_indices: its frames in the video, [T].
+        regions: [V, T, K, ...].
+        flow: uint8 [V, T, S, 2 L, h, w].
+        label: [1, ...].
+    """
+
+    video: Tensor
+    frame_indices: np.ndarray[Any, Any]
+    regions: Regions | None
+    flow: Tensor | None
+    label: Tensor
+
+
+class TrainingDraws(TypedDict, total=False):
+    """What is drawn at random in training besides the frames.
+
+    Attributes:
+        flip: also mirror half of the training clips; their labels follow, see `mirrored_classes`.
+        short_side: least and greatest pixels of the shorter side of training frames before a random crop; None: crops of 80 to 100 %.
+        brightness: share of the range by which training clips become lighter or darker.
+        crop_scales: sides of training crops as shares of the largest that fits, at thirteen places, as Temporal Segment Networks draw
+            them; in place of `short_side`.
+    """
+
+    flip: bool
+    short_side: tuple[int, int] | None
+    brightness: float
+    crop_scales: Sequence[float]
+
+
 class ClipDataset(Dataset[ClipBatch]):
     """The clips of one split of a table, as a map-style data set for a `DataLoader` with `collate_fn=dataset.collate`.
 
-    Item i holds row `i // views.clips` of the split and its clip `i % views.clips`, as a `ClipBatch` of that clip's views. Training draws
-    frames, crop, flip and brightness from a generator seeded by (seed, epoch, i): the number of workers, their order and what was read
-    before change nothing. Testing draws nothing.
+    Item i holds row `i // views.clips` of the split and its clip `i % views.clips`, as a `ClipBatch` of that clip's views. Frames, boxes
+    and flow of a view share one crop and one mirroring. Training draws frames, the distance of snippets, crop, flip and brightness from
+    a generator seeded by (seed, epoch, i): the number of workers, their order and what was read before change nothing.
+    Testing draws nothing.
 
     Attributes:
         class_names: the table's, in the order of the class indices.
@@ -69,16 +109,15 @@ class ClipDataset(Dataset[ClipBatch]):
         seed: of the random draws.
         skip: videos to leave out, as `read_skip_list` gives them.
         views: clips and crops per row when testing; of training, what it says beside these and sizes.
-        flip: also mirror half of the training clips; their labels follow, see `mirrored_classes`.
-        short_side: least and greatest pixels of the shorter side of training frames before a random crop; None: crops of 80 to 100 %.
-        brightness: share of the range by which training clips become lighter or darker.
         boxes: the regions of every frame; read, and needed, if `spec` asks for boxes.
         intervals: when which action happens; training clips then get the labels of the actions that they show, not those of their row.
+        flow: the optical flow of every video; read, and needed, if `spec` asks for it.
+        draws: of training, see `TrainingDraws`.
 
     Raises:
         TableError: the split has no rows.
-        DataError: the skip list leaves none of them, or there are no boxes for a model that takes them.
-        RecipeError: sizes that do not fit into each other.
+        DataError: the skip list leaves none of them, or there are no boxes or no flow for a model that takes them.
+        RecipeError: sizes that do not fit into each other; mirrored views of classes that tell left from right.
     """
 
     def __init__(
@@ -91,16 +130,17 @@ class ClipDataset(Dataset[ClipBatch]):
         seed: int = 0,
         skip: Collection[str] = frozenset(),
         views: ViewPlan | None = None,
-        flip: bool = False,
-        short_side: tuple[int, int] | None = None,
-        brightness: float = 0.0,
         boxes: BoxStore | None = None,
         intervals: Intervals | None = None,
+        flow: VideoFlow | None = None,
+        **draws: Unpack[TrainingDraws],
     ) -> None:
         views = views or ViewPlan()
         if spec.boxes_per_frame and boxes is None:
             what = f"the model takes {spec.boxes_per_frame} boxes per frame, and no store of boxes is given"
             raise DataError(f"{table.source}: {what}; make one with vidgraph extract proposals, and name it with --data.table.boxes STORE")
+        if spec.flow_length and flow is None:
+            raise no_flow(str(table.source), "--data.table.flow")
         if train and views.clips * views.views_per_clip > 1:
             raise ValueError(f"training takes one clip and one crop per row; got {views}")
         rows, skip = table.rows(split), frozenset(skip)
@@ -115,10 +155,14 @@ class ClipDataset(Dataset[ClipBatch]):
         self._videos: list[str] = kept["video"].tolist()
         self._places = [table.where(row) for row in kept["row"]]
         self._spans = list(zip(*(map(_none_if_nan, kept[c]) for c in ("start_seconds", "end_seconds")), strict=True))
-        self._transform = ClipTransform(spec, train=train, flip=flip, short_side=short_side, brightness=brightness)
+        self._transform = ClipTransform(spec, train=train, **draws)
         self._boxes, self._intervals = boxes if spec.boxes_per_frame else None, intervals
+        self._flow = flow if spec.flow_length else None
         self._mirror = torch.tensor(mirrored_classes(self.class_names))  # [num_classes]
+        flip = draws.get("flip", False)
         self.never_flipped = [name for name, k in zip(self.class_names, self._mirror.tolist(), strict=True) if flip and k < 0]
+        if views.mirrored:
+            _check_mirrored_views(self.class_names, self._mirror.tolist())
         # In shared memory, so that workers that live through several epochs see it change.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
@@ -140,7 +184,7 @@ class ClipDataset(Dataset[ClipBatch]):
             raise IndexError(f"clip {i} of {len(self)}")
         row, clip = divmod(i, self.views.clips)
         try:
-            video, frame_indices, regions, label = self._draw(row, i) if self.train else self._look(row, clip)
+            video, frame_indices, regions, flow, label = self._draw(row, i) if self.train else self._look(row, clip)
         except (VideoError, DataError) as error:
             raise _with_place(error, self._videos[row], self._places[row]) from error
         count = len(video)
@@ -151,37 +195,53 @@ class ClipDataset(Dataset[ClipBatch]):
             frame_indices=torch.from_numpy(frame_indices).repeat(count, 1),
             names=[self._videos[row]] * count,
             regions=regions,
+            flow=flow,
         )
 
     def _boxes_at(self, row: int) -> Callable[[np.ndarray], FrameBoxes] | None:
         """What gives the boxes of a row's video by frame; None for models without boxes."""
         return None if self._boxes is None else partial(self._boxes.boxes(self._videos[row]).at, count=self.spec.boxes_per_frame)
 
-    def _look(self, row: int, clip: int) -> tuple[Tensor, np.ndarray[Any, Any], Regions | None, Tensor]:
-        """The test views of one clip, uint8 [V, C, T, h, w], its frames in the video, [T], their regions, and the label, [1, ...]."""
-        with open_video(self._videos[row], folder_fps=self.views.folder_fps) as video:
-            start, end = self._spans[row]
-            views = read_views(video, self.spec, self.views, clip, start, end, self._boxes_at(row))
-        return *views, self.labels[row : row + 1]
-
-    def _draw(self, row: int, i: int) -> tuple[Tensor, np.ndarray[Any, Any], Regions | None, Tensor]:
-        """A training clip, uint8 [1, C, T, h, w], its frames in the video, [T], their regions, and the label of what is seen, [1, ...]."""
-        rng, plan = np.random.default_rng([self.seed, int(self._epoch), i]), self.views
+    def _look(self, row: int, clip: int) -> _Clip:
+        """The test views of one clip."""
         start, end = self._spans[row]
         with open_video(self._videos[row], folder_fps=self.views.folder_fps) as video:
+            pixels, frame_indices, regions = read_views(video, self.spec, self.views, clip, start, end, self._boxes_at(row))
+            flow = None
+            if self._flow is not None:
+                reader = self._flow.reader(self._videos[row], video)
+                flow = read_flow_views(reader, video, self.spec, self.views, frame_indices, start, end)
+        return _Clip(pixels, frame_indices, regions, flow, self.labels[row : row + 1])
+
+    def _draw(self, row: int, i: int) -> _Clip:
+        """A training clip, with the label of what is seen."""
+        rng, plan = np.random.default_rng([self.seed, int(self._epoch), i]), self.views
+        start, end = self._spans[row]
+        with open_video(self._videos[row], folder_fps=plan.folder_fps) as video:
             times, bounds = video.timestamps_seconds, {"start_seconds": start, "end_seconds": end}
             frame_indices = sample_frames(self.spec, times, **bounds, rng=rng, past_end=plan.past_end, spread=plan.spread)
-            frames = video.read(frame_indices)
-        height, width = frames.shape[1:3]
-        window, label = self._transform.plan(height, width, rng), self.labels[row : row + 1]
-        if self._intervals is not None:
-            label = self._intervals.seen(self._videos[row], times, frame_indices)
-        if window.flip:
-            mirrored = self._mirrored_label(label)
-            label, window = (label, replace(window, flip=False)) if mirrored is None else (mirrored, window)
+            frames = read_frames(video, self.spec, frame_indices)
+            height, width = frames.shape[1:3]
+            window, label = self._transform.plan(height, width, rng), self.labels[row : row + 1]
+            if self._intervals is not None:
+                label = self._intervals.seen(self._videos[row], times, frame_indices)
+            if window.flip:
+                mirrored = self._mirrored_label(label)
+                label, window = (label, replace(window, flip=False)) if mirrored is None else (mirrored, window)
+            flow = None if self._flow is None else self._drawn_flow(self._flow, row, video, frame_indices, window, rng)
         boxes_at = self._boxes_at(row)
         regions = None if boxes_at is None else self._transform.regions(boxes_at(frame_indices), window, height, width)
-        return self._transform.apply(frames, window)[0][None], frame_indices, regions, label
+        return _Clip(self._transform.apply(frames, window)[0][None], frame_indices, regions, flow, label)
+
+    def _drawn_flow(
+        self, source: VideoFlow, row: int, video: Video, frame_indices: np.ndarray[Any, Any], window: CropPlan, rng: np.random.Generator
+    ) -> Tensor:
+        """The snippets of a training clip, at a random distance, cut as its frames are: uint8 [1, T, S, 2 L, h, w]."""
+        reader, interval = source.reader(self._videos[row], video), draw_interval(self.spec, rng)
+        first, stop = span_frames(video.timestamps_seconds, *self._spans[row])
+        last = min(stop - 1, reader.num_fields)
+        fields = snippet_fields(self.spec, frame_indices, first, last, interval=interval, past_end=self.views.past_end)
+        return read_snippets(reader, fields, self._transform, [window], video.height, video.width)
 
     def _mirrored_label(self, label: Tensor) -> Tensor | None:
         """The label of the mirrored clip, [1] or [1, num_classes]; None where a class has no mirror image."""
@@ -212,6 +272,13 @@ def mirrored_classes(class_names: Sequence[str]) -> list[int]:
     ]
 
 
+def _check_mirrored_views(class_names: Sequence[str], mirror: Sequence[int]) -> None:
+    """Raises RecipeError where a mirrored view may be of another class than its video."""
+    told = next((name for k, name in enumerate(class_names) if mirror[k] != k), None)
+    if told is not None:
+        raise RecipeError(f"class {told!r} tells left from right, so its mirrored views are not of it; leave out eval.mirrored")
+
+
 def _sides(name: str, mirror: bool) -> str:
     """A class name with its directions spelt in one way, or exchanged; `swipe_left` and `SwipeLeft` hold one, "upright" does not."""
 
@@ -225,8 +292,10 @@ def _sides(name: str, mirror: bool) -> str:
 def collate(samples: Sequence[ClipBatch]) -> ClipBatch:
     """Batches of clips, laid one behind the other as one batch."""
     regions = [sample.regions for sample in samples if sample.regions is not None]
-    if regions and len(regions) != len(samples):
-        raise ValueError(f"{len(regions)} of {len(samples)} samples have regions; all or none must")
+    num_flows = sum(sample.flow is not None for sample in samples)
+    for count, what in ((len(regions), "regions"), (num_flows, "flow")):
+        if count not in (0, len(samples)):
+            raise ValueError(f"{count} of {len(samples)} samples have {what}; all or none must")
     return ClipBatch(
         video=_cat(samples, "video"),
         label=_cat(samples, "label"),
@@ -234,6 +303,7 @@ def collate(samples: Sequence[ClipBatch]) -> ClipBatch:
         frame_indices=_cat(samples, "frame_indices"),
         names=[name for sample in samples for name in sample.names],
         regions=Regions(*(_cat(regions, name) for name in ("boxes_xyxy", "scores", "mask"))) if regions else None,
+        flow=_cat(samples, "flow") if num_flows else None,
     )
 
 

@@ -82,12 +82,16 @@ class Intervals:
         return hot
 
     def _check(self, action: Interval, times_seconds: np.ndarray) -> None:
-        last = float(times_seconds[-1])
-        end = last + (last - float(times_seconds[0])) / max(1, len(times_seconds) - 1)
-        if action.start_seconds >= end:
+        if action.start_seconds >= last_seconds(times_seconds):
             where = f"{self.source.name}, {self.row_word} {action.row}"
             span = f"the action from {action.start_seconds:g} s to {action.end_seconds:g} s"
-            raise DataError(f"{span} ({where}) lies outside the video, whose last frame is shown at {last:.6g} s")
+            raise DataError(f"{span} ({where}) lies outside the video, whose last frame is shown at {float(times_seconds[-1]):.6g} s")
+
+
+def last_seconds(times_seconds: np.ndarray) -> float:
+    """When a video ends: its last frame is shown as long as frames are on average."""
+    last = float(times_seconds[-1])
+    return last + (last - float(times_seconds[0])) / max(1, len(times_seconds) - 1)
 
 
 def load_intervals(path: str | Path, table: VideoTable) -> Intervals:

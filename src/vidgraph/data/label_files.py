@@ -5,11 +5,51 @@ from __future__ import annotations
 import csv
 import hashlib
 import os
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from vidgraph.errors import DataError
 from vidgraph.files import whole_file
+
+UNUSED = "unused"  # by an official split
+_SUFFIXES = (".avi", ".mp4", ".mkv", ".webm", "")  # the last for folders of frames
+
+
+@dataclass(frozen=True)
+class MadeSplits:
+    """A table that was written, with a column per official split.
+
+    Attributes:
+        path: the table.
+        dataset: its name.
+        num_videos: rows of the table.
+        num_rows: by column, the videos of each split.
+        num_classes: classes of the videos.
+        absent: how many of the listed videos are not in the folder.
+        left_out: whether the table leaves these out.
+        videos: that folder.
+    """
+
+    path: Path
+    dataset: str
+    num_videos: int
+    num_rows: Mapping[str, Mapping[str, int]]
+    num_classes: int
+    absent: int
+    left_out: bool
+    videos: Path
+
+    def lines(self) -> list[str]:
+        """For people."""
+        lines = [f"{self.path}: {self.dataset}, {self.num_videos:,} videos, {self.num_classes} classes"]
+        for column, counts in self.num_rows.items():
+            rows = ", ".join(f"{split} {count:,}" for split, count in counts.items())
+            lines.append(f"  {column}: {rows}" + (f"; use it with columns split={column}" if column != "split" else ""))
+        if self.absent:
+            lines.append(f"note: {self.videos} lacks {self.absent:,} of the listed videos" + ", which are left out" * self.left_out)
+        return lines
 
 
 def read_label_file(path: Path) -> str:
@@ -54,6 +94,76 @@ def folder_in_table(videos: Path, out: Path) -> Path:
     """How a table at `out` names the folder `videos`: relative where it lies below the table's folder, else absolute."""
     folder, base = videos.resolve(), out.parent.resolve()
     return folder.relative_to(base) if folder.is_relative_to(base) else folder
+
+
+def find_videos(folder: Path, videos: Sequence[tuple[str, str]]) -> tuple[list[str], list[bool]]:
+    """Where videos lie in a folder: below a folder of their class or not, as files of some suffix or folders of frames.
+
+    Args:
+        folder: of all videos.
+        videos: class and name without suffix of each.
+
+    Returns:
+        The path of each below the folder, as most of them have it; whether it is there.
+
+    Raises:
+        DataError: the folder cannot be read, or holds none of them.
+    """
+    below = names_in(folder)
+    classes = {name for name, _ in videos} & below
+    present = below | {f"{name}/{entry}" for name in classes for entry in names_in(folder / name)}
+    layouts = [(with_class, suffix) for with_class in (True, False) for suffix in _SUFFIXES]
+    found = [[f"{name}/{video}{suffix}" if with_class else video + suffix for name, video in videos] for with_class, suffix in layouts]
+    paths = max(found, key=lambda paths: sum(path in present for path in paths))
+    here = [path in present for path in paths]
+    if not any(here):
+        example = f"{videos[0][0]}/{videos[0][1]}.avi" if videos else "none listed"
+        raise DataError(f"{folder}: holds none of the {len(videos):,} videos; expected {example}, and on")
+    return paths, here
+
+
+def write_splits(
+    out: Path,
+    dataset: str,
+    videos: Path,
+    listed: Mapping[tuple[str, str], Mapping[str, str]],
+    columns: Sequence[str],
+    present_only: bool,
+) -> MadeSplits:
+    """Writes `video, label` and a column per official split.
+
+    Args:
+        out: the table.
+        dataset: its name.
+        videos: the folder that they lie in.
+        listed: class and name without suffix of each video -> its split in each column; none is `unused`.
+        columns: of splits.
+        present_only: leave out videos that are not there.
+
+    Raises:
+        DataError: the folder holds none of the videos.
+        RunError: the table cannot be written.
+    """
+    names = list(listed)
+    paths, here = find_videos(videos, names)
+    folder = folder_in_table(videos, out)
+    kept = [i for i in range(len(names)) if here[i] or not present_only]
+    splits = [[listed[names[i]].get(column, UNUSED) for column in columns] for i in kept]
+    write_csv(
+        out,
+        ("video", "label", *columns),
+        (((folder / paths[i]).as_posix(), names[i][0], *row) for i, row in zip(kept, splits, strict=True)),
+    )
+    counts = {column: Counter(row[k] for row in splits) for k, column in enumerate(columns)}
+    ordered = {column: {split: n for split in ("train", "val", "test", UNUSED) if (n := of[split])} for column, of in counts.items()}
+    num_classes = len({names[i][0] for i in kept})
+    return MadeSplits(out, dataset, len(kept), ordered, num_classes, here.count(False), present_only, videos)
+
+
+def check_table_name(out: Path) -> None:
+    """Raises DataError if a table is not to be written as .csv."""
+    if out.suffix.lower() != ".csv":
+        raise DataError(f"{out}: the table is written as .csv; name it so")
 
 
 def write_csv(out: Path, header: Iterable[str], rows: Iterable[Iterable[object]]) -> None:

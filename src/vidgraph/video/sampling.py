@@ -67,15 +67,16 @@ def sample_frames(
         Frame indices, int64 [T].
 
     Raises:
-        SpanError: the span is empty or holds no frame, holds fewer frames than there are views, or is refused as too short.
+        SpanError: the span is empty or holds no frame, holds fewer frames than there are views (unless clips loop, and views may then be
+            equal), or is refused as too short.
         ValueError: `view` is not below `num_views`.
     """
     if not 0 <= view < num_views:
         raise ValueError(f"view must be from 0 to num_views - 1; got view {view} of {num_views}")
     times = np.asarray(timestamps_seconds, dtype=np.float64)
-    first, stop = _span(times, start_seconds, end_seconds)
+    first, stop = span_frames(times, start_seconds, end_seconds)
     length = stop - first
-    if num_views > length:
+    if num_views > length and past_end != "loop":
         raise SpanError(f"{num_views} clips cannot be spread over {_frames(length)}; ask for fewer clips")
     if past_end == "refuse":
         _refuse_short(spec, times[first:stop])
@@ -107,8 +108,12 @@ def _frames(count: int) -> str:
     return f"{count} frame{'s' * (count != 1)}"
 
 
-def _span(times: np.ndarray, start_seconds: float | None, end_seconds: float | None) -> tuple[int, int]:
-    """The frames shown from `start_seconds` to `end_seconds`, as first and one past the last."""
+def span_frames(times: np.ndarray, start_seconds: float | None = None, end_seconds: float | None = None) -> tuple[int, int]:
+    """The frames shown from `start_seconds` to `end_seconds`, as first and one past the last; `times` is when each is shown, [N].
+
+    Raises:
+        SpanError: there are none.
+    """
     if len(times) == 0:
         raise SpanError("the video has no frames to sample from")
     start = float(times[0]) if start_seconds is None else float(start_seconds)

@@ -1,12 +1,13 @@
-"""Pixels and boxes of a clip moved together: resize, crop, flip, brightness, luma.
+"""Pixels, boxes and optical flow of a clip moved together: resize, crop, flip, brightness, luma.
 
-Shapes: C channels, T frames, K boxes per frame, H W source pixels, h w pixels of the crop.
+Shapes: C channels, T frames, K boxes per frame, n flow fields, H W source pixels, h w pixels of the crop.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +20,8 @@ from vidgraph.records import InputSpec, Regions
 
 # ITU-R BT.601 luma; integers in 1/65536 that sum to 65536, so that a grey pixel keeps its value exactly.
 _LUMA_WEIGHTS = (19595, 38470, 7471)
+# Rows and columns of a corner crop are so many places apart in the list of scales at most, as in Temporal Segment Networks.
+_MAX_DISTORT = 1
 
 
 class FrameBoxes(NamedTuple):
@@ -37,7 +40,7 @@ class FrameBoxes(NamedTuple):
 
 @dataclass(frozen=True)
 class CropPlan:
-    """Where a clip is cut and how large it becomes. One plan moves pixels and boxes alike.
+    """Where a clip is cut and how large it becomes. One plan moves pixels, boxes and flow alike.
 
     Attributes:
         top: first row that is kept, in source pixels.
@@ -79,6 +82,7 @@ class ClipTransform:
         min_box_pixels: float = 1.0,
         short_side: tuple[int, int] | None = None,
         brightness: float = 0.0,
+        crop_scales: Sequence[float] = (),
     ) -> None:
         """Fixes the sizes.
 
@@ -90,18 +94,22 @@ class ClipTransform:
             min_box_pixels: a box with less than this in width or height left inside the crop is masked out.
             short_side: least and greatest pixels of the frames' shorter side before a random cut, in place of `min_scale`.
             brightness: in training, change all frames of a clip by one amount, up to this share of the range up or down.
+            crop_scales: windows of Temporal Segment Networks in place of `min_scale`: rows and columns are each one of these shares of
+                the largest that fits, neighbours in this list at most, and they lie at one of thirteen points, see `corner_points`.
 
         Raises:
-            ValueError: `min_scale` is not above 0 and at most 1.
+            ValueError: `min_scale` or one of `crop_scales` is not above 0 and at most 1, or `crop_scales` stand beside `short_side`.
             RecipeError: `short_side` is smaller than the model's input.
         """
-        if not 0 < min_scale <= 1:
-            raise ValueError(f"min_scale must be above 0 and at most 1; got {min_scale}")
+        if not all(0 < scale <= 1 for scale in (min_scale, *crop_scales)):
+            raise ValueError(f"min_scale and crop_scales must be above 0 and at most 1; got {min_scale} and {list(crop_scales)}")
+        if crop_scales and short_side is not None:
+            raise ValueError("training windows are drawn by short_side or by crop_scales, not by both")
         if short_side is not None and short_side[0] < min(spec.height, spec.width):
             raise RecipeError(f"short_side {short_side[0]} is smaller than the model's input of {spec.height}x{spec.width} pixels")
         self.spec, self.train, self.flip = spec, train, flip
         self.min_scale, self.min_box_pixels = min_scale, min_box_pixels
-        self.short_side, self.brightness = short_side, brightness
+        self.short_side, self.brightness, self.crop_scales = short_side, brightness, tuple(crop_scales)
 
     def __call__(
         self, frames: np.ndarray, boxes_xyxy: np.ndarray | None = None, rng: np.random.Generator | None = None
@@ -160,6 +168,8 @@ class ClipTransform:
         if not self.train or rng is None:
             (window,) = crop_windows(height, width, size)
             return window
+        if self.crop_scales:
+            return self._corner_plan(height, width, flip, rng)
         if (height, width) == size and self.short_side is None:
             return CropPlan(0, 0, height, width, flip, size, self._draw_brightness(rng))
         scale = min(height / size[0], width / size[1])  # source pixels per pixel of the crop
@@ -171,6 +181,18 @@ class ClipTransform:
         top, left = int(rng.integers(0, height - rows + 1)), int(rng.integers(0, width - columns + 1))
         return CropPlan(top, left, rows, columns, flip, size, self._draw_brightness(rng))
 
+    def _corner_plan(self, height: int, width: int, flip: bool, rng: np.random.Generator) -> CropPlan:
+        """Multi-scale corner cropping of Temporal Segment Networks (Wang et al. 2016; `GroupMultiScaleCrop` of their code)."""
+        size, scales = (self.spec.height, self.spec.width), self.crop_scales
+        largest = min(height / size[0], width / size[1])  # source pixels per pixel of the crop
+        pairs = [(a, b) for i, a in enumerate(scales) for j, b in enumerate(scales) if abs(i - j) <= _MAX_DISTORT]
+        by_row, by_column = pairs[int(rng.integers(len(pairs)))]
+        # The authors cut fractions of pixels off: 0.66 of 256 is 168. What rounding errors take from a whole number is given back.
+        rows, columns = (max(1, int(side * largest * share + 1e-6)) for side, share in zip(size, (by_row, by_column), strict=True))
+        points = corner_points(height, width, rows, columns)
+        top, left = points[int(rng.integers(len(points)))]
+        return CropPlan(top, left, rows, columns, flip, size, self._draw_brightness(rng))
+
     def _draw_flip(self, rng: np.random.Generator | None) -> bool:
         if self.train and rng is None:
             raise ValueError("training transforms need a random generator")
@@ -178,6 +200,31 @@ class ClipTransform:
 
     def _draw_brightness(self, rng: np.random.Generator) -> int:
         return round(255 * rng.uniform(-self.brightness, self.brightness)) if self.brightness else 0
+
+    def flow(self, fields: np.ndarray, plan: CropPlan, height: int, width: int) -> Tensor:
+        """Moves flow fields as `apply` moves the clip's pixels.
+
+        Values are shares of a bound that follows the frame's size, so that resizing leaves them as they are. Mirroring a field turns its
+        x around: 255 - x, which is exact, since no motion is 127.5. Brightness does nothing.
+
+        Args:
+            fields: x and y, uint8 [n, H, W, 2]; they may be of another size than the frames.
+            plan: the clip's.
+            height: rows of the frames that the plan was made for.
+            width: columns of these frames.
+
+        Returns:
+            x and y, uint8 [n, 2, h, w].
+        """
+        window = _window_in(plan, height, width, fields.shape[1], fields.shape[2])
+        cut = fields[:, window.top : window.top + window.height, window.left : window.left + window.width]  # [n, rows, columns, 2]
+        moved = torch.from_numpy(np.ascontiguousarray(cut)).permute(3, 0, 1, 2)  # [2, n, rows, columns]
+        if (window.height, window.width) != plan.size:
+            moved = _resize(moved, plan.size)
+        if plan.flip:
+            moved = moved.flip(3).clone()
+            moved[0] = 255 - moved[0]
+        return moved.transpose(0, 1).contiguous()  # [n, 2, h, w]
 
     def _move_pixels(self, frames: np.ndarray, plan: CropPlan) -> Tensor:
         window = frames[:, plan.top : plan.top + plan.height, plan.left : plan.left + plan.width]  # [T, rows, columns, 3]
@@ -233,6 +280,35 @@ def crop_windows(
             top = (height - rows) * step // steps
         windows.append(CropPlan(top, left, rows, columns, False, size))
     return windows
+
+
+def corner_windows(height: int, width: int, size: tuple[int, int], short_side: int | None = None) -> list[CropPlan]:
+    """Five windows of a frame: top left, top right, centre, bottom left, bottom right; arguments as for `crop_windows`."""
+    (centre,) = crop_windows(height, width, size, 1, short_side)
+    below, beside = height - centre.height, width - centre.width
+    corners = [replace(centre, top=top, left=left) for top in (0, below) for left in (0, beside)]
+    return [*corners[:2], centre, *corners[2:]]
+
+
+def corner_points(height: int, width: int, rows: int, columns: int) -> list[tuple[int, int]]:
+    """Top and left of the thirteen windows of `rows` x `columns` of Temporal Segment Networks.
+
+    In fourths of the way from border to border: the four corners, the centre, the middles of the four edges, the centres of the four
+    quarters.
+    """
+    step_down, step_right = (height - rows) // 4, (width - columns) // 4
+    fourths = [(down, right) for down in range(5) for right in range(5) if (down % 2, right % 2) in ((0, 0), (1, 1))]
+    return [(down * step_down, right * step_right) for down, right in fourths]
+
+
+def _window_in(plan: CropPlan, height: int, width: int, own_height: int, own_width: int) -> CropPlan:
+    """The window of a plan for frames of `height` x `width` in pictures of another size, to the nearest of their pixels."""
+    if (height, width) == (own_height, own_width):
+        return plan
+    top, bottom = (round(edge * own_height / height) for edge in (plan.top, plan.top + plan.height))
+    left, right = (round(edge * own_width / width) for edge in (plan.left, plan.left + plan.width))
+    top, left = min(top, own_height - 1), min(left, own_width - 1)
+    return replace(plan, top=top, left=left, height=max(1, bottom - top), width=max(1, right - left))
 
 
 def _scaled(side: int, scale: float, most: int) -> int:

@@ -1,12 +1,14 @@
 """The views of a video in a test: which clips, and which crops of each. Evaluation and prediction both take them from here.
 
-Shapes: N frames of the video, V views of one clip, C channels, T frames, K boxes per frame, h w pixels of a view.
+Shapes: N frames of the video, V views of one clip, C channels, T frames, K boxes per frame, S snippets of flow, L fields per snippet,
+h w pixels of a view.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import torch
@@ -15,23 +17,32 @@ from torch import Tensor
 from vidgraph.errors import RecipeError
 from vidgraph.records import InputSpec, Regions
 from vidgraph.video.base import Video
-from vidgraph.video.sampling import PastEnd, Spread, sample_frames
-from vidgraph.video.transforms import ClipTransform, CropPlan, FrameBoxes, crop_windows
+from vidgraph.video.sampling import PastEnd, Spread, sample_frames, span_frames
+from vidgraph.video.snippets import FieldReader, read_snippets, snippet_fields
+from vidgraph.video.transforms import ClipTransform, CropPlan, FrameBoxes, corner_windows, crop_windows
+
+CropPlaces = Literal["line", "corners"]
+NUM_CORNERS = 5  # with the centre
 
 
 @dataclass(frozen=True)
 class ViewPlan:
-    """How a video is shown to a model in a test: `clips` times `crops` views.
+    """How a video is shown to a model in a test: `clips` times `crops` views, or twice as many with `mirrored`.
+
+    The test of Temporal Segment Networks, 25 clips and ten crops of each, is `ViewPlan(25, 5, crop_places="corners", mirrored=True)`.
 
     Attributes:
         clips: spread over the video, see `sample_frames`.
-        crops: of each clip, evenly along the frame's longer side; 1 is the centre.
+        crops: of each clip; 1 is the centre.
+        crop_places: `line`: evenly along the frame's longer side; `corners`: the four corners and the centre, five in all.
+        mirrored: every crop is also shown mirrored, after all that are not.
         full_frame: whole frames, their shape kept, in place of crops; for models that are fully convolutional.
         short_side: pixels of the frames' shorter side before cropping; None: as large as the crop fills.
         crop_size: side of square crops in pixels; None: the model's own height and width.
         past_end: what a clip longer than the video does.
         spread: where the frames of a model that looks at the whole video lie.
         folder_fps: frames per second of a folder of images, which holds no times.
+        snippet_interval: frames from one snippet of flow to the next, in place of the model's own.
     """
 
     clips: int = 1
@@ -42,14 +53,24 @@ class ViewPlan:
     past_end: PastEnd = "clamp"
     spread: Spread = "parts"
     folder_fps: float = 25.0
+    crop_places: CropPlaces = "line"
+    mirrored: bool = False
+    snippet_interval: int | None = None
 
     def __post_init__(self) -> None:
         if min(self.clips, self.crops) < 1:
             raise ValueError(f"clips and crops must be at least 1; got {self.clips} and {self.crops}")
+        if self.crop_places == "corners" and (self.crops != NUM_CORNERS or self.full_frame):
+            raise ValueError(f"the four corners and the centre are {NUM_CORNERS} crops; got {self.crops}")
 
     @property
     def views_per_clip(self) -> int:
-        return 1 if self.full_frame else self.crops
+        return (1 if self.full_frame else self.crops) * (2 if self.mirrored else 1)
+
+    @property
+    def middle(self) -> int:
+        """Which view of a clip is the one in the middle: the centre crop, where there is one, not mirrored."""
+        return 0 if self.full_frame else self.crops // 2
 
     def crop_shape(self, spec: InputSpec) -> tuple[int, int]:
         """Rows and columns of a crop.
@@ -64,7 +85,12 @@ class ViewPlan:
 
     def windows(self, spec: InputSpec, height: int, width: int) -> list[CropPlan]:
         """The windows of one clip in frames of `height` x `width`."""
-        return crop_windows(height, width, self.crop_shape(spec), self.crops, self.short_side, self.full_frame)
+        size = self.crop_shape(spec)
+        if self.crop_places == "corners":
+            windows = corner_windows(height, width, size, self.short_side)
+        else:
+            windows = crop_windows(height, width, size, self.crops, self.short_side, self.full_frame)
+        return windows + [replace(window, flip=True) for window in windows] if self.mirrored else windows
 
 
 def read_views(
@@ -88,7 +114,7 @@ def read_views(
         boxes_at: gives the boxes of source frames [T]; they are moved as the pixels of each view are.
 
     Returns:
-        pixels, uint8 [V, C, T, h, w];
+        pixels, uint8 [V, C, T, h, w]; nothing is decoded for a model without channels;
         the clip's source frames, int64 [T];
         the boxes in each view, [V, T, K, ...]; None without `boxes_at`.
 
@@ -106,7 +132,7 @@ def read_views(
         past_end=plan.past_end,
         spread=plan.spread,
     )
-    frames, transform = video.read(indices), ClipTransform(spec, train=False)
+    frames, transform = read_frames(video, spec, indices), ClipTransform(spec, train=False)
     height, width = frames.shape[1:3]
     windows = plan.windows(spec, height, width)
     pixels = torch.stack([transform.apply(frames, window)[0] for window in windows])
@@ -115,3 +141,47 @@ def read_views(
     boxes = boxes_at(indices)
     views = [transform.regions(boxes, window, height, width) for window in windows]
     return pixels, indices, Regions(*(torch.cat([getattr(view, name) for view in views]) for name in ("boxes_xyxy", "scores", "mask")))
+
+
+def read_frames(video: Video, spec: InputSpec, indices: np.ndarray) -> np.ndarray:
+    """The frames of a clip, uint8 [T, H, W, 3]; with no channels at all, and nothing decoded, for a model that sees flow only.
+
+    Raises:
+        VideoError: a frame cannot be decoded.
+    """
+    return video.read(indices) if spec.channels else np.empty((len(indices), video.height, video.width, 0), np.uint8)
+
+
+def read_flow_views(
+    reader: FieldReader,
+    video: Video,
+    spec: InputSpec,
+    plan: ViewPlan,
+    frame_indices: np.ndarray,
+    start_seconds: float | None = None,
+    end_seconds: float | None = None,
+) -> Tensor:
+    """The snippets of flow of the views that `read_views` reads.
+
+    Args:
+        reader: of the video's flow.
+        video: open.
+        spec: what the model eats.
+        plan: which views.
+        frame_indices: the clip's source frames, [T], as `read_views` gives them.
+        start_seconds: as for `read_views`; snippets stay within the span.
+        end_seconds: likewise.
+
+    Returns:
+        uint8 [V, T, S, 2 L, h, w], cut and mirrored as the pixels are.
+
+    Raises:
+        SpanError: the span holds no field, or is refused as too short.
+        VideoError: a frame that a field is computed from cannot be decoded.
+        DataError: a stored field cannot be read.
+    """
+    first, stop = span_frames(video.timestamps_seconds, start_seconds, end_seconds)
+    last = min(stop - 1, reader.num_fields)
+    fields = snippet_fields(spec, frame_indices, first, last, interval=plan.snippet_interval, past_end=plan.past_end)
+    windows = plan.windows(spec, video.height, video.width)
+    return read_snippets(reader, fields, ClipTransform(spec, train=False), windows, video.height, video.width)
