@@ -41,10 +41,25 @@ from vidgraph.architectures.digits import (
     rstg_syncmnist,
 )
 from vidgraph.architectures.regions import strg_digits_small, strg_i3d_r50, strg_i3d_r101, strg_small
+from vidgraph.architectures.snippets import (
+    RecurrentOptions,
+    SnippetOptions,
+    StreamOptions,
+    lrcn_bn_inception,
+    lrcn_small,
+    stpyramid_bn_inception,
+    stpyramid_r50,
+    stpyramid_small,
+    stpyramid_vgg16,
+    two_stream_bn_inception,
+    two_stream_small,
+    two_stream_vgg16,
+)
 from vidgraph.backbones.resnet3d import BackboneOptions
 from vidgraph.errors import RecipeError, nearest
 from vidgraph.layers.graph_conv import RegionGraphOptions
 from vidgraph.layers.rstg import GraphOptions
+from vidgraph.models.stpyramid import PyramidOptions
 from vidgraph.models.strg import RegionOptions
 
 ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
@@ -73,6 +88,15 @@ ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "strg_i3d_r101": strg_i3d_r101,
     "strg_small": strg_small,
     "strg_digits_small": strg_digits_small,
+    "stpyramid_bn_inception": stpyramid_bn_inception,
+    "stpyramid_r50": stpyramid_r50,
+    "stpyramid_vgg16": stpyramid_vgg16,
+    "stpyramid_small": stpyramid_small,
+    "two_stream_bn_inception": two_stream_bn_inception,
+    "two_stream_vgg16": two_stream_vgg16,
+    "two_stream_small": two_stream_small,
+    "lrcn_bn_inception": lrcn_bn_inception,
+    "lrcn_small": lrcn_small,
 }
 
 # What a builder's `**` argument of that name takes: the fields of these.
@@ -82,6 +106,9 @@ _OPEN: dict[str, tuple[type, ...]] = {
     "placed_graph": (PlacementOptions, ClipOptions, BackboneOptions, GraphOptions),
     "region_graph": (RegionGraphOptions, RegionOptions, ClipOptions, BackboneOptions),
     "digit_regions": (RegionGraphOptions, RegionOptions),
+    "pyramid": (PyramidOptions, SnippetOptions),
+    "streams": (StreamOptions, SnippetOptions),
+    "recurrent_streams": (RecurrentOptions, StreamOptions, SnippetOptions),
 }
 
 

@@ -16,14 +16,17 @@ from vidgraph.errors import RecipeError
 
 def evaluate(args: argparse.Namespace) -> int:
     from vidgraph.evaluation.by_attribute import group_classes, read_attributes, score_groups, to_text
+    from vidgraph.evaluation.features import FeatureRecorder
     from vidgraph.evaluation.score_file import save_scores
 
     _check_targets(args)
     attributes = None if args.by is None else read_attributes(args.by, args.attributes.split(",") if args.attributes else None)
     names = [name for name in (args.model, args.against) if name is not None]
-    models, measured_on = _scores(names, args)
+    recorder = None if args.embedding is None else FeatureRecorder()
+    models, measured_on = _scores(names, args, recorder)
     if args.scores is not None:
         save_scores(args.scores, models[0])
+    drawn = [] if recorder is None else _draw_features(args.embedding, recorder, models[0].class_names)
     groups, short = [], [Path(name).stem if name.endswith(".npz") else Path(name).name for name in names]
     shown = short if len(set(short)) == len(names) else names
     if attributes is not None or len(models) > 1:
@@ -39,6 +42,8 @@ def evaluate(args: argparse.Namespace) -> int:
         print(to_text(groups, shown))
     if args.chart is not None:
         print(f"drawn in {args.chart}")
+    if drawn:
+        print(f"features of {len(drawn)} classes drawn in {args.embedding}: {', '.join(drawn)}")
     return GOOD
 
 
@@ -46,21 +51,25 @@ def _check_targets(args: argparse.Namespace) -> None:
     """What would only show after hours of scoring."""
     if (args.attributes is not None or args.chart is not None) and args.by is None:
         raise RecipeError("--attributes and --chart need --by ATTRIBUTES.csv")
-    for option, path, suffix in (("--scores", args.scores, ".npz"), ("--chart", args.chart, ".png")):
+    for option, path, suffix in (
+        ("--scores", args.scores, ".npz"),
+        ("--chart", args.chart, ".png"),
+        ("--embedding", args.embedding, ".png"),
+    ):
         if path is not None and path.suffix.lower() != suffix:
             raise RecipeError(f"{option} {path}: it is written as {suffix}; name it so")
 
 
-def _scores(names: Sequence[str], args: argparse.Namespace) -> tuple[list[Any], str]:
-    """The scores of each model, and what the first was measured on. Warnings go to standard error."""
+def _scores(names: Sequence[str], args: argparse.Namespace, recorder: Any) -> tuple[list[Any], str]:
+    """The scores of each model, and what the first was measured on; its features are recorded. Warnings go to standard error."""
     from vidgraph.progress import counter
     from vidgraph.scoring import scores_of
 
     how = (args.data, args.overrides, args.split, args.views, args.batch_size, args.device)
-    found = []
+    found: list[tuple[Any, str]] = []
     for name in names:
         with counter("clips") as count:
-            found.append(scores_of(name, *how, count))
+            found.append(scores_of(name, *how, count, None if found else recorder))
         for note in found[-1][0].notes:
             print(f"vidgraph: warning: {name}: {note}", file=sys.stderr)
     return [scores for scores, _ in found], found[0][1]
@@ -91,6 +100,14 @@ def _draw(path: Path, groups: Sequence[Any], names: Sequence[str], score: str) -
         temporary.write_bytes(attribute_chart(panels, names, score))
 
 
+def _draw_features(path: Path, recorder: Any, class_names: Sequence[str]) -> list[str]:
+    """Names of the classes that are drawn."""
+    from vidgraph.visualize.embedding import write_embedding
+
+    features, labels = recorder.features()
+    return write_embedding(path, features, labels, class_names)
+
+
 def add_eval(verbs: Any) -> None:
     """Adds `eval` to the command."""
     p = add_verb(
@@ -112,5 +129,6 @@ def add_eval(verbs: Any) -> None:
     p.add_argument("--by", type=Path, metavar="FILE.csv", help="scores by attributes of the classes: a column class, one per attribute")
     p.add_argument("--attributes", metavar="NAME,...", help="these attributes of --by only")
     p.add_argument("--chart", type=Path, metavar="FILE.png", help="draw what --by says")
+    p.add_argument("--embedding", type=Path, metavar="FILE.png", help="draw the features of up to ten classes as dots in a plane (t-SNE)")
     p.add_argument("--json", action="store_true", help="plain values instead of text")
     p.set_defaults(takes_overrides=True)

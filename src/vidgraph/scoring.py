@@ -10,6 +10,7 @@ from typing import Any, cast
 from torch import nn
 
 from vidgraph.errors import RecipeError
+from vidgraph.evaluation.features import FeatureRecorder
 from vidgraph.evaluation.inference import ViewFusion, evaluate
 from vidgraph.evaluation.metrics import Scores
 from vidgraph.evaluation.score_file import SUFFIX, load_scores
@@ -32,10 +33,13 @@ def scores_of(
     batch_size: int | None,
     device: str | None,
     progress: Callable[[int, int], None],
+    recorder: FeatureRecorder | None = None,
 ) -> tuple[Scores, str]:
     """The scores in a file that `save_scores` wrote, or those of a model, which is then scored; arguments and errors as `score_model`."""
     if not name.endswith(SUFFIX):
-        return score_model(name, data, overrides, split, num_views, batch_size, device, progress)
+        return score_model(name, data, overrides, split, num_views, batch_size, device, progress, recorder)
+    if recorder is not None:
+        raise RecipeError(f"{name} holds scores, and an embedding needs features; give the model that made them")
     if data is not None or overrides or num_views or batch_size:
         raise RecipeError(f"{name} holds scores as they were measured; --data, --views, --batch-size and overrides belong to a model")
     return load_scores(name), "what the file was measured on"
@@ -50,6 +54,7 @@ def score_model(
     batch_size: int | None,
     device: str | None,
     progress: Callable[[int, int], None],
+    recorder: FeatureRecorder | None = None,
 ) -> tuple[Scores, str]:
     """Scores saved weights on a split; returns the scores and what they were measured on.
 
@@ -62,6 +67,7 @@ def score_model(
         batch_size: views per forward pass; None likewise, else 64.
         device: `cpu`, `cuda`, or None for a GPU where there is one.
         progress: called with (clips done, clips in all).
+        recorder: collects the features of every sample.
 
     Raises:
         VidgraphError: weights or data that do not exist or do not fit together.
@@ -76,7 +82,7 @@ def score_model(
     found = scored_data(load_data(data or name, overrides), spec, _names_of(model), split, settings)
     batches = eval_batches(found.dataset, settings)
     loader = ClipLoader(ClipSequence(found.dataset, found.collate, shuffle=False, seed=0), batches, workers=1, pin_memory=False)
-    done, total = 0, len(found.dataset) * (1 if settings.full_frame else settings.crops)
+    done, total = 0, len(found.dataset) * settings.views_per_clip
 
     def count(num_clips: int) -> None:
         nonlocal done
@@ -84,7 +90,11 @@ def score_model(
         progress(done, total)
 
     options: dict[str, Any] = {"views": settings.fusion, "chunk": settings.batch_size, "device": accelerator(device or "auto")}
-    return evaluate(model, loader, class_names=found.class_names, skipped=found.skipped, progress=count, **options), found.name
+    options |= {"class_names": found.class_names, "skipped": found.skipped, "progress": count}
+    if recorder is None:
+        return evaluate(model, loader, **options), found.name
+    with recorder.watching(model):
+        return evaluate(model, recorder.passing(loader), **options), found.name
 
 
 def eval_settings(run: str | None, overrides: Sequence[str]) -> tuple[EvalRecipe, list[str]]:
@@ -101,7 +111,7 @@ def eval_batches(dataset: Any, settings: EvalRecipe) -> list[list[int]]:
     Whole frames differ in shape from video to video, so that only clips of one video go together.
     """
     if not settings.full_frame:
-        return validation_batches(len(dataset), max(1, settings.batch_size // settings.crops))
+        return validation_batches(len(dataset), max(1, settings.batch_size // settings.views_per_clip))
     clips = settings.num_views if hasattr(dataset, "views") else len(dataset)
     per_video = [list(range(start, start + clips)) for start in range(0, len(dataset), clips)]
     return [video[start : start + settings.batch_size] for video in per_video for start in range(0, clips, settings.batch_size)]

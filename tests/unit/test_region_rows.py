@@ -214,3 +214,15 @@ def test_the_first_stage_is_the_baseline() -> None:
     torch.testing.assert_close(graph.classifier.weight[:, :16], plain.classifier.weight, rtol=1e-5, atol=1e-6)
     assert not torch.equal(graph.classifier.weight[:, :16], waiting)
     torch.testing.assert_close(graph.classifier.weight[:, 16:], waiting, rtol=1e-5, atol=0)  # decayed by parts in a million, no more
+
+
+@pytest.mark.parametrize("name", ["strg_small", "i3d_small"])
+def test_the_small_rows_on_videos_of_ones_own(name: str) -> None:
+    """Alike but for the network; frames are counted, not timed; two steps move every part."""
+    recipe, other = row(f"ucf101_regions_small:{name}"), row("ucf101_regions_small:strg_small")
+    assert (recipe.data, recipe.train, recipe.eval) == (other.data, other.train, other.eval)
+    torch.manual_seed(0)
+    model: Any = create_model(recipe.model.architecture, 5, **{**recipe.model.options, "size": 32})
+    spec = model.input_spec
+    assert (spec.num_frames, spec.stride_frames, spec.boxes_per_frame) == (8, 4, 10 if name == "strg_small" else 0)
+    assert steps(model, recipe.train, 5) == parts_of(model)

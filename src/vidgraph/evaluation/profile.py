@@ -81,9 +81,13 @@ def to_text(profile: dict[str, Any]) -> str:
 
 
 def example_inputs(spec: InputSpec, batch: int, device: str | torch.device = "cpu") -> dict[str, Any]:
-    """Black clips of the right shape, [B, C, T, H, W] uint8, with whole-frame boxes where the model eats boxes."""
-    shape = (batch, spec.channels, spec.num_frames, spec.height, spec.width)
-    inputs: dict[str, Any] = {"video": torch.zeros(shape, dtype=torch.uint8, device=device)}
+    """What a model eats, in the right shapes: black clips [B, C, T, H, W], flow [B, T, S, 2 L, H, W] without motion, whole-frame boxes."""
+    size, inputs = (spec.height, spec.width), dict[str, Any]()
+    if spec.channels:
+        inputs["video"] = torch.zeros(batch, spec.channels, spec.num_frames, *size, dtype=torch.uint8, device=device)
+    if spec.flow_length:
+        snippets = (batch, spec.num_frames, spec.num_snippets, 2 * spec.flow_length)
+        inputs["flow"] = torch.full((*snippets, *size), 128, dtype=torch.uint8, device=device)
     if spec.boxes_per_frame:
         boxes = torch.tensor([0.0, 0.0, spec.width, spec.height]).expand(batch, spec.num_frames, spec.boxes_per_frame, 4)
         ones = torch.ones(boxes.shape[:3])

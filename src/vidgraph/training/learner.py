@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -58,8 +58,9 @@ class Learner(L.LightningModule):
         self.window = Window()
 
     def training_step(self, batch: ClipBatch, batch_index: int) -> Tensor:
-        logits = self.model(**batch.inputs(cast(InputSpec, self.model.input_spec)))  # [B, num_classes]
-        loss = classification_loss(logits, batch.label)
+        scores = training_scores(self.model, batch)
+        logits = scores[0][1]  # [B, num_classes]
+        loss = torch.stack([weight * classification_loss(part, batch.label) for weight, part in scores]).sum()
         value = loss.item()
         if not math.isfinite(value):
             raise RunError(
@@ -81,6 +82,17 @@ class Learner(L.LightningModule):
 
     def transfer_batch_to_device(self, batch: ClipBatch, device: torch.device, dataloader_idx: int) -> ClipBatch:
         return batch.to(device, non_blocking=True)
+
+
+def training_scores(model: nn.Module, batch: ClipBatch) -> list[tuple[float, Tensor]]:
+    """The logits that the loss is taken of, [B, num_classes] each, with the weight of each; what counts as right goes by the first.
+
+    Of most models that is their output. One that is trained on several says so by a method `training_logits`.
+    """
+    inputs = batch.inputs(cast(InputSpec, model.input_spec))
+    if not hasattr(model, "training_logits"):
+        return [(1.0, model(**inputs))]
+    return cast(Callable[..., list[tuple[float, Tensor]]], model.training_logits)(**inputs)
 
 
 def classification_loss(logits: Tensor, label: Tensor) -> Tensor:

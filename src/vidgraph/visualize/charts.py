@@ -70,7 +70,7 @@ class AttributePanel:
 
 def learning_curves(curves: Sequence[Curve], chance: float | None = None) -> bytes:
     """Accuracy against training clips, each line named at its end, chance dashed."""
-    figure, axes = _figure(7.6, 3.9)
+    figure, axes = new_figure(7.6, 3.9)
     longest = max((max(curve.clips) for curve in curves if len(curve.clips)), default=1.0)
     ends = [float(curve.accuracy[-1]) for curve in curves if len(curve.clips)]
     heights = iter(_spread(ends, gap=6.0))
@@ -91,12 +91,12 @@ def learning_curves(curves: Sequence[Curve], chance: float | None = None) -> byt
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
     axes.grid(axis="y", color="#e6e6e6", linewidth=0.8)
-    return _png(figure)
+    return to_png(figure)
 
 
 def score_chart(scores: Sequence[ScoreLine], chance: float | None = None) -> bytes:
     """One dot per model with its 95 % interval, on a line from 0 to 100 %, chance dashed."""
-    figure, axes = _figure(7.6, 1.2 + 0.48 * len(scores))
+    figure, axes = new_figure(7.6, 1.2 + 0.48 * len(scores))
     for number, score in enumerate(scores):
         colour = LINE_COLOURS[number % len(LINE_COLOURS)]
         axes.plot(score.ci95, [number, number], color=colour, linewidth=3, solid_capstyle="butt", alpha=0.55)
@@ -112,7 +112,7 @@ def score_chart(scores: Sequence[ScoreLine], chance: float | None = None) -> byt
     axes.set_xlabel("accuracy, %")
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x", color="#e6e6e6", linewidth=0.8)
-    return _png(figure)
+    return to_png(figure)
 
 
 def confusion_chart(confusion: np.ndarray, class_names: Sequence[str]) -> bytes:
@@ -126,7 +126,7 @@ def confusion_chart(confusion: np.ndarray, class_names: Sequence[str]) -> bytes:
     totals = confusion.sum(1, keepdims=True)
     shares = np.divide(100.0 * confusion, totals, out=np.full(confusion.shape, np.nan), where=totals > 0)
     side = min(9.5, 2.6 + 0.42 * num_classes)
-    figure, axes = _figure(side + 0.9, side, layout="compressed")  # keeps labels beside a square
+    figure, axes = new_figure(side + 0.9, side, layout="compressed")  # keeps labels beside a square
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=100)
     size = 9.5 if num_classes <= 16 else max(4.5, 200 / num_classes)
     turned = 0 if max(map(len, class_names)) <= 5 and num_classes <= 16 else 90
@@ -145,7 +145,7 @@ def confusion_chart(confusion: np.ndarray, class_names: Sequence[str]) -> bytes:
     bar = figure.colorbar(image, ax=axes, shrink=0.6, fraction=0.04, pad=0.03)
     bar.outline.set_visible(False)
     bar.set_label("% of the true class", color=_INK)
-    return _png(figure)
+    return to_png(figure)
 
 
 def attribute_chart(panels: Sequence[AttributePanel], models: Sequence[str], score: str) -> bytes:
@@ -179,7 +179,7 @@ def attribute_chart(panels: Sequence[AttributePanel], models: Sequence[str], sco
         axes.set_ylabel(f"{score}, %")
     handles = [Line2D([], [], color=LINE_COLOURS[i], marker="o", label=name) for i, name in enumerate(models)]
     figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), frameon=False, fontsize=9.5)
-    return _png(figure)
+    return to_png(figure)
 
 
 def _spread(values: Sequence[float], gap: float) -> list[float]:
@@ -202,7 +202,7 @@ def _mark_chance(axes: Axes, chance: float, horizontal: bool) -> None:
         axes.text(chance + 0.8, 0.99, text, transform=axes.get_xaxis_transform(), color="#666666", fontsize=9, ha="left", va="top")
 
 
-def _figure(width: float, height: float, layout: Literal["constrained", "compressed"] = "constrained") -> tuple[Figure, Axes]:
+def new_figure(width: float, height: float, layout: Literal["constrained", "compressed"] = "constrained") -> tuple[Figure, Axes]:
     figure = Figure(figsize=(width, height), layout=layout)
     axes = figure.add_subplot()
     axes.spines[["top", "right"]].set_visible(False)
@@ -211,7 +211,7 @@ def _figure(width: float, height: float, layout: Literal["constrained", "compres
     return figure, axes
 
 
-def _png(figure: Figure) -> bytes:
+def to_png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=150, metadata={"Software": ""})
     return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""The overlay video: every frame with nodes and strongest edges, and the five likeliest classes beside it.
+"""The overlay video: every frame with nodes and strongest edges, or with what is looked at, and the five likeliest classes beside it.
 
 Shapes: F frames of the overlay, H W pixels.
 """
@@ -12,9 +12,10 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from vidgraph.errors import VideoError
-from vidgraph.records import Prediction
+from vidgraph.records import Explanation, Prediction
 from vidgraph.video.writer import write_video
 from vidgraph.visualize import graph
+from vidgraph.visualize.attention_maps import AttentionPictures
 from vidgraph.visualize.regions import NEIGHBOUR_COLOUR, PROPOSAL_COLOUR, QUERY_COLOUR, TRACK_COLOURS, RegionPictures
 
 _PANEL = 300  # width of the panel in pixels
@@ -53,20 +54,29 @@ def write_overlay(
     numbers = list(range(len(frames))) if frame_numbers is None else list(frame_numbers)
     slowed = min(fps, len(frames) / _SHORTEST_SECONDS)
     sampled = np.array(prediction.frame_indices)
-    regions = None
-    if prediction.explanation is not None and prediction.explanation.regions is not None:
-        regions = RegionPictures(prediction.explanation)
+    regions, maps = _pictures_of(prediction.explanation)
     pictures, panel = [], None
     for frame, number in zip(frames, numbers, strict=True):
         t = int(np.abs(sampled - number).argmin())
-        picture = regions.over_frame(frame, t, side=side) if regions else _draw(frame, prediction, t, stage, side)
+        found = regions or maps
+        picture = found.over_frame(frame, t, side=side) if found else _draw(frame, prediction, t, stage, side)
         if panel is None:
             panel = _panel(prediction, picture.shape[0], stage)
             if regions is not None:
                 _draw_region_key(ImageDraw.Draw(panel), regions, picture.shape[0])
+            if maps is not None:
+                _draw_strip(ImageDraw.Draw(panel), picture.shape[0] - 172, "attention", AttentionPictures.colours(_PANEL), maps.scale)
         beside = _with_place(panel, number, int(sampled[t]), numbers, sampled)
         pictures.append(np.concatenate([picture, beside], axis=1))
     write_video(path, np.stack(pictures), slowed)
+
+
+def _pictures_of(explanation: Explanation | None) -> tuple[RegionPictures | None, AttentionPictures | None]:
+    """What draws the explanation, of a model whose nodes are boxes or that has none; neither for a fixed graph."""
+    if explanation is None:
+        return None, None
+    regions = RegionPictures(explanation) if explanation.regions is not None else None
+    return regions, AttentionPictures(explanation) if explanation.maps is not None else None
 
 
 def _draw(frame: np.ndarray, prediction: Prediction, t: int, stage: int, side: int) -> np.ndarray:
@@ -110,6 +120,17 @@ def _draw_scale(draw: ImageDraw.ImageDraw, prediction: Prediction, height: int, 
     draw.text((_MARGIN, y + 56), "0", font=graph.font(12), fill=_SOFT)
     text = f"+{graph.preference_scale(explanation):.2f}"
     draw.text((_PANEL - _MARGIN, y + 56), text, font=graph.font(12), fill=_SOFT, anchor="ra")
+
+
+def _draw_strip(draw: ImageDraw.ImageDraw, y: int, text: str, colours: Sequence[tuple[int, int, int]], scale: float) -> None:
+    """A scale of colours from an even share of the attention to `scale` times that."""
+    room = _PANEL - 2 * _MARGIN
+    draw.text((_MARGIN, y), text, font=graph.font(13), fill=_INK)
+    draw.text((_MARGIN, y + 20), "dark: less than an even share", font=graph.font(13), fill=_SOFT)
+    for x in range(room):
+        draw.line([_MARGIN + x, y + 42, _MARGIN + x, y + 52], fill=colours[x * len(colours) // room])
+    draw.text((_MARGIN, y + 56), "even", font=graph.font(12), fill=_SOFT)
+    draw.text((_PANEL - _MARGIN, y + 56), f"{scale:.1f} times", font=graph.font(12), fill=_SOFT, anchor="ra")
 
 
 def _draw_region_key(draw: ImageDraw.ImageDraw, regions: RegionPictures, height: int) -> None:

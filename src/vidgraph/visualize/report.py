@@ -10,12 +10,14 @@ import numpy as np
 
 from vidgraph.records import Explanation, Prediction
 from vidgraph.visualize import graph, page
+from vidgraph.visualize.attention_maps import AttentionPictures
 from vidgraph.visualize.charts import Curve, ScoreLine, confusion_chart, learning_curves, score_chart
 from vidgraph.visualize.regions import NEIGHBOUR_COLOUR, PROPOSAL_COLOUR, QUERY_COLOUR, TRACK_COLOURS, RegionPictures
 
 _SHOWN_FRAMES = 5  # per stage
 _STRIP_FRAMES = 10
 _CHART_WIDTH = 760
+_NEARLY_EVEN = 1.2  # times an even share
 
 
 def write_prediction_report(
@@ -137,6 +139,8 @@ def _graph_parts(prediction: Prediction, frames: np.ndarray) -> list[str]:
     explanation = prediction.explanation
     if explanation is None:
         return [page.paragraph("This model has no graph, so there are no nodes and edges to draw.")]
+    if explanation.maps is not None:
+        return _map_parts(AttentionPictures(explanation), prediction.frame_indices, frames)
     if explanation.regions is not None:
         return _region_parts(RegionPictures(explanation), prediction.frame_indices, frames)
     stages = graph.num_stages(explanation)
@@ -160,6 +164,32 @@ def _graph_parts(prediction: Prediction, frames: np.ndarray) -> list[str]:
             pictures.append((drawing, alt, f"{title}, frame {prediction.frame_indices[t]}"))
         parts.append(page.tiles(pictures, len(pictures)))
     return [*parts, *(_edge_parts(explanation, prediction.frame_indices) if stages else []), *_node_parts(explanation, frames)]
+
+
+def _map_parts(maps: AttentionPictures, frame_indices: Sequence[int], frames: np.ndarray) -> list[str]:
+    """Of a model that attends to the cells of a map."""
+    reading = (
+        "The model pools each frame by weights that the motion around it helps to decide. The frame is dark where it gets less than an "
+        "even share of them, and the warmer the more it gets above one; an even share everywhere leaves the frame as it is."
+    )
+    shown = _evenly(len(frames), _STRIP_FRAMES)
+    pictures, rows = [], []
+    for t in shown:
+        at, (across, down) = f"frame {frame_indices[t]}", maps.place(t)
+        pictures.append((maps.over_frame(frames[t], t, side=300), f"Attention over {at}.", at))
+        where = f"{100 * across:.0f} % from the left, {100 * down:.0f} % from the top"
+        rows.append([at, where, f"{maps.shares[t].max():.2f}", f"{100 * maps.looked_at(t):.0f} %"])
+    parts = [
+        page.heading("Where the model looks", 3),
+        page.paragraph(reading),
+        page.colour_scale(maps.colours(), "an even share", f"{maps.scale:.1f} times that"),
+        page.tiles(pictures, min(_SHOWN_FRAMES, len(pictures))),
+        page.table(["Frame", "Most attention", "Times an even share", "Of the frame"], rows, num_text_columns=2),
+        page.paragraph("Of the frame: the part over which the attention would be spread if it were even there and absent elsewhere."),
+    ]
+    if maps.shares.max() < _NEARLY_EVEN:
+        parts.append(page.paragraph("Attention is nearly even here: the weighted mean is close to the plain one."))
+    return parts
 
 
 def _region_parts(regions: RegionPictures, frame_indices: Sequence[int], frames: np.ndarray) -> list[str]:

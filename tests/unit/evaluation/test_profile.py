@@ -138,6 +138,21 @@ def test_boxes_are_given_to_models_that_eat_them() -> None:
     assert regions.mask.all()
 
 
+def test_flow_is_given_to_models_that_eat_it() -> None:
+    """One frame and 20 channels of flow through a 7 x 7 kernel of stride 2, and nothing but flow where a model sees no frames."""
+    with torch.device("meta"):
+        both = create_model("two_stream_bn_inception", 5)
+        alone = create_model("stpyramid_bn_inception", 5, features=["motion"])
+    profile = profile_model(both)
+    more = profile["parts"]["temporal"]["gmac"] - profile["parts"]["spatial"]["gmac"]
+    assert more == pytest.approx(17 * 64 * 49 * 112 * 112 / 1e9)
+    assert profile_model(alone)["output_shapes"]["temporal"] == [1, 3, 1024, 7, 7]
+    inputs = example_inputs(alone.input_spec, 2)
+    assert inputs.keys() == {"flow"}
+    assert inputs["flow"].shape == (2, 1, 3, 20, 224, 224)
+    assert example_inputs(both.input_spec, 2)["video"].shape == (2, 3, 1, 224, 224)
+
+
 def test_text_shows_parts_and_total() -> None:
     rows = to_text(profile_model(create_model("rstg_small"))).splitlines()
     assert [row.split()[0] for row in rows] == ["part", "stem", "graph", "classifier", "total"]

@@ -8,8 +8,10 @@ import pytest
 import torch
 from torch import nn
 
+from vidgraph.recipe import TrainRecipe
 from vidgraph.records import ClipBatch, InputSpec
-from vidgraph.training.learner import classification_loss, correct_count, score, validate
+from vidgraph.training.learner import Learner, classification_loss, correct_count, score, training_scores, validate
+from vidgraph.training.stages import Stage
 
 
 def test_losses() -> None:
@@ -24,6 +26,25 @@ def test_counts_with_one_and_with_several_labels() -> None:
     assert correct_count(logits, torch.tensor([0, 1])) == 1
     assert correct_count(logits, torch.tensor([[1, 1, 0], [0, 1, 1]])) == 2
     assert correct_count(logits, torch.tensor([[0, 1, 0], [0, 0, 0]])) == 0
+
+
+def test_a_model_may_say_what_its_loss_is_taken_of() -> None:
+    batch = ClipBatch(torch.full((2, 1, 1, 2, 2), 3.0), torch.tensor([0, 1]), torch.arange(2), torch.zeros(2, 1, dtype=torch.int64))
+
+    class Plain(nn.Module):
+        input_spec = InputSpec(1, 2, 2, channels=1, stride_frames=1)
+
+        def forward(self, video: torch.Tensor) -> torch.Tensor:
+            return video.mean((2, 3, 4)).expand(-1, 2)
+
+    class Helped(Plain):
+        def training_logits(self, video: torch.Tensor) -> list[tuple[float, torch.Tensor]]:
+            return [(1.0, self(video)), (0.5, 2 * self(video))]
+
+    assert [(weight, logits.tolist()) for weight, logits in training_scores(Plain(), batch)] == [(1.0, [[3.0, 3.0], [3.0, 3.0]])]
+    assert [(weight, logits[0, 0].item()) for weight, logits in training_scores(Helped(), batch)] == [(1.0, 3.0), (0.5, 6.0)]
+    step = Learner.training_step(Learner(Helped(), Stage("", TrainRecipe(clips=2), 0, 2, 2), 0), batch, 0)
+    assert step.item() == pytest.approx(1.5 * math.log(2))
 
 
 def test_multi_label_score_is_the_mean_over_classes_that_occur() -> None:

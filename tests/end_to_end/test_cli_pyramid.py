@@ -1,0 +1,91 @@
+"""The pyramid from videos to pictures: train with flow computed on the way, score, draw features and attention."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vidgraph.cli import main
+from vidgraph.video.writer import write_video
+from vidgraph.weights import from_pretrained
+
+OPTIONS = ["--model.options.size", "32", "--model.options.flow_length", "2", "--model.options.width", "32"]
+TRAIN = ["--train.clips", "16", "--train.batch_size", "4", "--train.warmup_clips", "0", "--train.workers", "0", "--train.precision", "fp32"]
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A square that walks to the right, or up: three videos of each and split."""
+    folder, rng = tmp_path_factory.mktemp("videos"), np.random.default_rng(0)
+    lines = ["video,label,split"]
+    for number in range(18):
+        label, split = ("across", "upward")[number % 2], ("train", "val", "test")[number % 3]
+        frames = np.repeat(rng.integers(60, 120, (1, 48, 64, 3), dtype=np.uint8), 10, axis=0)
+        for t in range(10):
+            x, y = (4 + 3 * t, 16) if label == "across" else (24, 30 - 3 * t)
+            frames[t, y : y + 14, x : x + 14] = rng.integers(150, 250, 3)
+        write_video(folder / f"{number}.mp4", frames, fps=10)
+        lines.append(f"{number}.mp4,{label},{split}")
+    (folder / "table.csv").write_text("\n".join(lines) + "\n")
+    return folder / "table.csv"
+
+
+@pytest.fixture(scope="module")
+def run(table: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run") / "pyramid"
+    data = ["--data.table.path", str(table), "--data.table.flow", "live"]
+    assert main(["train", "ucf101_small:stpyramid_small", *data, *OPTIONS, *TRAIN, "--out", str(folder)]) == 0
+    return folder
+
+
+def test_features_are_drawn_while_scoring(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    views = ["--eval.num_views", "2", "--eval.short_side", "32", "--device", "cpu"]
+    assert main(["eval", str(run), *views, "--embedding", str(tmp_path / "features.png")]) == 0
+    assert "features of 2 classes drawn in" in capsys.readouterr().out
+    assert (tmp_path / "features.png").read_bytes().startswith(b"\x89PNG")
+    assert main(["eval", str(run), *views, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["n"] == 6
+
+
+def test_attention_is_drawn_over_frames_of_a_video_without_stored_flow(
+    run: Path, table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    video = str(table.with_name("2.mp4"))
+    assert main(["predict", str(run), video, "--views", "3", "--save", str(tmp_path / "out.html")]) == 0
+    assert "Optical flow was computed on the way" in capsys.readouterr().out
+    text = (tmp_path / "out.html").read_text()
+    assert "Where the model looks" in text
+    assert text.count("Attention over frame") == 3
+    assert main(["predict", str(run), video, "--save", str(tmp_path / "out.mp4")]) == 0
+    assert (tmp_path / "out.mp4").stat().st_size > 1000
+
+
+def test_the_saved_model_is_the_trained_one(run: Path) -> None:
+    model = from_pretrained(run)
+    assert model.class_names == ["across", "upward"]
+    assert (model.input_spec.flow_length, model.input_spec.num_snippets, model.classifier.in_features) == (2, 3, 32)
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        (["--embedding", "features.jpg"], "--embedding features.jpg: it is written as .png"),
+        (["--model.options.size", "48"], "does not change the data"),
+    ],
+)
+def test_bad_input_is_one_line(run: Path, words: list[str], error: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["eval", str(run), *words]) == 2
+    message = capsys.readouterr().err
+    assert error in message
+    assert message.count("\n") == 1
+
+
+def test_scores_without_a_model_have_no_features(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    scores = str(tmp_path / "scores.npz")
+    assert main(["eval", str(run), "--eval.num_views", "1", "--eval.short_side", "32", "--device", "cpu", "--scores", scores]) == 0
+    capsys.readouterr()
+    assert main(["eval", scores, "--embedding", str(tmp_path / "features.png")]) == 2
+    assert "an embedding needs features" in capsys.readouterr().err
