@@ -15,12 +15,11 @@ For k inputs of 1024 channels at the places of a batch of 7 x 7 maps, ratios to 
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
 from collections.abc import Callable
 from functools import reduce
 
 import torch
+from timing import interleaved_medians
 from torch import Tensor
 
 from vidgraph.layers.compact_bilinear import CompactBilinear
@@ -70,21 +69,6 @@ def peers(fusion: CompactBilinear) -> dict[str, Callable[[list[Tensor]], Tensor]
 
     forms: dict[str, Sketch] = {"bare": bare, "scatter": scatter, "dense": dense, "gather": gather}
     return {name: lambda inputs, form=form: fuse(inputs, hashes, size, form) for name, form in forms.items()}  # type: ignore[misc]
-
-
-def interleaved_medians(runs: dict[str, Callable[[], object]], args: argparse.Namespace) -> dict[str, float]:
-    """Median seconds of each, run in turns so that a drifting machine treats them alike."""
-    clock = time.perf_counter if args.clock == "wall" else time.process_time
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for repeat in range(args.repeats + 1):
-        for name, run in runs.items():
-            start = clock()
-            run()
-            if args.device != "cpu":
-                torch.cuda.synchronize()
-            if repeat:  # the first round warms up
-                seconds[name].append(clock() - start)
-    return {name: statistics.median(values) for name, values in seconds.items()}
 
 
 def compare(order: int, size: int, args: argparse.Namespace) -> None:

@@ -21,7 +21,6 @@ import argparse
 import os
 import tempfile
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -29,63 +28,17 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+from extracting import decoding_rate, engine_rate, job_rate, make_videos
 
 from vidgraph.extraction.flow import METHODS, FlowJob, open_estimator
 from vidgraph.extraction.flow_fields import bounds_pixels, quantise
 from vidgraph.extraction.flow_store import decode_field, encode_field
-from vidgraph.extraction.processes import in_processes
-from vidgraph.extraction.store import Store
 from vidgraph.extraction.tasks import Task
 from vidgraph.recogniser import list_videos
 from vidgraph.video.reader import open_video
-from vidgraph.video.writer import write_video
 
-HEIGHT, WIDTH, NUM_VIDEOS = 256, 340, 4
 REFERENCE = "tvl1"  # the papers'
 NUM_COMPARED = 4  # pairs
-
-
-def make_videos(folder: Path, num_frames: int) -> list[Path]:
-    """Smooth patches that pan by two pixels per frame, and a square that crosses them."""
-    rng = np.random.default_rng(0)
-    rough = rng.integers(0, 256, (HEIGHT // 8, (WIDTH + 2 * num_frames) // 8 + 1, 3), dtype=np.uint8)
-    patchwork = cv2.resize(rough, (8 * rough.shape[1], HEIGHT), interpolation=cv2.INTER_CUBIC)
-    paths = [folder / f"{number}.mp4" for number in range(NUM_VIDEOS)]
-    for number, path in enumerate(paths):
-        frames = np.stack([patchwork[:, 2 * t : 2 * t + WIDTH] for t in range(num_frames)])
-        for t, frame in enumerate(frames):
-            left = (20 * number + 4 * t) % (WIDTH - 60)
-            frame[90:150, left : left + 60] = (255, 60, 0)
-        write_video(path, frames, fps=25)
-    return paths
-
-
-def decoding_rate(tasks: Sequence[Task]) -> float:
-    """Frames per second of processor time of decoding and nothing else, on one thread."""
-    begin, count = time.process_time(), 0
-    for task in tasks:
-        with open_video(task.video) as video:
-            deque(video.frames(), maxlen=0)
-            count += video.num_frames
-    return count / (time.process_time() - begin)
-
-
-def method_rate(job: FlowJob, task: Task) -> float:
-    """Pairs per second of processor time of one method in this process, on one thread."""
-    work = job.start()
-    begin = time.process_time()
-    count = sum(1 for _ in work(task).records)
-    return count / (time.process_time() - begin)
-
-
-def engine_rate(job: FlowJob, tasks: Sequence[Task], folder: Path, workers: int) -> float:
-    """Pairs per second of the engine once its processes are at work: from the first results, one of each process, to the last."""
-    store, ends = Store.claim(folder, job.method()), []
-    for outcome in in_processes(job, list(tasks), store, workers):
-        if outcome.error:
-            raise SystemExit(outcome.error)
-        ends.append((time.perf_counter(), outcome.counts["fields"]))
-    return sum(count for _, count in ends[workers:]) / (ends[-1][0] - ends[workers - 1][0])
 
 
 def some_fields(method: str, paths: Sequence[Path]) -> list[np.ndarray]:
@@ -111,8 +64,8 @@ def compare_methods(paths: Sequence[Path], methods: Sequence[str], folder: Path)
     print(f"{'decoding alone':<16}{alone:9.1f} frames/s")
     for method in methods:
         job = FlowJob(method, weights="random" if method == "raft" else None)
-        rate, shared = method_rate(job, tasks[0]), tasks if method in ("dis", "farneback") else tasks[: len(paths)]
-        one, two = (engine_rate(job, shared, folder / f"{method}{workers}", workers) for workers in (1, 2))
+        rate, shared = job_rate(job, tasks[0]), tasks if method in ("dis", "farneback") else tasks[: len(paths)]
+        one, two = (engine_rate(job, shared, folder / f"{method}{workers}", workers, "fields") for workers in (1, 2))
         apart = "reference" if method == REFERENCE else distance(method, paths, reference)
         print(
             f"{method:<16}{rate:9.2f} pairs/s  {alone / rate:8.1f} times decoding   "

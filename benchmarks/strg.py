@@ -17,11 +17,10 @@ Claims, each a ratio measured in this run:
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
 from collections.abc import Callable
 
 import torch
+from timing import interleaved_medians
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import roi_align
@@ -69,21 +68,6 @@ def torchvision_nodes(features: Tensor, boxes: Tensor, size: int) -> Tensor:
     rois = torch.cat([owner[:, None].to(boxes), boxes.flatten(0, 2)], dim=1)
     cells = roi_align(features.transpose(1, 2).flatten(0, 1), rois, 7, features.shape[-1] / size, 2, True)
     return cells.flatten(2).max(dim=2).values.reshape(*boxes.shape[:3], -1)
-
-
-def interleaved_medians(runs: dict[str, Callable[[], object]], args: argparse.Namespace) -> dict[str, float]:
-    """Median seconds of each, run in turns so that a drifting machine treats them alike."""
-    clock = time.perf_counter if args.clock == "wall" else time.process_time
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for repeat in range(args.repeats + 1):
-        for name, run in runs.items():
-            start = clock()
-            run()
-            if args.device != "cpu":
-                torch.cuda.synchronize()
-            if repeat:  # the first round warms up
-                seconds[name].append(clock() - start)
-    return {name: statistics.median(values) for name, values in seconds.items()}
 
 
 def compare_graphs(args: argparse.Namespace) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vidgraph.errors import DataError
+from vidgraph.video.snippets import FieldReader
 
 FLOW = "flow"
 BOUND = 20.0  # pixels at 340x256, as in TSN's extraction
@@ -26,34 +27,6 @@ _WIDTH, _HEIGHT = 340, 256  # the frame that a bound is said for
 _HALF_RANGE = 127.5
 
 Indices = Sequence[int] | NDArray[np.int64]
-
-
-class FieldReader(Protocol):
-    """The flow of one video.
-
-    Attributes:
-        num_fields: one less than the video has frames; field i is the motion from frame i to frame i + 1.
-        height: rows of a field.
-        width: columns of a field.
-    """
-
-    @property
-    def num_fields(self) -> int: ...
-
-    @property
-    def height(self) -> int: ...
-
-    @property
-    def width(self) -> int: ...
-
-    def read(self, indices: Indices) -> NDArray[np.uint8]:
-        """Fields in the order asked for, repeated or not, uint8 [n, H, W, 2].
-
-        Raises:
-            DataError: there is no such field, or it is damaged.
-            VideoError: it is computed on the way, and a frame cannot be decoded.
-        """
-        ...
 
 
 class FlowSource(Protocol):

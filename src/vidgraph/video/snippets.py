@@ -40,7 +40,12 @@ class FieldReader(Protocol):
     def width(self) -> int: ...
 
     def read(self, indices: Sequence[int] | NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Fields by index, in the order asked: x and y, 0 to 255 for minus to plus the bound, uint8 [n, H, W, 2]."""
+        """Fields by index, in the order asked: x and y, 0 to 255 for minus to plus the bound, uint8 [n, H, W, 2].
+
+        Raises:
+            DataError: there is no such field, or it is damaged.
+            VideoError: it is computed on the way, and a frame cannot be decoded.
+        """
         ...
 
 

@@ -1,0 +1,62 @@
+"""What the benchmarks of extraction share: videos to work on, and how fast they are decoded and done; not a benchmark itself."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from vidgraph.extraction.processes import in_processes
+from vidgraph.extraction.store import Store
+from vidgraph.extraction.tasks import Job, Task
+from vidgraph.video.reader import open_video
+from vidgraph.video.writer import write_video
+
+HEIGHT, WIDTH, NUM_VIDEOS = 256, 340, 4
+
+
+def make_videos(folder: Path, num_frames: int) -> list[Path]:
+    """Four H.264 clips: a square that wanders over a patchwork which pans by two pixels per frame."""
+    rng = np.random.default_rng(0)
+    rough = rng.integers(0, 256, (HEIGHT // 8, (WIDTH + 2 * num_frames) // 8 + 1, 3), dtype=np.uint8)
+    patchwork = cv2.resize(rough, (8 * rough.shape[1], HEIGHT), interpolation=cv2.INTER_CUBIC)
+    paths = [folder / f"{number}.mp4" for number in range(NUM_VIDEOS)]
+    for number, path in enumerate(paths):
+        frames = np.stack([patchwork[:, 2 * t : 2 * t + WIDTH] for t in range(num_frames)])
+        for t, frame in enumerate(frames):
+            left = (20 * number + 4 * t) % (WIDTH - 60)
+            frame[90:150, left : left + 60] = (255, 60, 0)
+        write_video(path, frames, fps=25)
+    return paths
+
+
+def decoding_rate(tasks: Sequence[Task]) -> float:
+    """Frames per second of processor time of decoding and nothing else, on one thread."""
+    begin, count = time.process_time(), 0
+    for task in tasks:
+        with open_video(task.video) as video:
+            deque(video.frames(), maxlen=0)
+            count += video.num_frames
+    return count / (time.process_time() - begin)
+
+
+def job_rate(job: Job, task: Task) -> float:
+    """Records per second of processor time of a job in this process, on one thread."""
+    work = job.start()
+    begin = time.process_time()
+    count = sum(1 for _ in work(task).records)
+    return count / (time.process_time() - begin)
+
+
+def engine_rate(job: Job, tasks: Sequence[Task], folder: Path, workers: int, unit: str) -> float:
+    """Units per second of the engine once its processes are at work: from the first results, one of each process, to the last."""
+    store, ends = Store.claim(folder, job.method()), []
+    for outcome in in_processes(job, list(tasks), store, workers):
+        if outcome.error:
+            raise SystemExit(outcome.error)
+        ends.append((time.perf_counter(), outcome.counts[unit]))
+    return sum(count for _, count in ends[workers:]) / (ends[-1][0] - ends[workers - 1][0])
