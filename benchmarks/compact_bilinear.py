@@ -19,7 +19,7 @@ from collections.abc import Callable
 from functools import reduce
 
 import torch
-from timing import interleaved_medians
+from timing import interleaved_medians, options
 from torch import Tensor
 
 from vidgraph.layers.compact_bilinear import CompactBilinear
@@ -97,21 +97,12 @@ def compare(order: int, size: int, args: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__)
     parser.add_argument("--orders", type=lambda text: [int(order) for order in text.split(",")], default=[2, 3])
     parser.add_argument("--sizes", type=lambda text: [int(size) for size in text.split(",")], default=[2048, 4096, 8192])
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--channels", type=int, default=1024)
     parser.add_argument("--backward", action="store_true", help="time the backward pass too")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument(
-        "--clock",
-        choices=["wall", "cpu"],
-        default="wall",
-        help="cpu: seconds of this process, where others are at work; with 1 thread",
-    )
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)

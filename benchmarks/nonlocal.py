@@ -18,6 +18,7 @@ import time
 from typing import Any
 
 import torch
+from timing import interleaved_medians, options
 from torch import Tensor, nn
 
 from vidgraph.layers.nonlocal_block import NonLocalBlock
@@ -72,26 +73,12 @@ def memory(on_gpu: bool) -> float:
 def product_seconds(args: argparse.Namespace) -> float:
     torch.set_num_threads(args.threads)
     square = torch.randn(SIDE, SIDE, dtype=torch.bfloat16 if args.precision == "bf16" else torch.float32, device=args.device)
-    clock = time.perf_counter if args.clock == "wall" else time.process_time
-    seconds = []
-    for _ in range(args.repeats + 1):
-        start = clock()
-        square @ square
-        if args.device != "cpu":
-            torch.cuda.synchronize()
-        seconds.append(clock() - start)
-    return statistics.median(seconds[1:])
+    return interleaved_medians({"product": lambda: square @ square}, args)["product"]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser = options(__doc__)
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument(
-        "--clock", choices=["wall", "cpu"], default="wall", help="cpu: seconds of this process, where others are at work too"
-    )
     args = parser.parse_args()
 
     print("forward + backward, one clip")

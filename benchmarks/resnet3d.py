@@ -14,11 +14,10 @@ from __future__ import annotations
 
 import argparse
 import copy
-import statistics
-import time
 from collections.abc import Callable
 
 import torch
+from timing import interleaved_medians, options
 from torch import nn
 
 from vidgraph.backbones.resnet3d import DEPTHS, BackboneOptions, ResNet3D, resnet3d
@@ -55,20 +54,6 @@ def gmac(model: ResNet3D, size: int) -> float:
     return total
 
 
-def interleaved_medians(runs: dict[str, Callable[[], object]], repeats: int, device: str, clock: Callable[[], float]) -> dict[str, float]:
-    """Median seconds of each, run in turns so that a drifting machine treats them alike."""
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for repeat in range(repeats + 1):
-        for name, run in runs.items():
-            start = clock()
-            run()
-            if device != "cpu":
-                torch.cuda.synchronize()
-            if repeat:  # the first round warms up
-                seconds[name].append(clock() - start)
-    return {name: statistics.median(values) for name, values in seconds.items()}
-
-
 def make_runs(args: argparse.Namespace, dtype: torch.dtype) -> dict[str, Callable[[], object]]:
     """One forward pass of each network in one precision."""
     ours = resnet3d(DEPTHS[50], BackboneOptions(res5_stride=2))
@@ -89,26 +74,19 @@ def make_runs(args: argparse.Namespace, dtype: torch.dtype) -> dict[str, Callabl
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser = options(__doc__)
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--size", type=int, default=224)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument(
-        "--clock", choices=["wall", "cpu"], default="wall", help="cpu: seconds of this process, where others are at work too"
-    )
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
-    clock = time.perf_counter if args.clock == "wall" else time.process_time
 
     work = args.batch * gmac(resnet3d(DEPTHS[50], BackboneOptions(res5_stride=2)), args.size)
     print(f"forward, batch {args.batch}, {FRAMES} x {args.size} x {args.size}: {work:.1f} GMAC")
     print(f"{args.device}, {args.threads} threads, {args.clock} clock, median of {args.repeats}")
     for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
         with torch.inference_mode():
-            seconds = interleaved_medians(make_runs(args, dtype), args.repeats, args.device, clock)
+            seconds = interleaved_medians(make_runs(args, dtype), args)
         report(name, seconds, work)
 
 

@@ -20,7 +20,7 @@ import argparse
 from collections.abc import Callable
 
 import torch
-from timing import interleaved_medians
+from timing import interleaved_medians, options
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import roi_align
@@ -167,7 +167,7 @@ PARTS = {"graphs": compare_graphs, "products": compare_products, "nodes": compar
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__)
     parser.add_argument("--parts", type=lambda text: text.split(","), default=list(PARTS), help="of " + ",".join(PARTS))
     parser.add_argument("--architecture", default="strg_i3d_r50")
     parser.add_argument("--frames", type=int, default=32)
@@ -175,15 +175,6 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--boxes", type=lambda text: [int(count) for count in text.split(",")], default=[10, 25, 50, 100])
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument(
-        "--clock",
-        choices=["wall", "cpu"],
-        default="wall",
-        help="cpu: seconds of this process, where others are at work; with 1 thread",
-    )
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)

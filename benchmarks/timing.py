@@ -1,4 +1,4 @@
-"""How the benchmarks of layers take times; not a benchmark itself."""
+"""How the benchmarks of layers and networks take times; not a benchmark itself."""
 
 from __future__ import annotations
 
@@ -8,6 +8,21 @@ import time
 from collections.abc import Callable
 
 import torch
+
+
+def options(description: str | None) -> argparse.ArgumentParser:
+    """A parser that knows what all of them ask: repeats, threads, device, clock."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument(
+        "--clock",
+        choices=["wall", "cpu"],
+        default="wall",
+        help="cpu: seconds of this process, where others are at work; with 1 thread",
+    )
+    return parser
 
 
 def interleaved_medians(runs: dict[str, Callable[[], object]], args: argparse.Namespace) -> dict[str, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -125,69 +126,74 @@ def add_data(verbs: Any) -> None:
 
 
 def _add_make_something(sets: Any) -> None:
-    p = add_verb(
+    p = _add_make(
         sets,
-        "something",
-        data_make_something,
-        "write the table of Something-Something v1 or v2 from its official label files",
-        "vidgraph data make something --labels labels --videos 20bn-something-something-v2 --out something.csv",
+        ("something", data_make_something, "write the table of Something-Something v1 or v2 from its official label files"),
+        "--labels labels --videos 20bn-something-something-v2 --out something.csv",
+        labels="where the official .csv (v1) or .json (v2) files are",
+        videos="the folders of frames (v1) or .webm files (v2)",
     )
-    p.add_argument("--labels", type=Path, required=True, metavar="FOLDER", help="where the official .csv (v1) or .json (v2) files are")
-    p.add_argument("--videos", type=Path, required=True, metavar="FOLDER", help="the folders of frames (v1) or .webm files (v2)")
-    p.add_argument("--out", type=Path, required=True, metavar="TABLE.csv", help="the table to write")
     p.add_argument("--hold-out", type=float, default=0.0, metavar="SHARE", help="share of train for a split `held`")
 
 
 def _add_make_charades(sets: Any) -> None:
-    p = add_verb(
+    p = _add_make(
         sets,
-        "charades",
-        data_make_charades,
-        "write the tables of Charades, its videos and its actions, from the official annotation files",
-        "vidgraph data make charades --labels Charades --videos Charades_v1_480 --out charades.csv --hold-out 0.05",
+        ("charades", data_make_charades, "write the tables of Charades, its videos and its actions, from the official annotation files"),
+        "--labels Charades --videos Charades_v1_480 --out charades.csv --hold-out 0.05",
+        labels="where the three Charades_v1_ files are",
+        videos="the .mp4 files, or the folders of frames",
+        out="the table to write; the other is TABLE_intervals.csv",
     )
-    p.add_argument("--labels", type=Path, required=True, metavar="FOLDER", help="where the three Charades_v1_ files are")
-    p.add_argument("--videos", type=Path, required=True, metavar="FOLDER", help="the .mp4 files, or the folders of frames")
-    p.add_argument("--out", type=Path, required=True, metavar="TABLE.csv", help="the table to write; the other is TABLE_intervals.csv")
     p.add_argument("--hold-out", type=float, default=0.0, metavar="SHARE", help="share of the training people for a split `val`")
 
 
 def _add_make_ucf101_and_hmdb51(sets: Any) -> None:
-    p = add_verb(
+    p = _add_make(
         sets,
-        "ucf101",
-        data_make_ucf101,
-        "write the table of UCF101 from its official lists, a column per split",
-        "vidgraph data make ucf101 --labels ucfTrainTestlist --videos UCF-101 --out ucf101.csv",
+        ("ucf101", data_make_ucf101, "write the table of UCF101 from its official lists, a column per split"),
+        "--labels ucfTrainTestlist --videos UCF-101 --out ucf101.csv",
+        labels="where classInd.txt, trainlist01.txt and the others are",
     )
-    _add_lists(p, "where classInd.txt, trainlist01.txt and the others are")
+    _add_present(p)
     p.add_argument("--whole-train", action="store_true", help="leave training groups 22 to 25, which are split `val`, in `train`")
-    p = add_verb(
+    p = _add_make(
         sets,
-        "hmdb51",
-        data_make_hmdb51,
-        "write the table of HMDB51 from its official split files, a column per split",
-        "vidgraph data make hmdb51 --labels testTrainMulti_7030_splits --videos hmdb51 --out hmdb51.csv --hold-out 0.1",
+        ("hmdb51", data_make_hmdb51, "write the table of HMDB51 from its official split files, a column per split"),
+        "--labels testTrainMulti_7030_splits --videos hmdb51 --out hmdb51.csv --hold-out 0.1",
+        labels="where wave_test_split1.txt and the others are",
     )
-    _add_lists(p, "where wave_test_split1.txt and the others are")
+    _add_present(p)
     p.add_argument("--hold-out", type=float, default=0.0, metavar="SHARE", help="share of the films of train for a split `val`")
 
 
 def _add_make_kinetics(sets: Any) -> None:
-    p = add_verb(
+    p = _add_make(
         sets,
-        "kinetics",
-        data_make_kinetics,
-        "write the table of Kinetics-400, 600 or 700 from its official lists",
-        "vidgraph data make kinetics --labels kinetics400 --videos kinetics400_clips --out kinetics.csv",
+        ("kinetics", data_make_kinetics, "write the table of Kinetics-400, 600 or 700 from its official lists"),
+        "--labels kinetics400 --videos kinetics400_clips --out kinetics.csv",
+        labels="where train.csv, validate.csv and test.csv are",
     )
-    _add_lists(p, "where train.csv, validate.csv and test.csv are")
+    _add_present(p)
     p.add_argument("--classes", type=Path, metavar="FILE", help="the classes, one per line; others are refused")
     p.add_argument("--hold-out", type=float, default=0.0, metavar="SHARE", help="share of train for a split `held`")
 
 
-def _add_lists(p: Any, labels: str) -> None:
+def _add_make(
+    sets: Any,
+    verb: tuple[str, Callable[[argparse.Namespace], int], str],
+    example: str,
+    labels: str,
+    videos: str = "the videos, in folders of their classes or not",
+    out: str = "the table to write",
+) -> Any:
+    """Adds what makes the table of one data set: its name, function and summary; the options of an example; what its folders hold."""
+    p = add_verb(sets, *verb, f"vidgraph data make {verb[0]} {example}")
     p.add_argument("--labels", type=Path, required=True, metavar="FOLDER", help=labels)
-    p.add_argument("--videos", type=Path, required=True, metavar="FOLDER", help="the videos, in folders of their classes or not")
-    p.add_argument("--out", type=Path, required=True, metavar="TABLE.csv", help="the table to write")
+    p.add_argument("--videos", type=Path, required=True, metavar="FOLDER", help=videos)
+    p.add_argument("--out", type=Path, required=True, metavar="TABLE.csv", help=out)
+    return p
+
+
+def _add_present(p: Any) -> None:
     p.add_argument("--present", action="store_true", help="list only videos that are there")

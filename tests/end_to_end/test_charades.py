@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from commands import error_of, json_of
 
 from vidgraph.cli import main
 from vidgraph.video.writer import write_video
@@ -16,21 +16,6 @@ CLASSES = ["c000 Red light", "c001 Green light", "c002 Blue light", "c003 Walkin
 COLOURS = ((230, 20, 20), (20, 230, 20), (20, 20, 230))
 HEADER = "id,subject,actions,length\n"
 FPS, SHOWN = 10, 20  # frames of one light
-
-
-def _error(capsys: pytest.CaptureFixture[str], *words: object) -> str:
-    capsys.readouterr()
-    assert main([*map(str, words)]) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("vidgraph: ")
-    assert error.count("\n") == 1
-    return error
-
-
-def _json(capsys: pytest.CaptureFixture[str], *words: object) -> Any:
-    capsys.readouterr()
-    assert main([*map(str, words), "--json"]) == 0
-    return json.loads(capsys.readouterr().out)
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +85,7 @@ def test_lights_are_learnt_from_what_clips_show_and_compared(folder: Path, tmp_p
     assert "stage 2 of 2, joint: 64 clips, " in out
     assert main(["train", f"{recipe}:plain", "--out", str(plain)]) == 0
     assert json.loads((graph / "data.json").read_text())["intervals"]
-    measured = _json(capsys, "eval", graph, "--scores", tmp_path / "graph.npz")
+    measured = json_of(capsys, "eval", graph, "--scores", tmp_path / "graph.npz")
     assert (measured["n"], measured["top1"]) == (6, None)
     assert measured["map"] > 90
     assert [row["name"] for row in measured["per_class"]] == CLASSES[:3]  # nobody walks
@@ -109,7 +94,7 @@ def test_lights_are_learnt_from_what_clips_show_and_compared(folder: Path, tmp_p
     # Two models on the same clips, by an attribute of their classes, from a file of scores and from a run folder.
     (tmp_path / "attributes.csv").write_text("class,Warm,Order\nc000,1,first\nc001,0,second\nc002,0,second\n")
     words = ["--by", tmp_path / "attributes.csv", "--chart", tmp_path / "chart.png"]
-    compared = _json(capsys, "eval", tmp_path / "graph.npz", "--against", plain, *words)["by_attribute"]
+    compared = json_of(capsys, "eval", tmp_path / "graph.npz", "--against", plain, *words)["by_attribute"]
     assert [(row["attribute"], row["value"], row["num_classes"]) for row in compared] == [
         ("all", "", 3), ("Warm", "no", 2), ("Warm", "yes", 1), ("Order", "first", 1), ("Order", "second", 2),
     ]  # fmt: skip
@@ -128,16 +113,16 @@ def test_bad_input_is_one_line(folder: Path, tmp_path: Path, capsys: pytest.Capt
     # An action that begins after its video, an unknown label, an unknown video, no such file.
     rows = "".join(f"{path},c000 Red light,90,91\n" for path in sorted((folder / "videos").glob("T*.mp4")))
     actions.write_text("video,label,start_seconds,end_seconds\n" + rows)
-    error = _error(capsys, *train, "--data.table.intervals", actions)
+    error = error_of(capsys, *train, "--data.table.intervals", actions)
     assert "the action from 90 s to 91 s (actions.csv, line " in error
     assert "lies outside the video, whose last frame is shown at " in error
     actions.write_text(f"video,label,start_seconds,end_seconds\n{video},c009 Purple light,0,1\n")
-    error = _error(capsys, *train, "--data.table.intervals", actions)
+    error = error_of(capsys, *train, "--data.table.intervals", actions)
     assert "actions.csv, line 2: label 'c009 Purple light' is not among the 3 classes of charades.csv" in error
     actions.write_text(f"video,label,start_seconds,end_seconds\n{tmp_path}/absent.mp4,c000 Red light,0,1\n")
-    assert "actions.csv, line 2: video " in _error(capsys, *train, "--data.table.intervals", actions)
-    assert "no such table" in _error(capsys, *train, "--data.table.intervals", tmp_path / "nowhere.csv")
-    assert "data.table.label_scope must be one of clip, video, got 'row'" in _error(capsys, *train, "--data.table.label_scope", "row")
+    assert "actions.csv, line 2: video " in error_of(capsys, *train, "--data.table.intervals", actions)
+    assert "no such table" in error_of(capsys, *train, "--data.table.intervals", tmp_path / "nowhere.csv")
+    assert "data.table.label_scope must be one of clip, video, got 'row'" in error_of(capsys, *train, "--data.table.label_scope", "row")
 
     # What a comparison is given.
     scores, attributes = tmp_path / "scores.npz", tmp_path / "attributes.csv"
@@ -154,4 +139,4 @@ def test_bad_input_is_one_line(folder: Path, tmp_path: Path, capsys: pytest.Capt
         (["--data", "syncmnist3"], "holds scores as they were measured; --data, --views, --batch-size and overrides belong to a model"),
         (["--against", tmp_path / "absent.npz"], "absent.npz: cannot be read"),
     ):
-        assert message in _error(capsys, "eval", scores, *words)
+        assert message in error_of(capsys, "eval", scores, *words)

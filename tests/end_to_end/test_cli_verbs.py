@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from commands import error_of, json_of
 
 import vidgraph
 from vidgraph.cli import build_parser, main, split_overrides
@@ -34,20 +33,6 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     save_weights(vidgraph.create_model("rstg_small", class_names=pair_names([1, 2, 3]), width=16), folder)
     return folder
-
-
-def _json(capsys: pytest.CaptureFixture[str], *words: object, code: int = 0) -> Any:
-    assert main([*map(str, words), "--json"]) == code
-    return json.loads(capsys.readouterr().out)
-
-
-def _error(capsys: pytest.CaptureFixture[str], *words: object, code: int = 2) -> str:
-    capsys.readouterr()
-    assert main([*map(str, words)]) == code
-    error = capsys.readouterr().err
-    assert error.startswith("vidgraph: ")
-    assert error.count("\n") == 1
-    return error
 
 
 def test_the_real_process_and_its_quick_help() -> None:
@@ -115,11 +100,11 @@ def test_data_make_and_check(digits: Path, capsys: pytest.CaptureFixture[str]) -
 
 
 def test_eval_gives_the_decreed_values(digits: Path, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    result = _json(capsys, "eval", model, "--data", digits / "table.csv")
+    result = json_of(capsys, "eval", model, "--data", digits / "table.csv")
     assert set(result) == {"top1", "top5", "mean_class", "map", "n", "skipped", "ci95", "per_class"}
     assert (result["n"], result["skipped"], len(result["per_class"])) == (6, 0, 4)
     (digits.parent / "skip1.txt").write_text("test/000001.mp4\n")
-    skipped = _json(capsys, "eval", model, "--data", digits / "table.csv", "--data.table.skip_list", digits.parent / "skip1.txt")
+    skipped = json_of(capsys, "eval", model, "--data", digits / "table.csv", "--data.table.skip_list", digits.parent / "skip1.txt")
     assert (skipped["n"], skipped["skipped"]) == (5, 1)
     assert main(["eval", str(model), "--data", str(digits / "table.csv"), "--split", "val"]) == 0
     assert "(val): 4 scored, 0 skipped" in capsys.readouterr().out
@@ -127,12 +112,12 @@ def test_eval_gives_the_decreed_values(digits: Path, model: Path, capsys: pytest
 
 def test_eval_on_generated_digits(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = ["--data", "syncmnist3", "--data.syncmnist.digits", "embedded", "--data.syncmnist.test_clips", "40"]
-    result = _json(capsys, "eval", model, *data, "--data.syncmnist.classes", "[1,2,3]")
+    result = json_of(capsys, "eval", model, *data, "--data.syncmnist.classes", "[1,2,3]")
     assert (result["n"], result["skipped"]) == (40, 0)
-    assert "the model's 4 classes are not the 46 of 3 synchronous digits" in _error(capsys, "eval", model, *data)
-    assert "no split 'tset'; did you mean 'test'?" in _error(capsys, "eval", model, *data, "--split", "tset")
-    assert "only --data. options" in _error(capsys, "eval", model, *data, "--train.lr", 1)
-    assert "add --data RECIPE" in _error(capsys, "eval", model)
+    assert "the model's 4 classes are not the 46 of 3 synchronous digits" in error_of(capsys, "eval", model, *data)
+    assert "no split 'tset'; did you mean 'test'?" in error_of(capsys, "eval", model, *data, "--split", "tset")
+    assert "only --data. options" in error_of(capsys, "eval", model, *data, "--train.lr", 1)
+    assert "add --data RECIPE" in error_of(capsys, "eval", model)
 
 
 def test_predict_one_video_and_draw_it(digits: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -144,26 +129,26 @@ def test_predict_one_video_and_draw_it(digits: Path, model: Path, tmp_path: Path
     assert lines[0] == str(video)
     assert sum("%" in line for line in lines) == 4
     assert lines[3] == "  frames used: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9"
-    (record,) = _json(capsys, "predict", model, video)
+    (record,) = json_of(capsys, "predict", model, video)
     assert sum(entry["probability"] for entry in record["top"]) == pytest.approx(1, abs=1e-5)
 
 
 def test_predict_many_videos_goes_on_after_a_bad_one(digits: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "bad.mp4").write_text("text")
-    records = _json(capsys, "predict", model, tmp_path / "bad.mp4", digits / "test", code=1)
+    records = json_of(capsys, "predict", model, tmp_path / "bad.mp4", digits / "test", code=1)
     assert [("error" in record) for record in records] == [True] + [False] * 6
-    assert "bad.mp4: " in _error(capsys, "predict", model, tmp_path / "bad.mp4")
-    assert "absent.mp4: " in _error(capsys, "predict", model, "absent.mp4")
-    assert "--save draws one video, and 6 were given" in _error(capsys, "predict", model, digits / "test", "--save", tmp_path / "x.mp4")
+    assert "bad.mp4: " in error_of(capsys, "predict", model, tmp_path / "bad.mp4")
+    assert "absent.mp4: " in error_of(capsys, "predict", model, "absent.mp4")
+    assert "--save draws one video, and 6 were given" in error_of(capsys, "predict", model, digits / "test", "--save", tmp_path / "x.mp4")
 
 
 def test_profile(capsys: pytest.CaptureFixture[str]) -> None:
-    result = _json(capsys, "profile", "rstg_syncmnist")
+    result = json_of(capsys, "profile", "rstg_syncmnist")
     assert result["params"] == 10_565_168
     assert set(result) == {"params", "gmac", "parts", "output_shapes"}
-    narrow = _json(capsys, "profile", "rstg_small", "--model.options.width", 16)
-    assert narrow["params"] < _json(capsys, "profile", "rstg_small")["params"]
-    assert "has no option 'wdth'" in _error(capsys, "profile", "rstg_small", "--model.options.wdth", 16)
+    narrow = json_of(capsys, "profile", "rstg_small", "--model.options.width", 16)
+    assert narrow["params"] < json_of(capsys, "profile", "rstg_small")["params"]
+    assert "has no option 'wdth'" in error_of(capsys, "profile", "rstg_small", "--model.options.wdth", 16)
 
 
 def test_convert_the_authors_variables(shared_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -173,10 +158,10 @@ def test_convert_the_authors_variables(shared_data: Path, tmp_path: Path, capsys
     with np.load(golden) as arrays:
         np.testing.assert_array_equal(converted.classifier.weight.detach().numpy(), arrays["var:pred/kernel:0"].reshape(32, 46).T)
     (tmp_path / "text.npz").write_text("text")
-    assert "not a whole .npz file" in _error(capsys, "convert", tmp_path / "text.npz", "--out", tmp_path / "x")
-    assert "there is no such file" in _error(capsys, "convert", tmp_path / "absent.npz", "--out", tmp_path / "x")
+    assert "not a whole .npz file" in error_of(capsys, "convert", tmp_path / "text.npz", "--out", tmp_path / "x")
+    assert "there is no such file" in error_of(capsys, "convert", tmp_path / "absent.npz", "--out", tmp_path / "x")
     np.savez(tmp_path / "pickled.npz", x=np.array([{}], dtype=object))
-    assert "not a whole .npz file" in _error(capsys, "convert", tmp_path / "pickled.npz", "--out", tmp_path / "x")
+    assert "not a whole .npz file" in error_of(capsys, "convert", tmp_path / "pickled.npz", "--out", tmp_path / "x")
 
 
 @pytest.mark.parametrize(
@@ -194,7 +179,7 @@ def test_convert_the_authors_variables(shared_data: Path, tmp_path: Path, capsys
     ],
 )
 def test_bad_input_is_one_line(words: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert message in _error(capsys, *words.split())
+    assert message in error_of(capsys, *words.split())
 
 
 def test_no_words_print_the_help(capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from commands import error_of, json_of
 
 import vidgraph
 from vidgraph.cli import main
@@ -24,21 +25,6 @@ from vidgraph.video.writer import write_video
 from vidgraph.weights import save_weights
 
 CLASSES = ["JugglingBalls", "Lunges"]
-
-
-def _error(capsys: pytest.CaptureFixture[str], *words: object, code: int = 2) -> str:
-    capsys.readouterr()
-    assert main([*map(str, words)]) == code
-    error = capsys.readouterr().err
-    assert error.startswith("vidgraph: ")
-    assert error.count("\n") == 1
-    return error
-
-
-def _json(capsys: pytest.CaptureFixture[str], *words: object) -> Any:
-    capsys.readouterr()
-    assert main([*map(str, words), "--json"]) == 0
-    return json.loads(capsys.readouterr().out)
 
 
 def _files(store: Path) -> dict[str, bytes]:
@@ -129,9 +115,9 @@ def test_some_of_many_fail(videos: Path, tmp_path: Path, capsys: pytest.CaptureF
         "--out",
         tmp_path / "store",
     ]
-    assert "bad.mp4: " in _error(capsys, *words, code=1)
+    assert "bad.mp4: " in error_of(capsys, *words, code=1)
     assert len(list((tmp_path / "store").rglob("*.boxes"))) == 3
-    assert "bad.mp4: " in _error(capsys, *[*words[:2], tmp_path / "videos" / "bad.mp4", *words[3:]])  # its fault is the command's
+    assert "bad.mp4: " in error_of(capsys, *[*words[:2], tmp_path / "videos" / "bad.mp4", *words[3:]])  # its fault is the command's
 
 
 def test_a_model_with_boxes_is_scored_and_predicts(
@@ -139,12 +125,12 @@ def test_a_model_with_boxes_is_scored_and_predicts(
 ) -> None:
     """Many views with regions; evaluation and prediction agree on the answers."""
     data = ["--data", videos / "table.csv", "--data.table.boxes", boxes, "--device", "cpu"]
-    centre = _json(capsys, "eval", model, *data)
+    centre = json_of(capsys, "eval", model, *data)
     assert (centre["n"], centre["skipped"]) == (6, 0)
-    many = _json(capsys, "eval", model, *data, "--views", 2, "--eval.crops", 3, "--eval.fusion", "max")
+    many = json_of(capsys, "eval", model, *data, "--views", 2, "--eval.crops", 3, "--eval.fusion", "max")
     assert many["n"] == 6
     clips = sorted(videos.glob("*/*.mp4"))
-    answers = _json(capsys, "predict", model, *clips, "--boxes", boxes, "--device", "cpu")
+    answers = json_of(capsys, "predict", model, *clips, "--boxes", boxes, "--device", "cpu")
     right = [answer["top"][0]["class"] == Path(answer["video"]).parent.name for answer in answers]
     assert 100 * np.mean(right) == pytest.approx(centre["top1"], abs=0.01)
     assert main(["predict", str(model), str(clips[0]), "--boxes", str(boxes), "--views", "2", "--save", str(tmp_path / "a.html")]) == 0
@@ -164,7 +150,7 @@ def test_boxes_of_something_else(shared_data: Path, tmp_path: Path, capsys: pyte
     (some / "2").symlink_to(folder / "videos" / "2")
     assert main([*map(str, words[:-1]), str(tmp_path / "other"), "--videos", str(some)]) == 0
     assert f"note: 12 of 13 videos of the annotations are not in {some}" in capsys.readouterr().out
-    assert "holds none of the 13 videos of" in _error(capsys, *words[:-1], tmp_path / "none", "--videos", tmp_path)
+    assert "holds none of the 13 videos of" in error_of(capsys, *words[:-1], tmp_path / "none", "--videos", tmp_path)
 
 
 def test_boxes_of_ones_own(videos: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -174,12 +160,12 @@ def test_boxes_of_ones_own(videos: Path, model: Path, tmp_path: Path, capsys: py
     store = tmp_path / "store"
     assert main(f"extract boxes {tmp_path / 'mine.csv'} --videos {videos} --out {store} --reach 2".split()) == 0
     assert "2 videos done" in capsys.readouterr().out
-    assert len(_json(capsys, "predict", model, *clips[:2], "--boxes", store, "--device", "cpu")) == 2
+    assert len(json_of(capsys, "predict", model, *clips[:2], "--boxes", store, "--device", "cpu")) == 2
     (tmp_path / "mine.csv").write_text("video,frame,x0,y0,x1,y1\n" + rows[0].replace("100", "99") + "\n")
     words = ["extract", "boxes", tmp_path / "mine.csv", "--videos", videos, "--out", store, "--reach", 2]
-    assert "holds boxes of csv (sha256 " in _error(capsys, *words)
-    assert "Lunges.csv: " in _error(capsys, "extract", "boxes", tmp_path / "Lunges.csv", "--out", tmp_path / "x")
-    assert "boxes come from .csv files, or from the .json files" in _error(capsys, "extract", "boxes", clips[0], "--out", tmp_path / "x")
+    assert "holds boxes of csv (sha256 " in error_of(capsys, *words)
+    assert "Lunges.csv: " in error_of(capsys, "extract", "boxes", tmp_path / "Lunges.csv", "--out", tmp_path / "x")
+    assert "boxes come from .csv files, or from the .json files" in error_of(capsys, "extract", "boxes", clips[0], "--out", tmp_path / "x")
 
 
 def _rewritten(store: Path, **changes: object) -> None:
@@ -207,14 +193,14 @@ def test_bad_stores_are_one_line(videos: Path, boxes: Path, model: Path, tmp_pat
         return tmp_path / "store"
 
     def told(*parts: str) -> None:
-        error = _error(capsys, "predict", model, clip, "--boxes", tmp_path / "store", "--device", "cpu")
+        error = error_of(capsys, "predict", model, clip, "--boxes", tmp_path / "store", "--device", "cpu")
         assert all(part in error for part in parts), error
 
     # No boxes at all: not asked for, no store, an empty one, one without this video.
-    assert "takes 5 boxes per frame, and no store of boxes is given; make one with vidgraph extract proposals" in _error(
+    assert "takes 5 boxes per frame, and no store of boxes is given; make one with vidgraph extract proposals" in error_of(
         capsys, "predict", model, clip
     )
-    assert "--data.table.boxes STORE" in _error(capsys, "eval", model, "--data", videos / "table.csv")
+    assert "--data.table.boxes STORE" in error_of(capsys, "eval", model, "--data", videos / "table.csv")
     told("store: there is no such store; make one with vidgraph extract proposals")
     (fresh() / f"{clip.parent.name}/{clip.name}.boxes").unlink()
     told("store: holds no boxes of ", clip.name, "run vidgraph extract for it too")
@@ -246,7 +232,7 @@ def test_bad_stores_are_one_line(videos: Path, boxes: Path, model: Path, tmp_pat
     # Fewer boxes than asked, and none in any frame, are no fault: they are masked.
     for box in (_box(0.1, 0.1, 0.5, 0.5), lambda record: np.uint32(0).tobytes()):
         _rewritten(fresh(), record=box)
-        assert len(_json(capsys, "predict", model, clip, "--boxes", tmp_path / "store", "--device", "cpu")) == 1
+        assert len(json_of(capsys, "predict", model, clip, "--boxes", tmp_path / "store", "--device", "cpu")) == 1
 
 
 def test_bad_words_are_one_line(
@@ -254,23 +240,23 @@ def test_bad_words_are_one_line(
 ) -> None:
     clip, out = sorted(videos.glob("*/*.mp4"))[0], tmp_path / "out"
     motion = ["extract", "proposals", clip, "--source", "motion", "--out"]
-    assert "--source 'moton' does not exist; did you mean 'motion'?" in _error(
+    assert "--source 'moton' does not exist; did you mean 'motion'?" in error_of(
         capsys, "extract", "proposals", clip, "--source", "moton", "--out", out
     )
-    assert "what 'proposal' does not exist; did you mean 'proposals'?" in _error(capsys, "extract", "proposal", clip)
-    assert "--fps or --every, not both" in _error(capsys, *motion, out, "--fps", 3, "--every", 2)
-    assert "chosen by fps, which is above 0" in _error(capsys, *motion, out, "--fps", -1)
-    assert "the source motion has no weights" in _error(capsys, *motion, out, "--weights", "x.pth")
-    assert "gone.mp4: there is no such file" in _error(
+    assert "what 'proposal' does not exist; did you mean 'proposals'?" in error_of(capsys, "extract", "proposal", clip)
+    assert "--fps or --every, not both" in error_of(capsys, *motion, out, "--fps", 3, "--every", 2)
+    assert "chosen by fps, which is above 0" in error_of(capsys, *motion, out, "--fps", -1)
+    assert "the source motion has no weights" in error_of(capsys, *motion, out, "--weights", "x.pth")
+    assert "gone.mp4: there is no such file" in error_of(
         capsys, "extract", "proposals", tmp_path / "gone.mp4", "--source", "motion", "--out", out
     )
-    assert "holds boxes of motion (count 5, every 30), not of motion (count 50, every 1)" in _error(capsys, *motion, boxes)
-    assert "is not empty and no store" in _error(capsys, *motion, videos)
-    assert "--reach is a number of frames from 0, not -1" in _error(capsys, "extract", "boxes", "a.csv", "--out", out, "--reach", -1)
+    assert "holds boxes of motion (count 5, every 30), not of motion (count 50, every 1)" in error_of(capsys, *motion, boxes)
+    assert "is not empty and no store" in error_of(capsys, *motion, videos)
+    assert "--reach is a number of frames from 0, not -1" in error_of(capsys, "extract", "boxes", "a.csv", "--out", out, "--reach", -1)
 
     # The rpn without weights: no such file, and no network to fetch them by.
     rpn = ["extract", "proposals", clip, "--source", "rpn", "--out", out]
-    assert "gone.pth: cannot be read" in _error(capsys, *rpn, "--weights", tmp_path / "gone.pth")
+    assert "gone.pth: cannot be read" in error_of(capsys, *rpn, "--weights", tmp_path / "gone.pth")
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     for scheme in ("http_proxy", "https_proxy", "HTTPS_PROXY"):
         monkeypatch.setenv(scheme, "http://127.0.0.1:9")
@@ -280,7 +266,9 @@ def test_bad_words_are_one_line(
 
     # A cluster without Ray.
     monkeypatch.setitem(sys.modules, "ray", None)
-    assert "--cluster needs Ray, which is not installed here: pip install 'vidgraph[cluster]'" in _error(capsys, *motion, out, "--cluster")
+    assert "--cluster needs Ray, which is not installed here: pip install 'vidgraph[cluster]'" in error_of(
+        capsys, *motion, out, "--cluster"
+    )
 
 
 @pytest.mark.slow
@@ -296,15 +284,15 @@ def test_a_training_with_boxes(videos: Path, boxes: Path, tmp_path: Path, capsys
     )
     assert main(["train", str(recipe), "--out", str(run)]) == 0
     assert json.loads((run / "data.json").read_text())["boxes"]["method"] == "motion"
-    assert _json(capsys, "eval", run, "--device", "cpu")["n"] == 6
+    assert json_of(capsys, "eval", run, "--device", "cpu")["n"] == 6
     others = tmp_path / "others"
     assert main(f"extract proposals {videos} --source motion --out {others} --count 3 --every 60 --workers 1".split()) == 0
-    assert "data.table.boxes is " in _error(capsys, "train", run, "--resume", "--data.table.boxes", others)
+    assert "data.table.boxes is " in error_of(capsys, "train", run, "--resume", "--data.table.boxes", others)
     shutil.rmtree(boxes.with_name("kept"), ignore_errors=True)
     shutil.move(boxes, boxes.with_name("kept"))
     shutil.copytree(others, boxes)
     try:
-        assert "the data are not those that" in _error(capsys, "train", run, "--resume")
+        assert "the data are not those that" in error_of(capsys, "train", run, "--resume")
     finally:
         shutil.rmtree(boxes)
         shutil.move(boxes.with_name("kept"), boxes)
@@ -319,7 +307,7 @@ def test_the_rpn_end_to_end(videos: Path, model: Path, shared_data: Path, tmp_pa
     found = BoxStore(store).boxes(clip).at([0, 60], 20)
     assert found.mask.all()
     assert (np.diff(found.scores) <= 0).all()
-    assert _json(capsys, "predict", model, clip, "--boxes", store, "--device", "cpu")[0]["top"]
+    assert json_of(capsys, "predict", model, clip, "--boxes", store, "--device", "cpu")[0]["top"]
     photos = sorted((shared_data / "data" / "photos").rglob("*.jpg"))[:2]
     words = f"--source rpn --weights random --short-side 128 --out {tmp_path / 'photos'}".split()
     assert main(["extract", "proposals", *map(str, photos), *words]) == 0
@@ -331,4 +319,4 @@ def test_a_short_still_video_has_no_boxes_and_works(model: Path, tmp_path: Path,
     store = tmp_path / "store"
     assert main(f"extract proposals {tmp_path / 'still.mp4'} --source motion --out {store}".split()) == 0
     assert "3 frames with 0.0 boxes on average; 3 frames have none" in capsys.readouterr().out
-    assert _json(capsys, "predict", model, tmp_path / "still.mp4", "--boxes", store, "--device", "cpu")[0]["top"]
+    assert json_of(capsys, "predict", model, tmp_path / "still.mp4", "--boxes", store, "--device", "cpu")[0]["top"]

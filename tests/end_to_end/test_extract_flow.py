@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import error_of
 
 from vidgraph.cli import main
 from vidgraph.extraction.flow import LiveFlow, open_estimator
@@ -22,12 +23,7 @@ from vidgraph.video.writer import write_video
 
 
 def _error(capsys: pytest.CaptureFixture[str], *words: object, code: int = 2) -> str:
-    capsys.readouterr()
-    assert main(["extract", "flow", *map(str, words)]) == code
-    error = capsys.readouterr().err
-    assert error.startswith("vidgraph: ")
-    assert error.count("\n") == 1
-    return error
+    return error_of(capsys, "extract", "flow", *words, code=code)
 
 
 def _files(store: Path) -> dict[str, bytes]:

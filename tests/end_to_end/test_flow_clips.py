@@ -5,31 +5,16 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from commands import error_of, json_of
 from PIL import Image
 
 from vidgraph.cli import main
 from vidgraph.video.writer import write_video
 
 SIZE, FRAMES = 48, 16
-
-
-def _error(capsys: pytest.CaptureFixture[str], *words: object) -> str:
-    capsys.readouterr()
-    assert main([*map(str, words)]) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("vidgraph: ")
-    assert error.count("\n") == 1
-    return error
-
-
-def _json(capsys: pytest.CaptureFixture[str], *words: object) -> Any:
-    capsys.readouterr()
-    assert main([*map(str, words), "--json"]) == 0
-    return json.loads(capsys.readouterr().out)
 
 
 @pytest.fixture(scope="module")
@@ -74,18 +59,18 @@ def run(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_motion_is_learnt_from_flow_and_scored_on_ten_crops(folder: Path, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fingerprint = json.loads((run / "data.json").read_text())["flow"]
     assert (fingerprint["method"], fingerprint["settings"]["bound"]) == ("dis", 20.0)
-    stored = _json(capsys, "eval", run)
+    stored = json_of(capsys, "eval", run)
     assert stored["n"] == 6
     assert stored["top1"] == stored["mean_class"] == 100
-    assert _json(capsys, "eval", run, "--data.table.flow", "live") == stored
-    longer = _json(capsys, "eval", run, "--eval.snippet_interval", 1, "--eval.crops", 1, "--eval.crop_places", "line", "--views", 16)
+    assert json_of(capsys, "eval", run, "--data.table.flow", "live") == stored
+    longer = json_of(capsys, "eval", run, "--eval.snippet_interval", 1, "--eval.crops", 1, "--eval.crop_places", "line", "--views", 16)
     assert longer["top1"] == 100
 
 
 def test_an_mp4_without_stored_flow_is_answered(folder: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.copy(folder / "videos" / "25.mp4", tmp_path / "new.mp4")
-    (live,) = _json(capsys, "predict", run, tmp_path / "new.mp4")
-    (stored,) = _json(capsys, "predict", run, folder / "videos" / "25.mp4", "--flow", folder / "flow")
+    (live,) = json_of(capsys, "predict", run, tmp_path / "new.mp4")
+    (stored,) = json_of(capsys, "predict", run, folder / "videos" / "25.mp4", "--flow", folder / "flow")
     live.pop("video")
     stored.pop("video")
     assert live == stored
@@ -100,7 +85,7 @@ def test_pixels_and_flow_train_together(folder: Path, tmp_path: Path, capsys: py
     words = ["--train.clips", "20", "--data.table.flow", "live:farneback"]
     assert main(["train", f"{_recipe(folder, tmp_path)}:both", "--out", str(out), *words]) == 0
     assert json.loads((out / "data.json").read_text())["flow"]["method"] == "farneback"
-    assert _json(capsys, "eval", out, "--views", 1)["n"] == 6
+    assert json_of(capsys, "eval", out, "--views", 1)["n"] == 6
     capsys.readouterr()
     assert main(["predict", str(out), str(folder / "videos" / "25.mp4")]) == 0
     assert "computed on the way (farneback)" in capsys.readouterr().out  # as it was trained
@@ -108,31 +93,31 @@ def test_pixels_and_flow_train_together(folder: Path, tmp_path: Path, capsys: py
 
 def test_bad_input_is_one_line(folder: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     train = ["train", f"{_recipe(folder, tmp_path)}:flow", "--out", tmp_path / "run"]
-    assert "no store of it is given; make one with vidgraph extract flow" in _error(capsys, *train, "--data.table.flow", "null")
-    assert "there is no such store" in _error(capsys, *train, "--data.table.flow", tmp_path / "none")
-    assert "bound" in _error(capsys, *train, "--data.table.flow_bound", 10)
-    assert "no method 'dsi' of optical flow; did you mean 'dis'?" in _error(capsys, *train, "--data.table.flow", "live:dsi")
-    assert "data.table.flow_bound must be above 0" in _error(capsys, *train, "--data.table.flow_bound", 0)
-    assert "data.table.crop_scales must be shares" in _error(capsys, *train, "--data.table.crop_scales", "[2]")
-    assert "both say how training crops are drawn" in _error(capsys, *train, "--data.table.short_side", "[40]")
-    assert "no rows of split 'tset'" in _error(capsys, "eval", run, "--split", "tset")
-    assert "eval.crop_places corners are five" in _error(capsys, "eval", run, "--eval.crops", 10)
-    assert "17 clips cannot be spread over 16 frames" in _error(capsys, "eval", run, "--views", 17)
+    assert "no store of it is given; make one with vidgraph extract flow" in error_of(capsys, *train, "--data.table.flow", "null")
+    assert "there is no such store" in error_of(capsys, *train, "--data.table.flow", tmp_path / "none")
+    assert "bound" in error_of(capsys, *train, "--data.table.flow_bound", 10)
+    assert "no method 'dsi' of optical flow; did you mean 'dis'?" in error_of(capsys, *train, "--data.table.flow", "live:dsi")
+    assert "data.table.flow_bound must be above 0" in error_of(capsys, *train, "--data.table.flow_bound", 0)
+    assert "data.table.crop_scales must be shares" in error_of(capsys, *train, "--data.table.crop_scales", "[2]")
+    assert "both say how training crops are drawn" in error_of(capsys, *train, "--data.table.short_side", "[40]")
+    assert "no rows of split 'tset'" in error_of(capsys, "eval", run, "--split", "tset")
+    assert "eval.crop_places corners are five" in error_of(capsys, "eval", run, "--eval.crops", 10)
+    assert "17 clips cannot be spread over 16 frames" in error_of(capsys, "eval", run, "--views", 17)
     long = ["--data.table.past_end", "refuse", "--model.options.flow_length", 16]
-    assert "1 snippet of 16 flow fields take 17 frames, and there are 16" in _error(capsys, *train, *long)
+    assert "1 snippet of 16 flow fields take 17 frames, and there are 16" in error_of(capsys, *train, *long)
 
     # A store that lacks a video, or holds half of one.
     store = Path(shutil.copytree(folder / "flow", tmp_path / "flow"))
     (record,) = store.rglob("25.mp4.*")
     record.write_bytes(record.read_bytes()[:-30])
-    error = _error(capsys, "eval", run, "--data.table.flow", store)
+    error = error_of(capsys, "eval", run, "--data.table.flow", store)
     assert "25.mp4" in error
     assert error.endswith("(t.csv, line 27)\n")
     record.unlink()
-    assert "holds no flow of" in _error(capsys, "eval", run, "--data.table.flow", store)
-    assert "holds no flow of" in _error(capsys, "predict", run, folder / "videos" / "25.mp4", "--flow", store)
+    assert "holds no flow of" in error_of(capsys, "eval", run, "--data.table.flow", store)
+    assert "holds no flow of" in error_of(capsys, "predict", run, folder / "videos" / "25.mp4", "--flow", store)
 
     # A video of one frame; one of several is named, and the others are answered.
     write_video(tmp_path / "one.mp4", np.zeros((1, SIZE, SIZE, 3), np.uint8), fps=10)
-    assert "one.mp4: the video has one frame" in _error(capsys, "predict", run, tmp_path / "one.mp4")
+    assert "one.mp4: the video has one frame" in error_of(capsys, "predict", run, tmp_path / "one.mp4")
     assert main(["predict", str(run), str(tmp_path / "one.mp4"), str(folder / "videos" / "25.mp4")]) == 1

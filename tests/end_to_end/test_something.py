@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from commands import error_of, json_of
 from PIL import Image
 
 from vidgraph.cli import main
@@ -16,21 +15,6 @@ from vidgraph.cli import main
 TRAINED = ("2", "4", "862", "2003", "3201", "6981", "13201", "22983")
 OTHERS = ("44862", "57082", "77005", "80962", "151201")
 OPTIONS = "{whole_video: true, size: 48, dropout: 0.0}"
-
-
-def _error(capsys: pytest.CaptureFixture[str], *words: object) -> str:
-    capsys.readouterr()
-    assert main([*map(str, words)]) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("vidgraph: ")
-    assert error.count("\n") == 1
-    return error
-
-
-def _json(capsys: pytest.CaptureFixture[str], *words: object) -> Any:
-    capsys.readouterr()
-    assert main([*map(str, words), "--json"]) == 0
-    return json.loads(capsys.readouterr().out)
 
 
 @pytest.fixture(scope="module")
@@ -70,16 +54,16 @@ def test_real_frames_are_checked_learnt_scored_and_predicted(table: Path, tmp_pa
 
     run = tmp_path / "run"
     assert main(["train", str(_recipe(table, tmp_path)), "--out", str(run)]) == 0
-    centre = _json(capsys, "eval", run, "--split", "train", "--device", "cpu")
+    centre = json_of(capsys, "eval", run, "--split", "train", "--device", "cpu")
     assert (centre["top1"], centre["n"]) == (100.0, 8)
     for words in (
         "--eval.num_views 2 --eval.crops 11 --eval.crop_size 55 --eval.fusion logits",
         "--eval.full_frame true --eval.fusion max --views 2",
         "--eval.crops 3 --eval.fusion max_logits --batch-size 2",
     ):
-        assert _json(capsys, "eval", run, "--split", "train", "--device", "cpu", *words.split())["n"] == 8
+        assert json_of(capsys, "eval", run, "--split", "train", "--device", "cpu", *words.split())["n"] == 8
     videos = [line.split(",")[0] for line in table.read_text(encoding="utf-8").splitlines()[1:9]]
-    answers = _json(capsys, "predict", run, *videos, "--device", "cpu")
+    answers = json_of(capsys, "predict", run, *videos, "--device", "cpu")
     assert [answer["top"][0]["class"] for answer in answers] == [f"Moving {k} somethings" for k in range(8)]
     lengths = [sum(file.suffix == ".jpg" for file in Path(video).iterdir()) for video in videos]
     expected = [np.linspace(0, length - 1, 8).astype(int).tolist() for length in lengths]
@@ -107,37 +91,37 @@ def test_bad_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
 
     # A missing frame, in a training and in a prediction.
     gap = f"{videos / '2'}: a frame image is missing, after 00002.jpg comes 00004.jpg; extract the frames again"
-    assert f"vidgraph: {gap} (table.csv, line 3)\n" == _error(capsys, *train)
-    assert f"vidgraph: {gap}\n" == _error(capsys, "predict", "digit_stem", videos / "2")
+    assert f"vidgraph: {gap} (table.csv, line 3)\n" == error_of(capsys, *train)
+    assert f"vidgraph: {gap}\n" == error_of(capsys, "predict", "digit_stem", videos / "2")
     (videos / "2" / "00003.jpg").write_bytes((videos / "2" / "00002.jpg").read_bytes())
 
     # A clip longer than the video, and more views than frames.
-    error = _error(capsys, *train, "--data.table.past_end", "refuse")
+    error = error_of(capsys, *train, "--data.table.past_end", "refuse")
     assert "a clip needs 8 frames, and the video has " in error
     scored = ["eval", "digit_stem", "--data", table, "--split", "val"]
-    assert "label 'Holding something' is not among the 10 given classes" in _error(capsys, *scored)
-    assert "6 clips cannot be spread over 5 frames; ask for fewer clips" in _error(
+    assert "label 'Holding something' is not among the 10 given classes" in error_of(capsys, *scored)
+    assert "6 clips cannot be spread over 5 frames; ask for fewer clips" in error_of(
         capsys, "predict", "digit_stem", videos / "1", "--views", 6
     )
 
     # Sizes and settings that do not fit.
-    assert "data.table.short_side must be [256] or a range such as [256, 320], got [320, 256]" in _error(
+    assert "data.table.short_side must be [256] or a range such as [256, 320], got [320, 256]" in error_of(
         capsys, *train, "--data.table.short_side", "[320, 256]"
     )
-    assert "short_side 40 is smaller than the model's input of 48x48 pixels" in _error(capsys, *train, "--data.table.short_side", "[40]")
-    assert "crops of 48x48 pixels do not fit into frames whose shorter side is 32" in _error(capsys, *train, "--eval.short_side", 32)
-    assert "data.table.brightness must be a share from 0 to 1, got 2.0" in _error(capsys, *train, "--data.table.brightness", 2)
-    assert "data.table.folder_fps must be above 0, got 0.0" in _error(capsys, *train, "--data.table.folder_fps", 0)
-    assert "eval.crops must be above 0, got 0" in _error(capsys, *train, "--eval.crops", 0)
-    assert "unknown key eval.crop; did you mean 'crops'?" in _error(capsys, *scored, "--eval.crop", 3)
-    assert "data.table.past_end must be one of clamp, loop, refuse, got 'repeat'" in _error(
+    assert "short_side 40 is smaller than the model's input of 48x48 pixels" in error_of(capsys, *train, "--data.table.short_side", "[40]")
+    assert "crops of 48x48 pixels do not fit into frames whose shorter side is 32" in error_of(capsys, *train, "--eval.short_side", 32)
+    assert "data.table.brightness must be a share from 0 to 1, got 2.0" in error_of(capsys, *train, "--data.table.brightness", 2)
+    assert "data.table.folder_fps must be above 0, got 0.0" in error_of(capsys, *train, "--data.table.folder_fps", 0)
+    assert "eval.crops must be above 0, got 0" in error_of(capsys, *train, "--eval.crops", 0)
+    assert "unknown key eval.crop; did you mean 'crops'?" in error_of(capsys, *scored, "--eval.crop", 3)
+    assert "data.table.past_end must be one of clamp, loop, refuse, got 'repeat'" in error_of(
         capsys, *train, "--data.table.past_end", "repeat"
     )
 
     # Label files.
     (labels / "labels.csv").write_text("Holding something\nMoving something\nFolding something\n")
-    assert "holds 3 classes, and the label files name 2: no video is of class 'Folding something'" in _error(capsys, *make)
+    assert "holds 3 classes, and the label files name 2: no video is of class 'Folding something'" in error_of(capsys, *make)
     (labels / "labels.csv").write_text("Holding something\n")
-    assert "train.csv, line 2: class 'Moving something' is not among the 1 of labels.csv" in _error(capsys, *make)
-    assert "dataset 'somethin' does not exist; did you mean 'something'?" in _error(capsys, "data", "make", "somethin")
-    assert "hold-out must be a share from 0 to below 1, got 2.0" in _error(capsys, *make, "--hold-out", 2)
+    assert "train.csv, line 2: class 'Moving something' is not among the 1 of labels.csv" in error_of(capsys, *make)
+    assert "dataset 'somethin' does not exist; did you mean 'something'?" in error_of(capsys, "data", "make", "somethin")
+    assert "hold-out must be a share from 0 to below 1, got 2.0" in error_of(capsys, *make, "--hold-out", 2)

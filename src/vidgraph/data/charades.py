@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from vidgraph.data.label_files import check_hold_out, folder_in_table, names_in, read_label_file, share_of, write_csv
+from vidgraph.data.label_files import check_hold_out, check_videos_once, folder_in_table, names_in, read_label_file, share_of, write_csv
 from vidgraph.errors import DataError, TableError, nearest
 
 CLASSES, ANNOTATIONS = "Charades_v1_classes.txt", {"train": "Charades_v1_train.csv", "test": "Charades_v1_test.csv"}
@@ -117,7 +117,7 @@ def make_tables(labels: str | Path, videos: str | Path, out: str | Path, hold_ou
     check_hold_out(hold_out)
     classes = _read_classes(labels / CLASSES)
     samples = {split: list(_read_samples(labels / name, classes)) for split, name in ANNOTATIONS.items()}
-    _check_videos_once(samples)
+    check_videos_once((sample.video, sample.place) for listed in samples.values() for sample in listed)
     if hold_out:
         train, held = ([s for s in samples["train"] if (share_of(s.subject) < hold_out) is held_out] for held_out in (False, True))
         samples = {"train": train, HELD: held, "test": samples["test"]}
@@ -214,15 +214,6 @@ def _codes(sample: _Sample) -> list[str]:
 
 
 # ---- checks ----------------------------------------------------------------------------------------------------------------------------
-
-
-def _check_videos_once(samples: dict[str, list[_Sample]]) -> None:
-    seen: dict[str, str] = {}
-    for listed in samples.values():
-        for sample in listed:
-            if first := seen.get(sample.video):
-                raise TableError(f"{sample.place}: video {sample.video} is listed a second time, after {first}")
-            seen[sample.video] = sample.place
 
 
 def _find_videos(folder: Path, videos: list[str]) -> tuple[str, int]:

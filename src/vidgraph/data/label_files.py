@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vidgraph.errors import DataError
+from vidgraph.errors import DataError, TableError
 from vidgraph.files import whole_file
 
 UNUSED = "unused"  # by an official split
@@ -70,6 +70,19 @@ def check_hold_out(share: float) -> None:
     """Raises DataError if a share of training videos to hold out is none."""
     if not 0 <= share < 1:
         raise DataError(f"hold-out must be a share from 0 to below 1, got {share}")
+
+
+def check_videos_once(videos: Iterable[tuple[str, str]]) -> None:
+    """Raises TableError if a video is listed twice.
+
+    Args:
+        videos: the name of each and the place, as file and row, that lists it.
+    """
+    seen: dict[str, str] = {}
+    for video, place in videos:
+        if first := seen.get(video):
+            raise TableError(f"{place}: video {video} is listed a second time, after {first}")
+        seen[video] = place
 
 
 def share_of(name: str) -> float:

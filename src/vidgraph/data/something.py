@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vidgraph.data.label_files import check_hold_out, folder_in_table, names_in, read_label_file, share_of, write_csv
+from vidgraph.data.label_files import check_hold_out, check_videos_once, folder_in_table, names_in, read_label_file, share_of, write_csv
 from vidgraph.data.table import natural_key, near_only
 from vidgraph.errors import DataError, TableError
 
@@ -104,7 +104,7 @@ def make_table(labels: str | Path, videos: str | Path, out: str | Path, hold_out
     samples = {split: list(_read_samples(_find(labels, ending), class_file, classes)) for split, ending in version.splits.items()}
     if version.name == "v2" and (answers := _matching(labels, _ANSWERS)):
         samples["test"] = list(_read_samples(answers[0], class_file, classes))
-    _check_videos_once(samples)
+    check_videos_once((sample.video, sample.place) for listed in samples.values() for sample in listed)
     _check_class_count(class_file, classes, samples)
     if hold_out:
         samples[HELD] = [sample for sample in samples["train"] if share_of(sample.video) < hold_out]
@@ -208,15 +208,6 @@ def _json_samples(path: Path) -> Iterator[_Sample]:
 
 
 # ---- checks and writing ----------------------------------------------------------------------------------------------------------------
-
-
-def _check_videos_once(samples: dict[str, list[_Sample]]) -> None:
-    seen: dict[str, str] = {}
-    for listed in samples.values():
-        for sample in listed:
-            if first := seen.get(sample.video):
-                raise TableError(f"{sample.place}: video {sample.video} is listed a second time, after {first}")
-            seen[sample.video] = sample.place
 
 
 def _check_class_count(class_file: Path, classes: list[str], samples: dict[str, list[_Sample]]) -> None:

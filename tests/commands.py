@@ -1,0 +1,27 @@
+"""What the command answers: for tests that call it as a user does."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from vidgraph.cli import main
+
+
+def error_of(capsys: pytest.CaptureFixture[str], *words: object, code: int = 2) -> str:
+    """The one line that the command prints about input that it cannot use."""
+    capsys.readouterr()
+    assert main([*map(str, words)]) == code
+    error = capsys.readouterr().err
+    assert error.startswith("vidgraph: ")
+    assert error.count("\n") == 1
+    return error
+
+
+def json_of(capsys: pytest.CaptureFixture[str], *words: object, code: int = 0) -> Any:
+    """What the command prints with --json."""
+    capsys.readouterr()
+    assert main([*map(str, words), "--json"]) == code
+    return json.loads(capsys.readouterr().out)
