@@ -72,12 +72,12 @@ def score_model(
     Raises:
         VidgraphError: weights or data that do not exist or do not fit together.
     """
+    model = from_pretrained(name)  # first, so that a misspelt name is called that
     is_run = (Path(name) / "recipe.yaml").is_file()
     if data is None and not is_run:
         raise RecipeError(f"{name} does not say what it was trained on; add --data RECIPE, TABLE or FOLDER")
     settings, overrides = eval_settings(name if is_run else None, overrides)
     settings = replace(settings, num_views=num_views or settings.num_views, batch_size=batch_size or settings.batch_size)
-    model = from_pretrained(name)
     spec = cast(InputSpec, model.input_spec)
     found = scored_data(load_data(data or name, overrides), spec, _names_of(model), split, settings)
     batches = eval_batches(found.dataset, settings)

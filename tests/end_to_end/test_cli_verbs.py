@@ -118,6 +118,7 @@ def test_eval_on_generated_digits(model: Path, capsys: pytest.CaptureFixture[str
     assert "no split 'tset'; did you mean 'test'?" in error_of(capsys, "eval", model, *data, "--split", "tset")
     assert "only --data. options" in error_of(capsys, "eval", model, *data, "--train.lr", 1)
     assert "add --data RECIPE" in error_of(capsys, "eval", model)
+    assert "no weights are called 'gone'" in error_of(capsys, "eval", "gone")
 
 
 def test_predict_one_video_and_draw_it(digits: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
