@@ -87,7 +87,7 @@ def test_killed_in_the_middle_and_called_again(videos: Path, tmp_path: Path) -> 
     whole, store = tmp_path / "whole", tmp_path / "store"
     subprocess.run([*command, "--out", str(whole)], check=True, capture_output=True)
     process = subprocess.Popen([*command, "--out", str(store)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while not list(store.rglob("*.boxes")) and process.poll() is None:
+    while not list(store.rglob("[!.]*.boxes")) and process.poll() is None:
         time.sleep(0.02)
     os.kill(process.pid, signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL

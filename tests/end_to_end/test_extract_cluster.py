@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -53,21 +53,6 @@ def test_without_a_cluster_one_line(videos: Path, tmp_path: Path) -> None:
     assert done.stderr.count("\n") == 1
 
 
-@pytest.fixture
-def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """Two nodes with one processor each; the command finds them by RAY_ADDRESS."""
-    pytest.importorskip("ray")
-    from ray.cluster_utils import Cluster
-
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    memory = {"object_store_memory": 80 << 20}
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, **memory})
-    cluster.add_node(num_cpus=1, **memory)
-    monkeypatch.setenv("RAY_ADDRESS", cluster.address)
-    yield cluster
-    cluster.shutdown()
-
-
 def command(videos: Path, store: Path) -> list[str]:
     return [sys.executable, "-m", "vidgraph.cli", "extract", "proposals", str(videos), "--out", str(store), *SETTINGS, "--cluster"]
 
@@ -92,9 +77,9 @@ def parent_of(pid: int) -> int:
 
 def disturbed(videos: Path, store: Path, disturb: Callable[[subprocess.Popen[str]], None]) -> tuple[int, str]:
     """Runs the command, calls `disturb` as soon as a new file is there, and returns the exit code and what was printed."""
-    before = len(list(store.rglob("*.boxes")))
+    before = len(list(store.rglob("[!.]*.boxes")))
     process = subprocess.Popen(command(videos, store), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    while len(list(store.rglob("*.boxes"))) <= before and process.poll() is None:
+    while len(list(store.rglob("[!.]*.boxes"))) <= before and process.poll() is None:
         time.sleep(0.02)
     disturb(process)
     out, error = process.communicate()

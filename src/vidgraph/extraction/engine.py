@@ -94,6 +94,7 @@ def extract(
                     counts.update(outcome.counts)
                 if progress is not None:
                     progress(number, len(todo))
+        _remove_leftovers(store.folder)  # of processes that were killed on the way
     return Report(done, kept, sorted(failures), counts, time.perf_counter() - begin)
 
 

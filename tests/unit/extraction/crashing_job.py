@@ -18,14 +18,15 @@ from vidgraph.extraction.container import Method
 from vidgraph.extraction.engine import extract
 from vidgraph.extraction.store import BOXES
 from vidgraph.extraction.tasks import Extracted, Task
+from vidgraph.files import whole_file
 
 
 @dataclass(frozen=True)
 class CrashingJob:
-    """Stores no boxes; dies at the second video: always, or the first time."""
+    """Stores no boxes; dies while it writes the file of the second video: always, or the first time."""
 
     mode: str
-    marker: str
+    store: str
 
     def method(self) -> Method:
         return Method(BOXES, "crash", 1, {})
@@ -36,16 +37,19 @@ class CrashingJob:
         return self._work
 
     def _work(self, task: Task) -> Extracted:
-        if task.name == "a/1.mp4" and (self.mode == "always" or not os.path.exists(self.marker)):
-            Path(self.marker).touch()
-            os.kill(os.getpid(), signal.SIGKILL)
+        marker = Path(f"{self.store}.marker")
+        if task.name == "a/1.mp4" and (self.mode == "always" or not marker.exists()):
+            marker.touch()
+            with whole_file(Path(self.store, f"{task.name}.boxes")) as temporary:
+                temporary.write_text("the first half")
+                os.kill(os.getpid(), signal.SIGKILL)
         return Extracted([], 16, 64, 96, 0, [])
 
 
 def run() -> None:
     mode, store, *videos = sys.argv[1:]
     tasks = [Task(Path(video), name) for video, name in zip(videos[::2], videos[1::2], strict=True)]
-    report = extract(CrashingJob(mode, f"{store}.marker"), tasks, store, workers=2)
+    report = extract(CrashingJob(mode, store), tasks, store, workers=2)
     print(json.dumps({"done": report.done, "failures": report.failures}))
 
 
