@@ -308,10 +308,12 @@ def test_the_rpn_end_to_end(videos: Path, model: Path, shared_data: Path, tmp_pa
     assert found.mask.all()
     assert (np.diff(found.scores) <= 0).all()
     assert json_of(capsys, "predict", model, clip, "--boxes", store, "--device", "cpu")[0]["top"]
-    photos = sorted((shared_data / "data" / "photos").rglob("*.jpg"))[:2]
-    words = f"--source rpn --weights random --short-side 128 --out {tmp_path / 'photos'}".split()
-    assert main(["extract", "proposals", *map(str, photos), *words]) == 0
-    assert all(BoxStore(tmp_path / "photos").boxes(photo).at([0], 50).mask.all() for photo in photos)
+    photos, samples = shared_data / "data" / "photos" / "detectron_demo", shared_data / "data" / "sample_videos"
+    words = f"--source rpn --weights random --short-side 128 --every 120 --count 20 --out {tmp_path / 'samples'}".split()
+    assert main(["extract", "proposals", str(photos), str(samples), *words]) == 0
+    stored = BoxStore(tmp_path / "samples")
+    for path in [photos, *samples.glob("*.mp4"), *samples.glob("*.avi")]:
+        assert stored.boxes(path).at([0], 20).mask.all()
 
 
 def test_a_short_still_video_has_no_boxes_and_works(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
