@@ -75,8 +75,12 @@ class ScoredData:
     name: str
 
 
-def prepare(recipe: Recipe) -> Experiment:
+def prepare(recipe: Recipe, continued: bool = False) -> Experiment:
     """Builds the model and its training and validation data.
+
+    Args:
+        recipe: what is trained on what.
+        continued: a checkpoint holds the weights, so that the initial ones are not read; they need not be there any more.
 
     Raises:
         VidgraphError: names, options or files in the recipe that do not exist or do not fit together.
@@ -85,9 +89,9 @@ def prepare(recipe: Recipe) -> Experiment:
 
     torch.manual_seed(recipe.train.seed)  # the initial weights
     if recipe.data.syncmnist is not None:
-        return _prepare_syncmnist(recipe, recipe.data.syncmnist)
+        return _prepare_syncmnist(recipe, recipe.data.syncmnist, continued)
     assert recipe.data.table is not None
-    return _prepare_table(recipe, recipe.data.table)
+    return _prepare_table(recipe, recipe.data.table, continued)
 
 
 def default_folder(name: str, recipe: Recipe) -> Path:
@@ -105,7 +109,7 @@ def train_recipe(recipe: Recipe, folder: Path, resume: bool = False) -> FitResul
     rank, _ = process_rank()
     with run_lock(folder) if rank == 0 else nullcontext():
         _check_folder(recipe, folder, resume)
-        experiment = prepare(recipe)
+        experiment = prepare(recipe, continued=resume and (folder / CHECKPOINT).exists())
         if rank == 0:
             _open_folder(experiment, folder, resume)
         return fit(experiment.model, experiment.data, recipe.train, folder, save_weights, resume)
@@ -150,11 +154,11 @@ def scored_data(
 # ---- model ---------------------------------------------------------------------------------------------------------------------------
 
 
-def _build_model(recipe: Recipe, class_names: Sequence[str]) -> tuple[nn.Module, list[str]]:
-    """The model with its initial weights, and what they did not fill."""
+def _build_model(recipe: Recipe, class_names: Sequence[str], continued: bool) -> tuple[nn.Module, list[str]]:
+    """The model with its initial weights, unless it is continued, and what they did not fill."""
     model = create_model(recipe.model.architecture, class_names=list(class_names), **recipe.model.options)
     source = recipe.model.initial_weights
-    if source is None:
+    if source is None or continued:
         return model, []
     report = load_matching(model, read_state(source))
     groups = (("start anew", [*report.missing, *report.skipped_shape]), ("in the file but not used", report.unexpected))
@@ -171,13 +175,13 @@ def _by_module(names: Sequence[str]) -> str:
 # ---- synchronous digits --------------------------------------------------------------------------------------------------------------
 
 
-def _prepare_syncmnist(recipe: Recipe, data: SyncMnistData) -> Experiment:
+def _prepare_syncmnist(recipe: Recipe, data: SyncMnistData, continued: bool) -> Experiment:
     from vidgraph.data.digit_sources import load_digits
 
     digits = load_digits(data.digits, "train")
     train = _stream(data, digits, total_clips(recipe.train, 0), recipe.train.seed)
     val = _syncmnist_split(data, "val") if data.val_clips else None
-    model, notes = _build_model(recipe, train.class_names)
+    model, notes = _build_model(recipe, train.class_names, continued)
     _check_fits(train, cast(InputSpec, model.input_spec))
     content = hashlib.sha256(digits.images.tobytes() + digits.labels.tobytes()).hexdigest()
     fingerprint = {"files": len(digits), "missing": 0, "skipped": 0, "sha256": content}
@@ -239,11 +243,11 @@ def _syncmnist_name(data: SyncMnistData, split: str) -> str:
 # ---- tables --------------------------------------------------------------------------------------------------------------------------
 
 
-def _prepare_table(recipe: Recipe, data: TableData) -> Experiment:
+def _prepare_table(recipe: Recipe, data: TableData, continued: bool) -> Experiment:
     from vidgraph.data.clips import ClipDataset
 
     table, skip = _read_table(data)
-    model, notes = _build_model(recipe, table.class_names)
+    model, notes = _build_model(recipe, table.class_names, continued)
     model.multi_label = table.multi_label  # kept with the weights
     spec = cast(InputSpec, model.input_spec)
     views = view_plan(data, EvalRecipe(short_side=recipe.eval.short_side))  # one clip and its centre, at the size that is scored later

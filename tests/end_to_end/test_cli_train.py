@@ -160,6 +160,16 @@ def test_resume_of_a_finished_training_says_so(whole: Path, capsys: pytest.Captu
     assert "finished: 1,920 clips" in capsys.readouterr().out
 
 
+def test_what_a_training_started_from_may_be_gone_later(whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = shutil.copytree(whole, tmp_path / "first")
+    words = ["--model.initial_weights", str(first), "--out", str(tmp_path / "second"), "--train.clips", "64", "--train.workers", "0"]
+    assert main(["train", "digits:stem", *SMALL, *words]) == 0
+    assert f"initial weights {first}: " in capsys.readouterr().out
+    shutil.rmtree(first)
+    assert main(["train", str(tmp_path / "second"), "--resume"]) == 0
+    assert "initial weights" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
