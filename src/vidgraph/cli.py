@@ -83,7 +83,7 @@ def predict(args: argparse.Namespace) -> int:
 
     videos = [video for path in args.videos for video in list_videos(path)]
     if args.save is not None:
-        check_save_target(args.save)
+        check_save_target(args.save, videos)
         if len(videos) > 1:
             raise VidgraphError(f"--save draws one video, and {len(videos)} were given")
     plan, fusion = prediction_views(args.model, args.views)

@@ -45,6 +45,13 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def natural(text: str) -> int:
+    """Type of a count on the command line that may be 0."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0")
+    return int(text)
+
+
 def split_overrides(words: Sequence[str]) -> tuple[list[str], list[str]]:
     """The command's own words, and the dotted overrides `--a.b VALUE` or `--a.b=VALUE` with their values."""
     own, overrides, rest = [], [], list(words)

@@ -95,8 +95,10 @@ def convert_weights(
         out: folder of the weights.
 
     Raises:
-        WeightsError: no checkpoint, one that would run code, or one of another model.
+        WeightsError: the folder holds a training; no checkpoint, one that would run code, or one of another model.
     """
+    if (out / "recipe.yaml").exists():
+        raise WeightsError(f"{out}: holds a training, whose weights would be overwritten; choose another --out")
     if file.suffix == ".npz":
         report, model = _convert_rstg(file, architecture or "rstg_syncmnist", num_classes, options)
     else:

@@ -7,16 +7,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from vidgraph.command_line import FAULTS, GOOD, Parser, add_verb, positive
+from vidgraph.command_line import FAULTS, GOOD, Parser, add_verb, natural, positive
 
 
 def data_check(args: argparse.Namespace) -> int:
     from vidgraph.data.check import check_table
     from vidgraph.data.intervals import load_intervals
     from vidgraph.data.table import load_table, parse_columns
+    from vidgraph.files import check_target
     from vidgraph.progress import counter
     from vidgraph.weights import from_pretrained
 
+    if args.skip_list is not None:
+        check_target(args.skip_list, [args.path])
     table = load_table(args.path, parse_columns(args.columns), multi_label=None if args.intervals is None else True)
     intervals = None if args.intervals is None else load_intervals(args.intervals, table)
     model: Any = from_pretrained(args.model) if args.model else None
@@ -121,7 +124,7 @@ def add_data(verbs: Any) -> None:
     p.add_argument("--classes", type=int, nargs="+", metavar="C", help="digits that take part (default 0 to 9)")
     p.add_argument("--digits", default="mnist", metavar="SOURCE", help="mnist, embedded, or a folder with MNIST's four files")
     for split, count in (("train", 1000), ("val", 200), ("test", 200)):
-        p.add_argument(f"--{split}", type=int, default=count, metavar="N", help=f"videos for {split} (default {count})")
+        p.add_argument(f"--{split}", type=natural, default=count, metavar="N", help=f"videos for {split} (default {count})")
     p.add_argument("--seed", type=int, default=0)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from vidgraph.command_line import GOOD, add_verb, positive
 from vidgraph.errors import RecipeError
+from vidgraph.files import check_target
 
 
 def evaluate(args: argparse.Namespace) -> int:
@@ -58,6 +59,8 @@ def _check_targets(args: argparse.Namespace) -> None:
     ):
         if path is not None and path.suffix.lower() != suffix:
             raise RecipeError(f"{option} {path}: it is written as {suffix}; name it so")
+        if path is not None:
+            check_target(path, [name for name in (args.model, args.against) if name is not None])
 
 
 def _scores(names: Sequence[str], args: argparse.Namespace, recorder: Any) -> tuple[list[Any], str]:

@@ -7,7 +7,7 @@ import json
 import os
 import pickle
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vidgraph.errors import RunError
+
+
+def check_target(path: str | Path, inputs: Iterable[str | Path] = ()) -> None:
+    """Fails early, before the work, if a file could not be written.
+
+    Args:
+        path: the file.
+        inputs: what is read, and must not be overwritten.
+
+    Raises:
+        RunError: a folder, an input, or a place that cannot be written.
+    """
+    target = Path(path)
+    if not target.name or target.is_dir():
+        raise RunError(f"{target}: is a folder; name a file to write")
+    for given in map(Path, inputs):
+        if target.exists() and given.exists() and target.samefile(given):
+            raise RunError(f"{target}: is read here, and would be overwritten; name another file to write")
+    parent = next(folder for folder in target.absolute().parents if folder.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise RunError(f"{target}: cannot be written, {parent} is not a folder that you may write to")
 
 
 @contextmanager
@@ -28,6 +49,8 @@ def whole_file(path: str | Path) -> Iterator[Path]:
         RunError: the folder cannot be written or the disk is full; what stood at `path` before is intact.
     """
     target = Path(path)
+    if not target.name or target.is_dir():
+        raise RunError(f"{target}: is a folder; name a file to write")
     temporary = target.with_name(f".{target.stem}.{os.getpid()}.partial{target.suffix}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -6,7 +6,6 @@ Shapes: V views, C channels, T frames of a clip, S snippets of flow, L fields pe
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
@@ -19,8 +18,9 @@ from torch import Tensor, nn
 
 from vidgraph.data.flow_source import VideoFlow
 from vidgraph.errors import DataError, VideoError, VidgraphError, WeightsError
-from vidgraph.evaluation.inference import ViewFusion, fuse_views, predict_batch, view_scores
+from vidgraph.evaluation.inference import ViewFusion, check_fusion, fuse_views, predict_batch, view_scores
 from vidgraph.extraction.store import BoxStore
+from vidgraph.files import check_target
 from vidgraph.records import ClipBatch, Explanation, InputSpec, Prediction, RegionLinks, Regions
 from vidgraph.video.reader import open_video
 from vidgraph.video.sampling import SpanError
@@ -81,6 +81,7 @@ class Recogniser:
     ) -> None:
         if num_views < 1 or (plan is not None and num_views > 1):
             raise ValueError(f"num_views must be at least 1, and be left out where a plan says how many; not {num_views}")
+        check_fusion(views)
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.model = model.to(self.device).eval()
         self.spec = cast(InputSpec, model.input_spec)
@@ -269,21 +270,21 @@ def _joined_links(links: Sequence[RegionLinks], num_frames: int) -> RegionLinks 
     return RegionLinks(**joined)
 
 
-def check_save_target(target: str | Path) -> None:
+def check_save_target(target: str | Path, videos: Sequence[str | Path] = ()) -> None:
     """Fails early, before a model runs, if a prediction could not be saved there.
 
+    Args:
+        target: the file.
+        videos: what is predicted, and must not be overwritten.
+
     Raises:
-        VidgraphError: a suffix other than `.mp4` and `.html`, or a place that cannot be written.
+        VidgraphError: a suffix other than `.mp4` and `.html`, one of the videos, or a place that cannot be written.
     """
     target = Path(target)
     if target.suffix.lower() not in SAVE_SUFFIXES:
         kinds = " or ".join(f"{suffix} ({kind})" for suffix, kind in SAVE_SUFFIXES.items())
         raise VidgraphError(f"{target}: a prediction is saved as {kinds}; choose one of these suffixes")
-    if target.is_dir():
-        raise VidgraphError(f"{target}: is a folder; name a file to save to")
-    parent = next(folder for folder in target.absolute().parents if folder.exists())
-    if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise VidgraphError(f"{target}: cannot be written, {parent} is not a folder that you may write to")
+    check_target(target, videos)
 
 
 def list_videos(path: str | Path) -> list[Path]:

@@ -111,6 +111,11 @@ def _convert_value(hint: Any, value: Any, where: str) -> Any:
         return {key: value_of(v) if isinstance(v, str) else v for key, v in value.items()}
     if isinstance(value, bool) and hint in (int, float, int | None, float | None):  # a bool passes for an int in Python
         raise RecipeError(f"{where} must be {_readable(hint)}, got {value!r}")
+    if value is None and type(None) not in typing.get_args(hint) and hint is not Any:
+        empty = typing.get_origin(hint) or hint
+        if empty in (dict, list, tuple):  # a key with nothing below it
+            return empty()
+        raise RecipeError(f"{where} must be {_readable(hint)}, got null")
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--value", type=hint)
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -119,6 +120,24 @@ def test_eval_on_generated_digits(model: Path, capsys: pytest.CaptureFixture[str
     assert "only --data. options" in error_of(capsys, "eval", model, *data, "--train.lr", 1)
     assert "add --data RECIPE" in error_of(capsys, "eval", model)
     assert "no weights are called 'gone'" in error_of(capsys, "eval", "gone")
+
+
+def test_what_is_read_is_never_overwritten(model: Path, digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = shutil.copytree(digits, tmp_path / "digits")
+    clip, table = next(folder.rglob("*.mp4")), folder / "table.csv"
+    before = clip.read_bytes(), table.read_bytes()
+    overwritten = "is read here, and would be overwritten; name another file to write"
+    assert f"{clip}: {overwritten}" in error_of(capsys, "predict", model, clip, "--save", clip)
+    assert f"{table}: {overwritten}" in error_of(capsys, "data", "check", table, "--skip-list", table)
+    assert (clip.read_bytes(), table.read_bytes()) == before
+    assert ".: is a folder; name a file to write" in error_of(capsys, "data", "check", table, "--skip-list", ".")
+    (tmp_path / "file").write_text("")
+    scores = ["eval", model, "--data", table, "--scores", tmp_path / "file" / "s.npz"]
+    assert "s.npz: cannot be written, " in error_of(capsys, *scores)
+    run = shutil.copytree(model, tmp_path / "run")
+    (run / "recipe.yaml").write_text("name: a\n")
+    assert f"{run}: holds a training, whose weights would be overwritten" in error_of(capsys, "convert", clip, "--out", run)
+    assert "'-1' is not a whole number from 0" in error_of(capsys, "data", "make", "syncmnist", "--out", tmp_path / "new", "--train", -1)
 
 
 def test_predict_one_video_and_draw_it(digits: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

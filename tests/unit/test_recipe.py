@@ -83,6 +83,7 @@ def test_published_numbers_of_the_paper() -> None:
         ("syncmnist3:rstg", "--data.syncmnist.num_digit 3", "unknown key data.syncmnist.num_digit; did you mean 'num_digits'?"),
         ("syncmnist3:rstg", "--trian.lr 1", "unknown key trian; did you mean 'train'?"),
         ("syncmnist3:rstg", "--train.lr fast", "train.lr must be a number, got 'fast'"),
+        ("syncmnist3:rstg", "--train.lr null", "train.lr must be a number, got null"),
         ("syncmnist3:rstg", "--train.clips 1.5", "train.clips must be a whole number or null, got 1.5"),
         ("syncmnist3:rstg", "--train.nesterov 3", "train.nesterov must be true or false, got 3"),
         ("syncmnist3:rstg", "--train.optimizer adam", "train.optimizer must be one of adamw, sgd, got 'adam'"),
@@ -105,6 +106,11 @@ def test_faults_are_one_line_that_names_the_nearest(name: str, words: str, messa
     assert "\n" not in str(caught.value)
 
 
+def test_a_key_with_nothing_below_it_is_empty() -> None:
+    recipe = load_recipe("syncmnist3:rstg", ["--model.options", "null", "--train.freeze", "null"])
+    assert (recipe.model.options, list(recipe.train.freeze)) == ({}, [])
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -113,6 +119,7 @@ def test_faults_are_one_line_that_names_the_nearest(name: str, words: str, messa
         ("name: x\nrows: {}", "rows must hold at least one row"),
         ("name: x\nshare: {}\nrows: {a: {}}", "unknown key 'share'; did you mean 'shared'?"),
         ("name: x\nrows: {a: {model: {architecture: m}}}", "data is missing"),
+        ("name: x\nrows: {a: {data: {table: {path: p}}, model: {architecture: }}}", "model.architecture must be a text, got null"),
         ("name: x\nrows: {a: {data: {table: {}}, model: {architecture: m}}}", "data.table.path is missing"),
     ],
 )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 import torch
@@ -21,6 +21,13 @@ ViewFusion = Literal["mean", "max", "logits", "max_logits"]
 
 _MAXIMA = ("max", "max_logits")
 _PRECISIONS: dict[str, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16}
+
+
+def check_fusion(views: str) -> None:
+    """Raises RecipeError if views are not fused that way."""
+    known = get_args(ViewFusion)
+    if views not in known:
+        raise RecipeError(f"views are not fused by {views!r}{nearest(views, known)}")
 
 
 def evaluate(
@@ -125,6 +132,7 @@ class _Fused:
     """Collects the views of each sample by its index."""
 
     def __init__(self, views: ViewFusion, class_names: Sequence[str]) -> None:
+        check_fusion(views)
         self.views: ViewFusion = views
         self.class_names = class_names
         self.rows: dict[int, Tensor] = {}  # running sum or maximum, so that 30 views cost no more memory than one

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -60,6 +60,15 @@ class ViewPlan:
     def __post_init__(self) -> None:
         if min(self.clips, self.crops) < 1:
             raise ValueError(f"clips and crops must be at least 1; got {self.clips} and {self.crops}")
+        for name, value, known in (
+            ("past_end", self.past_end, PastEnd),
+            ("spread", self.spread, Spread),
+            ("crop_places", self.crop_places, CropPlaces),
+        ):
+            if value not in get_args(known):
+                raise ValueError(f"{name} must be one of {', '.join(get_args(known))}; got {value!r}")
+        if any(size is not None and size < 1 for size in (self.crop_size, self.short_side)):
+            raise ValueError(f"crop_size and short_side are numbers of pixels; got {self.crop_size} and {self.short_side}")
         if self.crop_places == "corners" and (self.crops != NUM_CORNERS or self.full_frame):
             raise ValueError(f"the four corners and the centre are {NUM_CORNERS} crops; got {self.crops}")
 

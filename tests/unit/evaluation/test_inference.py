@@ -53,6 +53,11 @@ def test_views_of_a_sample_are_fused_before_scoring_whatever_their_order():
         assert scores.correct.tolist() == [True, True, True]
 
 
+def test_a_misspelt_fusion_is_refused():
+    with pytest.raises(RecipeError, match="views are not fused by 'logit'; did you mean 'logits'"):
+        evaluate(Corner(), [batch([[0.0, 1.0, 0.0]], [1], [0])], class_names=CLASSES, views="logit")
+
+
 @pytest.mark.parametrize("views", ["mean", "max", "logits"])
 @pytest.mark.parametrize("multi_label", [False, True])
 def test_each_fusion_equals_its_formula(views: str, multi_label: bool):

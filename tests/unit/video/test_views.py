@@ -77,6 +77,14 @@ def test_what_does_not_fit_is_one_line(folder: Path) -> None:
             read_views(video, InputSpec(num_frames=31, height=8, width=8, stride_frames=2), ViewPlan(past_end="refuse"), 0)
     with pytest.raises(ValueError, match="at least 1"):
         ViewPlan(clips=0)
+    for wrong, message in (
+        ({"spread": "part"}, "spread must be one of parts, linspace; got 'part'"),
+        ({"past_end": "repeat"}, "past_end must be one of clamp, loop, refuse; got 'repeat'"),
+        ({"crop_places": "corner"}, "crop_places must be one of line, corners; got 'corner'"),
+        ({"crop_size": 0}, "crop_size and short_side are numbers of pixels; got 0 and None"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            ViewPlan(**wrong)
 
 
 def test_the_rate_of_a_folder_is_the_plan_s(folder: Path) -> None:
