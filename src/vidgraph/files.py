@@ -29,14 +29,18 @@ def check_target(path: str | Path, inputs: Iterable[str | Path] = ()) -> None:
         RunError: a folder, an input, or a place that cannot be written.
     """
     target = Path(path)
-    if not target.name or target.is_dir():
-        raise RunError(f"{target}: is a folder; name a file to write")
+    _check_is_no_folder(target)
     for given in map(Path, inputs):
         if target.exists() and given.exists() and target.samefile(given):
             raise RunError(f"{target}: is read here, and would be overwritten; name another file to write")
     parent = next(folder for folder in target.absolute().parents if folder.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         raise RunError(f"{target}: cannot be written, {parent} is not a folder that you may write to")
+
+
+def _check_is_no_folder(target: Path) -> None:
+    if not target.name or target.is_dir():  # the current folder has no name
+        raise RunError(f"{target}: cannot be written, it is a folder; name a file to write")
 
 
 @contextmanager
@@ -49,8 +53,7 @@ def whole_file(path: str | Path) -> Iterator[Path]:
         RunError: the folder cannot be written or the disk is full; what stood at `path` before is intact.
     """
     target = Path(path)
-    if not target.name or target.is_dir():
-        raise RunError(f"{target}: is a folder; name a file to write")
+    _check_is_no_folder(target)
     temporary = target.with_name(f".{target.stem}.{os.getpid()}.partial{target.suffix}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -130,7 +130,7 @@ def test_what_is_read_is_never_overwritten(model: Path, digits: Path, tmp_path: 
     assert f"{clip}: {overwritten}" in error_of(capsys, "predict", model, clip, "--save", clip)
     assert f"{table}: {overwritten}" in error_of(capsys, "data", "check", table, "--skip-list", table)
     assert (clip.read_bytes(), table.read_bytes()) == before
-    assert ".: is a folder; name a file to write" in error_of(capsys, "data", "check", table, "--skip-list", ".")
+    assert ".: cannot be written, it is a folder; name a file to write" in error_of(capsys, "data", "check", table, "--skip-list", ".")
     (tmp_path / "file").write_text("")
     scores = ["eval", model, "--data", table, "--scores", tmp_path / "file" / "s.npz"]
     assert "s.npz: cannot be written, " in error_of(capsys, *scores)

@@ -178,7 +178,7 @@ def test_skip_list_with_difficult_names_and_by_hand(tmp_path: Path) -> None:
 def test_skip_list_that_cannot_be_written_leaves_the_old_one(videos: Path, tmp_path: Path) -> None:
     report = check_table(make_table(videos, "gone.mp4,walk,train"))
     (tmp_path / "skip.txt").mkdir()
-    with pytest.raises(RunError, match=r"skip\.txt: cannot be written \(Is a directory\)"):
+    with pytest.raises(RunError, match=r"skip\.txt: cannot be written, it is a folder"):
         report.write_skip_list(tmp_path / "skip.txt")
     assert [p.name for p in tmp_path.iterdir()] == ["skip.txt"]
 
