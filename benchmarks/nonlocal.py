@@ -13,8 +13,6 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import resource
-import statistics
-import time
 from typing import Any
 
 import torch
@@ -50,19 +48,18 @@ def run(kind: type[NonLocalBlock], size: tuple[int, int, int], args: argparse.Na
     nn.init.normal_(block.out.weight, std=0.01)
     video = torch.randn(1, channels, frames, side, side, device=args.device, requires_grad=True)
     block(video.detach()[:, :, :1, :2, :2]).sum().backward()  # what the libraries themselves need is no part of the block's memory
-    clock = time.perf_counter if args.clock == "wall" else time.process_time
     on_gpu = args.device != "cpu"
-    before, seconds = memory(on_gpu), []
-    for repeat in range(args.repeats + 1):
-        start = clock()
+    outs = []
+
+    def step() -> None:
         with torch.autocast(args.device, torch.bfloat16, enabled=args.precision == "bf16"):
             out = block(video)
         out.float().square().sum().backward()
-        if on_gpu:
-            torch.cuda.synchronize()
-        if repeat:  # the first round warms up
-            seconds.append(clock() - start)
-    answers.put((statistics.median(seconds), memory(on_gpu) - before, out[0, :4, 0, 0].float().tolist()))
+        outs[:] = [out.detach()[0, :4, 0, 0].float().tolist()]
+
+    before = memory(on_gpu)
+    seconds = interleaved_medians({"step": step}, args)["step"]
+    answers.put((seconds, memory(on_gpu) - before, outs[0]))
 
 
 def memory(on_gpu: bool) -> float:

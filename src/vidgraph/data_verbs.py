@@ -50,36 +50,28 @@ def data_make_something(args: argparse.Namespace) -> int:
     from vidgraph.data.something import make_table
 
     made = make_table(args.labels, args.videos, args.out, hold_out=args.hold_out)
-    print(*made.lines(), sep="\n")
-    print(f"look for faults: vidgraph data check {args.out}")
-    return GOOD
+    return _tell(made, args.out)
 
 
 def data_make_charades(args: argparse.Namespace) -> int:
     from vidgraph.data.charades import make_tables
 
     made = make_tables(args.labels, args.videos, args.out, hold_out=args.hold_out)
-    print(*made.lines(), sep="\n")
-    print(f"look for faults: vidgraph data check {args.out}")
-    return GOOD
+    return _tell(made, args.out)
 
 
 def data_make_ucf101(args: argparse.Namespace) -> int:
     from vidgraph.data.ucf101 import make_table
 
     made = make_table(args.labels, args.videos, args.out, whole_train=args.whole_train, present_only=args.present)
-    print(*made.lines(), sep="\n")
-    print(f"look for faults: vidgraph data check {args.out} --columns split=split01")
-    return GOOD
+    return _tell(made, args.out, " --columns split=split01")
 
 
 def data_make_hmdb51(args: argparse.Namespace) -> int:
     from vidgraph.data.hmdb51 import make_table
 
     made = make_table(args.labels, args.videos, args.out, hold_out=args.hold_out, present_only=args.present)
-    print(*made.lines(), sep="\n")
-    print(f"look for faults: vidgraph data check {args.out} --columns split=split01")
-    return GOOD
+    return _tell(made, args.out, " --columns split=split01")
 
 
 def data_make_kinetics(args: argparse.Namespace) -> int:
@@ -87,8 +79,13 @@ def data_make_kinetics(args: argparse.Namespace) -> int:
 
     options: dict[str, Any] = {"classes": args.classes, "hold_out": args.hold_out, "present_only": args.present}
     made = make_table(args.labels, args.videos, args.out, **options)
+    return _tell(made, args.out)
+
+
+def _tell(made: Any, table: Path, columns: str = "") -> int:
+    """What is in a new table, and what to do next."""
     print(*made.lines(), sep="\n")
-    print(f"look for faults: vidgraph data check {args.out}")
+    print(f"look for faults: vidgraph data check {table}{columns}")
     return GOOD
 
 

@@ -60,7 +60,7 @@ def _check_targets(args: argparse.Namespace) -> None:
         if path is not None and path.suffix.lower() != suffix:
             raise RecipeError(f"{option} {path}: it is written as {suffix}; name it so")
         if path is not None:
-            check_target(path, [name for name in (args.model, args.against) if name is not None])
+            check_target(path, [name for name in (args.model, args.against, args.data, args.by) if name is not None])
 
 
 def _scores(names: Sequence[str], args: argparse.Namespace, recorder: Any) -> tuple[list[Any], str]:
