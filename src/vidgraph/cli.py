@@ -77,6 +77,7 @@ def reproduce(args: argparse.Namespace) -> int:
 def predict(args: argparse.Namespace) -> int:
     from vidgraph.data.flow_source import flow_as_trained
     from vidgraph.extraction.store import BoxStore
+    from vidgraph.progress import counter
     from vidgraph.recogniser import Recogniser, check_save_target, list_videos
     from vidgraph.scoring import prediction_views
     from vidgraph.training.fit import accelerator
@@ -87,9 +88,13 @@ def predict(args: argparse.Namespace) -> int:
         if len(videos) > 1:
             raise VidgraphError(f"--save draws one video, and {len(videos)} were given")
     plan, fusion = prediction_views(args.model, args.views)
-    boxes = None if args.boxes is None else BoxStore(args.boxes)
     model: Any = vidgraph.from_pretrained(args.model)
-    flow = flow_as_trained(args.model, args.flow) if model.input_spec.flow_length else None
+    spec = model.input_spec
+    for option, store, takes in (("--boxes", args.boxes, spec.boxes_per_frame), ("--flow", args.flow, spec.flow_length)):
+        if store is not None and not takes:
+            raise VidgraphError(f"{option} {store}: {args.model} takes no {option[2:]}; leave it out")
+    boxes = None if args.boxes is None else BoxStore(args.boxes)
+    flow = flow_as_trained(args.model, args.flow) if spec.flow_length else None
     recogniser = Recogniser(model, accelerator(args.device or "auto"), views=fusion, plan=plan, boxes=boxes, flow=flow)
     if len(videos) == 1:  # its fault is the command's
         results: Any = iter([(videos[0], recogniser.predict(videos[0]), None)])
@@ -106,7 +111,8 @@ def predict(args: argparse.Namespace) -> int:
         if not args.json:
             _print_prediction(prediction, args.top, recogniser.notes(prediction))
         if args.save is not None:
-            recogniser.save(prediction, args.save, args.model)
+            with counter("frames drawn") as count:
+                recogniser.save(prediction, args.save, args.model, count)
     if args.json:
         print(json.dumps(records, indent=2))
     elif args.save is not None:

@@ -36,7 +36,7 @@ from vidgraph.training.run_folder import CHECKPOINT, run_lock
 from vidgraph.training.stages import total_clips
 from vidgraph.typed_values import value_of
 from vidgraph.video.views import ViewPlan
-from vidgraph.weights import load_matching, read_state, save_weights
+from vidgraph.weights import from_pretrained, load_matching, read_state, save_weights
 
 VALIDATION_SEED, TEST_SEED = 20_190_411, 20_190_412  # of generated clips: the same for every row
 MAY_CHANGE = (  # without becoming another training; that the digits are the same ones is held by their fingerprint
@@ -104,6 +104,7 @@ def train_recipe(recipe: Recipe, folder: Path, resume: bool = False) -> FitResul
 
     Raises:
         RunError: the folder is in use, holds another training, or cannot be written.
+        WeightsError: the weights of a finished training are damaged.
         VidgraphError: whatever in the recipe or the data is not usable.
     """
     rank, _ = process_rank()
@@ -112,7 +113,10 @@ def train_recipe(recipe: Recipe, folder: Path, resume: bool = False) -> FitResul
         experiment = prepare(recipe, continued=resume and (folder / CHECKPOINT).exists())
         if rank == 0:
             _open_folder(experiment, folder, resume)
-        return fit(experiment.model, experiment.data, recipe.train, folder, save_weights, resume)
+        result = fit(experiment.model, experiment.data, recipe.train, folder, save_weights, resume)
+    if resume and rank == 0 and result.stopped_by is None:
+        from_pretrained(folder)  # what was finished long ago may have been damaged since
+    return result
 
 
 def scored_data(
@@ -260,6 +264,9 @@ def _prepare_table(recipe: Recipe, data: TableData, continued: bool) -> Experime
     notes += list(table.notes)
     if kept := train.never_flipped:
         notes.append(f"never mirrored, for left and right tell no other class apart from them: {', '.join(kept)}")
+    for key, store, takes in (("boxes", data.boxes, spec.boxes_per_frame), ("flow", data.flow, spec.flow_length)):
+        if store is not None and not takes:
+            notes.append(f"{recipe.model.architecture} takes no {key}: data.table.{key} {store} is not read")
     if val is None:
         notes.append(f"{data.path} has no split {data.val_split!r}: the weights of the last clip will be kept, not the best on validation")
     if train.skipped:

@@ -6,7 +6,7 @@ Shapes: V views, C channels, T frames of a clip, S snippets of flow, L fields pe
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
@@ -29,7 +29,6 @@ from vidgraph.video.views import ViewPlan, read_flow_views, read_views
 
 SAVE_SUFFIXES = {".mp4": "overlay video", ".html": "report"}
 _PICTURE_SIDE = 512  # shorter side that pictures are read at, where the video has it
-_MOST_OVERLAY_FRAMES = 300
 _READ_AT_ONCE = 32  # frames of a picture held at the video's own size
 
 
@@ -171,15 +170,18 @@ class Recogniser:
 
         In colour, and up to 512 pixels where the video has them, whatever the model's own size.
         """
-        return self._pictures(prediction.video, prediction.frame_indices)
+        return np.stack(list(self._read_pictures(prediction.video, prediction.frame_indices)))
 
-    def save(self, prediction: Prediction, target: str | Path, model_name: str = "") -> None:
+    def save(
+        self, prediction: Prediction, target: str | Path, model_name: str = "", report: Callable[[int, int], None] | None = None
+    ) -> None:
         """Draws a prediction: `.mp4` an overlay video, `.html` a report.
 
         Args:
             prediction: of this recogniser.
             target: the file; written whole or not at all.
             model_name: shown in the report.
+            report: is called with (frames of the overlay drawn, in all).
 
         Raises:
             VidgraphError: another suffix, or the file cannot be written.
@@ -187,21 +189,18 @@ class Recogniser:
         """
         check_save_target(target)
         if Path(target).suffix.lower() == ".mp4":
-            self._save_overlay(prediction, target)
+            self._save_overlay(prediction, target, report)
             return
         from vidgraph.visualize.report import write_prediction_report
 
         write_prediction_report(target, prediction, self.frames_seen(prediction), model_name=model_name, notes=self.notes(prediction))
 
-    def _save_overlay(self, prediction: Prediction, target: str | Path) -> None:
+    def _save_overlay(self, prediction: Prediction, target: str | Path, report: Callable[[int, int], None] | None) -> None:
         from vidgraph.visualize.overlay import write_overlay
 
         with open_video(prediction.video) as video:
-            num_frames, fps = video.num_frames, video.fps
-        count = min(num_frames, _MOST_OVERLAY_FRAMES)
-        shown = np.linspace(0, num_frames - 1, count).round().astype(int).tolist()
-        frames = self._pictures(prediction.video, shown)
-        write_overlay(target, frames, prediction, fps=fps * count / num_frames, frame_numbers=shown)
+            shown, fps = range(video.num_frames), video.fps
+        write_overlay(target, self._read_pictures(prediction.video, shown), prediction, fps=fps, frame_numbers=shown, report=report)
 
     def _clips(self, path: str | Path) -> Iterator[tuple[Tensor, np.ndarray, Regions | None, Tensor | None]]:
         """The views of each clip, uint8 [V, C, T, h, w], its source frames, int64 [T], its regions, and its flow,
@@ -230,18 +229,17 @@ class Recogniser:
             raise WeightsError(f"the model has {num_classes} outputs but {len(names)} class names; were the weights saved by vidgraph?")
         return list(names)
 
-    def _pictures(self, path: str | Path, indices: Sequence[int]) -> np.ndarray:
-        """Frames cropped as the model's middle view is, in colour and larger: uint8 [F, H, W, 3]."""
+    def _read_pictures(self, path: str | Path, indices: Sequence[int]) -> Iterator[np.ndarray]:
+        """Frames cropped as the model's middle view is, in colour and larger: uint8 [H, W, 3] each."""
         with open_video(path) as video:
             window = self.plan.windows(self.spec, video.height, video.width)[self.plan.middle]
             own, source = min(window.size), min(window.height, window.width)
             scale = max(1, min(math.ceil(_PICTURE_SIDE / own), source // own))
             window = replace(window, size=(window.size[0] * scale, window.size[1] * scale))
-            colour, parts = ClipTransform(replace(self.spec, channels=3), train=False), []
+            colour = ClipTransform(replace(self.spec, channels=3), train=False)
             for start in range(0, len(indices), _READ_AT_ONCE):
-                pixels, _, _ = colour.apply(video.read(indices[start : start + _READ_AT_ONCE]), window)  # [3, F, H, W]
-                parts.append(pixels.permute(1, 2, 3, 0).numpy())
-        return np.concatenate(parts)
+                pixels, _, _ = colour.apply(video.read(list(indices[start : start + _READ_AT_ONCE])), window)  # [3, F, H, W]
+                yield from pixels.permute(1, 2, 3, 0).numpy()
 
 
 def _joined(views: Sequence[Explanation]) -> Explanation:

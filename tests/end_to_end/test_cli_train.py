@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -92,6 +93,7 @@ def test_a_killed_training_continues_with_the_same_losses(whole: Path, tmp_path:
     resumed = _start(tmp_path, "digits:stem", *SMALL, "--resume")
     out, errors = resumed.communicate(timeout=300)
     assert resumed.returncode == 0, out + errors
+    assert re.search(r"^continues at \d[\d,]* of 1,920 clips$", out, re.MULTILINE), out
     assert _curve(tmp_path) == _curve(whole)
     one, other = load_checkpoint(tmp_path)["model"], load_checkpoint(whole)["model"]
     assert all(torch.equal(one[name], other[name]) for name in other)
@@ -158,6 +160,12 @@ def test_where_the_digits_lie_may_change_but_not_which_they_are(
 def test_resume_of_a_finished_training_says_so(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", str(whole), "--resume", "--train.workers", "0"]) == 0
     assert "finished: 1,920 clips" in capsys.readouterr().out
+
+
+def test_damaged_weights_of_a_finished_training_are_noticed(whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = shutil.copytree(whole, tmp_path / "run")
+    (run / "model.safetensors").write_bytes((whole / "model.safetensors").read_bytes()[:-100])
+    assert f"{run / 'model.safetensors'}: " in _refusal(capsys, run, "--resume", "--train.workers", "0")
 
 
 def test_what_a_training_started_from_may_be_gone_later(whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

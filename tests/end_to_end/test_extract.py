@@ -202,6 +202,9 @@ def test_bad_stores_are_one_line(videos: Path, boxes: Path, model: Path, tmp_pat
     )
     assert "--data.table.boxes STORE" in error_of(capsys, "eval", model, "--data", videos / "table.csv")
     told("store: there is no such store; make one with vidgraph extract proposals")
+    for store in ("boxes", "flow"):
+        unread = error_of(capsys, "predict", "mean_lstm_small_sync3", clip, f"--{store}", tmp_path / "gone")
+        assert unread.rstrip() == f"vidgraph: --{store} {tmp_path / 'gone'}: mean_lstm_small_sync3 takes no {store}; leave it out"
     (fresh() / f"{clip.parent.name}/{clip.name}.boxes").unlink()
     told("store: holds no boxes of ", clip.name, "run vidgraph extract for it too")
     for file in fresh().rglob("*.boxes"):

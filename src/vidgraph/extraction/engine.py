@@ -72,6 +72,7 @@ def extract(
         raise DataError(f"{twice[0]}: two videos have this name; extract them into different stores")
     begin, store = time.perf_counter(), Store.claim(folder, job.method())
     with _held(store.folder):
+        store.settle()
         _remove_leftovers(store.folder)
         todo, failures = [], []
         for task in tasks:

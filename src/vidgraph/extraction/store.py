@@ -61,7 +61,7 @@ class Store:
 
     @classmethod
     def claim(cls, folder: str | Path, method: Method) -> Store:
-        """Opens the store for records of `method`, or begins it.
+        """Opens the store for records of `method`, or begins it. A store without any records is of no method yet: see `settle`.
 
         Raises:
             DataError: the folder is a store of another method, version or settings, or holds something else.
@@ -72,13 +72,30 @@ class Store:
         if not (folder / NOTE).is_file():
             if folder.is_dir() and any(not entry.name.startswith(".") for entry in folder.iterdir()):
                 raise DataError(f"{folder}: is not empty and no store; name a new or empty folder, or a store")
-            write_json(folder / NOTE, {"format": FORMAT, "format_version": FORMAT_VERSION, **method.to_dict()})
+            _write_note(folder, method)
         store = cls(folder, method.record)
-        if store.method != method:
-            raise DataError(
-                f"{folder}: holds {method.record} {_difference(store.method, method)}; choose another --out, or ask for the same"
-            )
+        store._check_is_of(method)
+        store.method = method
         return store
+
+    def settle(self) -> None:
+        """Writes down the method of the records that now follow, where an earlier run of another one left none.
+
+        Raises:
+            DataError: there are such records after all.
+        """
+        stored = Store(self.folder, self.method.record)
+        stored._check_is_of(self.method)
+        if stored.method != self.method:
+            _write_note(self.folder, self.method)
+
+    def _check_is_of(self, method: Method) -> None:
+        if self.method != method and self._holds_records():
+            what = _difference(self.method, method)
+            raise DataError(f"{self.folder}: holds {method.record} {what}; choose another --out, or ask for the same")
+
+    def _holds_records(self) -> bool:
+        return any(self.folder.rglob(f"*.{self.method.record}"))
 
     def path_of(self, name: str) -> Path:
         """Where the records of a video are, by its name in the store."""
@@ -95,9 +112,13 @@ class Store:
             path = self.path_of("/".join(parts[start:]))
             if path.is_file():
                 return path
-        if not any(self.folder.rglob(f"*.{self.method.record}")):
+        if not self._holds_records():
             raise DataError(f"{self.folder}: holds no {self.method.record} of any video; run the vidgraph extract that began it again")
         raise DataError(f"{self.folder}: holds no {self.method.record} of {video}; run vidgraph extract for it too, with the same --out")
+
+
+def _write_note(folder: Path, method: Method) -> None:
+    write_json(folder / NOTE, {"format": FORMAT, "format_version": FORMAT_VERSION, **method.to_dict()})
 
 
 def _difference(stored: Method, asked: Method) -> str:

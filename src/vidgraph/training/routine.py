@@ -58,6 +58,7 @@ class TrainingRoutine(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, learner: L.LightningModule) -> None:
         assert isinstance(learner, Learner)
+        continued = self.checkpoint is not None
         if self.checkpoint is not None:
             trainer.optimizers[0].load_state_dict(self.checkpoint["optimizer"])
             learner.window = Window(**self.checkpoint["window"])
@@ -67,6 +68,8 @@ class TrainingRoutine(L.Callback):
         recipe, show = learner.recipe, trainer.is_global_zero
         stage = learner.stage
         self.report = ProgressReport(stage.total, learner.clips_seen, recipe.log_every_seconds, show, stage.place)
+        if continued:
+            self.report.say(f"continues at {learner.clips_seen:,} of {stage.total:,} clips")
         if stage.place:
             learning = sum(p.numel() for p in learner.model.parameters() if p.requires_grad)
             self.report.say(f"{stage.place}: {stage.last - stage.first:,} clips, {learning / 1e6:.2f} M parameters learn")

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import errno
 import math
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -21,7 +23,7 @@ from vidgraph.files import whole_file
 
 def write_video(
     path: str | Path,
-    frames: np.ndarray,
+    frames: Iterable[np.ndarray],
     fps: float,
     crf: int = 18,
     lossless: bool = False,
@@ -33,7 +35,7 @@ def write_video(
 
     Args:
         path: the file to write; must end in `.mp4`.
-        frames: uint8 [T, H, W, 3] in RGB, or [T, H, W] in grey.
+        frames: uint8 [T, H, W, 3] in RGB, or [T, H, W] in grey; what gives one frame after another need not hold them all.
         fps: frames per second.
         crf: constant rate factor of x264: 0 nearly exact, 18 hardly visible loss, 51 worst.
         lossless: every pixel is read back exactly by `open_video`. Such files use profiles that FFmpeg reads but
@@ -41,12 +43,17 @@ def write_video(
         key_frame_every: largest distance between key frames, in frames; short distances make random reads cheap.
 
     Raises:
-        VideoError: wrong suffix, shape, dtype or rate; or the encoder refuses the frames.
+        VideoError: wrong suffix, shape, dtype or rate; frames of several sizes; or the encoder refuses them.
         RunError: the folder cannot be written or the disk is full.
     """
-    frames = _checked(path, frames, fps)
-    is_grey = frames.ndim == 3
-    height, width = frames.shape[1:3]
+    if Path(path).suffix.lower() != ".mp4":
+        raise VideoError(path, "the name of a video to write must end in .mp4")
+    whole = _checked(path, frames)
+    first = next(whole)
+    if not (math.isfinite(fps) and fps > 0):
+        raise VideoError(path, f"fps must be above 0; got {fps}")
+    is_grey = first.ndim == 2
+    height, width = first.shape[:2]
     rate = Fraction(fps).limit_denominator(100_000)
     codec, pixel_format = _codec_and_format(is_grey, lossless, height, width)
     options = {"qp": "0"} if lossless else {"crf": str(crf)}
@@ -59,7 +66,7 @@ def write_video(
                 stream.codec_context.gop_size = key_frame_every
                 if pixel_format == "gray":
                     stream.codec_context.color_range = ColorRange.JPEG
-                for index, pixels in enumerate(frames):
+                for index, pixels in enumerate(chain([first], whole)):
                     frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="gray" if is_grey else "rgb24")
                     frame.pts, frame.time_base = index, 1 / rate
                     if pixel_format == "gray":
@@ -72,16 +79,18 @@ def write_video(
             raise VideoError(path, f"the frames cannot be encoded ({error.strerror})") from error
 
 
-def _checked(path: str | Path, frames: np.ndarray, fps: float) -> np.ndarray:
-    if Path(path).suffix.lower() != ".mp4":
-        raise VideoError(path, "the name of a video to write must end in .mp4")
-    frames = np.asarray(frames)
-    if frames.dtype != np.uint8 or not (frames.ndim == 3 or (frames.ndim == 4 and frames.shape[3] == 3)) or frames.size == 0:
-        problem = f"frames must be uint8 [T, H, W, 3] or [T, H, W] and not empty; got {frames.dtype} {list(frames.shape)}"
-        raise VideoError(path, problem)
-    if not (math.isfinite(fps) and fps > 0):
-        raise VideoError(path, f"fps must be above 0; got {fps}")
-    return frames
+def _checked(path: str | Path, frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """The frames, at least one, each of the first one's shape."""
+    shape = None
+    for pixels in frames:
+        is_picture = pixels.dtype == np.uint8 and pixels.size and (pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] == 3))
+        if not is_picture or pixels.shape != (shape or pixels.shape):
+            wanted = "[H, W, 3] or [H, W] and not empty" if shape is None else f"{list(shape)} as the first"
+            raise VideoError(path, f"each frame must be uint8 {wanted}; got {pixels.dtype} {list(pixels.shape)}")
+        shape = pixels.shape
+        yield pixels
+    if shape is None:
+        raise VideoError(path, "there are no frames to write")
 
 
 def _codec_and_format(is_grey: bool, lossless: bool, height: int, width: int) -> tuple[Literal["libx264", "libx264rgb"], str]:

@@ -5,13 +5,12 @@ Shapes: F frames of the overlay, H W pixels.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-from vidgraph.errors import VideoError
 from vidgraph.records import Explanation, Prediction
 from vidgraph.video.writer import write_video
 from vidgraph.visualize import graph
@@ -26,36 +25,41 @@ _SHORTEST_SECONDS = 4.0  # shorter overlays are slowed down: nobody reads ten fr
 
 def write_overlay(
     path: str | Path,
-    frames: np.ndarray,
+    frames: Iterable[np.ndarray],
     prediction: Prediction,
     *,
     fps: float,
-    frame_numbers: Sequence[int] | None = None,
+    frame_numbers: Sequence[int],
     stage: int = -1,
     side: int = 512,
+    report: Callable[[int, int], None] | None = None,
 ) -> None:
     """Writes an .mp4 in which each frame shows the graph of the sampled frame nearest to it.
 
     Args:
         path: the .mp4 file; written whole or not at all.
-        frames: the part of the picture that the model saw, uint8 [F, H, W, 3].
+        frames: the part of the picture that the model saw, uint8 [F, H, W, 3]; what gives one after another need not hold them all.
         prediction: of the video; without explanation, only the panel is drawn.
         fps: frames per second of the video; an overlay under four seconds is slowed down to four.
-        frame_numbers: index of each frame in the video; 0 ... F - 1 if None.
+        frame_numbers: index of each frame in the video.
         stage: space stage to draw, from 0; negative counts from the last.
         side: shorter side of a drawn frame in pixels.
+        report: is called with (frames drawn, in all).
 
     Raises:
         VideoError: wrong suffix, no frames, or frames that cannot be encoded.
         RunError: the folder cannot be written or the disk is full.
     """
-    if len(frames) == 0:
-        raise VideoError(path, "there are no frames to draw on")
-    numbers = list(range(len(frames))) if frame_numbers is None else list(frame_numbers)
-    slowed = min(fps, len(frames) / _SHORTEST_SECONDS)
+    slowed = min(fps, len(frame_numbers) / _SHORTEST_SECONDS)
+    pictures = _draw_all(frames, prediction, list(frame_numbers), stage, side)
+    write_video(path, pictures if report is None else _counted(pictures, len(frame_numbers), report), slowed)
+
+
+def _draw_all(frames: Iterable[np.ndarray], prediction: Prediction, numbers: list[int], stage: int, side: int) -> Iterator[np.ndarray]:
+    """Each frame with what is drawn over it, and the panel beside it."""
     sampled = np.array(prediction.frame_indices)
     regions, maps = _pictures_of(prediction.explanation)
-    pictures, panel = [], None
+    panel = None
     for frame, number in zip(frames, numbers, strict=True):
         t = int(np.abs(sampled - number).argmin())
         found = regions or maps
@@ -66,9 +70,16 @@ def write_overlay(
                 _draw_region_key(ImageDraw.Draw(panel), regions, picture.shape[0])
             if maps is not None:
                 _draw_strip(ImageDraw.Draw(panel), picture.shape[0] - 172, "attention", AttentionPictures.colours(_PANEL), maps.scale)
-        beside = _with_place(panel, number, int(sampled[t]), numbers, sampled)
-        pictures.append(np.concatenate([picture, beside], axis=1))
-    write_video(path, np.stack(pictures), slowed)
+        place = f"frame {number}"
+        if number != sampled[t] and prediction.explanation is not None:
+            place += f" ({'attention' if maps else 'graph'} of frame {sampled[t]})"
+        yield np.concatenate([picture, _with_place(panel, number, place, max(numbers), sampled)], axis=1)
+
+
+def _counted(pictures: Iterable[np.ndarray], total: int, report: Callable[[int, int], None]) -> Iterator[np.ndarray]:
+    for done, picture in enumerate(pictures, start=1):
+        yield picture
+        report(done, total)
 
 
 def _pictures_of(explanation: Explanation | None) -> tuple[RegionPictures | None, AttentionPictures | None]:
@@ -146,13 +157,12 @@ def _draw_region_key(draw: ImageDraw.ImageDraw, regions: RegionPictures, height:
         draw.text((_MARGIN + 22, y), text, font=graph.font(13), fill=_INK)
 
 
-def _with_place(panel: Image.Image, number: int, nearest: int, numbers: Sequence[int], sampled: np.ndarray) -> np.ndarray:
+def _with_place(panel: Image.Image, number: int, place: str, last: int, sampled: np.ndarray) -> np.ndarray:
     """The panel with the frame number, and a time line: ticks where the model looked, a mark where this frame is."""
     image = panel.copy()
     draw, height, room = ImageDraw.Draw(image), panel.height, _PANEL - 2 * _MARGIN
-    last = max(1, max(numbers))
-    text = f"frame {number}" if number == nearest else f"frame {number} (graph of frame {nearest})"
-    draw.text((_MARGIN, height - 78), text, font=graph.font(13), fill=_INK)
+    last = max(1, last)
+    draw.text((_MARGIN, height - 78), place, font=graph.font(13), fill=_INK)
     y = height - 40
     draw.line([_MARGIN, y, _MARGIN + room, y], fill="#b9c2cb", width=2)
     for index in sampled.tolist():

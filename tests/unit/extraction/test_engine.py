@@ -126,6 +126,22 @@ def test_one_run_at_a_time(tasks: list[Task], tmp_path: Path) -> None:
     assert extract(JOB, tasks[:1], folder).done == 1
 
 
+def test_a_run_without_a_single_success_does_not_settle_how_the_next_one_works(tasks: list[Task], tmp_path: Path) -> None:
+    (tmp_path / "bad.mp4").write_bytes(b"no video")
+    folder, other = tmp_path / "store", ProposalJob("motion", count=3, every=2)
+    assert len(extract(JOB, [Task(tmp_path / "bad.mp4", "bad.mp4")], folder).failures) == 1
+    assert BoxStore(folder).method == JOB.method()
+    with open(folder / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(RunError, match="another extraction"):
+            extract(other, tasks, folder)
+    assert BoxStore(folder).method == JOB.method()  # the other run may have its first success at any time
+    assert extract(other, tasks[:1], folder).done == 1
+    assert BoxStore(folder).method == other.method()
+    with pytest.raises(DataError, match=r"holds boxes of motion \(count 3\), not of motion \(count 5\)"):
+        extract(JOB, tasks, folder)
+
+
 @pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_store_that_cannot_be_written_stops_all(tasks: list[Task], tmp_path: Path, workers: int) -> None:
     """A file where the folder of class `b` should be: no video of that class could ever be stored."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 import signal
+from collections.abc import Iterable
 from pathlib import Path
 
 import av
@@ -51,12 +52,16 @@ def test_equal_frames_give_equal_files_and_key_frames_at_most_30_apart(tmp_path:
     [
         ("a.avi", np.zeros((2, 16, 16), np.uint8), 25, "must end in .mp4"),
         ("a.mp4", np.zeros((2, 16, 16), np.float32), 25, "float32"),
-        ("a.mp4", np.zeros((0, 16, 16), np.uint8), 25, "not empty"),
-        ("a.mp4", np.zeros((2, 16, 16, 4), np.uint8), 25, "[2, 16, 16, 4]"),
+        ("a.mp4", np.zeros((0, 16, 16), np.uint8), 25, "there are no frames to write"),
+        ("a.mp4", np.zeros((2, 0, 16), np.uint8), 25, "not empty"),
+        ("a.mp4", np.zeros((2, 16, 16, 4), np.uint8), 25, "[16, 16, 4]"),
+        ("a.mp4", [np.zeros((16, 16), np.uint8), np.zeros((16, 18), np.uint8)], 25, "uint8 [16, 16] as the first; got uint8 [16, 18]"),
         ("a.mp4", np.zeros((2, 16, 16), np.uint8), 0, "fps must be above 0"),
     ],
 )
-def test_bad_input_is_one_line_and_writes_nothing(tmp_path: Path, name: str, frames: np.ndarray, fps: float, message: str) -> None:
+def test_bad_input_is_one_line_and_writes_nothing(
+    tmp_path: Path, name: str, frames: Iterable[np.ndarray], fps: float, message: str
+) -> None:
     with pytest.raises(VideoError) as caught:
         write_video(tmp_path / name, frames, fps=fps)
     assert message in str(caught.value)

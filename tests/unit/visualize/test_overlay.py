@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import av
@@ -41,7 +42,7 @@ def corner_brightness(picture: np.ndarray) -> list[float]:
 
 def test_each_frame_shows_the_graph_of_the_nearest_sampled_frame(tmp_path: Path):
     path = tmp_path / "overlay.mp4"
-    write_overlay(path, np.zeros((5, 64, 64, 3), dtype=np.uint8), prediction(), fps=10, side=256)
+    write_overlay(path, np.zeros((5, 64, 64, 3), dtype=np.uint8), prediction(), fps=10, frame_numbers=range(5), side=256)
     frames, fps = read(path)
     assert frames.shape[:3] == (5, 256, 556)
     assert fps == pytest.approx(5 / 4)  # five frames are shown for four seconds, not for half a second
@@ -50,20 +51,28 @@ def test_each_frame_shows_the_graph_of_the_nearest_sampled_frame(tmp_path: Path)
     assert frames[:, 5:40, 560 - 250 :].mean() > 200  # the panel is light
 
 
-def test_a_long_overlay_keeps_its_speed_and_may_leave_out_frames(tmp_path: Path):
+def test_a_long_overlay_keeps_its_speed_and_takes_frames_one_after_another(tmp_path: Path):
     path = tmp_path / "overlay.mp4"
-    numbers = [0, 3, 4] * 10
-    write_overlay(path, np.zeros((30, 32, 64, 3), dtype=np.uint8), prediction(), fps=5, frame_numbers=sorted(numbers), side=64)
-    frames, fps = read(path)
+    drawn: list[tuple[int, int]] = []
+    numbers = sorted([0, 3, 4] * 10)
+
+    def frames() -> Iterator[np.ndarray]:
+        for place, _ in enumerate(numbers):
+            assert len(drawn) >= place - 1  # the frame before is on its way into the file before the next is asked for
+            yield np.zeros((32, 64, 3), dtype=np.uint8)
+
+    write_overlay(path, frames(), prediction(), fps=5, frame_numbers=numbers, side=64, report=lambda *counts: drawn.append(counts))
+    pictures, fps = read(path)
     assert fps == 5
-    assert frames.shape[0] == 30
+    assert pictures.shape[0] == 30
+    assert drawn == [(done, 30) for done in range(1, 31)]
 
 
 def test_without_a_graph_only_the_panel_is_drawn(tmp_path: Path):
     answer = prediction()
     answer.explanation = None
     path = tmp_path / "overlay.mp4"
-    write_overlay(path, np.full((2, 64, 64, 3), 200, dtype=np.uint8), answer, fps=10, side=128)
+    write_overlay(path, np.full((2, 64, 64, 3), 200, dtype=np.uint8), answer, fps=10, frame_numbers=range(2), side=128)
     frames, _ = read(path)
     assert np.abs(frames[0, :, :128].astype(int) - 200).mean() < 3
 
@@ -71,9 +80,9 @@ def test_without_a_graph_only_the_panel_is_drawn(tmp_path: Path):
 def test_bad_targets_are_one_line(tmp_path: Path):
     frames = np.zeros((2, 64, 64, 3), dtype=np.uint8)
     with pytest.raises(VideoError, match=r"overlay\.avi: .*\.mp4"):
-        write_overlay(tmp_path / "overlay.avi", frames, prediction(), fps=10, side=64)
+        write_overlay(tmp_path / "overlay.avi", frames, prediction(), fps=10, frame_numbers=range(5), side=64)
     with pytest.raises(VideoError, match="no frames"):
-        write_overlay(tmp_path / "overlay.mp4", frames[:0], prediction(), fps=10)
+        write_overlay(tmp_path / "overlay.mp4", frames[:0], prediction(), fps=10, frame_numbers=[])
     (tmp_path / "overlay.mp4").mkdir()
     with pytest.raises(RunError, match="cannot be written"):
-        write_overlay(tmp_path / "overlay.mp4", frames, prediction(), fps=10, side=64)
+        write_overlay(tmp_path / "overlay.mp4", frames, prediction(), fps=10, frame_numbers=range(5), side=64)
