@@ -133,6 +133,8 @@ def create_model(architecture: str, num_classes: int | None = None, class_names:
         RecipeError: an unknown architecture or option, or names that do not match the number of classes.
     """
     _check_options(architecture, options)
+    if (num_classes is not None and num_classes < 1) or (class_names is not None and not class_names):
+        raise RecipeError(f"{architecture} needs at least one class")
     if class_names is not None and num_classes is not None and len(class_names) != num_classes:
         raise RecipeError(f"{len(class_names)} class names were given for {num_classes} classes")
     if num_classes is None and class_names is not None:
@@ -174,6 +176,8 @@ def _check_options(architecture: str, options: dict[str, Any]) -> None:
             raise RecipeError(f"{architecture} has no option {name!r}{nearest(name, hints)}")
         if not any(_fits(hint, value) for hint in hints[name]):
             raise RecipeError(f"{architecture}: option {name!r} is {' or '.join(map(_in_words, hints[name]))}, not {value!r}")
+        if name.endswith("width") and value < 1:
+            raise RecipeError(f"{architecture}: option {name!r} is a number of channels, at least 1, not {value}")
 
 
 def _fits(hint: Any, value: Any) -> bool:
@@ -196,4 +200,6 @@ def _in_words(hint: Any) -> str:
         return "one of " + ", ".join(map(str, typing.get_args(hint)))
     if isinstance(hint, types.UnionType):
         return " or ".join(map(_in_words, typing.get_args(hint)))
+    if typing.get_origin(hint) is tuple and typing.get_origin(typing.get_args(hint)[0]) is Literal:
+        return "a list with some of " + ", ".join(typing.get_args(typing.get_args(hint)[0]))
     return words.get(hint, "a list of numbers")

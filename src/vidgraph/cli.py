@@ -131,12 +131,16 @@ def profile(args: argparse.Namespace) -> int:
     from vidgraph.catalogue import list_architectures
     from vidgraph.evaluation.profile import profile_model, to_text
     from vidgraph.experiment import model_options
+    from vidgraph.weights import list_shipped
 
     options = model_options(args.overrides)
     if args.model in list_architectures():
         model = vidgraph.create_model(args.model, args.num_classes, **options)
     elif options:
         raise RecipeError("--model.options. belong to an architecture; weights bring their own")
+    elif "/" not in args.model and args.model not in list_shipped() and not Path(args.model).exists():
+        known = [*list_architectures(), *list_shipped()]
+        raise RecipeError(f"no architecture and no weights are called {args.model!r}{nearest(args.model, known)}")
     else:
         model = vidgraph.from_pretrained(args.model, args.num_classes)
     result = profile_model(model)

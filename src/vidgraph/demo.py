@@ -44,6 +44,8 @@ def run_demo(folder: Path, overrides: Sequence[str] = (), counts: dict[str, int]
         VidgraphError: the folder holds something else or cannot be written.
     """
     start = time.perf_counter()
+    for row in MODELS:  # a misspelt override must not show after minutes
+        _recipe(row, folder, overrides)
     table = _make_videos(folder / "digits", counts or COUNTS)
     scores = {row: _train_and_score(row, table, folder / row, overrides) for row in MODELS}
     chance = 100 * max(NO_SYNC_PROBABILITY, 1 - NO_SYNC_PROBABILITY)

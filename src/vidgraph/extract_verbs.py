@@ -40,6 +40,8 @@ def extract_boxes(args: argparse.Namespace) -> int:
     from vidgraph.extraction.given import GivenBoxesJob
 
     kinds = {file.suffix.lower() for file in args.files}
+    if kinds == {".csv", ".json"}:
+        raise DataError(f"{' '.join(map(str, args.files))}: .csv and .json files go into different stores; name one kind")
     if kinds not in ({".csv"}, {".json"}):
         raise DataError(f"{args.files[0]}: boxes come from .csv files, or from the .json files of Something-Else")
     if args.reach < 0:
@@ -56,6 +58,8 @@ def extract_boxes(args: argparse.Namespace) -> int:
             tasks, absent = tasks + found, absent + lacking
     if absent and not tasks:
         raise DataError(f"{folder}: holds none of the {absent:,} videos of {args.files[0]}; say with --videos where they are")
+    if not tasks:
+        raise DataError(f"{args.files[0]}: holds no boxes of any video")
     if absent:
         print(f"note: {absent:,} of {absent + len(tasks):,} videos of the annotations are not in {folder}")
     return _run(job, tasks, args.out, args.workers or 1, cluster=False)

@@ -13,6 +13,16 @@ from vidgraph.typed_values import overlay
 SHIPPED_RECIPES = Path(__file__).parent / "recipes"
 
 
+class _Loader(yaml.SafeLoader):
+    """Of two equal keys YAML would silently keep the last."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value]
+        if twice := next((key for key, _ in node.value if keys.count(key.value) > 1), None):
+            raise yaml.constructor.ConstructorError(None, None, f"the key {twice.value!r} stands here twice", twice.start_mark)
+        return super().construct_mapping(node, deep)
+
+
 def locate(name: str) -> tuple[Path, str]:
     """The file and the row that a name on the command line means."""
     if (Path(name) / "recipe.yaml").is_file():
@@ -26,6 +36,8 @@ def locate(name: str) -> tuple[Path, str]:
     if Path(base).name != base or not path.is_file():
         if Path(name).is_dir():
             raise RecipeError(f"{name} is a folder without recipe.yaml, so it is not a run folder")
+        if Path(base).name != base:
+            raise RecipeError(f"{name}: there is no such recipe, file or folder")
         raise RecipeError(f"no recipe named {base!r}{nearest(base, (p.stem for p in SHIPPED_RECIPES.glob('*.yaml')))}")
     return path, row
 
@@ -33,7 +45,7 @@ def locate(name: str) -> tuple[Path, str]:
 def read_yaml(path: Path) -> dict[str, Any]:
     """The keys and values of a file."""
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise RecipeError(f"{path} cannot be read as YAML: {error}") from error
     if not isinstance(content, dict):

@@ -153,7 +153,8 @@ def _without_name(stage: Mapping[str, Any]) -> dict[str, Any]:
 
 def _check_stage(train: TrainRecipe, where: str, prefix: str, has_passes: bool) -> None:
     if (train.clips is None) == (train.epochs is None):
-        raise RecipeError(f"{where}: {prefix} must hold exactly one of clips and epochs")
+        both = f"; set the other to null, as --{prefix}.epochs null" if train.clips is not None else ""
+        raise RecipeError(f"{where}: {prefix} must hold exactly one of clips and epochs{both}")
     if train.epochs is not None and not has_passes:
         raise RecipeError(f"{where}: {prefix}.epochs needs data.table; generated clips have no end, so give {prefix}.clips")
     above_0 = ["clips", "epochs", "batch_size", "lr", "val_every_clips", "checkpoint_every_clips", "log_every_clips", "threads"]
@@ -164,6 +165,9 @@ def _check_stage(train: TrainRecipe, where: str, prefix: str, has_passes: bool) 
     for key in ("weight_decay", "warmup_clips", "workers", "momentum", "log_every_seconds", "seed"):
         if not 0 <= getattr(train, key) < float("inf"):
             raise RecipeError(f"{where}: {prefix}.{key} must not be negative, got {getattr(train, key)}")
+    for key, most in (("momentum", 1), ("seed", 2**32)):
+        if not getattr(train, key) < most:
+            raise RecipeError(f"{where}: {prefix}.{key} must be below {most:,}, got {getattr(train, key)}")
     rising = all(a < b for a, b in zip([0.0, *train.drops], [*train.drops, 1.0], strict=True))
     if not rising or (train.schedule == "step") != bool(train.drops):
         words = "rising shares between 0 and 1, such as [0.9], with schedule step and empty without it"

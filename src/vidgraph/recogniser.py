@@ -149,6 +149,9 @@ class Recogniser:
         if len(used) < len(first):
             short = f"The video is shorter than a clip of {len(first)} frames"
             notes.append(f"{short}: {len(used)} different frames were used, some of them repeatedly.")
+        regions = None if prediction.explanation is None else prediction.explanation.regions
+        if regions is not None and not regions.mask.any():
+            notes.append("There is not a single box in the frames used: the answer comes from the whole frames alone.")
         if self._flow is not None:
             notes += self._flow_notes(prediction, self._flow)
         if self._trained_multi_label and not self.multi_label:

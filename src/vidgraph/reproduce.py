@@ -9,7 +9,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from statistics import fmean
@@ -36,6 +36,7 @@ from vidgraph.evaluation.results import (
     write_page,
 )
 from vidgraph.experiment import MAY_CHANGE, train_recipe
+from vidgraph.files import check_target
 from vidgraph.progress import counter
 from vidgraph.recipe import Recipe, load_recipe, parse_overrides, recipe_rows
 from vidgraph.scoring import score_model
@@ -131,8 +132,10 @@ def reproduce_table(
     jobs = plan(name, size, rows, seeds, out, overrides)
     dataset = jobs[0].recipe.name
     target = results or Path("results") / f"{dataset}.json"
-    open_results(target, dataset, SPLIT, describe_hardware())  # a fault in a file must not show after hours of training
+    check_target(target)  # a fault in a file must not show after hours of training
+    open_results(target, dataset, SPLIT, describe_hardware())
     if page is not None:
+        check_target(page)
         split_page(page)
         _all_tables(target.parent)
     above: MeasuredRow | None = None
@@ -177,7 +180,7 @@ def plan(
             create_model(recipe.model.architecture, **recipe.model.options)
         command = _command(name, row, seeds, overrides)
         for seed in seeds if seeds is not None else [recipe.train.seed]:
-            own = replace(recipe, train=replace(recipe.train, seed=seed))
+            own = load_recipe(f"{name}:{row}", [*overrides, "--train.seed", str(seed)])
             jobs.append(Job(own, _folder(recipe, seed, out), command))
     return jobs
 

@@ -195,7 +195,11 @@ def test_convert_the_authors_variables(shared_data: Path, tmp_path: Path, capsys
         ("data check nowhere.csv", "nowhere.csv: no such table or folder"),
         ("data check x.csv --columns lable=class", "'lable' is not a column of ours; did you mean 'label'?"),
         ("eval nowhere --data syncmnist3", "nowhere"),
-        ("profile rstg_smal", "rstg_smal"),
+        ("eval rstg_small_sync3 --data ../nowhere/", "../nowhere/: there is no such recipe, file or folder"),
+        ("train runs/none --resume", "runs/none: there is no such recipe, file or folder"),
+        ("profile rstg_smal", "no architecture and no weights are called 'rstg_smal'; did you mean 'rstg_small'?"),
+        ("demo --out nowhere --train.lrr 1", "unknown key train.lrr; did you mean 'lr'?"),
+        ("extract boxes a.csv b.json --out nowhere", "a.csv b.json: .csv and .json files go into different stores; name one kind"),
     ],
 )
 def test_bad_input_is_one_line(words: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:

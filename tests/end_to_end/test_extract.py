@@ -325,3 +325,5 @@ def test_a_short_still_video_has_no_boxes_and_works(model: Path, tmp_path: Path,
     assert main(f"extract proposals {tmp_path / 'still.mp4'} --source motion --out {store}".split()) == 0
     assert "3 frames with 0.0 boxes on average; 3 frames have none" in capsys.readouterr().out
     assert json_of(capsys, "predict", model, tmp_path / "still.mp4", "--boxes", store, "--device", "cpu")[0]["top"]
+    assert main(["predict", str(model), str(tmp_path / "still.mp4"), "--boxes", str(store), "--device", "cpu"]) == 0
+    assert "There is not a single box in the frames used: the answer comes from the whole frames alone." in capsys.readouterr().out

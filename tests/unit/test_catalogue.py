@@ -90,6 +90,29 @@ def test_values_of_another_type_are_one_line(name: str, value: Any, words: str) 
     assert words in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("architecture", "name", "value", "words"),
+    [
+        ("rstg_small", "width", 0, "option 'width' is a number of channels, at least 1, not 0"),
+        ("conv_lstm_small", "conv_width", -3, "option 'conv_width' is a number of channels, at least 1, not -3"),
+        ("rstg_small", "num_stages", 0, "num_stages is 0; give at least 1, or time_stages only"),
+        ("rstg_small", "scales", [], "scales are cells per side of each grid, at least 1, such as [3, 2, 1], not []"),
+        ("rstg_small", "scales", [3, 0], "not [3, 0]"),
+        ("rstg_small", "num_classes", 0, "rstg_small needs at least one class"),
+        ("rstg_small", "class_names", [], "rstg_small needs at least one class"),
+        ("i3d_small", "stride_frames", 0, "stride_frames must be at least 1, not 0"),
+        ("i3d_small", "num_frames", -8, "num_frames must be at least 1, not -8"),
+        ("i3d_small", "sample_fps", 0, "sample_fps is frames per second of video, above 0, not 0"),
+        ("stpyramid_small", "stride_frames", 0, "stride_frames must be at least 1, not 0"),
+        ("stpyramid_small", "features", ["visul"], "option 'features' is a list with some of visual, attention, motion, not ['visul']"),
+    ],
+)
+def test_values_that_make_no_sense_are_one_line(architecture: str, name: str, value: Any, words: str) -> None:
+    with pytest.raises(RecipeError) as error:
+        create_model(architecture, **{name: value})
+    assert words in str(error.value)
+
+
 def test_every_architecture_tells_its_options_with_types_that_can_be_checked() -> None:
     for name in ARCHITECTURES:
         for hints in catalogue._hints(name).values():

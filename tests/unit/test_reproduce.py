@@ -227,6 +227,9 @@ def test_bad_input_is_one_line_before_anything_is_trained(tmp_path: Path, capsys
     assert "takes its seeds from --seeds" in error("--size", "small", "--train.seed", "1")
     for seeds in ("0,x", "0,0", "", "-1"):
         assert "give different whole numbers with commas between them" in error("--size", "small", f"--seeds={seeds}")
+    assert "train.seed must be below 4,294,967,296" in error("--size", "small", "--seeds", "0,99999999999999999999")
+    (tmp_path / "file").write_text("")
+    assert "r.json: cannot be written" in error("--size", "small", "--results", tmp_path / "file" / "r.json")
     assert "unknown key train.lrr; did you mean 'lr'?" in error("--size", "small", "--train.lrr", "1")
     assert "has no option 'wdth'" in error("--size", "small", "--model.options.wdth", "1")
     other = tmp_path / "other.json"

@@ -58,6 +58,11 @@ class ClipOptions:
                 raise RecipeError(f"{name}: there is no {getattr(self, name)!r}{nearest(str(getattr(self, name)), known)}")
         if not 0 <= self.dropout < 1:
             raise RecipeError(f"dropout is a share from 0 up to, but not including, 1, not {self.dropout}")
+        for name in ("num_frames", "size", "stride_frames"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise RecipeError(f"{name} must be at least 1, not {value}")
+        if not 0 < self.sample_fps < math.inf:
+            raise RecipeError(f"sample_fps is frames per second of video, above 0, not {self.sample_fps}")
 
     def input_spec(self) -> InputSpec:
         rate: dict[str, Any] = {"sample_fps": self.sample_fps} if self.stride_frames is None else {"stride_frames": self.stride_frames}

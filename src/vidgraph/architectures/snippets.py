@@ -56,8 +56,8 @@ class SnippetOptions:
     batch_norm: NormUse = "partial"
 
     def __post_init__(self) -> None:
-        whole = ("size", "num_frames", "num_snippets", "flow_length", "snippet_interval", "max_snippet_interval")
-        if wrong := next((name for name in whole if getattr(self, name) < 1), None):
+        whole = ("size", "num_frames", "stride_frames", "num_snippets", "flow_length", "snippet_interval", "max_snippet_interval")
+        if wrong := next((name for name in whole if (value := getattr(self, name)) is not None and value < 1), None):
             raise RecipeError(f"{wrong} must be at least 1, not {getattr(self, wrong)}")
         for name, known in (("snippet_layout", ("interval", "gap")), ("batch_norm", get_args(NormUse))):
             if getattr(self, name) not in known:

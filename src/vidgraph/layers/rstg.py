@@ -64,6 +64,10 @@ class GraphOptions:
     initialisation: Literal["glorot", "he"] = "glorot"
 
     def __post_init__(self) -> None:
+        if self.num_stages < 1:
+            raise RecipeError(f"num_stages is {self.num_stages}; give at least 1, or time_stages only for a graph without space stages")
+        if not self.scales or min(self.scales) < 1:
+            raise RecipeError(f"scales are cells per side of each grid, at least 1, such as [3, 2, 1], not {list(self.scales)}")
         if self.context and self.scales[-1] != 1:
             raise RecipeError(f"context needs a node of the whole frame: the last of scales is 1, not {self.scales[-1]}")
 
