@@ -69,7 +69,7 @@ def to_text(profile: dict[str, Any]) -> str:
     width = max(len(name) for name in [*profile["parts"], "total"])
     rows = [f"{'part':<{width}}  {'parameters':>12}  {'GMAC':>10}  output"]
     for name, part in profile["parts"].items():
-        if part["params"] or part["gmac"] > 0:
+        if part["params"] or part["gmac"] >= 5e-5:  # that is, where four decimals show anything
             rows.append(f"{name:<{width}}  {part['params']:>12,}  {part['gmac']:>10.4f}  {shapes.get(name, '')}".rstrip())
     gmac = profile["gmac"]
     rows.append(f"{'total':<{width}}  {profile['params']:>12,}  {gmac['total']:>10.4f}  {shapes['output']}")
@@ -140,7 +140,11 @@ def _mkldnn_lstm_flops(frames: Any, input_weight: Any, hidden_weight: Any, *_arg
 
 
 def _gmac(counter: FlopCounterMode, module: str) -> float:
-    return float(sum(counter.get_flop_counts().get(module, {}).values())) / 2e9
+    """Of a module, or, where not its `forward` was called but others of its methods, of the modules below it that these call."""
+    counts = counter.get_flop_counts()
+    inside = [name for name in counts if name == module or name.startswith(f"{module}.")]
+    outermost = [name for name in inside if not any(name.startswith(f"{other}.") for other in inside)]
+    return float(sum(sum(counts[name].values()) for name in outermost)) / 2e9
 
 
 def _parameters(model: nn.Module) -> dict[str, int]:

@@ -87,6 +87,29 @@ def test_model_is_left_as_it_was() -> None:
     assert not model.stem._forward_hooks
 
 
+def test_a_part_counts_too_where_another_of_its_methods_is_called() -> None:
+    class Stem(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.Sequential(nn.Linear(12, 24), nn.Linear(24, 5))
+
+        def features(self, values: torch.Tensor) -> torch.Tensor:
+            features: torch.Tensor = self.layers(values)
+            return features
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.input_spec = InputSpec(1, 2, 2, stride_frames=1)
+            self.stem = Stem()
+
+        def forward(self, video: torch.Tensor) -> torch.Tensor:
+            return self.stem.features(video.flatten(1).float())
+
+    found = profile_model(Model())
+    assert found["parts"] == {"stem": {"params": 12 * 24 + 24 + 24 * 5 + 5, "gmac": (12 * 24 + 24 * 5) / 1e9}}
+
+
 def test_shared_parameters_count_once() -> None:
     model = Small()
     model.twin = nn.Linear(24, 7)
