@@ -92,7 +92,7 @@ def test_published_numbers_of_the_paper() -> None:
         ("syncmnist3:rstg", "--train.momentum 3", "train.momentum must be below 1, got 3.0"),
         ("syncmnist3:rstg", "--train.seed 99999999999", "train.seed must be below 4,294,967,296, got 99999999999"),
         ("syncmnist3:rstg", "--train.lr nan", "train.lr must be above 0, got nan"),
-        ("syncmnist3:rstg", "--train.epochs 2", "of clips and epochs; set the other to null, as --train.epochs null"),
+        ("syncmnist3:rstg", "--train.epochs 2", "train must hold exactly one of clips and epochs; set the other to null, as --train."),
         ("syncmnist3:rstg", "--data.table.path x.csv", "data must hold exactly one of syncmnist and table"),
         ("syncmnist3:rstg", "--train 3", "'--train' is not an option and not an override; an override is written --train.lr 1e-3"),
         ("syncmnist3:rstg", "--train.lr", "--train.lr needs a value, as in --train.lr VALUE"),

@@ -59,7 +59,7 @@ def _draw_all(frames: Iterable[np.ndarray], prediction: Prediction, numbers: lis
     """Each frame with what is drawn over it, and the panel beside it."""
     sampled = np.array(prediction.frame_indices)
     regions, maps = _pictures_of(prediction.explanation)
-    panel = None
+    last, panel = max(numbers, default=0), None
     for frame, number in zip(frames, numbers, strict=True):
         t = int(np.abs(sampled - number).argmin())
         found = regions or maps
@@ -73,7 +73,7 @@ def _draw_all(frames: Iterable[np.ndarray], prediction: Prediction, numbers: lis
         place = f"frame {number}"
         if number != sampled[t] and prediction.explanation is not None:
             place += f" ({'attention' if maps else 'graph'} of frame {sampled[t]})"
-        yield np.concatenate([picture, _with_place(panel, number, place, max(numbers), sampled)], axis=1)
+        yield np.concatenate([picture, _with_place(panel, number, place, last, sampled)], axis=1)
 
 
 def _counted(pictures: Iterable[np.ndarray], total: int, report: Callable[[int, int], None]) -> Iterator[np.ndarray]:
