@@ -78,8 +78,7 @@ def _keep(module: nn.Module, name: str, fixed: Tensor) -> None:
 
 
 class NodeCreation(nn.Module):
-    """Feature map to nodes: the mean over each node's region, and, if asked, where in it a feature lies, how all that changes, and the
-    same of the whole frame.
+    """Feature map to nodes: means over regions and, if asked, where a feature lies there, how all that changes, and the whole frame's.
 
     Args:
         in_channels: channels of the map (C).
@@ -99,8 +98,7 @@ class NodeCreation(nn.Module):
         _keep(self, "means", means)
         _keep(self, "moments", moments)
         # Places and differences are small beside the features themselves: bring all to one scale before they are mixed.
-        own = options.moments or options.differences
-        self.standardise = LastAxisBatchNorm(self.out_channels) if own else nn.Identity()
+        self.standardise = LastAxisBatchNorm(self.out_channels) if options.moments or options.differences else nn.Identity()
 
     def _make_filters(self, height: int, width: int) -> tuple[Tensor, Tensor]:
         """Means [N, H * W]; first moments [2, N, H * W], in halves of the frame, so that one step counts alike at every scale."""
@@ -130,8 +128,7 @@ class NodeCreation(nn.Module):
 class Send(nn.Module):
     """Messages between nodes: an MLP over (source, destination), ReLU after both layers (slides' equation 5).
 
-    The first layer is linear in the pair, so it is applied to sources and destinations once each and summed per pair; no pair is
-    ever concatenated.
+    The first layer is linear in the pair, so it is applied to sources and destinations once each and summed; no pair is concatenated.
 
     Args:
         width: of nodes and messages (D).
