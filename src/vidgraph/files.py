@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and pickles of which only numbers are read."""
+"""Files that are written whole or not at all, pickles of which only numbers are read, and the order of names."""
 
 from __future__ import annotations
 
@@ -74,6 +74,19 @@ def write_json(path: str | Path, content: Any) -> None:
     """Writes `content` as indented JSON, whole or not at all."""
     with whole_file(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def natural_key(name: str) -> tuple[list[tuple[int, str]], str]:
+    """Sorting key under which `class2` comes before `class10`: runs of digits compare as numbers, the rest as text.
+
+    Names of equal numbers, such as `1` and `01`, are ordered as text, so no two names are equal. Digits are compared by length
+    and then as text, because Python converts no more than 4,300 of them to a number.
+    """
+    pieces = [(0, piece) for piece in re.split(r"([0-9]+)", name)]  # text and digits in turn
+    for i in range(1, len(pieces), 2):
+        digits = pieces[i][1].lstrip("0")
+        pieces[i] = (len(digits), digits)
+    return pieces, name
 
 
 def unpickle_arrays(content: bytes) -> Any:

@@ -21,8 +21,8 @@ from vidgraph.data.label_files import (
     share_of,
     write_splits,
 )
-from vidgraph.data.table import natural_key
 from vidgraph.errors import DataError, TableError
+from vidgraph.files import natural_key
 
 _CODES = {"0": None, "1": "train", "2": "test"}
 

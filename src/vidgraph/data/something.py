@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vidgraph.data.label_files import check_hold_out, check_videos_once, folder_in_table, names_in, read_label_file, share_of, write_csv
-from vidgraph.data.table import natural_key, near_only
+from vidgraph.data.table import near_only
 from vidgraph.errors import DataError, TableError
+from vidgraph.files import natural_key
 
 HELD = "held"
 

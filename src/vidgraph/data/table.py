@@ -16,7 +16,6 @@ import hashlib
 import io
 import math
 import os
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,6 +25,7 @@ import numpy as np
 import pandas as pd
 
 from vidgraph.errors import TableError, nearest
+from vidgraph.files import natural_key
 from vidgraph.video.frame_folder import IMAGE_SUFFIXES
 
 REQUIRED = ("video", "label", "split")
@@ -193,11 +193,6 @@ def _check_our_name(ours: str) -> None:
 def split_labels(text: str) -> list[str]:
     """`"run|jump"` -> `["run", "jump"]`; an empty text has no labels."""
     return [label.strip() for label in text.split("|")] if text else []
-
-
-def natural_key(name: str) -> list[Any]:
-    """Sorting key under which `class2` comes before `class10`."""
-    return [int(piece) if i % 2 else piece for i, piece in enumerate(re.split(r"([0-9]+)", name))] + [name]
 
 
 def split_by_hash(name: str) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from vidgraph.errors import VideoError
+from vidgraph.files import natural_key
 from vidgraph.video.base import Video
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
@@ -27,7 +28,7 @@ class FrameFolder(Video):
         self.path, self._fps = path, float(fps)
         self.declared_num_frames = None
         images = (file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith("."))
-        self.files = sorted(images, key=_natural_key)
+        self.files = sorted(images, key=lambda image: natural_key(image.name))
         if not self.files:
             raise VideoError(path, f"the folder holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
         self._refuse_gaps()
@@ -98,9 +99,3 @@ class FrameFolder(Video):
                 return np.asarray(image.convert("RGB"))  # [H, W, 3]
         except (OSError, SyntaxError, ValueError) as error:
             raise VideoError(self.files[index], f"the image cannot be decoded ({error})", frame=index) from error
-
-
-def _natural_key(file: Path) -> tuple[list[tuple[bool, int, str]], str]:
-    """Digits compare as numbers, the rest as text; the plain name settles ties such as 1.jpg and 01.jpg."""
-    parts = re.findall(r"\d+|\D+", file.name)
-    return [(not part.isdigit(), int(part) if part.isdigit() else 0, part) for part in parts], file.name
