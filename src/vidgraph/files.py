@@ -26,10 +26,10 @@ def check_target(path: str | Path, inputs: Iterable[str | Path] = ()) -> None:
         inputs: what is read, and must not be overwritten.
 
     Raises:
-        RunError: a folder, an input, or a place that cannot be written.
+        RunError: a folder, a link, a device or a pipe, an input, or a folder above it that cannot be written.
     """
     target = Path(path)
-    _check_is_no_folder(target)
+    _check_can_be_replaced(target)
     for given in map(Path, inputs):
         if target.exists() and given.exists() and target.samefile(given):
             raise RunError(f"{target}: is read here, and would be overwritten; name another file to write")
@@ -38,9 +38,14 @@ def check_target(path: str | Path, inputs: Iterable[str | Path] = ()) -> None:
         raise RunError(f"{target}: cannot be written, {parent} is not a folder that you may write to")
 
 
-def _check_is_no_folder(target: Path) -> None:
+def _check_can_be_replaced(target: Path) -> None:
+    """A file is renamed over its target, so a link, device or pipe that stands there would be lost."""
     if not target.name or target.is_dir():  # the current folder has no name
         raise RunError(f"{target}: cannot be written, it is a folder; name a file to write")
+    if target.is_symlink():
+        raise RunError(f"{target}: cannot be written, it is a symbolic link; name the file that it points to, or another one")
+    if target.exists() and not target.is_file():
+        raise RunError(f"{target}: cannot be written, it is a device, pipe or socket; name a regular file")
 
 
 @contextmanager
@@ -50,10 +55,11 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     The temporary name keeps the suffix, so that writers that choose a format by suffix work.
 
     Raises:
-        RunError: the folder cannot be written or the disk is full; what stood at `path` before is intact.
+        RunError: `path` is a folder, link, device or pipe, the folder cannot be written or the disk is full; what stood at `path`
+            before is intact.
     """
     target = Path(path)
-    _check_is_no_folder(target)
+    _check_can_be_replaced(target)
     temporary = target.with_name(f".{target.stem}.{os.getpid()}.partial{target.suffix}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

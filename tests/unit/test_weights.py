@@ -76,12 +76,14 @@ def test_names_of_folders_strings_links_and_files_all_load(model: nn.Module, run
         assert equal_states(model, vidgraph.from_pretrained(name))
 
 
-def test_saving_over_a_link_leaves_its_target(model: nn.Module, run_folder: Path, tmp_path: Path) -> None:
+def test_saving_over_a_link_is_refused(model: nn.Module, run_folder: Path, tmp_path: Path) -> None:
     before = (run_folder / "model.safetensors").read_bytes()
     (tmp_path / "new").mkdir()
     (tmp_path / "new" / "model.safetensors").symlink_to(run_folder / "model.safetensors")
-    weights.save_weights(vidgraph.create_model("digit_stem"), tmp_path / "new")
+    with pytest.raises(RunError, match="it is a symbolic link"):
+        weights.save_weights(vidgraph.create_model("digit_stem"), tmp_path / "new")
     assert (run_folder / "model.safetensors").read_bytes() == before
+    assert [file.is_symlink() for file in (tmp_path / "new").iterdir()] == [True]
 
 
 def test_bf16_model_comes_back_in_float32_with_the_same_values(model: nn.Module, tmp_path: Path) -> None:
