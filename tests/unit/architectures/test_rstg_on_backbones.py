@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from closeness import assert_close_to_scale
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -156,7 +157,7 @@ def test_a_batch_of_one_equals_a_row_of_a_batch(placement: str) -> None:
     video = clips(3)
     with torch.no_grad():
         assert (model(video) - plain_twin(model).eval()(video)).abs().max() > 1e-3  # the graphs do have a say
-        torch.testing.assert_close(model(video)[1:2], model(video[1:2]), rtol=1e-4, atol=1e-5)
+        assert_close_to_scale(model(video)[1:2], model(video[1:2]), rel=1e-4)
 
 
 def test_larger_frames_need_no_crops() -> None:
@@ -165,7 +166,7 @@ def test_larger_frames_need_no_crops() -> None:
     parts = tiny("vec", windows="logits").eval()
     parts.load_state_dict(whole.state_dict())
     with torch.no_grad():
-        torch.testing.assert_close(parts(clips()), whole(clips()))
+        assert_close_to_scale(parts(clips()), whole(clips()))
         large = clips(size=96)
         features = whole.stem(whole.pixels(large))
         assert features.shape[3:] == (6, 6)
@@ -174,7 +175,7 @@ def test_larger_frames_need_no_crops() -> None:
             for y in range(3)
             for x in range(3)
         ]
-        torch.testing.assert_close(parts(large), torch.stack(logits).mean(0))
+        assert_close_to_scale(parts(large), torch.stack(logits).mean(0))
         assert (parts(large) - whole(large)).abs().max() > 1e-4
 
 
@@ -186,9 +187,9 @@ def test_explanations_of_all_graphs_over_all_frames(placement: str, stages: int,
     attention = explanations[1].attention
     assert attention.shape == (stages, 4, 14, 14)
     assert explanations[1].node_boxes_xyxy.shape == (4, 14, 4)
-    torch.testing.assert_close(attention.sum(-1), torch.ones(stages, 4, 14))
+    assert_close_to_scale(attention.sum(-1), torch.ones(stages, 4, 14))
     assert len(attention[0].unique(dim=0)) == steps  # a step of the map stands for the frames that it covers
-    torch.testing.assert_close(attention, model.explain(video[1:])[0].attention, rtol=1e-4, atol=1e-5)
+    assert_close_to_scale(attention, model.explain(video[1:])[0].attention)
     layer = graphs(model)[0]
     seen: list[Tensor] = []
     handle = layer.register_forward_pre_hook(lambda _layer, inputs: seen.append(inputs[0]))
@@ -196,7 +197,7 @@ def test_explanations_of_all_graphs_over_all_frames(placement: str, stages: int,
         model(video)
         handle.remove()
         by_hand = layer.graph.reason(seen[0])[1]
-    torch.testing.assert_close(attention[:3, :: 4 // steps], torch.stack(by_hand, dim=1)[1], rtol=1e-4, atol=1e-5)
+    assert_close_to_scale(attention[:3, :: 4 // steps], torch.stack(by_hand, dim=1)[1])
 
 
 def test_the_norm_of_what_is_added_is_an_option() -> None:

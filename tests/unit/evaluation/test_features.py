@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from closeness import assert_close_to_scale
 
 from vidgraph.catalogue import create_model
 from vidgraph.evaluation.features import FeatureRecorder
@@ -42,7 +43,7 @@ def test_views_of_a_sample_are_averaged_in_the_order_of_the_data_set() -> None:
         vectors = [model.vectors(*model.maps(b.video, b.flow)) for b in batches]
         fused = torch.cat([model.stream_fusion(*(v[name] for name in ("visual", "attention", "motion"))) for v in vectors])
     expected = torch.stack([(fused[1] + fused[4]) / 2, fused[3], (fused[0] + fused[2]) / 2])
-    torch.testing.assert_close(torch.from_numpy(features), expected, rtol=1e-3, atol=1e-3)
+    assert_close_to_scale(torch.from_numpy(features), expected, rel=1e-3)
     assert model._forward_hooks == model.classifier._forward_pre_hooks == {}
 
 
@@ -55,4 +56,4 @@ def test_streams_stand_side_by_side_and_frames_are_averaged() -> None:
         expected = torch.cat(
             [stream.maps(x).mean((1, 3, 4)) for stream, x in ((model.spatial, own.video), (model.temporal, own.flow))], dim=1
         )
-    torch.testing.assert_close(torch.from_numpy(features), expected, rtol=1e-3, atol=1e-3)
+    assert_close_to_scale(torch.from_numpy(features), expected, rel=1e-3)

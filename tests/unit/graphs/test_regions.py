@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from closeness import assert_close_to_scale
 from torch import Tensor
 from torchvision.ops import roi_align
 
@@ -37,7 +38,7 @@ def test_coordinates_on_an_index_ramp(crop: tuple[int, int], cells: tuple[int, i
     nodes = region_nodes(ramps(*cells), regions(boxes[None, None]), crop, aligned=aligned)[0, 0]
     end = boxes[:, :2] + 6.5 / 7 * (boxes[:, 2:] - boxes[:, :2])  # in pixels
     expected = end * torch.tensor([cells[1] / width, cells[0] / height]) - shift
-    torch.testing.assert_close(nodes[:, :2], expected, rtol=1e-5, atol=1e-4)
+    assert_close_to_scale(nodes[:, :2], expected, rel=1e-4)
 
 
 def test_by_sixteenths_of_a_pixel_at_the_paper_size() -> None:
@@ -65,7 +66,7 @@ def test_every_box_reads_its_own_step_of_its_own_clip() -> None:
     boxes = torch.tensor([8.0, 8, 80, 80]).expand(2, 3, 4, 4)
     nodes = region_nodes(features, regions(boxes), (96, 96))
     torch.testing.assert_close(nodes[0, :, :, 2], torch.arange(3.0)[:, None].expand(3, 4))
-    torch.testing.assert_close(nodes[1], nodes[0] + 100)
+    assert_close_to_scale(nodes[1], nodes[0] + 100)
 
 
 def test_the_maximum_is_taken_and_not_the_mean() -> None:
@@ -74,7 +75,7 @@ def test_the_maximum_is_taken_and_not_the_mean() -> None:
     boxes = torch.tensor([[[[72.0, 72, 88 + 16 * 2, 88 + 16 * 2]]]])  # from the middle of cell 4: points 0.21 cells apart
     plain = roi_align(features[:, :, 0], torch.tensor([[0.0, 72, 72, 120, 120]]), 7, 1 / 16, 2, True)
     node = region_nodes(features, regions(boxes), (224, 224)).item()
-    assert node == pytest.approx(plain.max().item())
+    assert node == pytest.approx(plain.max().item(), rel=1e-5)
     assert node > 4 * plain.mean().item() > 0
 
 
@@ -103,7 +104,7 @@ def test_gradient_equals_torchvisions(aligned: bool, sampling_ratio: int, cells:
     (nodes * direction).sum().backward()
     (plain * direction).sum().backward()
     assert theirs.grad is not None
-    torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-4, atol=1e-4)
+    assert_close_to_scale(ours.grad, theirs.grad, rel=1e-4)
 
 
 def test_masked_boxes_give_zero_nodes_and_no_gradient() -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from closeness import assert_close_to_scale
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -72,7 +73,7 @@ def test_layers_equal_the_plain_form(options: dict[str, Any]) -> None:
     for norm in (module for module in graph.modules() if isinstance(module, nn.LayerNorm) and module.elementwise_affine):
         nn.init.normal_(norm.weight)
         nn.init.normal_(norm.bias)
-    torch.testing.assert_close(graph(nodes, boxes, mask), plain_form(graph, nodes, boxes, mask), rtol=1e-4, atol=1e-5)
+    assert_close_to_scale(graph(nodes, boxes, mask), plain_form(graph, nodes, boxes, mask), rel=1e-4)
 
 
 def test_one_layer_by_hand() -> None:
@@ -136,7 +137,7 @@ def test_what_is_masked_has_no_influence(options: dict[str, Any]) -> None:
     expected = graph(nodes, boxes, mask)
     other_nodes = nodes + 100 * torch.randn_like(nodes) * ~mask[..., None]
     other_boxes = torch.where(mask[..., None], boxes, torch.tensor([0.0, 0, 1e4, 1e4]))
-    torch.testing.assert_close(graph(other_nodes, other_boxes, mask)[mask], expected[mask])
+    assert_close_to_scale(graph(other_nodes, other_boxes, mask)[mask], expected[mask])
 
 
 @pytest.mark.parametrize("options", KINDS)
@@ -150,8 +151,8 @@ def test_another_order_of_boxes_and_a_batch_of_one(options: dict[str, Any]) -> N
         index = order.reshape(*order.shape, *[1] * (x.dim() - 3)).expand_as(x)
         return x.gather(2, index)
 
-    torch.testing.assert_close(graph(*map(ordered, (nodes, boxes, mask))), ordered(expected), rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(graph(nodes[1:2], boxes[1:2], mask[1:2]), expected[1:2], rtol=1e-4, atol=1e-5)
+    assert_close_to_scale(graph(*map(ordered, (nodes, boxes, mask))), ordered(expected), rel=1e-4)
+    assert_close_to_scale(graph(nodes[1:2], boxes[1:2], mask[1:2]), expected[1:2], rel=1e-4)
 
 
 def test_time_has_a_direction_in_the_overlap_graphs_only() -> None:
@@ -180,7 +181,7 @@ def test_compiled_equals_eager(options: dict[str, Any]) -> None:
     torch.manual_seed(0)
     graph, (nodes, boxes, mask) = awake(region_graph(**options)), some_regions()
     compiled = torch.compile(graph, fullgraph=True)
-    torch.testing.assert_close(compiled(nodes, boxes, mask), graph(nodes, boxes, mask), rtol=1e-4, atol=1e-5)
+    assert_close_to_scale(compiled(nodes, boxes, mask), graph(nodes, boxes, mask), rel=1e-4)
 
 
 @pytest.mark.parametrize("name", ["width", "num_layers"])

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from closeness import assert_close_to_scale
 from torch import nn
 
 from vidgraph.backbones.bn_inception import BNInception
@@ -47,7 +48,7 @@ def test_frozen_norm_equals_a_batch_norm_in_evaluation_and_stays_so(learn_affine
         assert torch.equal(frozen.train()(x), expected)
     assert all(torch.equal(value, state[name]) for name, value in frozen.state_dict().items())
     by_hand = (x - trained.running_mean.view(-1, 1, 1, 1)) / (trained.running_var.view(-1, 1, 1, 1) + 1e-5).sqrt()
-    torch.testing.assert_close(expected, by_hand * trained.weight.view(-1, 1, 1, 1) + trained.bias.view(-1, 1, 1, 1))
+    assert_close_to_scale(expected, by_hand * trained.weight.view(-1, 1, 1, 1) + trained.bias.view(-1, 1, 1, 1))
     trained.load_state_dict(frozen.state_dict())
 
 
@@ -80,7 +81,7 @@ def test_folded_network_gives_the_same_outputs_without_norms(kind: NormKind) -> 
     folded = fold_norms(model.train())
     assert not [m for m in folded.modules() if isinstance(m, (nn.BatchNorm3d, FrozenBatchNorm))]
     with torch.no_grad():
-        torch.testing.assert_close(folded(video), model.eval()(video), rtol=1e-4, atol=1e-5)
+        assert_close_to_scale(folded(video), model.eval()(video), rel=1e-4)
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
 
 
@@ -95,7 +96,7 @@ def test_folded_networks_of_images(build: Callable[[], nn.Module]) -> None:
     assert not [m for m in folded.modules() if isinstance(m, (nn.BatchNorm2d, FrozenBatchNorm))]
     with torch.no_grad():
         expected = network.eval()(images)
-        torch.testing.assert_close(folded(images), expected, rtol=0, atol=1e-5 * float(expected.max()))
+        assert_close_to_scale(folded(images), expected)
 
 
 def test_a_norm_that_follows_no_convolution_is_left_alone() -> None:
@@ -137,7 +138,7 @@ def test_outputs_in_training_are_those_of_the_statistics() -> None:
     partial = partial_batch_norm(SmallResNet2D((4, 6, 8)))
     assert partial.load_state_dict(plain.state_dict()).missing_keys == []
     plain.eval().norm.train()
-    torch.testing.assert_close(partial.train()(images), plain(images))
+    assert_close_to_scale(partial.train()(images), plain(images))
     assert partial.state_dict().keys() == plain.state_dict().keys()
 
 

