@@ -1,4 +1,6 @@
-"""What the benchmarks of extraction share: videos to work on, and how fast they are decoded and done; not a benchmark itself."""
+"""What the benchmarks of extraction share: videos to work on, and how fast they are decoded and
+done; not a benchmark itself.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +22,13 @@ HEIGHT, WIDTH, NUM_VIDEOS = 256, 340, 4
 
 
 def make_videos(folder: Path, num_frames: int) -> list[Path]:
-    """Four H.264 clips: a square that wanders over a patchwork which pans by two pixels per frame."""
+    """Four H.264 clips: a square that wanders over a patchwork which pans by two pixels per
+    frame.
+    """
     rng = np.random.default_rng(0)
-    rough = rng.integers(0, 256, (HEIGHT // 8, (WIDTH + 2 * num_frames) // 8 + 1, 3), dtype=np.uint8)
+    rough = rng.integers(
+        0, 256, (HEIGHT // 8, (WIDTH + 2 * num_frames) // 8 + 1, 3), dtype=np.uint8
+    )
     patchwork = cv2.resize(rough, (8 * rough.shape[1], HEIGHT), interpolation=cv2.INTER_CUBIC)
     paths = [folder / f"{number}.mp4" for number in range(NUM_VIDEOS)]
     for number, path in enumerate(paths):
@@ -53,7 +59,9 @@ def job_rate(job: Job, task: Task) -> float:
 
 
 def engine_rate(job: Job, tasks: Sequence[Task], folder: Path, workers: int, unit: str) -> float:
-    """Units per second of the engine once its processes are at work: from the first results, one of each process, to the last."""
+    """Units per second of the engine once its processes are at work: from the first results, one of
+    each process, to the last.
+    """
     store, ends = Store.claim(folder, job.method()), []
     for outcome in in_processes(job, list(tasks), store, workers):
         if outcome.error:

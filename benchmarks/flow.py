@@ -1,18 +1,21 @@
-"""How many pairs of frames per second each method of optical flow does, beside decoding alone; two processes beside one; and what a
-field costs in bytes and in time to read.
+"""How many pairs of frames per second each method of optical flow does, beside decoding alone; two
+processes beside one; and what a field costs in bytes and in time to read.
 
     python benchmarks/flow.py [--videos FOLDER] [--frames 24] [--raft]
 
-Without `--videos`, four H.264 clips of 256x340 pixels are made in a temporary folder: a square that wanders over a patchwork which pans.
-`--raft` measures RAFT too, with random weights, which cost what trained ones cost: seconds per pair on a CPU.
+Without `--videos`, four H.264 clips of 256x340 pixels are made in a temporary folder: a square that
+wanders over a patchwork which pans. `--raft` measures RAFT too, with random weights, which cost
+what trained ones cost: seconds per pair on a CPU.
 
-Columns of the first table: pairs per second of processor time of one process, reading, rounding and packing included; how many times
-longer a pair takes than a frame to be decoded; the median and mean distance from TV-L1's motion, in pixels, for what a faster method
-gives up; and the pairs per second, by the clock, of two processes over those of one, both started by the engine, the start not counted:
-2 would be perfect on two free cores.
+Columns of the first table: pairs per second of processor time of one process, reading, rounding and
+packing included; how many times longer a pair takes than a frame to be decoded; the median and mean
+distance from TV-L1's motion, in pixels, for what a faster method gives up; and the pairs per
+second, by the clock, of two processes over those of one, both started by the engine, the start not
+counted: 2 would be perfect on two free cores.
 
-The second table holds the store's records (zlib) against JPEG pairs of quality 95, as the community stores flow, and PNG: kilobytes per
-field, milliseconds of processor time to pack and to unpack one, and the error of its own in pixels at 340x256.
+The second table holds the store's records (zlib) against JPEG pairs of quality 95, as the community
+stores flow, and PNG: kilobytes per field, milliseconds of processor time to pack and to unpack one,
+and the error of its own in pixels at 340x256.
 """
 
 from __future__ import annotations
@@ -42,30 +45,47 @@ NUM_COMPARED = 4  # pairs
 
 
 def some_fields(method: str, paths: Sequence[Path]) -> list[np.ndarray]:
-    """Motion in pixels of a few pairs, one from the middle of each of the first videos, [H, W, 2]."""
+    """Motion in pixels of a few pairs, one from the middle of each of the first videos, [H, W,
+    2].
+    """
     estimator, found = open_estimator(method, weights="random" if method == "raft" else None), []
     for path in paths[:NUM_COMPARED]:
         with open_video(path) as video:
             middle = video.num_frames // 2 - 1
-            found.append(estimator.field(*(estimator.prepare(frame) for frame in video.read([middle, middle + 1]))))
+            found.append(
+                estimator.field(
+                    *(estimator.prepare(frame) for frame in video.read([middle, middle + 1]))
+                )
+            )
     return found
 
 
 def distance(method: str, paths: Sequence[Path], reference: list[np.ndarray]) -> str:
     """Median and mean distance from the reference."""
-    apart = [np.hypot(*(a - b).reshape(-1, 2).T) for a, b in zip(some_fields(method, paths), reference, strict=True)]
+    apart = [
+        np.hypot(*(a - b).reshape(-1, 2).T)
+        for a, b in zip(some_fields(method, paths), reference, strict=True)
+    ]
     return f"{np.median(np.concatenate(apart)):6.2f} {np.mean(np.concatenate(apart)):6.2f}"
 
 
 def compare_methods(paths: Sequence[Path], methods: Sequence[str], folder: Path) -> None:
     """The first table."""
-    tasks = [Task(path, f"{number}-{turn}") for turn in range(2) for number, path in enumerate(paths)]
+    tasks = [
+        Task(path, f"{number}-{turn}") for turn in range(2) for number, path in enumerate(paths)
+    ]
     alone, reference = decoding_rate(tasks[: len(paths)]), some_fields(REFERENCE, paths)
     print(f"{'decoding alone':<16}{alone:9.1f} frames/s")
     for method in methods:
         job = FlowJob(method, weights="random" if method == "raft" else None)
-        rate, shared = job_rate(job, tasks[0]), tasks if method in ("dis", "farneback") else tasks[: len(paths)]
-        one, two = (engine_rate(job, shared, folder / f"{method}{workers}", workers, "fields") for workers in (1, 2))
+        rate, shared = (
+            job_rate(job, tasks[0]),
+            tasks if method in ("dis", "farneback") else tasks[: len(paths)],
+        )
+        one, two = (
+            engine_rate(job, shared, folder / f"{method}{workers}", workers, "fields")
+            for workers in (1, 2)
+        )
         apart = "reference" if method == REFERENCE else distance(method, paths, reference)
         print(
             f"{method:<16}{rate:9.2f} pairs/s  {alone / rate:8.1f} times decoding   "
@@ -74,14 +94,19 @@ def compare_methods(paths: Sequence[Path], methods: Sequence[str], folder: Path)
         )
 
 
-# ---- how fields are packed ---------------------------------------------------------------------------------------------------------------
+# ---- how fields are packed -----------------------------------------------------------------------
 
 
-def image_codec(suffix: str, *settings: int) -> tuple[Callable[[np.ndarray], object], Callable[[object], np.ndarray]]:
+def image_codec(
+    suffix: str, *settings: int
+) -> tuple[Callable[[np.ndarray], object], Callable[[object], np.ndarray]]:
     """A pair of images per field."""
 
     def pack(field: np.ndarray) -> object:
-        return [cv2.imencode(suffix, np.ascontiguousarray(field[..., axis]), settings)[1] for axis in (0, 1)]
+        return [
+            cv2.imencode(suffix, np.ascontiguousarray(field[..., axis]), settings)[1]
+            for axis in (0, 1)
+        ]
 
     def unpack(record: object) -> np.ndarray:
         return np.stack([cv2.imdecode(image, cv2.IMREAD_GRAYSCALE) for image in record], axis=-1)  # type: ignore[attr-defined]
@@ -94,7 +119,10 @@ def compare_codecs(paths: Sequence[Path], num_fields: int = 20) -> None:
     estimator, fields = open_estimator("dis"), []
     for path in paths[:8]:
         with open_video(path) as video:
-            frames = [estimator.prepare(frame) for frame in video.read(range(min(num_fields + 1, video.num_frames)))]
+            frames = [
+                estimator.prepare(frame)
+                for frame in video.read(range(min(num_fields + 1, video.num_frames)))
+            ]
         fields += [quantise(estimator.field(*pair)) for pair in pairwise(frames)]
     height, width = fields[0].shape[:2]
     fields = [field for field in fields if field.shape[:2] == (height, width)]
@@ -104,23 +132,41 @@ def compare_codecs(paths: Sequence[Path], num_fields: int = 20) -> None:
         "PNG pair": image_codec(".png", cv2.IMWRITE_PNG_COMPRESSION, 3),
     }
     pixels = bounds_pixels(256, 340) / 127.5
-    print(f"{len(fields)} fields of {height}x{width}; rounding to 8 bits itself is off by {20 / 255 / 3**0.5:.3f} px on average (rms)")
+    print(
+        f"{len(fields)} fields of {height}x{width}; rounding to 8 bits itself is off by "
+        f"{20 / 255 / 3**0.5:.3f} px on average (rms)"
+    )
     for name, (pack, unpack) in codecs.items():
         times = [time.process_time()]
         records = [pack(field) for field in fields]
         times.append(time.process_time())
         back = [unpack(record) for record in records]
         times.append(time.process_time())
-        size = np.mean([sum(map(len, record)) if isinstance(record, list) else len(record) for record in records]) / 1e3
+        size = (
+            np.mean(
+                [
+                    sum(map(len, record)) if isinstance(record, list) else len(record)
+                    for record in records
+                ]
+            )
+            / 1e3
+        )
         errors = (np.stack(back).astype(np.float32) - np.stack(fields)) * pixels
         packing, unpacking = (1e3 * float(spent) / len(fields) for spent in np.diff(times))
         worst, rms = np.abs(errors).max(), np.sqrt((errors**2).mean())
-        print(f"{name:<16}{size:7.2f} kB   pack {packing:6.3f} ms   unpack {unpacking:6.3f} ms   rms {rms:.3f} px, most {worst:.2f} px")
+        print(
+            f"{name:<16}{size:7.2f} kB   pack {packing:6.3f} ms   unpack {unpacking:6.3f} ms   "
+            f"rms {rms:.3f} px, most {worst:.2f} px"
+        )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--videos", type=Path, help="videos of your own; a few short ones are enough")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--videos", type=Path, help="videos of your own; a few short ones are enough"
+    )
     parser.add_argument("--frames", type=int, default=24, help="frames per made video (default 24)")
     parser.add_argument("--raft", action="store_true", help="measure raft too")
     args = parser.parse_args()
@@ -131,8 +177,13 @@ def main() -> None:
         with open_video(paths[0]) as video:
             size = f"{video.num_frames} frames of {video.height}x{video.width}"
         print(f"{len(paths)} videos, the first of {size}; one thread per process")
-        print(f"{cores} cores, load {os.getloadavg()[0]:.1f} before the start: where others are at work, two processes gain less")
-        compare_methods(paths, [method for method in METHODS if args.raft or method != "raft"], Path(folder))
+        print(
+            f"{cores} cores, load {os.getloadavg()[0]:.1f} before the start: where others are at "
+            "work, two processes gain less"
+        )
+        compare_methods(
+            paths, [method for method in METHODS if args.raft or method != "raft"], Path(folder)
+        )
         compare_codecs(paths)
 
 

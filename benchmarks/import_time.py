@@ -1,4 +1,5 @@
-"""Seconds of `import vidgraph` beside `import torch`, each in fresh interpreters, taken in turns; the aim is a ratio of at most 1.5.
+"""Seconds of `import vidgraph` beside `import torch`, each in fresh interpreters, taken in turns;
+the aim is a ratio of at most 1.5.
 
 python benchmarks/import_time.py [rounds]
 """
@@ -9,12 +10,19 @@ import statistics
 import subprocess
 import sys
 
-CODE = "import time; start = time.perf_counter(); import {package}; print(time.perf_counter() - start)"
+CODE = (
+    "import time; start = time.perf_counter(); import {package}; print(time.perf_counter() - start)"
+)
 
 
 def import_seconds(package: str) -> float:
     """One import in one new process; the interpreter's own start is not counted."""
-    run = subprocess.run([sys.executable, "-c", CODE.format(package=package)], capture_output=True, text=True, check=True)
+    run = subprocess.run(
+        [sys.executable, "-c", CODE.format(package=package)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     return float(run.stdout)
 
 

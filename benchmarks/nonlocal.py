@@ -1,11 +1,15 @@
-"""Time and peak memory of a non-local block with fused attention, against the same block with its matrix of all pairs written out.
+"""Time and peak memory of a non-local block with fused attention, against the same block with its
+matrix of all pairs written out.
 
-At the sizes of I3D R50 on clips of 32 x 224 x 224: res3 (512 channels, 16 x 28 x 28 cells that look at 16 x 14 x 14) and res4 (1024
-channels, 16 x 14 x 14 that look at 16 x 7 x 7), forward and backward, with equal outputs. Three claims per size, each a ratio measured
-in this run: time, and peak memory beyond the start, plain / fused; and the multiply-adds per second of the fused block as a fraction of
-a large matrix product's. Each form runs in a process of its own, so that its memory is its own.
+At the sizes of I3D R50 on clips of 32 x 224 x 224: res3 (512 channels, 16 x 28 x 28 cells that look
+at 16 x 14 x 14) and res4 (1024 channels, 16 x 14 x 14 that look at 16 x 7 x 7), forward and
+backward, with equal outputs. Three claims per size, each a ratio measured in this run: time, and
+peak memory beyond the start, plain / fused; and the multiply-adds per second of the fused block as
+a fraction of a large matrix product's. Each form runs in a process of its own, so that its memory
+is its own.
 
-    python benchmarks/nonlocal.py [--repeats 5] [--threads 2] [--precision fp32] [--device cpu] [--clock wall]
+    python benchmarks/nonlocal.py [--repeats 5] [--threads 2] [--precision fp32] [--device cpu]
+    [--clock wall]
 """
 
 from __future__ import annotations
@@ -29,7 +33,9 @@ class PlainBlock(NonLocalBlock):
     """The peer: every affinity of the clip in one matrix, as the authors' code has it."""
 
     def _softmax(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        weights = (query @ key.transpose(1, 2) * query.shape[-1] ** -0.5).softmax(dim=-1)  # [B, N, M]
+        weights = (query @ key.transpose(1, 2) * query.shape[-1] ** -0.5).softmax(
+            dim=-1
+        )  # [B, N, M]
         return weights @ value
 
 
@@ -39,7 +45,9 @@ def multiply_adds(channels: int, frames: int, side: int) -> float:
     return (2 * looking + 2 * seen) * channels * width + 2 * looking * seen * width
 
 
-def run(kind: type[NonLocalBlock], size: tuple[int, int, int], args: argparse.Namespace, answers: Any) -> None:
+def run(
+    kind: type[NonLocalBlock], size: tuple[int, int, int], args: argparse.Namespace, answers: Any
+) -> None:
     """Puts median seconds, peak memory in MiB and some outputs of one form into `answers`."""
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
@@ -47,7 +55,9 @@ def run(kind: type[NonLocalBlock], size: tuple[int, int, int], args: argparse.Na
     block = kind(channels, norm="none").to(args.device)
     nn.init.normal_(block.out.weight, std=0.01)
     video = torch.randn(1, channels, frames, side, side, device=args.device, requires_grad=True)
-    block(video.detach()[:, :, :1, :2, :2]).sum().backward()  # what the libraries themselves need is no part of the block's memory
+    block(
+        video.detach()[:, :, :1, :2, :2]
+    ).sum().backward()  # what the libraries themselves need is no part of the block's memory
     on_gpu = args.device != "cpu"
     outs = []
 
@@ -64,12 +74,21 @@ def run(kind: type[NonLocalBlock], size: tuple[int, int, int], args: argparse.Na
 
 def memory(on_gpu: bool) -> float:
     """The largest so far, in MiB."""
-    return torch.cuda.max_memory_allocated() / 2**20 if on_gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    return (
+        torch.cuda.max_memory_allocated() / 2**20
+        if on_gpu
+        else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    )
 
 
 def product_seconds(args: argparse.Namespace) -> float:
     torch.set_num_threads(args.threads)
-    square = torch.randn(SIDE, SIDE, dtype=torch.bfloat16 if args.precision == "bf16" else torch.float32, device=args.device)
+    square = torch.randn(
+        SIDE,
+        SIDE,
+        dtype=torch.bfloat16 if args.precision == "bf16" else torch.float32,
+        device=args.device,
+    )
     return interleaved_medians({"product": lambda: square @ square}, args)["product"]
 
 
@@ -79,7 +98,10 @@ def main() -> None:
     args = parser.parse_args()
 
     print("forward + backward, one clip")
-    print(f"{args.precision}, {args.device}, {args.threads} threads, {args.clock} clock, median of {args.repeats}")
+    print(
+        f"{args.precision}, {args.device}, {args.threads} threads, {args.clock} clock, median of "
+        f"{args.repeats}"
+    )
     peak = SIDE**3 / product_seconds(args)
     context = multiprocessing.get_context("spawn")
     for name, size in SIZES.items():
@@ -90,13 +112,30 @@ def main() -> None:
             process.start()
             found[kind] = answers.get()
             process.join()
-        (fused, fused_memory, ours), (plain, plain_memory, theirs) = found[NonLocalBlock], found[PlainBlock]
+        (fused, fused_memory, ours), (plain, plain_memory, theirs) = (
+            found[NonLocalBlock],
+            found[PlainBlock],
+        )
         rough = args.precision == "bf16"
-        torch.testing.assert_close(torch.tensor(ours), torch.tensor(theirs), rtol=2e-2 if rough else 1e-4, atol=2e-2 if rough else 1e-5)
+        torch.testing.assert_close(
+            torch.tensor(ours),
+            torch.tensor(theirs),
+            rtol=2e-2 if rough else 1e-4,
+            atol=2e-2 if rough else 1e-5,
+        )
         used = 3 * multiply_adds(*size) / fused  # backward costs twice the forward
-        print(f"{name}: fused {fused * 1e3:.0f} ms, {fused_memory:.0f} MiB; plain {plain * 1e3:.0f} ms, {plain_memory:.0f} MiB")
-        print(f"  time, plain / fused: {plain / fused:.2f}   peak memory, plain / fused: {plain_memory / fused_memory:.2f}")
-        print(f"  fused: {used / 1e9:.0f} GMAC/s, {used / peak:.0%} of a {SIDE} matrix product's {peak / 1e9:.0f} GMAC/s")
+        print(
+            f"{name}: fused {fused * 1e3:.0f} ms, {fused_memory:.0f} MiB; plain {plain * 1e3:.0f} "
+            f"ms, {plain_memory:.0f} MiB"
+        )
+        print(
+            f"  time, plain / fused: {plain / fused:.2f}   peak memory, plain / fused: "
+            f"{plain_memory / fused_memory:.2f}"
+        )
+        print(
+            f"  fused: {used / 1e9:.0f} GMAC/s, {used / peak:.0%} of a {SIDE} matrix product's "
+            f"{peak / 1e9:.0f} GMAC/s"
+        )
 
 
 if __name__ == "__main__":

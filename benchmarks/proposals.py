@@ -1,12 +1,15 @@
-"""How many frames per second each source of boxes does, beside decoding alone; and two processes beside one.
+"""How many frames per second each source of boxes does, beside decoding alone; and two processes
+beside one.
 
     python benchmarks/proposals.py [--videos FOLDER] [--frames 60] [--rounds 2]
 
-Without `--videos`, four H.264 clips of 256x340 pixels are made in a temporary folder: a square that wanders over a patchwork which pans.
-The rpn has random weights, which cost what trained ones cost.
+Without `--videos`, four H.264 clips of 256x340 pixels are made in a temporary folder: a square that
+wanders over a patchwork which pans. The rpn has random weights, which cost what trained ones cost.
 
-Columns: frames per second of processor time of one process, reading included and loading not; how many times longer a frame takes than
-to be decoded; and the frames per second, by the clock, of two processes over those of one, both started by the engine, the start not
+Columns: frames per second of processor time of one process, reading included and loading not; how
+    many times longer a frame takes than
+to be decoded; and the frames per second, by the clock, of two processes over those of one, both
+started by the engine, the start not
 counted: 2 would be perfect on two free cores.
 """
 
@@ -25,34 +28,57 @@ from vidgraph.extraction.tasks import Task
 from vidgraph.recogniser import list_videos
 from vidgraph.video.reader import open_video
 
-LOOKED_AT = {"motion": 10**9, "selective-search": 6, "rpn": 2}  # frames per video, so that the slow sources end too
+LOOKED_AT = {
+    "motion": 10**9,
+    "selective-search": 6,
+    "rpn": 2,
+}  # frames per video, so that the slow sources end too
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--videos", type=Path, help="videos of your own")
     parser.add_argument("--frames", type=int, default=60, help="frames per made video (default 60)")
-    parser.add_argument("--rounds", type=int, default=2, help="how often the videos are shared out (default 2)")
+    parser.add_argument(
+        "--rounds", type=int, default=2, help="how often the videos are shared out (default 2)"
+    )
     args = parser.parse_args()
     torch.set_num_threads(1)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     with tempfile.TemporaryDirectory() as folder:
         paths = list_videos(args.videos) if args.videos else make_videos(Path(folder), args.frames)
-        tasks = [Task(path, f"{number}-{turn}") for turn in range(args.rounds) for number, path in enumerate(paths)]
+        tasks = [
+            Task(path, f"{number}-{turn}")
+            for turn in range(args.rounds)
+            for number, path in enumerate(paths)
+        ]
         with open_video(paths[0]) as video:
             frames, size = video.num_frames, f"{video.height}x{video.width}"
         alone = decoding_rate(tasks[: len(paths)])
-        print(f"{len(paths)} videos, the first of {frames} frames of {size}; one thread per process")
-        print(f"{cores} cores, load {os.getloadavg()[0]:.1f} before the start: where others are at work, two processes gain less")
+        print(
+            f"{len(paths)} videos, the first of {frames} frames of {size}; one thread per process"
+        )
+        print(
+            f"{cores} cores, load {os.getloadavg()[0]:.1f} before the start: where others are at "
+            "work, two processes gain less"
+        )
         print(f"{'decoding alone':<18}{alone:9.1f} frames/s")
         for source in reversed(SOURCES):  # the cheap ones first
             every = max(1, frames // LOOKED_AT[source])
-            job = ProposalJob(source, count=10, every=every, weights="random" if source == "rpn" else None)
+            job = ProposalJob(
+                source, count=10, every=every, weights="random" if source == "rpn" else None
+            )
             rate = job_rate(job, tasks[0])
             shared = tasks[: len(paths)] if source == "rpn" else tasks
-            one, two = (engine_rate(job, shared, Path(folder) / f"{source}{workers}", workers, "frames") for workers in (1, 2))
+            one, two = (
+                engine_rate(job, shared, Path(folder) / f"{source}{workers}", workers, "frames")
+                for workers in (1, 2)
+            )
             print(
-                f"{source:<18}{rate:9.2f} frames/s  {alone / rate:8.1f} times decoding   two processes over one: {two / one:.2f}",
+                f"{source:<18}{rate:9.2f} frames/s  {alone / rate:8.1f} times decoding   two "
+                f"processes over one: {two / one:.2f}",
                 flush=True,
             )
 

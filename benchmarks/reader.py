@@ -1,14 +1,18 @@
-"""How long `open_video(path).read(indices)` takes, beside decoding the same file from its start with PyAV.
+"""How long `open_video(path).read(indices)` takes, beside decoding the same file from its start
+with PyAV.
 
     python benchmarks/reader.py [--draws 7] [--seconds 30]
 
-Makes one H.264 file per distance of key frames (30 and 250) in a temporary folder, then reads 32 frames in four ways. Every
-figure includes opening the file, starts with nothing cached, and uses one thread. The peer decodes until the last wanted frame
-and converts wanted frames only, with one shared converter (a new converter per frame, as `frame.to_ndarray(format=...)` makes
-it, would cost the peer ten times as much per converted frame). Both are checked to return equal pixels.
+Makes one H.264 file per distance of key frames (30 and 250) in a temporary folder, then reads 32
+frames in four ways. Every figure includes opening the file, starts with nothing cached, and uses
+one thread. The peer decodes until the last wanted frame and converts wanted frames only, with one
+shared converter (a new converter per frame, as `frame.to_ndarray(format=...)` makes it, would cost
+the peer ten times as much per converted frame). Both are checked to return equal pixels.
 
-Columns: milliseconds, median over draws; ratio: sum over draws of ours divided by sum of the peer's. `+length` also asks
-for `num_frames`, which decodes the file's end once. torchcodec's column shows where it loads and decodes a probe clip.
+Columns: milliseconds, median over draws; ratio: sum over draws of ours divided by sum of the
+    peer's. `+length` also asks
+for `num_frames`, which decodes the file's end once. torchcodec's column shows where it loads and
+decodes a probe clip.
 """
 
 from __future__ import annotations
@@ -35,7 +39,10 @@ TARGETS = {30: 0.6, 250: 1.1}
 def make_video(path: Path, num_frames: int, key_frame_every: int) -> None:
     """A moving patchwork with a moving square and noise: x264 `fast`, crf 23."""
     rng = np.random.default_rng(0)
-    patchwork = np.kron(rng.integers(0, 256, (HEIGHT // 8 + 30, WIDTH // 8 + 40, 3), dtype=np.uint8), np.ones((8, 8, 1), np.uint8))
+    patchwork = np.kron(
+        rng.integers(0, 256, (HEIGHT // 8 + 30, WIDTH // 8 + 40, 3), dtype=np.uint8),
+        np.ones((8, 8, 1), np.uint8),
+    )
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=FPS, options={"preset": "fast", "crf": "23"})
         stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
@@ -55,7 +62,8 @@ def draw_indices(num_frames: int, rng: np.random.Generator) -> dict[str, np.ndar
     """32 frames: anywhere; one per segment; a clip with stride 2; a clip with stride 5."""
     edges = np.linspace(0, num_frames, NUM_WANTED + 1)
     clips = {
-        f"{NUM_WANTED}x{stride}": rng.integers(0, num_frames - stride * (NUM_WANTED - 1)) + stride * np.arange(NUM_WANTED)
+        f"{NUM_WANTED}x{stride}": rng.integers(0, num_frames - stride * (NUM_WANTED - 1))
+        + stride * np.arange(NUM_WANTED)
         for stride in (2, 5)
     }
     spread = {
@@ -94,12 +102,18 @@ def read_sequentially(path: Path, indices: np.ndarray) -> np.ndarray:
 def read_torchcodec(path: Path, indices: np.ndarray) -> np.ndarray:
     from torchcodec.decoders import VideoDecoder
 
-    decoder = VideoDecoder(str(path), seek_mode="exact", num_ffmpeg_threads=1, dimension_order="NHWC")
+    decoder = VideoDecoder(
+        str(path), seek_mode="exact", num_ffmpeg_threads=1, dimension_order="NHWC"
+    )
     return decoder.get_frames_at(indices.tolist()).data.numpy()
 
 
-def best_of(read: Callable[[Path, np.ndarray], np.ndarray], path: Path, indices: np.ndarray, repeats: int) -> tuple[float, np.ndarray]:
-    """Shortest of a few runs in milliseconds, so that other work on the machine does not count, and the pixels."""
+def best_of(
+    read: Callable[[Path, np.ndarray], np.ndarray], path: Path, indices: np.ndarray, repeats: int
+) -> tuple[float, np.ndarray]:
+    """Shortest of a few runs in milliseconds, so that other work on the machine does not count, and
+    the pixels.
+    """
     times = []
     for _ in range(repeats):
         begin = time.perf_counter()
@@ -108,7 +122,11 @@ def best_of(read: Callable[[Path, np.ndarray], np.ndarray], path: Path, indices:
     return min(times), pixels
 
 
-def measure(path: Path, draws: list[dict[str, np.ndarray]], readers: dict[str, Callable[[Path, np.ndarray], np.ndarray]]) -> list[float]:
+def measure(
+    path: Path,
+    draws: list[dict[str, np.ndarray]],
+    readers: dict[str, Callable[[Path, np.ndarray], np.ndarray]],
+) -> list[float]:
     """Prints one row per pattern and returns our ratio to the sequential peer per pattern."""
     ratios = []
     for pattern in draws[0]:
@@ -121,14 +139,19 @@ def measure(path: Path, draws: list[dict[str, np.ndarray]], readers: dict[str, C
             if not np.array_equal(pixels["vidgraph"], pixels["sequential"]):
                 raise SystemExit(f"{pattern}: pixels differ from a sequential decode")
         total = sum(times["sequential"])
-        cells = [f"{statistics.median(values):8.1f} ({sum(values) / total:4.2f}x)" for values in times.values()]
+        cells = [
+            f"{statistics.median(values):8.1f} ({sum(values) / total:4.2f}x)"
+            for values in times.values()
+        ]
         ratios.append(sum(times["vidgraph"]) / total)
         print(f"  {pattern:>9}: " + "  ".join(cells))
     return ratios
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="time of reading 32 frames, beside sequential decoding")
+    parser = argparse.ArgumentParser(
+        description="time of reading 32 frames, beside sequential decoding"
+    )
     parser.add_argument("--draws", type=int, default=7)
     parser.add_argument("--seconds", type=int, default=30)
     arguments = parser.parse_args()
@@ -148,11 +171,17 @@ def main() -> None:
         for key_frame_every, target in TARGETS.items():
             path = Path(folder) / f"every{key_frame_every}.mp4"
             make_video(path, num_frames, key_frame_every)
-            print(f"key frame every {key_frame_every}, {path.stat().st_size / 1e6:.1f} MB, ms (ratio): " + ", ".join(readers))
+            print(
+                f"key frame every {key_frame_every}, {path.stat().st_size / 1e6:.1f} MB, ms "
+                "(ratio): " + ", ".join(readers)
+            )
             ratios = measure(path, draws, readers)
             median, worst = statistics.median(ratios), max(ratios)
             verdict = "met" if worst <= target else "missed"
-            print(f"  median over patterns {median:.2f}, worst pattern {worst:.2f}; target {target}: {verdict}")
+            print(
+                f"  median over patterns {median:.2f}, worst pattern {worst:.2f}; target "
+                f"{target}: {verdict}"
+            )
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
-"""What the nodes of a region graph hold of synchronous digits, by linear fits: which digit, where, and how far it moves.
+"""What the nodes of a region graph hold of synchronous digits, by linear fits: which digit, where,
+and how far it moves.
 
-A node stands for the true box of one digit in one frame. Ridge regressions on half of the clips are tried on the other half: of the
-digit (share right), of the centre of its box and of that centre's way to the next frame (shares of variance explained, R2). Inputs are
-the nodes before the graph, and what each graph gathers for them from their neighbours.
+A node stands for the true box of one digit in one frame. Ridge regressions on half of the clips are
+tried on the other half: of the digit (share right), of the centre of its box and of that centre's
+way to the next frame (shares of variance explained, R2). Inputs are the nodes before the graph, and
+what each graph gathers for them from their neighbours.
 
     python benchmarks/region_probe.py results/weights/syncmnist3-strg_joint_small --digits mnist
 
@@ -26,21 +28,31 @@ RIDGE = 1e-3
 BATCH = 50
 
 
-def look(model: STRG, stream: SyncMnistStream, num_clips: int) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-    """Inputs of the fits by name, [B, T, K, D] each; centres of the boxes in pixels [B, T, K, 2]; digits [B, T, K]."""
+def look(
+    model: STRG, stream: SyncMnistStream, num_clips: int
+) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+    """Inputs of the fits by name, [B, T, K, D] each; centres of the boxes in pixels [B, T, K, 2];
+    digits [B, T, K].
+    """
     seen: dict[str, list[Tensor]] = {}
     centres, digits = [], []
     for start in range(0, num_clips, BATCH):
         rows = np.arange(start, min(start + BATCH, num_clips))
         clips, (images, _, _) = stream.__getitems__(rows.tolist()), stream.plan(rows)
-        nodes, steps = model.nodes(model.reduce(model.stem(model.pixels(clips.video))), clips.video, clips.regions)
+        nodes, steps = model.nodes(
+            model.reduce(model.stem(model.pixels(clips.video))), clips.video, clips.regions
+        )
         seen.setdefault("nodes", []).append(nodes)
-        links = None if model.graph is None else model.graph.links(nodes, steps.boxes_xyxy, steps.mask)
+        links = (
+            None if model.graph is None else model.graph.links(nodes, steps.boxes_xyxy, steps.mask)
+        )
         for name in ("similarity", "front"):
             if links is not None and getattr(links, name) is not None:
                 seen.setdefault(name, []).append(links.gather(name, nodes))
         centres.append((steps.boxes_xyxy[..., :2] + steps.boxes_xyxy[..., 2:]) / 2)
-        digits.append(torch.from_numpy(stream.digits.labels[images]).long()[:, None].expand(nodes.shape[:3]))
+        digits.append(
+            torch.from_numpy(stream.digits.labels[images]).long()[:, None].expand(nodes.shape[:3])
+        )
     found = {name: torch.cat(parts).float() for name, parts in seen.items()}
     if "front" in found:
         found["nodes + front"] = torch.cat([found["nodes"], found["front"]], dim=-1)
@@ -48,7 +60,9 @@ def look(model: STRG, stream: SyncMnistStream, num_clips: int) -> tuple[dict[str
 
 
 def fit(inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """A ridge regression on the first half of [B, T, K, P] to [B, T, K, Q]; its predictions and the truth on the second half."""
+    """A ridge regression on the first half of [B, T, K, P] to [B, T, K, Q]; its predictions and the
+    truth on the second half.
+    """
     half = len(inputs) // 2
     known, new = inputs[:half].flatten(0, 2).double(), inputs[half:].flatten(0, 2).double()
     mean, deviation = known.mean(0), known.std(0) + 1e-6
@@ -65,15 +79,23 @@ def explained(inputs: Tensor, targets: Tensor) -> float:
 
 
 def share_right(inputs: Tensor, digits: Tensor) -> float:
-    """How often the largest of ten fitted scores is the digit's, on the clips that the fit had not seen."""
+    """How often the largest of ten fitted scores is the digit's, on the clips that the fit had not
+    seen.
+    """
     predicted, truth = fit(inputs, F.one_hot(digits, 10))
     return float((predicted.argmax(1) == truth.argmax(1)).double().mean())
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", help="a run folder or weights of a strg_..._small row of syncmnist3")
-    parser.add_argument("--digits", default="mnist", help="embedded, mnist, or a folder with MNIST's four idx files")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "model", help="a run folder or weights of a strg_..._small row of syncmnist3"
+    )
+    parser.add_argument(
+        "--digits", default="mnist", help="embedded, mnist, or a folder with MNIST's four idx files"
+    )
     parser.add_argument("--num-digits", type=int, default=3)
     parser.add_argument("--clips", type=int, default=1200)
     args = parser.parse_args()
@@ -86,12 +108,18 @@ def main() -> None:
     with torch.inference_mode():
         found, centres, digits = look(model, stream, args.clips)
     moves = centres[:, 1:] - centres[:, :-1]
-    print(f"{args.clips} clips, fits on half of them; digits move {moves.std():.1f} pixels per frame in each direction (deviation)")
+    print(
+        f"{args.clips} clips, fits on half of them; digits move {moves.std():.1f} pixels per "
+        "frame in each direction (deviation)"
+    )
     for name in ("nodes", "similarity", "front", "nodes + front"):
         if name in found:
             held = found[name][:, :-1]  # the last frame has no next
             place, move = explained(held, centres[:, :-1]), explained(held, moves)
-            print(f"{name:<20}digit {share_right(held, digits[:, :-1]):.0%}   place R2 {place:.2f}   displacement R2 {move:.2f}")
+            print(
+                f"{name:<20}digit {share_right(held, digits[:, :-1]):.0%}   place R2 {place:.2f}  "
+                f" displacement R2 {move:.2f}"
+            )
 
 
 if __name__ == "__main__":

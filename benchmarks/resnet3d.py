@@ -1,13 +1,16 @@
-"""Speed of the I3D ResNet-50 forward pass, on clips of 8 frames of 224 x 224 with stride 2 in res5, as PyTorchVideo's Kinetics weights eat.
+"""Speed of the I3D ResNet-50 forward pass, on clips of 8 frames of 224 x 224 with stride 2 in res5,
+as PyTorchVideo's Kinetics weights eat.
 
 Claims, each a ratio measured in this run, in fp32 and bf16:
 
-1. ours against PyTorchVideo's I3D R50 with the same weights' shapes, where `pytorchvideo` can be imported, both as they are made and both
+1. ours against PyTorchVideo's I3D R50 with the same weights' shapes, where `pytorchvideo` can be
+    imported, both as they are made and both
    channels-last; not slower;
 2. ours with its norms folded into its convolutions against itself;
 3. the multiply-adds per second of each as a fraction of a large matrix product's on this machine.
 
-    python benchmarks/resnet3d.py [--repeats 5] [--batch 1] [--size 224] [--threads 2] [--device cpu] [--clock wall]
+    python benchmarks/resnet3d.py [--repeats 5] [--batch 1] [--size 224] [--threads 2] [--device
+    cpu] [--clock wall]
 """
 
 from __future__ import annotations
@@ -39,7 +42,12 @@ def pytorchvideo_i3d() -> nn.Module | None:
     model = create_resnet(
         stem_conv_kernel_size=(5, 7, 7),
         stage1_pool=nn.MaxPool3d,
-        stage_conv_a_kernel_size=(inflated, [inflated, not_inflated], [inflated, not_inflated], [not_inflated, inflated]),
+        stage_conv_a_kernel_size=(
+            inflated,
+            [inflated, not_inflated],
+            [inflated, not_inflated],
+            [not_inflated, inflated],
+        ),
     )
     return nn.Sequential(*model.blocks[:-1])
 
@@ -63,7 +71,10 @@ def make_runs(args: argparse.Namespace, dtype: torch.dtype) -> dict[str, Callabl
         networks["pytorchvideo"] = peer
     runs: dict[str, Callable[[], object]] = {}
     for name, network in networks.items():
-        for layout, form in (("", torch.contiguous_format), (", channels-last", torch.channels_last_3d)):
+        for layout, form in (
+            ("", torch.contiguous_format),
+            (", channels-last", torch.channels_last_3d),
+        ):
             like = {"device": args.device, "dtype": dtype, "memory_format": form}
             model = copy.deepcopy(network).eval().to(**like)
             video = torch.randn(args.batch, 3, FRAMES, args.size, args.size).to(**like)
@@ -95,13 +106,22 @@ def report(precision: str, seconds: dict[str, float], work: float) -> None:
     peak = SIDE**3 / 1e9 / product
     print(f"{precision}; matrix product of {SIDE}: {peak:.0f} GMAC/s")
     for name, value in seconds.items():
-        print(f"  {name:30s} {value * 1e3:9.1f} ms  {work / value:7.0f} GMAC/s  {work / value / peak:4.0%} of the matrix product")
+        print(
+            f"  {name:30s} {value * 1e3:9.1f} ms  {work / value:7.0f} GMAC/s  "
+            f"{work / value / peak:4.0%} of the matrix product"
+        )
     for layout in ("", ", channels-last"):
         if f"pytorchvideo{layout}" in seconds:
-            print(f"  pytorchvideo / ours{layout}: {seconds[f'pytorchvideo{layout}'] / seconds[f'ours{layout}']:.2f}")
+            print(
+                f"  pytorchvideo / ours{layout}: "
+                f"{seconds[f'pytorchvideo{layout}'] / seconds[f'ours{layout}']:.2f}"
+            )
         else:
             print(f"  pytorchvideo / ours{layout}: not measured, pytorchvideo cannot be imported")
-        print(f"  ours / ours folded{layout}: {seconds[f'ours{layout}'] / seconds[f'ours, folded{layout}']:.2f}")
+        print(
+            f"  ours / ours folded{layout}: "
+            f"{seconds[f'ours{layout}'] / seconds[f'ours, folded{layout}']:.2f}"
+        )
 
 
 if __name__ == "__main__":

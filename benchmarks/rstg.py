@@ -1,10 +1,14 @@
-"""Speed of the recurrent space-time graph, at the size of the paper (width 512, 14 nodes, 10 frames).
+"""Speed of the recurrent space-time graph, at the size of the paper (width 512, 14 nodes, 10
+frames).
 
 Three claims, each a ratio measured in this run:
 
-1. the send stage, whose first layer is split into a source and a destination part, against the same MLP on concatenated pairs;
-2. the whole graph against itself with concatenated pairs, beside what the counts of multiply-adds allow;
-3. the multiply-adds per second of the whole graph as a fraction of a large matrix product's on this machine.
+1. the send stage, whose first layer is split into a source and a destination part, against the same
+    MLP on concatenated pairs;
+2. the whole graph against itself with concatenated pairs, beside what the counts of multiply-adds
+    allow;
+3. the multiply-adds per second of the whole graph as a fraction of a large matrix product's on this
+    machine.
 
     python benchmarks/rstg.py [--repeats 7] [--batch 4] [--threads 2] [--precision fp32]
 """
@@ -28,13 +32,17 @@ FRAMES, NODES, POSITION = 10, 14, 36
 
 
 class ConcatenatedSend(nn.Module):
-    """The peer: the authors' form, every pair concatenated before the first layer. Same weights, same messages."""
+    """The peer: the authors' form, every pair concatenated before the first layer. Same weights,
+    same messages.
+    """
 
     def __init__(self, send: Send) -> None:
         super().__init__()
         self.register_buffer("positions", send.positions)
         self.first = nn.Linear(2 * send.source.in_features, WIDTH)
-        self.first.weight.data = torch.cat([send.source.weight, send.destination.weight], dim=1).detach().clone()
+        self.first.weight.data = (
+            torch.cat([send.source.weight, send.destination.weight], dim=1).detach().clone()
+        )
         self.first.bias.data = send.destination.bias.detach().clone()
         self.second = copy.deepcopy(send.second)
 
@@ -59,7 +67,9 @@ def interleaved_medians(runs: dict[str, Callable[[], None]], repeats: int) -> di
 
 
 def multiply_adds(batch: int, split: bool) -> float:
-    """Of one forward pass of the whole graph: 3 stages of LSTM, send, attention, gather and update, and the final LSTM."""
+    """Of one forward pass of the whole graph: 3 stages of LSTM, send, attention, gather and update,
+    and the final LSTM.
+    """
     frames = batch * FRAMES
     ends = 2 * (WIDTH + POSITION) * WIDTH
     send = (NODES * ends if split else NODES**2 * ends) + NODES**2 * WIDTH**2
@@ -71,7 +81,9 @@ def multiply_adds(batch: int, split: bool) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -110,16 +122,27 @@ def main() -> None:
         "matmul 2048": lambda: (torch.mm(square, square), None)[1],
     }
     seconds = interleaved_medians(runs, args.repeats)
-    print(f"forward + backward, batch {args.batch}, {args.precision}, {args.threads} threads, median of {args.repeats}")
+    print(
+        f"forward + backward, batch {args.batch}, {args.precision}, {args.threads} threads, "
+        f"median of {args.repeats}"
+    )
     for name, value in seconds.items():
         print(f"  {name:22s} {value * 1e3:9.1f} ms")
     limit = multiply_adds(args.batch, split=False) / multiply_adds(args.batch, split=True)
-    print(f"send stage, concatenated / split: {seconds['send, concatenated'] / seconds['send, split']:.2f}")
+    print(
+        "send stage, concatenated / split: "
+        f"{seconds['send, concatenated'] / seconds['send, split']:.2f}"
+    )
     whole = seconds["graph, concatenated"] / seconds["graph, split"]
     print(f"whole graph, concatenated / split: {whole:.2f} (arithmetic limit {limit:.2f})")
     peak = 2048**3 / seconds["matmul 2048"]
-    used = 3 * multiply_adds(args.batch, split=True) / seconds["graph, split"]  # backward costs twice the forward
-    print(f"whole graph: {used / 1e9:.0f} GMAC/s, {used / peak:.0%} of a 2048 matrix product's {peak / 1e9:.0f} GMAC/s")
+    used = (
+        3 * multiply_adds(args.batch, split=True) / seconds["graph, split"]
+    )  # backward costs twice the forward
+    print(
+        f"whole graph: {used / 1e9:.0f} GMAC/s, {used / peak:.0%} of a 2048 matrix product's "
+        f"{peak / 1e9:.0f} GMAC/s"
+    )
 
 
 if __name__ == "__main__":

@@ -12,7 +12,9 @@ import torch
 
 def options(description: str | None) -> argparse.ArgumentParser:
     """A parser that knows what all of them ask: repeats, threads, device, clock."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", default="cpu")
@@ -25,12 +27,15 @@ def options(description: str | None) -> argparse.ArgumentParser:
     return parser
 
 
-def interleaved_medians(runs: dict[str, Callable[[], object]], args: argparse.Namespace) -> dict[str, float]:
+def interleaved_medians(
+    runs: dict[str, Callable[[], object]], args: argparse.Namespace
+) -> dict[str, float]:
     """Median seconds of each, run in turns so that a drifting machine treats them alike.
 
     Args:
         runs: what is timed.
-        args: `clock`, "wall" or the processor's; `repeats`, after one round to warm up; `device`, waited for where it is no CPU.
+        args: `clock`, "wall" or the processor's; `repeats`, after one round to warm up; `device`,
+            waited for where it is no CPU.
     """
     clock = time.perf_counter if args.clock == "wall" else time.process_time
     seconds: dict[str, list[float]] = {name: [] for name in runs}

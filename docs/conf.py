@@ -1,4 +1,6 @@
-"""Sphinx: what `make docs` builds. Equations become MathML here, so that the pages need no network and no script to show them."""
+"""Sphinx: what `make docs` builds. Equations become MathML here, so that the pages need no network
+and no script to show them.
+"""
 
 from __future__ import annotations
 

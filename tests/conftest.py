@@ -13,7 +13,9 @@ import pytest
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of real test data; users do not have it, continuous integration does."""
-    folder = Path(os.environ.get("VIDGRAPH_TEST_DATA", Path(__file__).parents[2] / "shared")).resolve()
+    folder = Path(
+        os.environ.get("VIDGRAPH_TEST_DATA", Path(__file__).parents[2] / "shared")
+    ).resolve()
     if not (folder / "data").is_dir():
         pytest.skip(f"real test data is not at {folder}; set VIDGRAPH_TEST_DATA to its folder")
     return folder
@@ -21,12 +23,16 @@ def shared_data() -> Path:
 
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """Two Ray nodes with one processor each on this machine; the command finds them by RAY_ADDRESS."""
+    """Two Ray nodes with one processor each on this machine; the command finds them by
+    RAY_ADDRESS.
+    """
     pytest.importorskip("ray")
     from ray.cluster_utils import Cluster
 
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    monkeypatch.setenv("RAY_worker_niceness", "0")  # Ray's 15 makes its processes starve beside any other work
+    monkeypatch.setenv(
+        "RAY_worker_niceness", "0"
+    )  # Ray's 15 makes its processes starve beside any other work
     memory = {"object_store_memory": 80 << 20}
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, **memory})
     cluster.add_node(num_cpus=1, **memory)

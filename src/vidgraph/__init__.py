@@ -4,7 +4,8 @@ import vidgraph
 
 vidgraph.list_models()                                     # architectures
 model = vidgraph.create_model("rstg_small", num_classes=46)
-model = vidgraph.from_pretrained("runs/syncmnist3")        # a run folder, shipped weights, or a model on the hub
+model = vidgraph.from_pretrained("runs/syncmnist3")        # a run folder, shipped weights, or a
+model on the hub
 """
 
 from __future__ import annotations
@@ -21,10 +22,16 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = ["create_model", "from_pretrained", "list_models"]
 
-# The functions below import what they need when they are called, so that importing the package costs no more than importing torch.
+# The functions below import what they need when they are called, so that importing the package
+# costs no more than importing torch.
 
 
-def create_model(architecture: str, num_classes: int | None = None, class_names: Sequence[str] | None = None, **options: Any) -> nn.Module:
+def create_model(
+    architecture: str,
+    num_classes: int | None = None,
+    class_names: Sequence[str] | None = None,
+    **options: Any,
+) -> nn.Module:
     """A model with fresh weights; see `vidgraph.catalogue.create_model`."""
     from vidgraph import catalogue
 
@@ -32,7 +39,11 @@ def create_model(architecture: str, num_classes: int | None = None, class_names:
 
 
 def from_pretrained(
-    name: str | Path, num_classes: int | None = None, class_names: Sequence[str] | None = None, *, device: str | torch.device = "cpu"
+    name: str | Path,
+    num_classes: int | None = None,
+    class_names: Sequence[str] | None = None,
+    *,
+    device: str | torch.device = "cpu",
 ) -> nn.Module:
     """A model with its weights, in evaluation mode; see `vidgraph.weights.from_pretrained`."""
     from vidgraph import weights
@@ -41,7 +52,9 @@ def from_pretrained(
 
 
 def list_models(pretrained: bool = False) -> list[str]:
-    """Names that `create_model` builds, or, with `pretrained`, names of the shipped weights that `from_pretrained` loads."""
+    """Names that `create_model` builds, or, with `pretrained`, names of the shipped weights that
+    `from_pretrained` loads.
+    """
     from vidgraph import catalogue, weights
 
     return weights.list_shipped() if pretrained else catalogue.list_architectures()

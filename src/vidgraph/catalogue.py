@@ -40,7 +40,12 @@ from vidgraph.architectures.digits import (
     rstg_small,
     rstg_syncmnist,
 )
-from vidgraph.architectures.regions import strg_digits_small, strg_i3d_r50, strg_i3d_r101, strg_small
+from vidgraph.architectures.regions import (
+    strg_digits_small,
+    strg_i3d_r50,
+    strg_i3d_r101,
+    strg_small,
+)
 from vidgraph.architectures.snippets import (
     RecurrentOptions,
     SnippetOptions,
@@ -117,23 +122,33 @@ def list_architectures() -> list[str]:
     return list(ARCHITECTURES)
 
 
-def create_model(architecture: str, num_classes: int | None = None, class_names: Sequence[str] | None = None, **options: Any) -> nn.Module:
+def create_model(
+    architecture: str,
+    num_classes: int | None = None,
+    class_names: Sequence[str] | None = None,
+    **options: Any,
+) -> nn.Module:
     """Builds a model with fresh weights.
 
     Args:
         architecture: one of `list_architectures()`.
-        num_classes: classes of the last layer; None: as many as `class_names`, or the architecture's own number.
+        num_classes: classes of the last layer; None: as many as `class_names`, or the
+            architecture's own number.
         class_names: one name per class, kept with the model.
         **options: of the builder function with that name, above.
 
     Returns:
-        The model, with `input_spec`, `class_names`, and `architecture` and `options` to build it again.
+        The model, with `input_spec`, `class_names`, and `architecture` and `options` to build it
+        again.
 
     Raises:
-        RecipeError: an unknown architecture or option, or names that do not match the number of classes.
+        RecipeError: an unknown architecture or option, or names that do not match the number of
+            classes.
     """
     _check_options(architecture, options)
-    if (num_classes is not None and num_classes < 1) or (class_names is not None and not class_names):
+    if (num_classes is not None and num_classes < 1) or (
+        class_names is not None and not class_names
+    ):
         raise RecipeError(f"{architecture} needs at least one class")
     if class_names is not None and num_classes is not None and len(class_names) != num_classes:
         raise RecipeError(f"{len(class_names)} class names were given for {num_classes} classes")
@@ -156,12 +171,20 @@ def options_of(architecture: str) -> set[str]:
 
 
 def _hints(architecture: str) -> dict[str, list[Any]]:
-    """Options of an architecture, each with its type; two types where two records that it takes have a field of that name."""
+    """Options of an architecture, each with its type; two types where two records that it takes
+    have a field of that name.
+    """
     if architecture not in ARCHITECTURES:
-        raise RecipeError(f"there is no architecture {architecture!r}{nearest(architecture, ARCHITECTURES)}")
+        raise RecipeError(
+            f"there is no architecture {architecture!r}{nearest(architecture, ARCHITECTURES)}"
+        )
     builder = ARCHITECTURES[architecture]
     own = typing.get_type_hints(builder)
-    hints = {name: [own[name]] for name in inspect.signature(builder).parameters if name not in {"num_classes", *_OPEN}}
+    hints = {
+        name: [own[name]]
+        for name in inspect.signature(builder).parameters
+        if name not in {"num_classes", *_OPEN}
+    }
     for name in inspect.signature(builder).parameters:
         for kind in _OPEN.get(name, ()):
             for field, hint in typing.get_type_hints(kind).items():
@@ -175,13 +198,20 @@ def _check_options(architecture: str, options: dict[str, Any]) -> None:
         if name not in hints:
             raise RecipeError(f"{architecture} has no option {name!r}{nearest(name, hints)}")
         if not any(_fits(hint, value) for hint in hints[name]):
-            raise RecipeError(f"{architecture}: option {name!r} is {' or '.join(map(_in_words, hints[name]))}, not {value!r}")
+            raise RecipeError(
+                f"{architecture}: option {name!r} is {' or '.join(map(_in_words, hints[name]))}, "
+                f"not {value!r}"
+            )
         if name.endswith("width") and value < 1:
-            raise RecipeError(f"{architecture}: option {name!r} is a number of channels, at least 1, not {value}")
+            raise RecipeError(
+                f"{architecture}: option {name!r} is a number of channels, at least 1, not {value}"
+            )
 
 
 def _fits(hint: Any, value: Any) -> bool:
-    """Whether a value, as YAML or a caller gives it, is of a type: a list passes for a tuple, and a whole number for a float."""
+    """Whether a value, as YAML or a caller gives it, is of a type: a list passes for a tuple, and a
+    whole number for a float.
+    """
     choices = typing.get_args(hint)
     if typing.get_origin(hint) is Literal:
         return value in choices
@@ -195,7 +225,13 @@ def _fits(hint: Any, value: Any) -> bool:
 
 
 def _in_words(hint: Any) -> str:
-    words: dict[Any, str] = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", type(None): "null"}
+    words: dict[Any, str] = {
+        int: "a whole number",
+        float: "a number",
+        str: "a text",
+        bool: "true or false",
+        type(None): "null",
+    }
     if typing.get_origin(hint) is Literal:
         return "one of " + ", ".join(map(str, typing.get_args(hint)))
     if isinstance(hint, types.UnionType):

@@ -1,6 +1,8 @@
-"""The command `vidgraph`: one short function per verb. Heavy modules are imported inside, so that `--help` is quick.
+"""The command `vidgraph`: one short function per verb. Heavy modules are imported inside, so that
+`--help` is quick.
 
-Exit codes: 0 good; 1 a check found faults, or some of many files failed; 2 bad input; 130 stopped by Ctrl-C.
+Exit codes: 0 good; 1 a check found faults, or some of many files failed; 2 bad input; 130 stopped
+by Ctrl-C.
 """
 
 from __future__ import annotations
@@ -14,13 +16,21 @@ from pathlib import Path
 from typing import Any
 
 import vidgraph
-from vidgraph.command_line import BAD_INPUT, FAULTS, GOOD, Parser, add_verb, positive, split_overrides
+from vidgraph.command_line import (
+    BAD_INPUT,
+    FAULTS,
+    GOOD,
+    Parser,
+    add_verb,
+    positive,
+    split_overrides,
+)
 from vidgraph.data_verbs import add_data
 from vidgraph.errors import RecipeError, VidgraphError, nearest
 from vidgraph.eval_verb import add_eval
 from vidgraph.extract_verbs import add_extract
 
-# ---- verbs ---------------------------------------------------------------------------------------------------------------------------
+# ---- verbs ---------------------------------------------------------------------------------------
 
 
 def doctor(args: argparse.Namespace) -> int:
@@ -33,8 +43,16 @@ def doctor(args: argparse.Namespace) -> int:
 
 def models(args: argparse.Namespace) -> int:
     shipped = vidgraph.list_models(pretrained=True)
-    print("architectures (vidgraph.create_model):", *(f"  {name}" for name in vidgraph.list_models()), sep="\n")
-    print("shipped weights (vidgraph.from_pretrained):", *(f"  {name}" for name in shipped or ["none"]), sep="\n")
+    print(
+        "architectures (vidgraph.create_model):",
+        *(f"  {name}" for name in vidgraph.list_models()),
+        sep="\n",
+    )
+    print(
+        "shipped weights (vidgraph.from_pretrained):",
+        *(f"  {name}" for name in shipped or ["none"]),
+        sep="\n",
+    )
     return GOOD
 
 
@@ -61,7 +79,10 @@ def train(args: argparse.Namespace) -> int:
         return 128 + result.stopped_by
     if first_process:
         best = "" if result.best is None else f"best on validation {result.best:.2f} %, "
-        print(f"finished: {result.clips_seen:,} clips, {best}{duration(result.seconds)} of training; weights in {folder}")
+        print(
+            f"finished: {result.clips_seen:,} clips, {best}{duration(result.seconds)} of "
+            f"training; weights in {folder}"
+        )
         print(f"score them on the test split: vidgraph eval {folder}")
     return GOOD
 
@@ -70,7 +91,9 @@ def reproduce(args: argparse.Namespace) -> int:
     from vidgraph.reproduce import parse_seeds, reproduce_table
 
     rows, seeds = None if args.rows is None else args.rows.split(","), parse_seeds(args.seeds)
-    stopped_by = reproduce_table(args.recipe, args.size, rows, seeds, args.out, args.results, args.page, args.overrides)
+    stopped_by = reproduce_table(
+        args.recipe, args.size, rows, seeds, args.out, args.results, args.page, args.overrides
+    )
     return GOOD if stopped_by is None else 128 + stopped_by
 
 
@@ -90,12 +113,19 @@ def predict(args: argparse.Namespace) -> int:
     plan, fusion = prediction_views(args.model, args.views)
     model: Any = vidgraph.from_pretrained(args.model)
     spec = model.input_spec
-    for option, store, takes in (("--boxes", args.boxes, spec.boxes_per_frame), ("--flow", args.flow, spec.flow_length)):
+    for option, store, takes in (
+        ("--boxes", args.boxes, spec.boxes_per_frame),
+        ("--flow", args.flow, spec.flow_length),
+    ):
         if store is not None and not takes:
-            raise VidgraphError(f"{option} {store}: {args.model} takes no {option[2:]}; leave it out")
+            raise VidgraphError(
+                f"{option} {store}: {args.model} takes no {option[2:]}; leave it out"
+            )
     boxes = None if args.boxes is None else BoxStore(args.boxes)
     flow = flow_as_trained(args.model, args.flow) if spec.flow_length else None
-    recogniser = Recogniser(model, accelerator(args.device or "auto"), views=fusion, plan=plan, boxes=boxes, flow=flow)
+    recogniser = Recogniser(
+        model, accelerator(args.device or "auto"), views=fusion, plan=plan, boxes=boxes, flow=flow
+    )
     if len(videos) == 1:  # its fault is the command's
         results: Any = iter([(videos[0], recogniser.predict(videos[0]), None)])
     else:
@@ -124,7 +154,11 @@ def _print_prediction(prediction: Any, count: int, notes: list[str]) -> None:
     print(prediction.video)
     for name, probability in prediction.top(count):
         print(f"  {100 * probability:6.2f} %  {name}")
-    print(f"  frames used: {', '.join(map(str, prediction.frame_indices))}", *(f"  {note}" for note in notes), sep="\n")
+    print(
+        f"  frames used: {', '.join(map(str, prediction.frame_indices))}",
+        *(f"  {note}" for note in notes),
+        sep="\n",
+    )
 
 
 def profile(args: argparse.Namespace) -> int:
@@ -138,9 +172,13 @@ def profile(args: argparse.Namespace) -> int:
         model = vidgraph.create_model(args.model, args.num_classes, **options)
     elif options:
         raise RecipeError("--model.options. belong to an architecture; weights bring their own")
-    elif "/" not in args.model and args.model not in list_shipped() and not Path(args.model).exists():
+    elif (
+        "/" not in args.model and args.model not in list_shipped() and not Path(args.model).exists()
+    ):
         known = [*list_architectures(), *list_shipped()]
-        raise RecipeError(f"no architecture and no weights are called {args.model!r}{nearest(args.model, known)}")
+        raise RecipeError(
+            f"no architecture and no weights are called {args.model!r}{nearest(args.model, known)}"
+        )
     else:
         model = vidgraph.from_pretrained(args.model, args.num_classes)
     result = profile_model(model)
@@ -152,12 +190,14 @@ def convert(args: argparse.Namespace) -> int:
     from vidgraph.conversion import convert_weights
     from vidgraph.experiment import model_options
 
-    report = convert_weights(args.file, args.architecture, args.num_classes, model_options(args.overrides), args.out)
+    report = convert_weights(
+        args.file, args.architecture, args.num_classes, model_options(args.overrides), args.out
+    )
     print(report.to_text(), f"load them with vidgraph.from_pretrained({str(args.out)!r})", sep="\n")
     return GOOD
 
 
-# ---- the command line ----------------------------------------------------------------------------------------------------------------
+# ---- the command line ----------------------------------------------------------------------------
 
 
 def build_parser() -> Parser:
@@ -165,11 +205,29 @@ def build_parser() -> Parser:
     parser = Parser(prog="vidgraph", allow_abbrev=False, description=about)
     parser.add_argument("--version", action="version", version=vidgraph.__version__)
     verbs = parser.add_subparsers(metavar="VERB", required=True, parser_class=Parser)
-    p = add_verb(verbs, "doctor", doctor, "versions, decoders, devices, disk: what works on this machine", "vidgraph doctor")
+    p = add_verb(
+        verbs,
+        "doctor",
+        doctor,
+        "versions, decoders, devices, disk: what works on this machine",
+        "vidgraph doctor",
+    )
     p.add_argument("--json", action="store_true", help="plain values instead of text")
     add_verb(verbs, "models", models, "architectures and shipped weights", "vidgraph models")
-    p = add_verb(verbs, "demo", demo, "train a small graph network on moving digits, score it, explain one video", "vidgraph demo")
-    p.add_argument("--out", type=Path, default=Path("demo"), metavar="FOLDER", help="where everything goes (default demo)")
+    p = add_verb(
+        verbs,
+        "demo",
+        demo,
+        "train a small graph network on moving digits, score it, explain one video",
+        "vidgraph demo",
+    )
+    p.add_argument(
+        "--out",
+        type=Path,
+        default=Path("demo"),
+        metavar="FOLDER",
+        help="where everything goes (default demo)",
+    )
     p.set_defaults(takes_overrides=True)
     add_data(verbs)
     add_extract(verbs)
@@ -190,59 +248,147 @@ def _add_train_and_reproduce(verbs: Any) -> None:
         train,
         "train a recipe row, with any of its values overridden by --KEY VALUE",
         f"vidgraph train syncmnist3:rstg_small --train.lr 1e-3 --out runs/mine\n"
-        f"after a stop or a crash: vidgraph train runs/mine --resume\nrecipes of the package:\n{rows}",
+        "after a stop or a crash: vidgraph train runs/mine --resume\nrecipes of the "
+        f"package:\n{rows}",
     )
-    p.add_argument("recipe", metavar="RECIPE[:ROW]", help="a recipe of the package, FILE.yaml[:ROW], or a run folder")
-    p.add_argument("--out", type=Path, metavar="FOLDER", help="the run folder (default runs/RECIPE-ROW)")
+    p.add_argument(
+        "recipe",
+        metavar="RECIPE[:ROW]",
+        help="a recipe of the package, FILE.yaml[:ROW], or a run folder",
+    )
+    p.add_argument(
+        "--out", type=Path, metavar="FOLDER", help="the run folder (default runs/RECIPE-ROW)"
+    )
     p.add_argument("--resume", action="store_true", help="continue the training in the run folder")
     p.set_defaults(takes_overrides=True)
-    what = "train the rows of a recipe one after another, score each once, write their table; the same call continues"
+    what = (
+        "train the rows of a recipe one after another, score each once, write their table; the "
+        "same call continues"
+    )
     p = add_verb(verbs, "reproduce", reproduce, what, "vidgraph reproduce syncmnist3 --size small")
     p.add_argument("recipe", metavar="RECIPE", help="a recipe of the package, or FILE.yaml")
-    p.add_argument("--size", choices=["small", "paper"], help="rows of this size: small ones suit a CPU")
+    p.add_argument(
+        "--size", choices=["small", "paper"], help="rows of this size: small ones suit a CPU"
+    )
     p.add_argument("--rows", metavar="ROW,...", help="these rows only")
-    p.add_argument("--seeds", metavar="N,...", help="train each row once with each of these seeds (default: the row's own seed)")
-    p.add_argument("--out", type=Path, default=Path("runs"), metavar="FOLDER", help="where the run folders are (default runs)")
-    p.add_argument("--results", type=Path, metavar="FILE.json", help="the table (default results/RECIPE.json)")
-    p.add_argument("--page", type=Path, metavar="FILE.md", help="write all tables of that folder between this page's markers")
+    p.add_argument(
+        "--seeds",
+        metavar="N,...",
+        help="train each row once with each of these seeds (default: the row's own seed)",
+    )
+    p.add_argument(
+        "--out",
+        type=Path,
+        default=Path("runs"),
+        metavar="FOLDER",
+        help="where the run folders are (default runs)",
+    )
+    p.add_argument(
+        "--results", type=Path, metavar="FILE.json", help="the table (default results/RECIPE.json)"
+    )
+    p.add_argument(
+        "--page",
+        type=Path,
+        metavar="FILE.md",
+        help="write all tables of that folder between this page's markers",
+    )
     p.set_defaults(takes_overrides=True)
 
 
 def _add_predict(verbs: Any) -> None:
-    p = add_verb(verbs, "predict", predict, "recognise what happens in videos", "vidgraph predict runs/mine clip.mp4 --save overlay.mp4")
-    p.add_argument("model", metavar="MODEL", help="shipped weights, a run folder, or a model on the hub")
+    p = add_verb(
+        verbs,
+        "predict",
+        predict,
+        "recognise what happens in videos",
+        "vidgraph predict runs/mine clip.mp4 --save overlay.mp4",
+    )
+    p.add_argument(
+        "model", metavar="MODEL", help="shipped weights, a run folder, or a model on the hub"
+    )
     p.add_argument("videos", nargs="+", metavar="VIDEO|FOLDER")
-    p.add_argument("--top", type=positive, default=5, metavar="N", help="classes to show (default 5)")
-    p.add_argument("--views", type=positive, default=1, metavar="N", help="clips per video that are averaged (default 1)")
-    p.add_argument("--boxes", type=Path, metavar="STORE", help="boxes of the videos, made by vidgraph extract; for models that take boxes")
-    p.add_argument("--flow", metavar="STORE", help="optical flow of the videos, for models that take it (default: computed on the way)")
-    p.add_argument("--save", type=Path, metavar="FILE", help="draw the graph over the video: an .mp4 overlay or an .html report")
-    p.add_argument("--device", choices=["cpu", "cuda"], help="where it runs (default: a GPU where there is one)")
+    p.add_argument(
+        "--top", type=positive, default=5, metavar="N", help="classes to show (default 5)"
+    )
+    p.add_argument(
+        "--views",
+        type=positive,
+        default=1,
+        metavar="N",
+        help="clips per video that are averaged (default 1)",
+    )
+    p.add_argument(
+        "--boxes",
+        type=Path,
+        metavar="STORE",
+        help="boxes of the videos, made by vidgraph extract; for models that take boxes",
+    )
+    p.add_argument(
+        "--flow",
+        metavar="STORE",
+        help="optical flow of the videos, for models that take it (default: computed on the way)",
+    )
+    p.add_argument(
+        "--save",
+        type=Path,
+        metavar="FILE",
+        help="draw the graph over the video: an .mp4 overlay or an .html report",
+    )
+    p.add_argument(
+        "--device",
+        choices=["cpu", "cuda"],
+        help="where it runs (default: a GPU where there is one)",
+    )
     p.add_argument("--json", action="store_true", help="plain values instead of text")
 
 
 def _add_profile_and_convert(verbs: Any) -> None:
-    p = add_verb(verbs, "profile", profile, "parameters and multiply-adds of a model, part by part", "vidgraph profile rstg_small")
+    p = add_verb(
+        verbs,
+        "profile",
+        profile,
+        "parameters and multiply-adds of a model, part by part",
+        "vidgraph profile rstg_small",
+    )
     p.add_argument("model", metavar="ARCHITECTURE|MODEL")
-    p.add_argument("--num-classes", "--num_classes", type=positive, metavar="N", help="classes of an architecture, or of weights re-headed")
+    p.add_argument(
+        "--num-classes",
+        "--num_classes",
+        type=positive,
+        metavar="N",
+        help="classes of an architecture, or of weights re-headed",
+    )
     p.add_argument("--json", action="store_true", help="plain values instead of text")
     p.set_defaults(takes_overrides=True)
     p = add_verb(
         verbs,
         "convert",
         convert,
-        "turn checkpoints of other codebases into weights: 3D ResNets of PyTorchVideo and its relatives, RSTG of TensorFlow",
+        "turn checkpoints of other codebases into weights: 3D ResNets of PyTorchVideo and its "
+        "relatives, RSTG of TensorFlow",
         "vidgraph convert I3D_8x8_R50.pyth --architecture i3d_r50 --out converted",
     )
-    p.add_argument("file", type=Path, metavar="FILE", help="a checkpoint, or an .npz file of the RSTG authors' variables (name -> array)")
+    p.add_argument(
+        "file",
+        type=Path,
+        metavar="FILE",
+        help="a checkpoint, or an .npz file of the RSTG authors' variables (name -> array)",
+    )
     p.add_argument("--architecture", help="default i3d_r50; for .npz files rstg_syncmnist")
-    p.add_argument("--num-classes", type=positive, metavar="N", help="default: the checkpoint's; another number leaves its classifier out")
+    p.add_argument(
+        "--num-classes",
+        type=positive,
+        metavar="N",
+        help="default: the checkpoint's; another number leaves its classifier out",
+    )
     p.add_argument("--out", type=Path, required=True, metavar="FOLDER")
     p.set_defaults(takes_overrides=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command and returns its exit code; what users can cause ends in one line on standard error."""
+    """Runs the command and returns its exit code; what users can cause ends in one line on standard
+    error.
+    """
     words, overrides = split_overrides(sys.argv[1:] if argv is None else argv)
     try:
         parser = build_parser()
@@ -271,10 +417,17 @@ def _unknown_argument(word: str, args: argparse.Namespace) -> RecipeError:
     from vidgraph.recipe import recipe_keys
 
     word = word.partition("=")[0]
-    known = [*args.options, *(f"--{key}" for key in recipe_keys() if "." in key and args.takes_overrides)]
-    same_end = [key for key in known if key.endswith(f".{word[2:].replace('-', '_')}")]  # --lr for --train.lr
+    known = [
+        *args.options,
+        *(f"--{key}" for key in recipe_keys() if "." in key and args.takes_overrides),
+    ]
+    same_end = [
+        key for key in known if key.endswith(f".{word[2:].replace('-', '_')}")
+    ]  # --lr for --train.lr
     hint = nearest(word, same_end or known)
-    return RecipeError(f"unknown argument {word}{hint if 'did you mean' in hint else ''} (see {args.prog} --help)")
+    return RecipeError(
+        f"unknown argument {word}{hint if 'did you mean' in hint else ''} (see {args.prog} --help)"
+    )
 
 
 def _say(message: str, code: int) -> int:

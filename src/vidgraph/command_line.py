@@ -1,4 +1,6 @@
-"""What the command's verbs are built of: a parser whose faults are one line, and overrides told from arguments."""
+"""What the command's verbs are built of: a parser whose faults are one line, and overrides told
+from arguments.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,11 @@ from typing import Any, NoReturn
 
 from vidgraph.errors import RecipeError, nearest
 
-GOOD, FAULTS, BAD_INPUT = 0, 1, 2  # exit codes: done; a check found faults, or some of many files failed; cannot be done
+GOOD, FAULTS, BAD_INPUT = (
+    0,
+    1,
+    2,
+)  # exit codes: done; a check found faults, or some of many files failed; cannot be done
 
 
 class Parser(argparse.ArgumentParser):
@@ -24,8 +30,12 @@ class Parser(argparse.ArgumentParser):
         raise RecipeError(f"{message} (see {self.prog} --help)")
 
 
-def add_verb(verbs: Any, name: str, run: Callable[[argparse.Namespace], int] | None, text: str, example: str) -> Parser:
-    """A parser below `verbs`, with its help and an example; `run` is None for one that only leads to others."""
+def add_verb(
+    verbs: Any, name: str, run: Callable[[argparse.Namespace], int] | None, text: str, example: str
+) -> Parser:
+    """A parser below `verbs`, with its help and an example; `run` is None for one that only leads
+    to others.
+    """
     parser: Parser = verbs.add_parser(
         name,
         help=text,
@@ -34,7 +44,9 @@ def add_verb(verbs: Any, name: str, run: Callable[[argparse.Namespace], int] | N
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.set_defaults(run=run, takes_overrides=False, prog=parser.prog, options=parser._option_string_actions)
+    parser.set_defaults(
+        run=run, takes_overrides=False, prog=parser.prog, options=parser._option_string_actions
+    )
     return parser
 
 
@@ -53,7 +65,9 @@ def natural(text: str) -> int:
 
 
 def split_overrides(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The command's own words, and the dotted overrides `--a.b VALUE` or `--a.b=VALUE` with their values."""
+    """The command's own words, and the dotted overrides `--a.b VALUE` or `--a.b=VALUE` with their
+    values.
+    """
     own, overrides, rest = [], [], list(words)
     while rest:
         word = rest.pop(0)

@@ -1,6 +1,7 @@
 """What `vidgraph convert` does: a checkpoint of another codebase in, a folder of weights out.
 
-No code of the checkpoint can run: numpy archives are read without objects, torch files as plain tensors, other pickles as plain arrays.
+No code of the checkpoint can run: numpy archives are read without objects, torch files as plain
+tensors, other pickles as plain arrays.
 """
 
 from __future__ import annotations
@@ -31,8 +32,15 @@ from vidgraph.files import unpickle_arrays, write_json
 from vidgraph.weights import save_weights
 
 REPORT_FILE = "conversion.json"  # beside the weights: where each tensor of the checkpoint went
-_TORCH_STARTS = (b"PK\x03\x04", b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19")  # torch's zip, and what it wrote before version 1.6
-_NESTED = ("model_state", "state_dict", "blobs")  # where training codes put the weights among other things
+_TORCH_STARTS = (
+    b"PK\x03\x04",
+    b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19",
+)  # torch's zip, and what it wrote before version 1.6
+_NESTED = (
+    "model_state",
+    "state_dict",
+    "blobs",
+)  # where training codes put the weights among other things
 # A tensor of image networks -> whose they are.
 _IMAGES = {
     "layer1.0.conv1.weight": "torchvision",
@@ -69,36 +77,54 @@ class ConversionReport:
     def to_text(self) -> str:
         """For people: one line per reason."""
         options = "".join(f" {name}={value}" for name, value in self.options.items())
-        lines = [f"{self.codebase}: {self.num_converted} tensors converted into {self.architecture}{options}"]
+        lines = [
+            f"{self.codebase}: {self.num_converted} tensors converted into "
+            f"{self.architecture}{options}"
+        ]
         for reason in dict.fromkeys(self.left_out.values()):
-            lines.append(f"  left out  {_first([name for name, why in self.left_out.items() if why == reason])}: {reason}")
+            lines.append(
+                "  left out "
+                f" {_first([name for name, why in self.left_out.items() if why == reason])}: "
+                f"{reason}"
+            )
         lines += [f"  anew      {_first(self.fresh)}: train it before use"] if self.fresh else []
         return "\n".join(lines)
 
 
 def _first(names: list[str]) -> str:
-    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+    return ", ".join(names[:_SHOWN]) + (
+        f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    )
 
 
 def convert_weights(
-    file: Path, architecture: str | None, num_classes: int | None, options: Mapping[str, Any], out: Path
+    file: Path,
+    architecture: str | None,
+    num_classes: int | None,
+    options: Mapping[str, Any],
+    out: Path,
 ) -> ConversionReport:
     """Converts a checkpoint into a folder of weights.
 
     Args:
-        file: .npz with variables of the RSTG authors; or a checkpoint of a 3D ResNet: torch's, or a pickle of arrays; or one of an
-            image network: BN-Inception or one of torchvision's, for architectures that have it; a ResNet, inflated, for 3D ResNets.
-        architecture: of ours; None: `rstg_syncmnist` for an .npz file, `stpyramid_bn_inception` for BN-Inception, `i3d_r50` for the rest.
+        file: .npz with variables of the RSTG authors; or a checkpoint of a 3D ResNet: torch's, or a
+            pickle of arrays; or one of an image network: BN-Inception or one of torchvision's, for
+            architectures that have it; a ResNet, inflated, for 3D ResNets.
+        architecture: of ours; None: `rstg_syncmnist` for an .npz file, `stpyramid_bn_inception` for
+            BN-Inception, `i3d_r50` for the rest.
         num_classes: None: as many as the checkpoint has. Another number leaves its classifier out.
-        options: of the architecture. A 3D ResNet is built as its codebase builds it (pools, stride of res5, pixel statistics) where
-            they do not say otherwise.
+        options: of the architecture. A 3D ResNet is built as its codebase builds it (pools, stride
+            of res5, pixel statistics) where they do not say otherwise.
         out: folder of the weights.
 
     Raises:
-        WeightsError: the folder holds a training; no checkpoint, one that would run code, or one of another model.
+        WeightsError: the folder holds a training; no checkpoint, one that would run code, or one of
+            another model.
     """
     if (out / "recipe.yaml").exists():
-        raise WeightsError(f"{out}: holds a training, whose weights would be overwritten; choose another --out")
+        raise WeightsError(
+            f"{out}: holds a training, whose weights would be overwritten; choose another --out"
+        )
     if file.suffix == ".npz":
         report, model = _convert_rstg(file, architecture or "rstg_syncmnist", num_classes, options)
     else:
@@ -108,11 +134,15 @@ def convert_weights(
     return report
 
 
-def _convert_rstg(file: Path, architecture: str, num_classes: int | None, options: Mapping[str, Any]) -> tuple[ConversionReport, nn.Module]:
+def _convert_rstg(
+    file: Path, architecture: str, num_classes: int | None, options: Mapping[str, Any]
+) -> tuple[ConversionReport, nn.Module]:
     variables, model = _read_npz(file), create_model(architecture, num_classes, **options)
     state = convert_rstg_tensorflow(variables, model)
     model.load_state_dict(state)
-    return ConversionReport("RSTG's authors", architecture, dict(options), len(state), {}, [], {}), model
+    return ConversionReport(
+        "RSTG's authors", architecture, dict(options), len(state), {}, [], {}
+    ), model
 
 
 def _convert_network(
@@ -120,13 +150,20 @@ def _convert_network(
 ) -> tuple[ConversionReport, nn.Module]:
     tensors = read_checkpoint(file)
     try:
-        if source := next((_IMAGES[name] for name in map(bare_name, tensors) if name in _IMAGES), None):
-            return _convert_images(source, tensors, architecture or _TAKES[source], num_classes, options)
+        if source := next(
+            (_IMAGES[name] for name in map(bare_name, tensors) if name in _IMAGES), None
+        ):
+            return _convert_images(
+                source, tensors, architecture or _TAKES[source], num_classes, options
+            )
         architecture = architecture or "i3d_r50"
         codebase = recognise(tensors)
         classes = num_classes or head_classes(tensors, codebase)
         if classes is None:
-            raise WeightsError("the checkpoint has no classifier; say how many classes yours is to have: --num-classes N")
+            raise WeightsError(
+                "the checkpoint has no classifier; say how many classes yours is to have: "
+                "--num-classes N"
+            )
         built = _options(codebase, architecture, options)
         model = create_model(architecture, classes, **built)
         found = convert_i3d(tensors, model)
@@ -138,29 +175,57 @@ def _convert_network(
 
 
 def _convert_images(
-    source: str, tensors: Mapping[str, Any], architecture: str, num_classes: int | None, options: Mapping[str, Any]
+    source: str,
+    tensors: Mapping[str, Any],
+    architecture: str,
+    num_classes: int | None,
+    options: Mapping[str, Any],
 ) -> tuple[ConversionReport, nn.Module]:
-    """Into every 2D network of the architecture, or, inflated, into its 3D ResNet. Classes of images are none of clips."""
+    """Into every 2D network of the architecture, or, inflated, into its 3D ResNet. Classes of
+    images are none of clips.
+    """
     if num_classes is None:
-        raise WeightsError("a network of images has no classes of clips; say how many classes yours is to have: --num-classes N")
-    built = {name: value for name, value in {"pixels": "imagenet"}.items() if name in options_of(architecture)} | dict(options)
+        raise WeightsError(
+            "a network of images has no classes of clips; say how many classes yours is to have: "
+            "--num-classes N"
+        )
+    built = {
+        name: value
+        for name, value in {"pixels": "imagenet"}.items()
+        if name in options_of(architecture)
+    } | dict(options)
     model = create_model(architecture, num_classes, **built)
     tensors = {bare_name(name): value for name, value in tensors.items()}
     left_out = {name: "classifier of images" for name in tensors if is_head(name)}
-    places = {name: part for name, part in model.named_modules() if isinstance(part, (BNInception, TorchvisionBackbone, ResNet3D))}
+    places = {
+        name: part
+        for name, part in model.named_modules()
+        if isinstance(part, (BNInception, TorchvisionBackbone, ResNet3D))
+    }
     if not places:
-        raise WeightsError(f"{source}'s weights are of a network of images, and {architecture} has none; choose such an architecture")
+        raise WeightsError(
+            f"{source}'s weights are of a network of images, and {architecture} has none; choose "
+            "such an architecture"
+        )
     names: dict[str, list[str]] = {name: [] for name in tensors if name not in left_out}
     filled: set[str] = set()
     for place, part in places.items():
         inflated = isinstance(part, ResNet3D)
-        state = inflate_resnet(tensors, part) if inflated else image_weights(tensors, part, cross_modality=True)
+        state = (
+            inflate_resnet(tensors, part)
+            if inflated
+            else image_weights(tensors, part, cross_modality=True)
+        )
         part.load_state_dict(state)
         filled |= {f"{place}.{name}" for name in state if not name.startswith("after.")}
         for name, ours in names.items():
             ours.append(f"{place}.{our_name(name) if inflated else name}")
     fresh = [name for name in model.state_dict() if name not in filled]
-    whose = f"{source}, inflated" if any(isinstance(part, ResNet3D) for part in places.values()) else source
+    whose = (
+        f"{source}, inflated"
+        if any(isinstance(part, ResNet3D) for part in places.values())
+        else source
+    )
     joined = {name: " and ".join(ours) for name, ours in names.items()}
     return ConversionReport(whose, architecture, built, len(names), left_out, fresh, joined), model
 
@@ -176,35 +241,49 @@ def _options(codebase: Codebase, architecture: str, given: Mapping[str, Any]) ->
 
 def _read_npz(file: Path) -> dict[str, Any]:
     try:
-        with np.load(file, allow_pickle=False) as arrays:  # arrays only: no code of the file can run
+        with np.load(
+            file, allow_pickle=False
+        ) as arrays:  # arrays only: no code of the file can run
             return {name: arrays[name] for name in arrays.files}
     except FileNotFoundError as error:
         raise WeightsError(f"{file}: there is no such file") from error
     except (OSError, ValueError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise WeightsError(f"{file}: not a whole .npz file of plain arrays, as numpy.savez(FILE, **variables) writes it") from error
+        raise WeightsError(
+            f"{file}: not a whole .npz file of plain arrays, as numpy.savez(FILE, **variables) "
+            "writes it"
+        ) from error
 
 
 def read_checkpoint(file: Path) -> dict[str, Any]:
-    """Names and values of a torch file or a pickle of arrays, without running any code of it; what lies around the weights is dropped.
+    """Names and values of a torch file or a pickle of arrays, without running any code of it; what
+    lies around the weights is dropped.
 
     Raises:
-        WeightsError: no such file, not a whole one, or one that holds more than plain tensors, arrays, texts and numbers.
+        WeightsError: no such file, not a whole one, or one that holds more than plain tensors,
+            arrays, texts and numbers.
     """
     try:
         with open(file, "rb") as opened:
             start = opened.read(max(map(len, _TORCH_STARTS)))
-        content = _read_torch(file) if start.startswith(_TORCH_STARTS) else unpickle_arrays(file.read_bytes())
+        content = (
+            _read_torch(file)
+            if start.startswith(_TORCH_STARTS)
+            else unpickle_arrays(file.read_bytes())
+        )
     except OSError as error:
         raise WeightsError(f"{file}: cannot be read ({error.strerror or error})") from error
     except ValueError as error:
         raise WeightsError(
-            f"{file}: not a whole checkpoint of plain tensors ({error}); nothing in it was run; download it again"
+            f"{file}: not a whole checkpoint of plain tensors ({error}); nothing in it was run; "
+            "download it again"
         ) from error
     for key in _NESTED:
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
     if not isinstance(content, dict):
-        raise WeightsError(f"{file}: holds a {type(content).__name__}, not named tensors; give a checkpoint")
+        raise WeightsError(
+            f"{file}: holds a {type(content).__name__}, not named tensors; give a checkpoint"
+        )
     return {str(name): value for name, value in content.items()}
 
 
@@ -218,6 +297,8 @@ def _read_torch(file: Path) -> Any:
         return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         refused = re.search(r"GLOBAL (\S+)", str(error))
-        raise ValueError(f"{refused[1]} is not allowed" if refused else "cut short, or more than tensors") from error
+        raise ValueError(
+            f"{refused[1]} is not allowed" if refused else "cut short, or more than tensors"
+        ) from error
     except (RuntimeError, OSError, EOFError, LookupError, AttributeError, TypeError) as error:
         raise ValueError(" ".join(str(error).split()).partition(". ")[0] or "cut short") from error

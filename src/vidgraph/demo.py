@@ -1,7 +1,9 @@
-"""`vidgraph demo`: the whole way through the house on one small task, offline and in a few minutes on two cores.
+"""`vidgraph demo`: the whole way through the house on one small task, offline and in a few minutes
+on two cores.
 
-Two handwritten digits wander over the frame. Either both take the same steps or each takes its own; every clip shows the same two
-digits, so a single frame says nothing and only the relation of their motions decides.
+Two handwritten digits wander over the frame. Either both take the same steps or each takes its own;
+every clip shows the same two digits, so a single frame says nothing and only the relation of their
+motions decides.
 """
 
 from __future__ import annotations
@@ -22,13 +24,18 @@ CLASSES = (0, 7)
 NO_SYNC_PROBABILITY = 0.5
 COUNTS = {"train": 5000, "val": 300, "test": 1000}
 TASK = (
-    "Two handwritten digits wander over the frame. In half of the clips they take the same steps, in the other half each takes its own. "
-    "Every clip shows the same two digits, so single frames say nothing: only relating the two motions helps."
+    "Two handwritten digits wander over the frame. In half of the clips they take the same steps, "
+    "in the other half each takes its own. "
+    "Every clip shows the same two digits, so single frames say nothing: only relating the two "
+    "motions helps."
 )
 
 
-def run_demo(folder: Path, overrides: Sequence[str] = (), counts: dict[str, int] | None = None) -> Path:
-    """Writes videos, checks them, trains RSTG and Mean + LSTM under equal budget, scores both, and explains one unseen video.
+def run_demo(
+    folder: Path, overrides: Sequence[str] = (), counts: dict[str, int] | None = None
+) -> Path:
+    """Writes videos, checks them, trains RSTG and Mean + LSTM under equal budget, scores both, and
+    explains one unseen video.
 
     The same call continues an interrupted demo, and a finished one only writes its report anew.
 
@@ -52,7 +59,9 @@ def run_demo(folder: Path, overrides: Sequence[str] = (), counts: dict[str, int]
     print("\nTest clips that no training saw:")
     for row, score in scores.items():
         low, high = score.accuracy_ci95
-        print(f"  {MODELS[row]:<12} {score.accuracy:5.1f} %   95 % interval {low:.1f} to {high:.1f}")
+        print(
+            f"  {MODELS[row]:<12} {score.accuracy:5.1f} %   95 % interval {low:.1f} to {high:.1f}"
+        )
     print(f"  {'chance':<12} {chance:5.1f} %")
     report = _explain(folder, table, scores, chance, overrides)
     minutes, seconds = divmod(round(time.perf_counter() - start), 60)
@@ -61,7 +70,9 @@ def run_demo(folder: Path, overrides: Sequence[str] = (), counts: dict[str, int]
 
 
 def _make_videos(folder: Path, counts: dict[str, int]) -> Path:
-    """Real .mp4 files and a table, then the check that any data set should pass before it is trained on."""
+    """Real .mp4 files and a table, then the check that any data set should pass before it is
+    trained on.
+    """
     from vidgraph.data.check import check_table
     from vidgraph.data.syncmnist_files import make_dataset
     from vidgraph.data.table import load_table
@@ -76,7 +87,9 @@ def _make_videos(folder: Path, counts: dict[str, int]) -> Path:
         report = check_table(load_table(table), progress=count)
     print("\n".join(report.lines()), flush=True)
     if not report.is_good:
-        raise RunError(f"{folder}: the videos are damaged; delete the folder and start the demo again")
+        raise RunError(
+            f"{folder}: the videos are damaged; delete the folder and start the demo again"
+        )
     return table
 
 
@@ -93,7 +106,9 @@ def _train_and_score(row: str, table: Path, folder: Path, overrides: Sequence[st
     from vidgraph.training.routine import stop_message
 
     print(f"\nTraining {MODELS[row]}", flush=True)
-    result = train_recipe(_recipe(row, table, overrides), folder, resume=(folder / "last.ckpt").exists())
+    result = train_recipe(
+        _recipe(row, table, overrides), folder, resume=(folder / "last.ckpt").exists()
+    )
     if result.stopped_by is not None:
         print(stop_message(result.stopped_by, result.clips_seen, folder))
         raise KeyboardInterrupt
@@ -101,7 +116,9 @@ def _train_and_score(row: str, table: Path, folder: Path, overrides: Sequence[st
         return score_model(str(folder), None, (), "test", None, 64, None, count)[0]
 
 
-def _explain(folder: Path, table: Path, scores: dict[str, Scores], chance: float, overrides: Sequence[str]) -> Path:
+def _explain(
+    folder: Path, table: Path, scores: dict[str, Scores], chance: float, overrides: Sequence[str]
+) -> Path:
     """Predicts one test video with the graph network and writes the report."""
     from vidgraph.evaluation.results import describe_hardware
     from vidgraph.recogniser import Recogniser
@@ -123,12 +140,21 @@ def _explain(folder: Path, table: Path, scores: dict[str, Scores], chance: float
         title="Do two digits move together?",
         lead=TASK,
         facts=[
-            ("Budget", f"{recipe.train.clips:,} training clips for each model, batch {recipe.train.batch_size}, the same pre-trained stem"),
+            (
+                "Budget",
+                f"{recipe.train.clips:,} training clips for each model, batch "
+                f"{recipe.train.batch_size}, the same pre-trained stem",
+            ),
             ("Test", f"{with_graph.n:,} videos of digit images that no training saw"),
             ("Hardware", describe_hardware()),
         ],
-        curves=[Curve(MODELS[row], *_validation_curve(folder / row / "metrics.csv")) for row in MODELS],
-        scores=[ScoreLine(MODELS[row], score.accuracy, score.accuracy_ci95, score.n) for row, score in scores.items()],
+        curves=[
+            Curve(MODELS[row], *_validation_curve(folder / row / "metrics.csv")) for row in MODELS
+        ],
+        scores=[
+            ScoreLine(MODELS[row], score.accuracy, score.accuracy_ci95, score.n)
+            for row, score in scores.items()
+        ],
         chance=chance,
         confusion=(MODELS["rstg_small"], with_graph.confusion, list(prediction.class_names)),
         prediction=prediction,
@@ -160,9 +186,15 @@ def _finding(with_graph: Scores, without: Scores) -> str:
 
     difference = paired_bootstrap(with_graph.correct, without.correct)
     low, high = difference.ci95
-    gap = f"{difference.difference:+.1f} points on the same test videos (95 % interval {low:+.1f} to {high:+.1f})"
+    gap = (
+        f"{difference.difference:+.1f} points on the same test videos (95 % interval {low:+.1f} "
+        f"to {high:+.1f})"
+    )
     if low > 0:
-        return f"The graph network is ahead: {gap}. Averaging each frame, as Mean + LSTM does, loses which motion belongs to which digit."
+        return (
+            f"The graph network is ahead: {gap}. Averaging each frame, as Mean + LSTM does, "
+            "loses which motion belongs to which digit."
+        )
     if high < 0:
         return f"The graph network is behind: {gap}. More training clips may change this."
     return f"The two models do not differ clearly: {gap}. More training clips may change this."

@@ -1,4 +1,6 @@
-"""The errors that a user can meet. Each is one line: what, where, what to do; the command turns them into exit code 2."""
+"""The errors that a user can meet. Each is one line: what, where, what to do; the command turns
+them into exit code 2.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,9 @@ from pathlib import Path
 
 
 class VidgraphError(ValueError):
-    """Base of every error that bad input can cause. `str(error)` is one line, fit to be shown as it is."""
+    """Base of every error that bad input can cause. `str(error)` is one line, fit to be shown as it
+    is.
+    """
 
     def __init__(self, message: str) -> None:
         super().__init__(" ".join(message.split()))
@@ -31,8 +35,12 @@ class VideoError(VidgraphError):
         return (_restore_video_error, (type(self), str(self), self.path, self.frame))
 
 
-def _restore_video_error(kind: type[VideoError], message: str, path: Path, frame: int | None) -> VideoError:
-    """Errors cross process borders (data workers), and pickle would call `__init__` with the message alone."""
+def _restore_video_error(
+    kind: type[VideoError], message: str, path: Path, frame: int | None
+) -> VideoError:
+    """Errors cross process borders (data workers), and pickle would call `__init__` with the
+    message alone.
+    """
     error = kind.__new__(kind)
     ValueError.__init__(error, message)
     error.path, error.frame = path, frame
@@ -56,11 +64,15 @@ class WeightsError(VidgraphError):
 
 
 class RunError(VidgraphError):
-    """A run folder cannot be used: in use by another training, not writable, disk full, or not a run folder."""
+    """A run folder cannot be used: in use by another training, not writable, disk full, or not a
+    run folder.
+    """
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """A hint for a mistyped name: `"; did you mean 'lr'?"`, or the known names where none is near."""
+    """A hint for a mistyped name: `"; did you mean 'lr'?"`, or the known names where none is
+    near.
+    """
     names = sorted(known)
     close = get_close_matches(name, names, n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(names)}"

@@ -39,9 +39,16 @@ from vidgraph.video.views import ViewPlan
 from vidgraph.weights import from_pretrained, load_matching, read_state, save_weights
 
 VALIDATION_SEED, TEST_SEED = 20_190_411, 20_190_412  # of generated clips: the same for every row
-MAY_CHANGE = (  # without becoming another training; that the digits are the same ones is held by their fingerprint
+# without becoming another training; that the digits are the same ones is held by their fingerprint
+MAY_CHANGE = (
     *("source", "published", "data.syncmnist.digits", "data.syncmnist.test_paths"),
-    *("train.workers", "train.threads", "train.device", "train.log_every_seconds", "train.tensorboard"),
+    *(
+        "train.workers",
+        "train.threads",
+        "train.device",
+        "train.log_every_seconds",
+        "train.tensorboard",
+    ),
 )
 
 
@@ -80,10 +87,12 @@ def prepare(recipe: Recipe, continued: bool = False) -> Experiment:
 
     Args:
         recipe: what is trained on what.
-        continued: a checkpoint holds the weights, so that the initial ones are not read; they need not be there any more.
+        continued: a checkpoint holds the weights, so that the initial ones are not read; they need
+            not be there any more.
 
     Raises:
-        VidgraphError: names, options or files in the recipe that do not exist or do not fit together.
+        VidgraphError: names, options or files in the recipe that do not exist or do not fit
+            together.
     """
     import torch
 
@@ -95,8 +104,14 @@ def prepare(recipe: Recipe, continued: bool = False) -> Experiment:
 
 
 def default_folder(name: str, recipe: Recipe) -> Path:
-    """Where a training goes without `--out`: back into the run folder that was named, else `runs/RECIPE-ROW`."""
-    return Path(name) if (Path(name) / "recipe.yaml").is_file() else Path("runs") / recipe.title.replace(":", "-")
+    """Where a training goes without `--out`: back into the run folder that was named, else
+    `runs/RECIPE-ROW`.
+    """
+    return (
+        Path(name)
+        if (Path(name) / "recipe.yaml").is_file()
+        else Path("runs") / recipe.title.replace(":", "-")
+    )
 
 
 def train_recipe(recipe: Recipe, folder: Path, resume: bool = False) -> FitResult:
@@ -120,7 +135,11 @@ def train_recipe(recipe: Recipe, folder: Path, resume: bool = False) -> FitResul
 
 
 def scored_data(
-    data: DataRecipe, spec: InputSpec, class_names: Sequence[str] | None, split: str, settings: EvalRecipe | None = None
+    data: DataRecipe,
+    spec: InputSpec,
+    class_names: Sequence[str] | None,
+    split: str,
+    settings: EvalRecipe | None = None,
 ) -> ScoredData:
     """One split of a recipe's data, made for a model's input.
 
@@ -129,7 +148,8 @@ def scored_data(
         spec: what the model eats.
         class_names: the model's classes, in its order; None for the data's own.
         split: `train`, `val` or `test`.
-        settings: which views of each video; None for one clip and its centre. Generated clips have one view.
+        settings: which views of each video; None for one clip and its centre. Generated clips have
+            one view.
 
     Raises:
         VidgraphError: the data cannot be read, or their labels are not among the model's classes.
@@ -139,33 +159,58 @@ def scored_data(
         _check_fits(dataset, spec)
         if class_names is not None and list(class_names) != list(dataset.class_names):
             raise DataError(
-                f"the model's {len(class_names)} classes are not the {len(dataset.class_names)} of {_syncmnist_name(data.syncmnist, split)}"
+                f"the model's {len(class_names)} classes are not the {len(dataset.class_names)} "
+                f"of {_syncmnist_name(data.syncmnist, split)}"
             )
-        return ScoredData(dataset, None, list(dataset.class_names), 0, _syncmnist_name(data.syncmnist, split))
+        return ScoredData(
+            dataset, None, list(dataset.class_names), 0, _syncmnist_name(data.syncmnist, split)
+        )
     assert data.table is not None
     from vidgraph.data.clips import ClipDataset
 
     table, skip = _read_table(data.table)
     if class_names is not None:
         table = table.with_class_names(class_names)
-    names = {"train": data.table.train_split, "val": data.table.val_split, "test": data.table.test_split}
+    names = {
+        "train": data.table.train_split,
+        "val": data.table.val_split,
+        "test": data.table.test_split,
+    }
     views = view_plan(data.table, settings or EvalRecipe())
-    stores: dict[str, Any] = {"boxes": _box_store(data.table, spec), "flow": _flow_source(data.table, spec)}
-    dataset = ClipDataset(table, names.get(split, split), spec, train=False, skip=skip, views=views, **stores)
-    return ScoredData(dataset, dataset.collate, dataset.class_names, dataset.skipped, f"{data.table.path} ({names.get(split, split)})")
+    stores: dict[str, Any] = {
+        "boxes": _box_store(data.table, spec),
+        "flow": _flow_source(data.table, spec),
+    }
+    dataset = ClipDataset(
+        table, names.get(split, split), spec, train=False, skip=skip, views=views, **stores
+    )
+    return ScoredData(
+        dataset,
+        dataset.collate,
+        dataset.class_names,
+        dataset.skipped,
+        f"{data.table.path} ({names.get(split, split)})",
+    )
 
 
-# ---- model ---------------------------------------------------------------------------------------------------------------------------
+# ---- model ---------------------------------------------------------------------------------------
 
 
-def _build_model(recipe: Recipe, class_names: Sequence[str], continued: bool) -> tuple[nn.Module, list[str]]:
+def _build_model(
+    recipe: Recipe, class_names: Sequence[str], continued: bool
+) -> tuple[nn.Module, list[str]]:
     """The model with its initial weights, unless it is continued, and what they did not fill."""
-    model = create_model(recipe.model.architecture, class_names=list(class_names), **recipe.model.options)
+    model = create_model(
+        recipe.model.architecture, class_names=list(class_names), **recipe.model.options
+    )
     source = recipe.model.initial_weights
     if source is None or continued:
         return model, []
     report = load_matching(model, read_state(source))
-    groups = (("start anew", [*report.missing, *report.skipped_shape]), ("in the file but not used", report.unexpected))
+    groups = (
+        ("start anew", [*report.missing, *report.skipped_shape]),
+        ("in the file but not used", report.unexpected),
+    )
     rest = "".join(f"; {what}: {_by_module(names)}" for what, names in groups if names)
     return model, [f"initial weights {source}: {len(report.loaded)} tensors loaded{rest}"]
 
@@ -176,7 +221,7 @@ def _by_module(names: Sequence[str]) -> str:
     return ", ".join(f"{module} ({count})" for module, count in counts.items())
 
 
-# ---- synchronous digits --------------------------------------------------------------------------------------------------------------
+# ---- synchronous digits --------------------------------------------------------------------------
 
 
 def _prepare_syncmnist(recipe: Recipe, data: SyncMnistData, continued: bool) -> Experiment:
@@ -201,7 +246,9 @@ def _syncmnist_split(data: SyncMnistData, split: str) -> Any:
     if split == "val":
         return _stream(data, load_digits(data.digits, "val"), data.val_clips, VALIDATION_SEED)
     if split != "test":
-        raise RecipeError(f"synchronous digits have no split {split!r}{nearest(split, ('train', 'val', 'test'))}")
+        raise RecipeError(
+            f"synchronous digits have no split {split!r}{nearest(split, ('train', 'val', 'test'))}"
+        )
     num_clips = data.test_clips or 10_000
     if _is_published(data):
         return load_test_set(data.num_digits, data.digits, data.test_paths, num_clips)
@@ -209,8 +256,15 @@ def _syncmnist_split(data: SyncMnistData, split: str) -> Any:
 
 
 def _is_published(data: SyncMnistData) -> bool:
-    """Whether the test set is the authors'; variants of the task are tested on generated clips of the test digits."""
-    as_released = data.classes is None and data.no_sync_probability is None and not data.shuffle_layers and data.num_frames == 10
+    """Whether the test set is the authors'; variants of the task are tested on generated clips of
+    the test digits.
+    """
+    as_released = (
+        data.classes is None
+        and data.no_sync_probability is None
+        and not data.shuffle_layers
+        and data.num_frames == 10
+    )
     return as_released and data.task == "sync" and data.digits != "embedded"
 
 
@@ -229,9 +283,15 @@ def _stream(data: SyncMnistData, digits: Any, num_clips: int, seed: int) -> Any:
 
 def _check_fits(dataset: Any, spec: InputSpec) -> None:
     """Generated clips have one size; a model for another must not meet them."""
-    made, eaten = tuple(dataset[0].video.shape[1:]), (spec.channels, spec.num_frames, spec.height, spec.width)
+    made, eaten = (
+        tuple(dataset[0].video.shape[1:]),
+        (spec.channels, spec.num_frames, spec.height, spec.width),
+    )
     if made != eaten:
-        raise RecipeError(f"the model takes clips of {_shape(eaten)}; the synchronous digits are clips of {_shape(made)}")
+        raise RecipeError(
+            f"the model takes clips of {_shape(eaten)}; the synchronous digits are clips of "
+            f"{_shape(made)}"
+        )
 
 
 def _shape(sizes: tuple[int, ...]) -> str:
@@ -244,7 +304,7 @@ def _syncmnist_name(data: SyncMnistData, split: str) -> str:
     return f"{what} ({split}, digits: {data.digits})"
 
 
-# ---- tables --------------------------------------------------------------------------------------------------------------------------
+# ---- tables --------------------------------------------------------------------------------------
 
 
 def _prepare_table(recipe: Recipe, data: TableData, continued: bool) -> Experiment:
@@ -254,23 +314,55 @@ def _prepare_table(recipe: Recipe, data: TableData, continued: bool) -> Experime
     model, notes = _build_model(recipe, table.class_names, continued)
     model.multi_label = table.multi_label  # kept with the weights
     spec = cast(InputSpec, model.input_spec)
-    views = view_plan(data, EvalRecipe(short_side=recipe.eval.short_side))  # one clip and its centre, at the size that is scored later
+    views = view_plan(
+        data, EvalRecipe(short_side=recipe.eval.short_side)
+    )  # one clip and its centre, at the size that is scored later
     short_side = (data.short_side[0], data.short_side[-1]) if data.short_side else None
-    draws: dict[str, Any] = {"flip": data.flip, "short_side": short_side, "brightness": data.brightness, "crop_scales": data.crop_scales}
-    common: dict[str, Any] = {"skip": skip, "views": views, "boxes": _box_store(data, spec), "flow": _flow_source(data, spec)}
+    draws: dict[str, Any] = {
+        "flip": data.flip,
+        "short_side": short_side,
+        "brightness": data.brightness,
+        "crop_scales": data.crop_scales,
+    }
+    common: dict[str, Any] = {
+        "skip": skip,
+        "views": views,
+        "boxes": _box_store(data, spec),
+        "flow": _flow_source(data, spec),
+    }
     draws["intervals"] = _read_intervals(data, table)
-    train = ClipDataset(table, data.train_split, spec, train=True, seed=recipe.train.seed, **common, **draws)
-    val = ClipDataset(table, data.val_split, spec, train=False, **common) if data.val_split in table.splits else None
+    train = ClipDataset(
+        table, data.train_split, spec, train=True, seed=recipe.train.seed, **common, **draws
+    )
+    val = (
+        ClipDataset(table, data.val_split, spec, train=False, **common)
+        if data.val_split in table.splits
+        else None
+    )
     notes += list(table.notes)
     if kept := train.never_flipped:
-        notes.append(f"never mirrored, for left and right tell no other class apart from them: {', '.join(kept)}")
-    for key, store, takes in (("boxes", data.boxes, spec.boxes_per_frame), ("flow", data.flow, spec.flow_length)):
+        notes.append(
+            "never mirrored, for left and right tell no other class apart from them: "
+            f"{', '.join(kept)}"
+        )
+    for key, store, takes in (
+        ("boxes", data.boxes, spec.boxes_per_frame),
+        ("flow", data.flow, spec.flow_length),
+    ):
         if store is not None and not takes:
-            notes.append(f"{recipe.model.architecture} takes no {key}: data.table.{key} {store} is not read")
+            notes.append(
+                f"{recipe.model.architecture} takes no {key}: data.table.{key} {store} is not read"
+            )
     if val is None:
-        notes.append(f"{data.path} has no split {data.val_split!r}: the weights of the last clip will be kept, not the best on validation")
+        notes.append(
+            f"{data.path} has no split {data.val_split!r}: the weights of the last clip will be "
+            "kept, not the best on validation"
+        )
     if train.skipped:
-        notes.append(f"the skip list leaves out {train.skipped} of {train.skipped + len(train)} training rows")
+        notes.append(
+            f"the skip list leaves out {train.skipped} of {train.skipped + len(train)} training "
+            "rows"
+        )
     fingerprint = table.fingerprint(skip)
     if common["boxes"] is not None:
         fingerprint["boxes"] = common["boxes"].method.to_dict()
@@ -328,7 +420,9 @@ def _flow_source(data: TableData, spec: InputSpec) -> Any:
 def _read_table(data: TableData) -> tuple[Any, Any]:
     from vidgraph.data.table import load_table
 
-    table = load_table(data.path, data.columns or None, multi_label=None if data.intervals is None else True)
+    table = load_table(
+        data.path, data.columns or None, multi_label=None if data.intervals is None else True
+    )
     if data.skip_list is None:
         return table, frozenset()
     from vidgraph.data.check import read_skip_list
@@ -336,21 +430,29 @@ def _read_table(data: TableData) -> tuple[Any, Any]:
     return table, read_skip_list(data.skip_list)
 
 
-# ---- run folder ----------------------------------------------------------------------------------------------------------------------
+# ---- run folder ----------------------------------------------------------------------------------
 
 
 def _check_folder(recipe: Recipe, folder: Path, resume: bool) -> None:
-    """A folder that holds another training is not overwritten, and another training is not continued."""
+    """A folder that holds another training is not overwritten, and another training is not
+    continued.
+    """
     stored = folder / "recipe.yaml"
     if not resume:
         if (folder / CHECKPOINT).exists():
-            raise RunError(f"{folder} already holds a training; add --resume to continue it, or choose another --out")
+            raise RunError(
+                f"{folder} already holds a training; add --resume to continue it, or choose "
+                "another --out"
+            )
         return
     if not stored.exists():
         raise RunError(f"{folder} holds no training to resume (no recipe.yaml); leave out --resume")
     difference = first_difference(load_recipe(str(folder)), recipe, MAY_CHANGE)
     if difference is not None:
-        raise RunError(f"{folder} was trained with another recipe: {difference}; choose another --out, or resume it as it was")
+        raise RunError(
+            f"{folder} was trained with another recipe: {difference}; choose another --out, or "
+            "resume it as it was"
+        )
 
 
 def _open_folder(experiment: Experiment, folder: Path, resume: bool) -> None:
@@ -360,21 +462,30 @@ def _open_folder(experiment: Experiment, folder: Path, resume: bool) -> None:
         try:
             before = json.loads(data_file.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise RunError(f"{data_file} cannot be read ({error}); start again in another --out") from error
+            raise RunError(
+                f"{data_file} cannot be read ({error}); start again in another --out"
+            ) from error
         if before != experiment.fingerprint:
-            raise RunError(f"the data are not those that {folder} was trained on (see {data_file}); start again in another --out")
+            raise RunError(
+                f"the data are not those that {folder} was trained on (see {data_file}); start "
+                "again in another --out"
+            )
     for leftover in folder.glob(".*.partial*"):  # of a process that was killed while it wrote
         leftover.unlink()
     save_recipe(experiment.recipe, folder / "recipe.yaml")
     write_json(data_file, experiment.fingerprint)
     clips = total_clips(experiment.recipe.train, len(experiment.data.train))
     num_parameters = sum(p.numel() for p in experiment.model.parameters())
-    print(f"{experiment.recipe.title}: {num_parameters / 1e6:.2f} M parameters, {clips:,} clips, in {folder}", flush=True)
+    print(
+        f"{experiment.recipe.title}: {num_parameters / 1e6:.2f} M parameters, {clips:,} clips, in "
+        f"{folder}",
+        flush=True,
+    )
     for note in experiment.notes:
         print(note, flush=True)
 
 
-# ---- options -------------------------------------------------------------------------------------------------------------------------
+# ---- options -------------------------------------------------------------------------------------
 
 
 def model_options(overrides: Sequence[str]) -> dict[str, Any]:
@@ -387,6 +498,8 @@ def model_options(overrides: Sequence[str]) -> dict[str, Any]:
     for key, text in parse_overrides(overrides):
         name = key.removeprefix("model.options.")
         if name == key or "." in name:
-            raise RecipeError(f"--{key} is not an option of a model; write --model.options.NAME VALUE")
+            raise RecipeError(
+                f"--{key} is not an option of a model; write --model.options.NAME VALUE"
+            )
         options[name] = value_of(text)
     return options

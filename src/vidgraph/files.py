@@ -1,4 +1,6 @@
-"""Files that are written whole or not at all, pickles of which only numbers are read, and the order of names."""
+"""Files that are written whole or not at all, pickles of which only numbers are read, and the order
+of names.
+"""
 
 from __future__ import annotations
 
@@ -26,37 +28,50 @@ def check_target(path: str | Path, inputs: Iterable[str | Path] = ()) -> None:
         inputs: what is read, and must not be overwritten.
 
     Raises:
-        RunError: a folder, a link, a device or a pipe, an input, or a folder above it that cannot be written.
+        RunError: a folder, a link, a device or a pipe, an input, or a folder above it that cannot
+            be written.
     """
     target = Path(path)
     _check_can_be_replaced(target)
     for given in map(Path, inputs):
         if target.exists() and given.exists() and target.samefile(given):
-            raise RunError(f"{target}: is read here, and would be overwritten; name another file to write")
+            raise RunError(
+                f"{target}: is read here, and would be overwritten; name another file to write"
+            )
     parent = next(folder for folder in target.absolute().parents if folder.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise RunError(f"{target}: cannot be written, {parent} is not a folder that you may write to")
+        raise RunError(
+            f"{target}: cannot be written, {parent} is not a folder that you may write to"
+        )
 
 
 def _check_can_be_replaced(target: Path) -> None:
-    """A file is renamed over its target, so a link, device or pipe that stands there would be lost."""
+    """A file is renamed over its target, so a link, device or pipe that stands there would be
+    lost.
+    """
     if not target.name or target.is_dir():  # the current folder has no name
         raise RunError(f"{target}: cannot be written, it is a folder; name a file to write")
     if target.is_symlink():
-        raise RunError(f"{target}: cannot be written, it is a symbolic link; name the file that it points to, or another one")
+        raise RunError(
+            f"{target}: cannot be written, it is a symbolic link; name the file that it points "
+            "to, or another one"
+        )
     if target.exists() and not target.is_file():
-        raise RunError(f"{target}: cannot be written, it is a device, pipe or socket; name a regular file")
+        raise RunError(
+            f"{target}: cannot be written, it is a device, pipe or socket; name a regular file"
+        )
 
 
 @contextmanager
 def whole_file(path: str | Path) -> Iterator[Path]:
-    """Yields a temporary path in the same folder; on success it is renamed to `path`, on failure removed.
+    """Yields a temporary path in the same folder; on success it is renamed to `path`, on failure
+    removed.
 
     The temporary name keeps the suffix, so that writers that choose a format by suffix work.
 
     Raises:
-        RunError: `path` is a folder, link, device or pipe, the folder cannot be written or the disk is full; what stood at `path`
-            before is intact.
+        RunError: `path` is a folder, link, device or pipe, the folder cannot be written or the disk
+            is full; what stood at `path` before is intact.
     """
     target = Path(path)
     _check_can_be_replaced(target)
@@ -70,7 +85,10 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     except OSError as error:
         with suppress(OSError):  # where the folder itself is no folder, there is nothing to remove
             temporary.unlink(missing_ok=True)
-        raise RunError(f"{target}: cannot be written ({error.strerror or error}); an older file there is intact") from error
+        raise RunError(
+            f"{target}: cannot be written ({error.strerror or error}); an older file there is "
+            "intact"
+        ) from error
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -83,10 +101,12 @@ def write_json(path: str | Path, content: Any) -> None:
 
 
 def natural_key(name: str) -> tuple[list[tuple[int, str]], str]:
-    """Sorting key under which `class2` comes before `class10`: runs of digits compare as numbers, the rest as text.
+    """Sorting key under which `class2` comes before `class10`: runs of digits compare as numbers,
+    the rest as text.
 
-    Names of equal numbers, such as `1` and `01`, are ordered as text, so no two names are equal. Digits are compared by length
-    and then as text, because Python converts no more than 4,300 of them to a number.
+    Names of equal numbers, such as `1` and `01`, are ordered as text, so no two names are equal.
+    Digits are compared by length and then as text, because Python converts no more than 4,300 of
+    them to a number.
     """
     pieces = [(0, piece) for piece in re.split(r"([0-9]+)", name)]  # text and digits in turn
     for i in range(1, len(pieces), 2):
@@ -96,14 +116,23 @@ def natural_key(name: str) -> tuple[list[tuple[int, str]], str]:
 
 
 def unpickle_arrays(content: bytes) -> Any:
-    """The plain containers, texts, numbers and numpy arrays of a pickle, also of one that Python 2 wrote; no code of it can run.
+    """The plain containers, texts, numbers and numpy arrays of a pickle, also of one that Python 2
+    wrote; no code of it can run.
 
     Raises:
         ValueError: anything else is in it, functions above all, or it is no whole pickle.
     """
     try:
         return _ArrayUnpickler(io.BytesIO(content), encoding="latin1").load()
-    except (pickle.UnpicklingError, EOFError, TypeError, LookupError, AttributeError, MemoryError, OverflowError) as error:
+    except (
+        pickle.UnpicklingError,
+        EOFError,
+        TypeError,
+        LookupError,
+        AttributeError,
+        MemoryError,
+        OverflowError,
+    ) as error:
         raise ValueError(" ".join(str(error).split())) from error
 
 
@@ -120,10 +149,15 @@ def _no_bytes() -> bytes:
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    """Builds numpy arrays of numbers and plain containers; everything else, functions above all, is refused."""
+    """Builds numpy arrays of numbers and plain containers; everything else, functions above all, is
+    refused.
+    """
 
     def find_class(self, module: str, name: str) -> Callable[..., Any]:
-        if (module, name) in {("numpy.core.multiarray", "_reconstruct"), ("numpy._core.multiarray", "_reconstruct")}:
+        if (module, name) in {
+            ("numpy.core.multiarray", "_reconstruct"),
+            ("numpy._core.multiarray", "_reconstruct"),
+        }:
             return _empty_array
         if (module, name) == ("numpy", "ndarray"):
             return object  # only ever handed to `_empty_array`, which does not need it
@@ -137,7 +171,9 @@ class _ArrayUnpickler(pickle.Unpickler):
 
 
 def _empty_array(kind: type, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
-    """What numpy's own reconstruction does, for plain arrays only: shape, type and bytes follow in the pickle."""
+    """What numpy's own reconstruction does, for plain arrays only: shape, type and bytes follow in
+    the pickle.
+    """
     return np.empty(0, np.uint8)
 
 

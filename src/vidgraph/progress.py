@@ -1,4 +1,6 @@
-"""A counter on standard error for commands that go through many files or clips; silent where that is not a terminal."""
+"""A counter on standard error for commands that go through many files or clips; silent where that
+is not a terminal.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,13 @@ def counter(what: str) -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: None
         return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
 
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn(what), TimeRemainingColumn())
     with Progress(*columns, console=Console(file=sys.stderr), transient=True) as progress:
@@ -26,12 +34,18 @@ def counter(what: str) -> Iterator[Callable[[int, int], None]]:
 
 @contextmanager
 def pace(what: str, every_seconds: float = 15.0) -> Iterator[Callable[[int, int], None]]:
-    """The same for work that takes long: with how many per second and the time left; in a log file, a line every few seconds."""
+    """The same for work that takes long: with how many per second and the time left; in a log file,
+    a line every few seconds.
+    """
     begin = printed = time.monotonic()
 
     def line(done: int, total: int) -> str:
         rate = done / max(time.monotonic() - begin, 1e-9)
-        left = f"{timedelta(seconds=round((total - done) / rate))} left" if rate else "the time left is not known yet"
+        left = (
+            f"{timedelta(seconds=round((total - done) / rate))} left"
+            if rate
+            else "the time left is not known yet"
+        )
         return f"{done:,} of {total:,} {what}  {rate:.3g} {what}/s  {left}"
 
     def print_line(done: int, total: int) -> None:
@@ -46,6 +60,13 @@ def pace(what: str, every_seconds: float = 15.0) -> Iterator[Callable[[int, int]
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn
 
-    with Progress(BarColumn(), TextColumn("{task.description}"), console=Console(file=sys.stderr), transient=True) as progress:
+    with Progress(
+        BarColumn(),
+        TextColumn("{task.description}"),
+        console=Console(file=sys.stderr),
+        transient=True,
+    ) as progress:
         task = progress.add_task(what, total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total, description=line(done, total))
+        yield lambda done, total: progress.update(
+            task, completed=done, total=total, description=line(done, total)
+        )

@@ -19,7 +19,9 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         keys = [key.value for key, _ in node.value]
         if twice := next((key for key, _ in node.value if keys.count(key.value) > 1), None):
-            raise yaml.constructor.ConstructorError(None, None, f"the key {twice.value!r} stands here twice", twice.start_mark)
+            raise yaml.constructor.ConstructorError(
+                None, None, f"the key {twice.value!r} stands here twice", twice.start_mark
+            )
         return super().construct_mapping(node, deep)
 
 
@@ -38,7 +40,10 @@ def locate(name: str) -> tuple[Path, str]:
             raise RecipeError(f"{name} is a folder without recipe.yaml, so it is not a run folder")
         if Path(base).name != base:
             raise RecipeError(f"{name}: there is no such recipe, file or folder")
-        raise RecipeError(f"no recipe named {base!r}{nearest(base, (p.stem for p in SHIPPED_RECIPES.glob('*.yaml')))}")
+        raise RecipeError(
+            "no recipe named "
+            f"{base!r}{nearest(base, (p.stem for p in SHIPPED_RECIPES.glob('*.yaml')))}"
+        )
     return path, row
 
 
@@ -49,7 +54,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise RecipeError(f"{path} cannot be read as YAML: {error}") from error
     if not isinstance(content, dict):
-        raise RecipeError(f"{path} holds no recipe: its top level must be keys such as name, shared and rows")
+        raise RecipeError(
+            f"{path} holds no recipe: its top level must be keys such as name, shared and rows"
+        )
     return content
 
 
@@ -57,12 +64,23 @@ def merge_row(content: dict[str, Any], row: str, path: Path) -> tuple[str, dict[
     """What the rows share, overlaid with one row."""
     unknown = sorted(content.keys() - {"name", "shared", "rows"})
     if unknown:
-        raise RecipeError(f"{path}: unknown key {unknown[0]!r}{nearest(unknown[0], ('name', 'shared', 'rows'))}")
-    rows, shared, name = content["rows"], content.get("shared") or {}, content.get("name") or path.stem
+        raise RecipeError(
+            f"{path}: unknown key {unknown[0]!r}{nearest(unknown[0], ('name', 'shared', 'rows'))}"
+        )
+    rows, shared, name = (
+        content["rows"],
+        content.get("shared") or {},
+        content.get("name") or path.stem,
+    )
     if not isinstance(rows, dict) or not rows or not isinstance(shared, dict):
-        raise RecipeError(f"{path}: rows must hold at least one row, and shared must be keys and values")
+        raise RecipeError(
+            f"{path}: rows must hold at least one row, and shared must be keys and values"
+        )
     if not row and len(rows) > 1:
-        raise RecipeError(f"recipe {name} has several rows; write {name}:ROW with one of {', '.join(sorted(rows))}")
+        raise RecipeError(
+            f"recipe {name} has several rows; write {name}:ROW with one of "
+            f"{', '.join(sorted(rows))}"
+        )
     row = row or next(iter(rows))
     if row not in rows:
         raise RecipeError(f"recipe {name} has no row {row!r}{nearest(row, rows)}")

@@ -1,6 +1,8 @@
-"""From a video file to a prediction and its explanation: the same frames, pixels and fusion as evaluation.
+"""From a video file to a prediction and its explanation: the same frames, pixels and fusion as
+evaluation.
 
-Shapes: V views, C channels, T frames of a clip, S snippets of flow, L fields per snippet, h w pixels of the crop, F frames of a picture.
+Shapes: V views, C channels, T frames of a clip, S snippets of flow, L fields per snippet, h w
+    pixels of the crop, F frames of a picture.
 """
 
 from __future__ import annotations
@@ -18,7 +20,13 @@ from torch import Tensor, nn
 
 from vidgraph.data.flow_source import VideoFlow
 from vidgraph.errors import DataError, VideoError, VidgraphError, WeightsError
-from vidgraph.evaluation.inference import ViewFusion, check_fusion, fuse_views, predict_batch, view_scores
+from vidgraph.evaluation.inference import (
+    ViewFusion,
+    check_fusion,
+    fuse_views,
+    predict_batch,
+    view_scores,
+)
 from vidgraph.extraction.store import BoxStore
 from vidgraph.files import check_target
 from vidgraph.records import ClipBatch, Explanation, InputSpec, Prediction, RegionLinks, Regions
@@ -54,12 +62,15 @@ class Recogniser:
         model: has `input_spec`; `class_names` and `explain` are used where it has them.
         device: where it runs; None: a GPU where there is one.
         num_views: clips per video, spread evenly over it, whose probabilities are averaged.
-        multi_label: classes are independent (sigmoid) rather than exclusive (softmax); None: as the model was trained.
+        multi_label: classes are independent (sigmoid) rather than exclusive (softmax); None: as the
+            model was trained.
         views: how views are fused; "mean", "max", "logits" or "max_logits".
-        plan: which views, in place of the centres of `num_views` clips: crops, sizes, what becomes of short videos.
+        plan: which views, in place of the centres of `num_views` clips: crops, sizes, what becomes
+            of short videos.
         chunk: most views in one forward pass.
         boxes: the regions of every frame of the videos; needed by models that take boxes.
-        flow: the optical flow of the videos; where a model takes it and none is given, it is computed on the way.
+        flow: the optical flow of the videos; where a model takes it and none is given, it is
+            computed on the way.
 
     Raises:
         DataError: the model takes boxes, and there are none.
@@ -79,7 +90,10 @@ class Recogniser:
         flow: VideoFlow | None = None,
     ) -> None:
         if num_views < 1 or (plan is not None and num_views > 1):
-            raise ValueError(f"num_views must be at least 1, and be left out where a plan says how many; not {num_views}")
+            raise ValueError(
+                "num_views must be at least 1, and be left out where a plan says how many; not "
+                f"{num_views}"
+            )
         check_fusion(views)
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.model = model.to(self.device).eval()
@@ -89,30 +103,48 @@ class Recogniser:
         self.multi_label = self._trained_multi_label if multi_label is None else multi_label
         self.plan.crop_shape(self.spec)
         if self.spec.boxes_per_frame and boxes is None:
-            what = f"the model takes {self.spec.boxes_per_frame} boxes per frame, and no store of boxes is given"
-            raise DataError(f"{what}; make one with vidgraph extract proposals, and name it with --boxes STORE")
+            what = (
+                f"the model takes {self.spec.boxes_per_frame} boxes per frame, and no store of "
+                "boxes is given"
+            )
+            raise DataError(
+                f"{what}; make one with vidgraph extract proposals, and name it with --boxes STORE"
+            )
         self._boxes = boxes if self.spec.boxes_per_frame else None
         self._flow = (flow or VideoFlow()) if self.spec.flow_length else None
 
     def predict(self, path: str | Path) -> Prediction:
         """Recognises one video.
 
-        With several clips, `frame_indices` and the explanation hold their frames one clip after another. With several crops, the
-        explanation is of the middle one.
+        With several clips, `frame_indices` and the explanation hold their frames one clip after
+        another. With several crops, the explanation is of the middle one.
 
         Args:
             path: a video file, or a folder of images.
 
         Raises:
-            VideoError: the file is missing or unreadable, or a frame that is needed cannot be decoded.
+            VideoError: the file is missing or unreadable, or a frame that is needed cannot be
+                decoded.
             DataError: its boxes or its flow are absent from the store, or not usable.
             WeightsError: the model has another number of outputs than class names.
         """
         logits, frame_indices, explanations = [], [], []
-        for views, indices, regions, flow in self._clips(path):  # [V, C, T, h, w], [T], [V, T, K, ...], [V, T, S, 2 L, h, w]
+        for views, indices, regions, flow in self._clips(
+            path
+        ):  # [V, C, T, h, w], [T], [V, T, K, ...], [V, T, S, 2 L, h, w]
             unknown, names = torch.zeros(len(views), dtype=torch.int64), [str(path)] * len(views)
-            batch = ClipBatch(views, unknown, unknown, torch.from_numpy(indices).repeat(len(views), 1), names, regions, flow)
-            logits.append(predict_batch(self.model, batch, self.device, chunk=self.chunk))  # [V, num_classes]
+            batch = ClipBatch(
+                views,
+                unknown,
+                unknown,
+                torch.from_numpy(indices).repeat(len(views), 1),
+                names,
+                regions,
+                flow,
+            )
+            logits.append(
+                predict_batch(self.model, batch, self.device, chunk=self.chunk)
+            )  # [V, num_classes]
             frame_indices += indices.tolist()
             explanations += self._explain(batch.part(self.plan.middle, self.plan.middle + 1))
         scores = torch.cat(logits)
@@ -121,7 +153,9 @@ class Recogniser:
         return Prediction(
             video=str(path),
             class_names=self._class_names(scores.shape[1]),
-            probabilities=fuse_views(view_scores(scores, self.multi_label, self.views), self.multi_label, self.views).float(),
+            probabilities=fuse_views(
+                view_scores(scores, self.multi_label, self.views), self.multi_label, self.views
+            ).float(),
             frame_indices=frame_indices,
             explanation=_joined(explanations) if explanations else None,
         )
@@ -130,7 +164,8 @@ class Recogniser:
         """Recognises many videos; one that fails yields its error and does not stop the others.
 
         Args:
-            paths: videos, or one folder that holds videos (at any depth) or is itself a folder of images.
+            paths: videos, or one folder that holds videos (at any depth) or is itself a folder of
+                images.
 
         Raises:
             VideoError: a folder without any video.
@@ -143,19 +178,29 @@ class Recogniser:
                     yield FileResult(file, None, error)
 
     def notes(self, prediction: Prediction) -> list[str]:
-        """What a reader of the prediction must know: frames or flow that are repeated, since the video is short; a wrong softmax."""
+        """What a reader of the prediction must know: frames or flow that are repeated, since the
+        video is short; a wrong softmax.
+        """
         first, notes = prediction.frame_indices[: self.spec.num_frames], []
         used = sorted(set(first))
         if len(used) < len(first):
             short = f"The video is shorter than a clip of {len(first)} frames"
-            notes.append(f"{short}: {len(used)} different frames were used, some of them repeatedly.")
+            notes.append(
+                f"{short}: {len(used)} different frames were used, some of them repeatedly."
+            )
         regions = None if prediction.explanation is None else prediction.explanation.regions
         if regions is not None and not regions.mask.any():
-            notes.append("There is not a single box in the frames used: the answer comes from the whole frames alone.")
+            notes.append(
+                "There is not a single box in the frames used: the answer comes from the whole "
+                "frames alone."
+            )
         if self._flow is not None:
             notes += self._flow_notes(prediction, self._flow)
         if self._trained_multi_label and not self.multi_label:
-            notes.append("The model was trained on videos with several labels each, but its scores went through a softmax: they sum to 1.")
+            notes.append(
+                "The model was trained on videos with several labels each, but its scores went "
+                "through a softmax: they sum to 1."
+            )
         return notes
 
     def _flow_notes(self, prediction: Prediction, flow: VideoFlow) -> list[str]:
@@ -163,20 +208,30 @@ class Recogniser:
         with open_video(prediction.video) as video:
             num_fields = video.num_frames - 1
         if num_fields < length:
-            notes.append(f"The video holds {num_fields} flow fields, and a snippet takes {length}: the last one was repeated.")
+            notes.append(
+                f"The video holds {num_fields} flow fields, and a snippet takes {length}: the "
+                "last one was repeated."
+            )
         if flow.is_live:
-            notes.append(f"Optical flow was computed on the way ({flow.method}); --flow takes a store.")
+            notes.append(
+                f"Optical flow was computed on the way ({flow.method}); --flow takes a store."
+            )
         return notes
 
     def frames_seen(self, prediction: Prediction) -> np.ndarray:
-        """The part of the picture that the model saw, one per entry of `prediction.frame_indices`: uint8 [F, H, W, 3].
+        """The part of the picture that the model saw, one per entry of `prediction.frame_indices`:
+        uint8 [F, H, W, 3].
 
         In colour, and up to 512 pixels where the video has them, whatever the model's own size.
         """
         return np.stack(list(self._read_pictures(prediction.video, prediction.frame_indices)))
 
     def save(
-        self, prediction: Prediction, target: str | Path, model_name: str = "", report: Callable[[int, int], None] | None = None
+        self,
+        prediction: Prediction,
+        target: str | Path,
+        model_name: str = "",
+        report: Callable[[int, int], None] | None = None,
     ) -> None:
         """Draws a prediction: `.mp4` an overlay video, `.html` a report.
 
@@ -196,25 +251,53 @@ class Recogniser:
             return
         from vidgraph.visualize.report import write_prediction_report
 
-        write_prediction_report(target, prediction, self.frames_seen(prediction), model_name=model_name, notes=self.notes(prediction))
+        write_prediction_report(
+            target,
+            prediction,
+            self.frames_seen(prediction),
+            model_name=model_name,
+            notes=self.notes(prediction),
+        )
 
-    def _save_overlay(self, prediction: Prediction, target: str | Path, report: Callable[[int, int], None] | None) -> None:
+    def _save_overlay(
+        self, prediction: Prediction, target: str | Path, report: Callable[[int, int], None] | None
+    ) -> None:
         from vidgraph.visualize.overlay import write_overlay
 
         with open_video(prediction.video) as video:
             shown, fps = range(video.num_frames), video.fps
-        write_overlay(target, self._read_pictures(prediction.video, shown), prediction, fps=fps, frame_numbers=shown, report=report)
+        write_overlay(
+            target,
+            self._read_pictures(prediction.video, shown),
+            prediction,
+            fps=fps,
+            frame_numbers=shown,
+            report=report,
+        )
 
-    def _clips(self, path: str | Path) -> Iterator[tuple[Tensor, np.ndarray, Regions | None, Tensor | None]]:
-        """The views of each clip, uint8 [V, C, T, h, w], its source frames, int64 [T], its regions, and its flow,
-        uint8 [V, T, S, 2 L, h, w]; one clip in memory at a time."""
+    def _clips(
+        self, path: str | Path
+    ) -> Iterator[tuple[Tensor, np.ndarray, Regions | None, Tensor | None]]:
+        """The views of each clip, uint8 [V, C, T, h, w], its source frames, int64 [T], its regions,
+        and its flow, uint8 [V, T, S, 2 L, h, w]; one clip in memory at a time.
+        """
         with open_video(path, folder_fps=self.plan.folder_fps) as video:
             reader = None if self._flow is None else self._flow.reader(path, video)
-            boxes_at = None if self._boxes is None else partial(self._boxes.boxes(path).at, count=self.spec.boxes_per_frame)
+            boxes_at = (
+                None
+                if self._boxes is None
+                else partial(self._boxes.boxes(path).at, count=self.spec.boxes_per_frame)
+            )
             for clip in range(self.plan.clips):
                 try:
-                    pixels, indices, regions = read_views(video, self.spec, self.plan, clip, boxes_at=boxes_at)
-                    flow = None if reader is None else read_flow_views(reader, video, self.spec, self.plan, indices)
+                    pixels, indices, regions = read_views(
+                        video, self.spec, self.plan, clip, boxes_at=boxes_at
+                    )
+                    flow = (
+                        None
+                        if reader is None
+                        else read_flow_views(reader, video, self.spec, self.plan, indices)
+                    )
                     yield pixels, indices, regions, flow
                 except SpanError as error:
                     raise VideoError(path, str(error)) from error
@@ -229,11 +312,16 @@ class Recogniser:
         if names is None:
             return [f"class {k}" for k in range(num_classes)]
         if len(names) != num_classes:
-            raise WeightsError(f"the model has {num_classes} outputs but {len(names)} class names; were the weights saved by vidgraph?")
+            raise WeightsError(
+                f"the model has {num_classes} outputs but {len(names)} class names; were the "
+                "weights saved by vidgraph?"
+            )
         return list(names)
 
     def _read_pictures(self, path: str | Path, indices: Sequence[int]) -> Iterator[np.ndarray]:
-        """Frames cropped as the model's middle view is, in colour and larger: uint8 [H, W, 3] each."""
+        """Frames cropped as the model's middle view is, in colour and larger: uint8 [H, W, 3]
+        each.
+        """
         with open_video(path) as video:
             window = self.plan.windows(self.spec, video.height, video.width)[self.plan.middle]
             own, source = min(window.size), min(window.height, window.width)
@@ -241,7 +329,9 @@ class Recogniser:
             window = replace(window, size=(window.size[0] * scale, window.size[1] * scale))
             colour = ClipTransform(replace(self.spec, channels=3), train=False)
             for start in range(0, len(indices), _READ_AT_ONCE):
-                pixels, _, _ = colour.apply(video.read(list(indices[start : start + _READ_AT_ONCE])), window)  # [3, F, H, W]
+                pixels, _, _ = colour.apply(
+                    video.read(list(indices[start : start + _READ_AT_ONCE])), window
+                )  # [3, F, H, W]
                 yield from pixels.permute(1, 2, 3, 0).numpy()
 
 
@@ -249,12 +339,22 @@ def _joined(views: Sequence[Explanation]) -> Explanation:
     """Explanations of several clips as one, joined in time."""
     first = views[0]
     return Explanation(
-        node_boxes_xyxy=torch.cat([view.node_boxes_xyxy for view in views]).cpu(),  # [clips * T, N, 4]
+        node_boxes_xyxy=torch.cat(
+            [view.node_boxes_xyxy for view in views]
+        ).cpu(),  # [clips * T, N, 4]
         adjacency=first.adjacency.cpu(),
-        attention=torch.cat([view.attention for view in views], dim=1).cpu(),  # [S, clips * T, N, N]
+        attention=torch.cat(
+            [view.attention for view in views], dim=1
+        ).cpu(),  # [S, clips * T, N, N]
         names=first.names,
-        regions=_joined_links([view.regions for view in views if view.regions is not None], len(first.node_boxes_xyxy)),
-        maps=None if first.maps is None else torch.cat([view.maps for view in views if view.maps is not None]).cpu(),  # [clips * T, h, w]
+        regions=_joined_links(
+            [view.regions for view in views if view.regions is not None], len(first.node_boxes_xyxy)
+        ),
+        maps=None
+        if first.maps is None
+        else torch.cat(
+            [view.maps for view in views if view.maps is not None]
+        ).cpu(),  # [clips * T, h, w]
     )
 
 
@@ -264,10 +364,17 @@ def _joined_links(links: Sequence[RegionLinks], num_frames: int) -> RegionLinks 
         return None
     nodes = links[0].mask.numel()
     moved = [
-        replace(link, frames=link.frames + clip * num_frames, neighbours=link.neighbours + clip * nodes) for clip, link in enumerate(links)
+        replace(
+            link, frames=link.frames + clip * num_frames, neighbours=link.neighbours + clip * nodes
+        )
+        for clip, link in enumerate(links)
     ]
-    of_steps = {field.name: [getattr(link, field.name) for link in moved] for field in fields(RegionLinks)}
-    joined: dict[str, Any] = {name: None if parts[0] is None else torch.cat(parts) for name, parts in of_steps.items()}
+    of_steps = {
+        field.name: [getattr(link, field.name) for link in moved] for field in fields(RegionLinks)
+    }
+    joined: dict[str, Any] = {
+        name: None if parts[0] is None else torch.cat(parts) for name, parts in of_steps.items()
+    }
     return RegionLinks(**joined)
 
 
@@ -279,17 +386,21 @@ def check_save_target(target: str | Path, videos: Sequence[str | Path] = ()) -> 
         videos: what is predicted, and must not be overwritten.
 
     Raises:
-        VidgraphError: a suffix other than `.mp4` and `.html`, one of the videos, or a place that cannot be written.
+        VidgraphError: a suffix other than `.mp4` and `.html`, one of the videos, or a place that
+            cannot be written.
     """
     target = Path(target)
     if target.suffix.lower() not in SAVE_SUFFIXES:
         kinds = " or ".join(f"{suffix} ({kind})" for suffix, kind in SAVE_SUFFIXES.items())
-        raise VidgraphError(f"{target}: a prediction is saved as {kinds}; choose one of these suffixes")
+        raise VidgraphError(
+            f"{target}: a prediction is saved as {kinds}; choose one of these suffixes"
+        )
     check_target(target, videos)
 
 
 def list_videos(path: str | Path) -> list[Path]:
-    """A file or a folder of images as it is; any other folder as the videos in it, at any depth, by name.
+    """A file or a folder of images as it is; any other folder as the videos in it, at any depth, by
+    name.
 
     Raises:
         VideoError: the folder holds no video.
@@ -300,7 +411,9 @@ def list_videos(path: str | Path) -> list[Path]:
     from vidgraph.data.table import VIDEO_SUFFIXES
     from vidgraph.video.frame_folder import IMAGE_SUFFIXES
 
-    files = sorted(file for file in path.rglob("*") if file.is_file() and not file.name.startswith("."))
+    files = sorted(
+        file for file in path.rglob("*") if file.is_file() and not file.name.startswith(".")
+    )
     videos = [file for file in files if file.suffix.lower() in VIDEO_SUFFIXES]
     folders = {file.parent for file in files if file.suffix.lower() in IMAGE_SUFFIXES}
     found = videos or sorted(folders)

@@ -2,7 +2,8 @@
 
     video -> ClipBatch (+ Regions) -> model -> Prediction and Explanation
 
-Shapes: B batch, C channels, T frames, H W pixels, K boxes per frame, N nodes, S stages of a graph or snippets of flow, L flow fields per
+Shapes: B batch, C channels, T frames, H W pixels, K boxes per frame, N nodes, S stages of a graph
+    or snippets of flow, L flow fields per
 snippet, P steps of a map, M neighbours.
 """
 
@@ -27,16 +28,18 @@ class InputSpec:
         channels: 3 for RGB, 1 for luma, 0 for models that see flow only.
         stride_frames: source frames from one sampled frame to the next, or None.
         sample_fps: sampled frames per second of video, or None.
-        num_segments: the clip takes one frame from each of this many equal parts of the video, or None.
+        num_segments: the clip takes one frame from each of this many equal parts of the video, or
+            None.
         flow_length: optical-flow fields per snippet in pixels per frame (L); 0 for none.
         num_snippets: snippets of flow around each sampled frame (S), where there is flow.
         snippet_interval: frames from one snippet to the next in tests (tau).
         max_snippet_interval: training draws that distance from 1 to this.
-        snippet_layout: `interval`: snippets start every tau frames, so that they overlap where tau < L; `gap`: tau frames lie between
-            the end of one and the start of the next.
+        snippet_layout: `interval`: snippets start every tau frames, so that they overlap where tau
+            < L; `gap`: tau frames lie between the end of one and the start of the next.
         boxes_per_frame: region boxes per frame (K); 0 for none.
 
-    Exactly one of `stride_frames`, `sample_fps`, `num_segments` is given; `num_segments` equals `num_frames`.
+    Exactly one of `stride_frames`, `sample_fps`, `num_segments` is given; `num_segments` equals
+    `num_frames`.
     """
 
     num_frames: int
@@ -54,15 +57,33 @@ class InputSpec:
     boxes_per_frame: int = 0
 
     def __post_init__(self) -> None:
-        given = [name for name in ("stride_frames", "sample_fps", "num_segments") if getattr(self, name) is not None]
+        given = [
+            name
+            for name in ("stride_frames", "sample_fps", "num_segments")
+            if getattr(self, name) is not None
+        ]
         if len(given) != 1:
-            raise ValueError(f"InputSpec needs exactly one of stride_frames, sample_fps, num_segments; got {given or 'none'}")
+            raise ValueError(
+                "InputSpec needs exactly one of stride_frames, sample_fps, num_segments; got "
+                f"{given or 'none'}"
+            )
         if self.num_segments is not None and self.num_segments != self.num_frames:
-            raise ValueError(f"num_segments ({self.num_segments}) must equal num_frames ({self.num_frames})")
-        if min(self.num_frames, self.height, self.width) < 1 or self.channels not in ((0, 1, 3) if self.flow_length else (1, 3)):
-            raise ValueError(f"InputSpec needs positive sizes and 1 or 3 channels, or 0 with flow; got {self}")
-        if self.flow_length < 0 or min(self.num_snippets, self.snippet_interval, self.max_snippet_interval) < 1:
-            raise ValueError(f"InputSpec needs whole snippets and intervals of at least one frame; got {self}")
+            raise ValueError(
+                f"num_segments ({self.num_segments}) must equal num_frames ({self.num_frames})"
+            )
+        if min(self.num_frames, self.height, self.width) < 1 or self.channels not in (
+            (0, 1, 3) if self.flow_length else (1, 3)
+        ):
+            raise ValueError(
+                f"InputSpec needs positive sizes and 1 or 3 channels, or 0 with flow; got {self}"
+            )
+        if (
+            self.flow_length < 0
+            or min(self.num_snippets, self.snippet_interval, self.max_snippet_interval) < 1
+        ):
+            raise ValueError(
+                f"InputSpec needs whole snippets and intervals of at least one frame; got {self}"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for `config.json`."""
@@ -84,13 +105,20 @@ class Regions:
     mask: Tensor
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Regions:
-        return Regions(*(x.to(device, non_blocking=non_blocking) for x in (self.boxes_xyxy, self.scores, self.mask)))
+        return Regions(
+            *(
+                x.to(device, non_blocking=non_blocking)
+                for x in (self.boxes_xyxy, self.scores, self.mask)
+            )
+        )
 
     def part(self, start: int, stop: int) -> Regions:
         return Regions(*(x[start:stop] for x in (self.boxes_xyxy, self.scores, self.mask)))
 
     def pin_memory(self) -> Regions:
-        return Regions(self.boxes_xyxy.pin_memory(), self.scores.pin_memory(), self.mask.pin_memory())
+        return Regions(
+            self.boxes_xyxy.pin_memory(), self.scores.pin_memory(), self.mask.pin_memory()
+        )
 
 
 @dataclass
@@ -104,8 +132,9 @@ class ClipBatch:
         frame_indices: source frame of each sampled frame, int64 [B, T].
         names: the video file (or generated clip) that each sample comes from.
         regions: boxes of each frame, where the data set has them.
-        flow: snippets of optical flow at each sampled frame, uint8 [B, T, S, 2 L, H, W]: x and y of the first field, of the second, and so
-            on; 0 to 255 for minus to plus the bound, so that no motion is 127.5.
+        flow: snippets of optical flow at each sampled frame, uint8 [B, T, S, 2 L, H, W]: x and y of
+            the first field, of the second, and so on; 0 to 255 for minus to plus the bound, so that
+            no motion is 127.5.
     """
 
     video: Tensor
@@ -120,7 +149,9 @@ class ClipBatch:
         return self.video.shape[0]
 
     def inputs(self, spec: InputSpec) -> dict[str, Any]:
-        """The keyword arguments of a model's `forward`: what its `spec` asks for of video, flow and boxes."""
+        """The keyword arguments of a model's `forward`: what its `spec` asks for of video, flow and
+        boxes.
+        """
         inputs: dict[str, Any] = {"video": self.video} if spec.channels else {}
         if spec.flow_length:
             inputs["flow"] = self.flow
@@ -129,7 +160,9 @@ class ClipBatch:
         return inputs
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> ClipBatch:
-        moved = {name: getattr(self, name).to(device, non_blocking=non_blocking) for name in _TENSORS}
+        moved = {
+            name: getattr(self, name).to(device, non_blocking=non_blocking) for name in _TENSORS
+        }
         regions = None if self.regions is None else self.regions.to(device, non_blocking)
         flow = None if self.flow is None else self.flow.to(device, non_blocking=non_blocking)
         return ClipBatch(**moved, names=self.names, regions=regions, flow=flow)
@@ -138,12 +171,22 @@ class ClipBatch:
         """The clips from `start` to before `stop`."""
         kept = {name: getattr(self, name)[start:stop] for name in _TENSORS}
         regions = None if self.regions is None else self.regions.part(start, stop)
-        return ClipBatch(**kept, names=self.names[start:stop], regions=regions, flow=None if self.flow is None else self.flow[start:stop])
+        return ClipBatch(
+            **kept,
+            names=self.names[start:stop],
+            regions=regions,
+            flow=None if self.flow is None else self.flow[start:stop],
+        )
 
     def pin_memory(self) -> ClipBatch:
         pinned = {name: getattr(self, name).pin_memory() for name in _TENSORS}
         regions = None if self.regions is None else self.regions.pin_memory()
-        return ClipBatch(**pinned, names=self.names, regions=regions, flow=None if self.flow is None else self.flow.pin_memory())
+        return ClipBatch(
+            **pinned,
+            names=self.names,
+            regions=regions,
+            flow=None if self.flow is None else self.flow.pin_memory(),
+        )
 
 
 _TENSORS = ("video", "label", "index", "frame_indices")
@@ -166,16 +209,20 @@ class Graph:
 
 @dataclass
 class RegionLinks:
-    """How the regions of a clip are linked, of a model whose nodes are boxes. Node p * K + k is box k of step p.
+    """How the regions of a clip are linked, of a model whose nodes are boxes. Node p * K + k is box
+    k of step p.
 
     Attributes:
         frames: sampled frame whose boxes each step of the graph has, int64 [P].
         scores: of the boxes, [P, K].
         mask: True where a box exists, [P, K].
-        neighbours: the nodes most similar to each one, most similar first, without itself, int64 [P, K, M]; M = 0 without similarity graph.
-        weights: of each neighbour in the similarity graph, [P, K, M]; zero where there are fewer than M.
+        neighbours: the nodes most similar to each one, most similar first, without itself, int64
+            [P, K, M]; M = 0 without similarity graph.
+        weights: of each neighbour in the similarity graph, [P, K, M]; zero where there are fewer
+            than M.
         even: what each region of the clip would weigh if all weighed the same, [P].
-        overlap: IoU of box i of step p with box j of step p + 1 at [p, i, j], zero in the last step, [P, K, K]; None without such graphs.
+        overlap: IoU of box i of step p with box j of step p + 1 at [p, i, j], zero in the last
+            step, [P, K, K]; None without such graphs.
     """
 
     frames: Tensor
@@ -194,10 +241,13 @@ class Explanation:
     Attributes:
         node_boxes_xyxy: where each node looks, as fractions of the frame, [T, N, 4].
         adjacency: True where source j may send to destination i, at [i, j], [N, N].
-        attention: weight of source j in destination i per stage and frame, [S, T, N, N]; S = 0 where nothing is sent.
+        attention: weight of source j in destination i per stage and frame, [S, T, N, N]; S = 0
+            where nothing is sent.
         names: one short name per node.
-        regions: how the nodes are linked across frames, where they are boxes; node n of frame t is then box n of that frame.
-        maps: weight of every cell of each frame's map, [T, h, w], where a model without nodes attends to cells; sums to 1 in each frame.
+        regions: how the nodes are linked across frames, where they are boxes; node n of frame t is
+            then box n of that frame.
+        maps: weight of every cell of each frame's map, [T, h, w], where a model without nodes
+            attends to cells; sums to 1 in each frame.
     """
 
     node_boxes_xyxy: Tensor
@@ -236,7 +286,9 @@ class Prediction:
     def top(self, count: int = 5) -> list[tuple[str, float]]:
         """The `count` likeliest classes with their probabilities, likeliest first."""
         values, order = self.probabilities.topk(min(count, len(self.class_names)))
-        return [(self.class_names[i], v) for i, v in zip(order.tolist(), values.tolist(), strict=True)]
+        return [
+            (self.class_names[i], v) for i, v in zip(order.tolist(), values.tolist(), strict=True)
+        ]
 
     def to_dict(self, count: int = 5) -> dict[str, Any]:
         """Plain values for `predict --json`."""

@@ -1,7 +1,9 @@
-"""`vidgraph reproduce`: trains the rows of a recipe one after another, scores each once on the test split, and writes their table.
+"""`vidgraph reproduce`: trains the rows of a recipe one after another, scores each once on the test
+split, and writes their table.
 
-What is done is kept in run folders, one per row and seed: a finished training is skipped, an interrupted one goes on, and a score that
-stands in `test.json` is not measured again. So the same call always leads to the same table, however often it is stopped.
+What is done is kept in run folders, one per row and seed: a finished training is skipped, an
+interrupted one goes on, and a score that stands in `test.json` is not measured again. So the same
+call always leads to the same table, however often it is stopped.
 """
 
 from __future__ import annotations
@@ -78,7 +80,9 @@ class Run:
 
 @dataclass(frozen=True)
 class MeasuredRow:
-    """A row of the table, and what comparisons need: the share of its trainings that got each test clip right, [n]."""
+    """A row of the table, and what comparisons need: the share of its trainings that got each test
+    clip right, [n].
+    """
 
     row: ResultRow
     correct: np.ndarray | None
@@ -90,7 +94,9 @@ def parse_seeds(text: str | None) -> list[int] | None:
         return None
     parts = text.split(",")
     if not all(part.isdecimal() for part in parts) or len(set(parts)) < len(parts):
-        raise RecipeError(f"--seeds {text!r}: give different whole numbers with commas between them, as 0,1,2")
+        raise RecipeError(
+            f"--seeds {text!r}: give different whole numbers with commas between them, as 0,1,2"
+        )
     return [int(part) for part in parts]
 
 
@@ -118,15 +124,16 @@ def reproduce_table(
         seeds: of each row; None for the recipe's own.
         out: where the run folders are.
         results: the results file; None for `results/NAME.json`.
-        page: a Markdown page that takes the tables of all results files beside `results` between its markers.
+        page: a Markdown page that takes the tables of all results files beside `results` between
+            its markers.
         overrides: of every row, as `["--data.syncmnist.digits", "embedded"]`.
 
     Returns:
         The signal that stopped a training; None where all came to their end.
 
     Raises:
-        VidgraphError: whatever in the recipe, the data, a run folder or a file is not usable; as far as it can be seen before, then
-            before anything is trained.
+        VidgraphError: whatever in the recipe, the data, a run folder or a file is not usable; as
+            far as it can be seen before, then before anything is trained.
     """
     _check_alone()
     jobs = plan(name, size, rows, seeds, out, overrides)
@@ -160,16 +167,23 @@ def _all_tables(folder: Path) -> list[ResultTable]:
     return [load_results(file) for file in sorted(folder.glob("*.json"))]
 
 
-# ---- what is to be done --------------------------------------------------------------------------------------------------------------
+# ---- what is to be done --------------------------------------------------------------------------
 
 
 def plan(
-    name: str, size: Size | None, rows: Sequence[str] | None, seeds: Sequence[int] | None, out: Path, overrides: Sequence[str]
+    name: str,
+    size: Size | None,
+    rows: Sequence[str] | None,
+    seeds: Sequence[int] | None,
+    out: Path,
+    overrides: Sequence[str],
 ) -> list[Job]:
-    """Every training, in the order of the recipe's rows; the models are built once on the way, without memory for their weights.
+    """Every training, in the order of the recipe's rows; the models are built once on the way,
+    without memory for their weights.
 
     Raises:
-        RecipeError: rows, sizes, overrides or model options that do not exist or contradict each other.
+        RecipeError: rows, sizes, overrides or model options that do not exist or contradict each
+            other.
     """
     if any(key == "train.seed" for key, _ in parse_overrides(overrides)):
         raise RecipeError("reproduce takes its seeds from --seeds, not from --train.seed")
@@ -192,15 +206,24 @@ def _choose_rows(name: str, size: Size | None, rows: Sequence[str] | None) -> li
         if row not in known:
             raise RecipeError(f"recipe {name} has no row {row!r}{nearest(row, known)}")
         if size is not None and size_of(row) != size:
-            raise RecipeError(f"row {row} of {name} is of size {size_of(row)}, not {size}; leave out --size or the row")
+            raise RecipeError(
+                f"row {row} of {name} is of size {size_of(row)}, not {size}; leave out --size or "
+                "the row"
+            )
     if rows is not None:
         return [row for row in known if row in rows]
     there = sorted({size_of(row) for row in known})
     if size is None and len(there) > 1:
-        raise RecipeError(f"{name} has rows of several sizes; add --size {' or --size '.join(SIZES)}, or name rows with --rows")
+        raise RecipeError(
+            f"{name} has rows of several sizes; add --size {' or --size '.join(SIZES)}, or name "
+            "rows with --rows"
+        )
     chosen = [row for row in known if size is None or size_of(row) == size]
     if not chosen:
-        raise RecipeError(f"{name} has no rows of size {size}; its rows are of size {there[0]}: {', '.join(known)}")
+        raise RecipeError(
+            f"{name} has no rows of size {size}; its rows are of size {there[0]}: "
+            f"{', '.join(known)}"
+        )
     return chosen
 
 
@@ -211,7 +234,9 @@ def _folder(recipe: Recipe, seed: int, out: Path) -> Path:
 
 
 def _command(name: str, row: str, seeds: Sequence[int] | None, overrides: Sequence[str]) -> str:
-    """What others would type. Overrides that only say where files lie here, or how this machine works, are left out."""
+    """What others would type. Overrides that only say where files lie here, or how this machine
+    works, are left out.
+    """
     words = ["vidgraph", "reproduce", name, "--rows", row]
     if seeds is not None:
         words += ["--seeds", ",".join(map(str, seeds))]
@@ -224,18 +249,23 @@ def _command(name: str, row: str, seeds: Sequence[int] | None, overrides: Sequen
 def _check_alone() -> None:
     if process_rank()[1] > 1:
         raise RunError(
-            "reproduce works in one process; train rows with torchrun and vidgraph train first, reproduce then goes on from there"
+            "reproduce works in one process; train rows with torchrun and vidgraph train first, "
+            "reproduce then goes on from there"
         )
 
 
-# ---- doing it ------------------------------------------------------------------------------------------------------------------------
+# ---- doing it ------------------------------------------------------------------------------------
 
 
 def _train_and_score(job: Job) -> Run | int:
     """A finished run, or the signal that stopped its training."""
     result = train_recipe(job.recipe, job.folder, resume=(job.folder / CHECKPOINT).exists())
     if result.stopped_by is not None:
-        print(f"{stop_message(result.stopped_by, result.clips_seen, job.folder)}, or with the same reproduce command", file=sys.stderr)
+        print(
+            f"{stop_message(result.stopped_by, result.clips_seen, job.folder)}, or with the same "
+            "reproduce command",
+            file=sys.stderr,
+        )
         return result.stopped_by
     weights = job.folder / WEIGHTS_FILE
     with run_lock(job.folder):
@@ -243,11 +273,16 @@ def _train_and_score(job: Job) -> Run | int:
         if score is None:
             device = None if job.recipe.train.device == "auto" else job.recipe.train.device
             with counter("clips") as count:
-                scores, measured_on = score_model(str(job.folder), None, (), SPLIT, None, None, device, count)
+                scores, measured_on = score_model(
+                    str(job.folder), None, (), SPLIT, None, None, device, count
+                )
             score = keep_score(job.folder, weights, scores, measured_on)
     low, high = score.ci95
     what = f"{score.accuracy:.2f} % ({low:.2f} to {high:.2f}) on {score.measured_on}"
-    print(f"{job.recipe.title}, seed {job.recipe.train.seed}: {result.clips_seen:,} clips, {what}", flush=True)
+    print(
+        f"{job.recipe.title}, seed {job.recipe.train.seed}: {result.clips_seen:,} clips, {what}",
+        flush=True,
+    )
     return Run(job, result, score)
 
 
@@ -255,7 +290,10 @@ def _measure(runs: Sequence[Run]) -> MeasuredRow:
     """A row of the table from the runs of all its seeds."""
     first, recipe = runs[0], runs[0].job.recipe
     if len({run.score.labels for run in runs}) > 1:
-        raise RunError(f"{first.job.folder} and its other seeds were scored on different test clips; delete their test.json to score again")
+        raise RunError(
+            f"{first.job.folder} and its other seeds were scored on different test clips; delete "
+            "their test.json to score again"
+        )
     cost = profile_model(from_pretrained(first.job.folder))
     shares = [share for run in runs if (share := run.score.correct_clips()) is not None]
     correct = np.mean(shares, axis=0) if len(shares) == len(runs) else None
@@ -274,7 +312,8 @@ def _measure(runs: Sequence[Run]) -> MeasuredRow:
         clips_seen=first.fit.clips_seen,
         seconds=fmean(run.fit.seconds for run in runs),
         command=first.job.command,
-        commit=", ".join(dict.fromkeys(run.score.commit for run in runs if run.score.commit)) or None,
+        commit=", ".join(dict.fromkeys(run.score.commit for run in runs if run.score.commit))
+        or None,
         accuracies=tuple(run.score.accuracy for run in runs) if len(runs) > 1 else (),
         curve=_mean_curve([run.job.folder for run in runs]),
     )
@@ -292,11 +331,37 @@ def _mean_curve(folders: Sequence[Path]) -> tuple[tuple[int, float], ...]:
     return tuple((clips, fmean(found[clips])) for clips in sorted(found))
 
 
-def _write_row(target: Path, dataset: str, runs: Sequence[Run], new: MeasuredRow, above: MeasuredRow | None, order: Sequence[str]) -> None:
+def _write_row(
+    target: Path,
+    dataset: str,
+    runs: Sequence[Run],
+    new: MeasuredRow,
+    above: MeasuredRow | None,
+    order: Sequence[str],
+) -> None:
     """Puts the row into the results file, compared with the row above it in the table."""
     comparisons = []
-    if above is not None and above.correct is not None and new.correct is not None and len(above.correct) == len(new.correct):
+    if (
+        above is not None
+        and above.correct is not None
+        and new.correct is not None
+        and len(above.correct) == len(new.correct)
+    ):
         found = paired_bootstrap(above.correct, new.correct)
-        comparisons.append(Comparison(above.row.name, new.row.name, found.difference, found.ci95, found.p_value))
-    hardware, labels = " | ".join(dict.fromkeys(run.score.hardware for run in runs)), runs[0].score.labels
-    update_results(target, dataset, SPLIT, new.row, hardware, order=order, comparisons=comparisons, test_labels=labels)
+        comparisons.append(
+            Comparison(above.row.name, new.row.name, found.difference, found.ci95, found.p_value)
+        )
+    hardware, labels = (
+        " | ".join(dict.fromkeys(run.score.hardware for run in runs)),
+        runs[0].score.labels,
+    )
+    update_results(
+        target,
+        dataset,
+        SPLIT,
+        new.row,
+        hardware,
+        order=order,
+        comparisons=comparisons,
+        test_labels=labels,
+    )

@@ -1,4 +1,5 @@
-"""Keys and values, as YAML and the command line give them, into dataclasses: each value in the type of its field.
+"""Keys and values, as YAML and the command line give them, into dataclasses: each value in the type
+of its field.
 
 Types may be plain, `X | None`, `Literal`, `list`, `dict`, or another dataclass.
 """
@@ -26,7 +27,8 @@ def overlay(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def set_dotted(content: dict[str, Any], dotted: str, text: str) -> None:
-    """Sets `a.b.c` in nested dicts, making those that are not there. A list of records is entered by a record's name: `stages.joint.lr`.
+    """Sets `a.b.c` in nested dicts, making those that are not there. A list of records is entered
+    by a record's name: `stages.joint.lr`.
 
     Raises:
         RecipeError: no record of a list has that name.
@@ -48,11 +50,18 @@ def set_dotted(content: dict[str, Any], dotted: str, text: str) -> None:
 
 def _are_records(value: Any) -> bool:
     """Whether a value is a list of records with names, such as the stages of a training."""
-    return isinstance(value, list) and bool(value) and all(isinstance(item, Mapping) and "name" in item for item in value)
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(isinstance(item, Mapping) and "name" in item for item in value)
+    )
 
 
-def with_overrides(record: Any, overrides: Iterable[tuple[str, str]], where: str, prefix: str) -> Any:
-    """A copy of a dataclass `record` with keys such as `eval.crops` (of the prefix `eval.`) set from text.
+def with_overrides(
+    record: Any, overrides: Iterable[tuple[str, str]], where: str, prefix: str
+) -> Any:
+    """A copy of a dataclass `record` with keys such as `eval.crops` (of the prefix `eval.`) set
+    from text.
 
     Raises:
         RecipeError: an unknown key, or a value of the wrong type.
@@ -77,7 +86,10 @@ def flatten(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
 def convert_record(kind: type[Any], content: Any, where: str, prefix: str) -> Any:
     """Builds a dataclass from keys and values, each converted to the type of its field."""
     if not isinstance(content, Mapping):
-        raise RecipeError(f"{where}: {prefix.rstrip('.') or 'the recipe'} must hold keys and values, got {content!r}")
+        raise RecipeError(
+            f"{where}: {prefix.rstrip('.') or 'the recipe'} must hold keys and values, got "
+            f"{content!r}"
+        )
     hints = typing.get_type_hints(kind)
     known = {f.name: f for f in dataclasses.fields(kind)}
     values: dict[str, Any] = {}
@@ -90,7 +102,11 @@ def convert_record(kind: type[Any], content: Any, where: str, prefix: str) -> An
         elif value is not None or hints[key] is record:
             values[key] = convert_record(record, value, where, f"{prefix}{key}.")
     for name, item in known.items():
-        if name not in values and item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING:
+        if (
+            name not in values
+            and item.default is dataclasses.MISSING
+            and item.default_factory is dataclasses.MISSING
+        ):
             raise RecipeError(f"{where}: {prefix}{name} is missing")
     return kind(**values)
 
@@ -102,14 +118,21 @@ def _record_of(hint: Any) -> type[Any] | None:
 
 
 def _convert_value(hint: Any, value: Any, where: str) -> Any:
-    """One value, by jsonargparse; its messages run over many lines for optional types, so that ours replace them."""
+    """One value, by jsonargparse; its messages run over many lines for optional types, so that ours
+    replace them.
+    """
     from jsonargparse import ArgumentError, ArgumentParser
 
     if isinstance(value, str) and hint is not str:
         value = value_of(value)
     if hint == dict[str, Any] and isinstance(value, dict):
         return {key: value_of(v) if isinstance(v, str) else v for key, v in value.items()}
-    if isinstance(value, bool) and hint in (int, float, int | None, float | None):  # a bool passes for an int in Python
+    if isinstance(value, bool) and hint in (
+        int,
+        float,
+        int | None,
+        float | None,
+    ):  # a bool passes for an int in Python
         raise RecipeError(f"{where} must be {_readable(hint)}, got {value!r}")
     if value is None and type(None) not in typing.get_args(hint) and hint is not Any:
         empty = typing.get_origin(hint) or hint
@@ -142,7 +165,13 @@ def value_of(text: str) -> Any:
 
 def _readable(hint: Any) -> str:
     """A type in words: `a whole number`, `one of adamw, sgd`."""
-    words: dict[Any, str] = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", type(None): "null"}
+    words: dict[Any, str] = {
+        int: "a whole number",
+        float: "a number",
+        str: "a text",
+        bool: "true or false",
+        type(None): "null",
+    }
     if hint in words:
         return words[hint]
     if typing.get_origin(hint) is Literal:

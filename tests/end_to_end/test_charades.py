@@ -1,4 +1,6 @@
-"""Charades through the command: official files, training on what clips show in stages, scoring by the maximum, two models compared."""
+"""Charades through the command: official files, training on what clips show in stages, scoring by
+the maximum, two models compared.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ FPS, SHOWN = 10, 20  # frames of one light
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Videos that show two or three lights one after another, with a square that moves before them; a table, actions and boxes."""
+    """Videos that show two or three lights one after another, with a square that moves before them;
+    a table, actions and boxes.
+    """
     folder = tmp_path_factory.mktemp("charades")
     (folder / "labels").mkdir()
     (folder / "labels" / "Charades_v1_classes.txt").write_text("\n".join(CLASSES) + "\n")
@@ -29,14 +33,28 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         lines = []
         for number in range(count):
             video, order = f"{split.upper()}{number:02}", rng.permutation(3)[: 2 + number % 2]
-            frames = np.concatenate([np.tile(np.uint8(COLOURS[k]), (SHOWN, 48, 64, 1)) for k in order])
+            frames = np.concatenate(
+                [np.tile(np.uint8(COLOURS[k]), (SHOWN, 48, 64, 1)) for k in order]
+            )
             for t, frame in enumerate(frames):
                 frame[20:30, t % 50 : t % 50 + 10] = 255
             write_video(folder / "videos" / f"{video}.mp4", frames, FPS, lossless=True)
-            actions = ";".join(f"c00{k} {2 * place:.2f} {2 * place + 2:.2f}" for place, k in enumerate(order))
+            actions = ";".join(
+                f"c00{k} {2 * place:.2f} {2 * place + 2:.2f}" for place, k in enumerate(order)
+            )
             lines.append(f"{video},P{number % 8},{actions},{len(frames) / FPS:.2f}\n")
         (folder / "labels" / f"Charades_v1_{split}.csv").write_text(HEADER + "".join(lines))
-    make = ["data", "make", "charades", "--labels", folder / "labels", "--videos", folder / "videos", "--out", folder / "charades.csv"]
+    make = [
+        "data",
+        "make",
+        "charades",
+        "--labels",
+        folder / "labels",
+        "--videos",
+        folder / "videos",
+        "--out",
+        folder / "charades.csv",
+    ]
     assert main([*map(str, make)]) == 0
     extract = [
         "extract",
@@ -58,16 +76,22 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _recipe(folder: Path, out: Path) -> Path:
     """As the paper trains, at a size for a test: I3D with its graph frozen, then all together."""
     path = out / "lights.yaml"
-    table = f"path: {folder}/charades.csv, intervals: {folder}/charades_intervals.csv, boxes: {folder}/boxes, short_side: [32, 40]"
+    table = (
+        f"path: {folder}/charades.csv, intervals: {folder}/charades_intervals.csv, boxes: "
+        f"{folder}/boxes, short_side: [32, 40]"
+    )
     path.write_text(
         "name: lights\n"
         f"shared:\n  data: {{table: {{{table}, val_split: none, past_end: loop}}}}\n"
         "  train:\n"
-        "    {batch_size: 8, lr: 4.0e-3, precision: fp32, threads: 1, tensorboard: false, device: cpu, workers: 1,\n"
-        "     stages: [{name: backbone, clips: 160, freeze: [graph.]}, {name: joint, clips: 64, lr: 1.0e-3}]}\n"
+        "    {batch_size: 8, lr: 4.0e-3, precision: fp32, threads: 1, tensorboard: false, device: "
+        "cpu, workers: 1,\n"
+        "     stages: [{name: backbone, clips: 160, freeze: [graph.]}, {name: joint, clips: 64, "
+        "lr: 1.0e-3}]}\n"
         "  eval: {num_views: 3, full_frame: true, short_side: 32, fusion: max}\n"
         "rows:\n"
-        "  graph: {model: {architecture: strg_small, options: &size {size: 32, num_frames: 4, sample_fps: 5.0, dropout: 0.0, width: 32,\n"
+        "  graph: {model: {architecture: strg_small, options: &size {size: 32, num_frames: 4, "
+        "sample_fps: 5.0, dropout: 0.0, width: 32,\n"
         "          boxes_per_frame: 3}}}\n"
         "  plain: {model: {architecture: strg_small, options: {<<: *size, graph: none}},\n"
         "          train: {stages: [{name: all, clips: 8}]}}\n"
@@ -76,7 +100,9 @@ def _recipe(folder: Path, out: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_lights_are_learnt_from_what_clips_show_and_compared(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_lights_are_learnt_from_what_clips_show_and_compared(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     recipe = _recipe(folder, tmp_path)
     graph, plain = tmp_path / "graph", tmp_path / "plain"
     assert main(["train", f"{recipe}:graph", "--out", str(graph)]) == 0
@@ -91,52 +117,106 @@ def test_lights_are_learnt_from_what_clips_show_and_compared(folder: Path, tmp_p
     assert [row["name"] for row in measured["per_class"]] == CLASSES[:3]  # nobody walks
     assert json.loads((graph / "config.json").read_text())["multi_label"]
 
-    # Two models on the same clips, by an attribute of their classes, from a file of scores and from a run folder.
-    (tmp_path / "attributes.csv").write_text("class,Warm,Order\nc000,1,first\nc001,0,second\nc002,0,second\n")
+    # Two models on the same clips, by an attribute of their classes, from a file of scores and from
+    # a run folder.
+    (tmp_path / "attributes.csv").write_text(
+        "class,Warm,Order\nc000,1,first\nc001,0,second\nc002,0,second\n"
+    )
     words = ["--by", tmp_path / "attributes.csv", "--chart", tmp_path / "chart.png"]
-    compared = json_of(capsys, "eval", tmp_path / "graph.npz", "--against", plain, *words)["by_attribute"]
+    compared = json_of(capsys, "eval", tmp_path / "graph.npz", "--against", plain, *words)[
+        "by_attribute"
+    ]
     assert [(row["attribute"], row["value"], row["num_classes"]) for row in compared] == [
-        ("all", "", 3), ("Warm", "no", 2), ("Warm", "yes", 1), ("Order", "first", 1), ("Order", "second", 2),
+        ("all", "", 3), ("Warm", "no", 2), ("Warm", "yes", 1), ("Order", "first", 1), ("Order",
+          "second", 2),
     ]  # fmt: skip
     assert compared[0]["scores"][0] == measured["map"]
-    assert compared[0]["difference"] == pytest.approx(compared[0]["scores"][0] - compared[0]["scores"][1], abs=2e-3)
+    assert compared[0]["difference"] == pytest.approx(
+        compared[0]["scores"][0] - compared[0]["scores"][1], abs=2e-3
+    )
     assert (tmp_path / "chart.png").read_bytes().startswith(b"\x89PNG")
-    assert main(["eval", str(tmp_path / "graph.npz"), "--against", str(plain), "--by", str(tmp_path / "attributes.csv")]) == 0
+    assert (
+        main(
+            [
+                "eval",
+                str(tmp_path / "graph.npz"),
+                "--against",
+                str(plain),
+                "--by",
+                str(tmp_path / "attributes.csv"),
+            ]
+        )
+        == 0
+    )
     assert "Warm       no" in capsys.readouterr().out
 
 
-def test_bad_input_is_one_line(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    train = ["train", f"{_recipe(folder, tmp_path)}:graph", "--out", tmp_path / "run", "--train.workers", 0]
+def test_bad_input_is_one_line(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train = [
+        "train",
+        f"{_recipe(folder, tmp_path)}:graph",
+        "--out",
+        tmp_path / "run",
+        "--train.workers",
+        0,
+    ]
     actions = tmp_path / "actions.csv"
     video = folder / "videos" / "TRAIN00.mp4"
 
     # An action that begins after its video, an unknown label, an unknown video, no such file.
-    rows = "".join(f"{path},c000 Red light,90,91\n" for path in sorted((folder / "videos").glob("T*.mp4")))
+    rows = "".join(
+        f"{path},c000 Red light,90,91\n" for path in sorted((folder / "videos").glob("T*.mp4"))
+    )
     actions.write_text("video,label,start_seconds,end_seconds\n" + rows)
     error = error_of(capsys, *train, "--data.table.intervals", actions)
     assert "the action from 90 s to 91 s (actions.csv, line " in error
     assert "lies outside the video, whose last frame is shown at " in error
     actions.write_text(f"video,label,start_seconds,end_seconds\n{video},c009 Purple light,0,1\n")
     error = error_of(capsys, *train, "--data.table.intervals", actions)
-    assert "actions.csv, line 2: label 'c009 Purple light' is not among the 3 classes of charades.csv" in error
-    actions.write_text(f"video,label,start_seconds,end_seconds\n{tmp_path}/absent.mp4,c000 Red light,0,1\n")
-    assert "actions.csv, line 2: video " in error_of(capsys, *train, "--data.table.intervals", actions)
-    assert "no such table" in error_of(capsys, *train, "--data.table.intervals", tmp_path / "nowhere.csv")
-    assert "data.table.label_scope must be one of clip, video, got 'row'" in error_of(capsys, *train, "--data.table.label_scope", "row")
+    assert (
+        "actions.csv, line 2: label 'c009 Purple light' is not among the 3 classes of charades.csv"
+        in error
+    )
+    actions.write_text(
+        f"video,label,start_seconds,end_seconds\n{tmp_path}/absent.mp4,c000 Red light,0,1\n"
+    )
+    assert "actions.csv, line 2: video " in error_of(
+        capsys, *train, "--data.table.intervals", actions
+    )
+    assert "no such table" in error_of(
+        capsys, *train, "--data.table.intervals", tmp_path / "nowhere.csv"
+    )
+    assert "data.table.label_scope must be one of clip, video, got 'row'" in error_of(
+        capsys, *train, "--data.table.label_scope", "row"
+    )
 
     # What a comparison is given.
     scores, attributes = tmp_path / "scores.npz", tmp_path / "attributes.csv"
-    arrays = {"probabilities": np.eye(2), "labels": np.array([0, 1]), "names": np.array(["a", "b"]), "class_names": np.array(["x", "y"])}
+    arrays = {
+        "probabilities": np.eye(2),
+        "labels": np.array([0, 1]),
+        "names": np.array(["a", "b"]),
+        "class_names": np.array(["x", "y"]),
+    }
     np.savez(scores, **arrays)
     attributes.write_text("class,big\nx,1\nz,0\n")
     for words, message in (
-        (["--by", attributes], "attributes.csv, line 3: class 'z' is not among the 2 that were scored"),
+        (
+            ["--by", attributes],
+            "attributes.csv, line 3: class 'z' is not among the 2 that were scored",
+        ),
         (["--by", attributes, "--attributes", "bog"], "no attribute 'bog'; did you mean 'big'?"),
         (["--by", tmp_path / "absent.csv"], "absent.csv: cannot be read as CSV"),
         (["--chart", tmp_path / "x.png"], "--attributes and --chart need --by ATTRIBUTES.csv"),
         (["--by", attributes, "--chart", tmp_path / "x.pdf"], "it is written as .png; name it so"),
         (["--scores", tmp_path / "x.csv"], "it is written as .npz; name it so"),
-        (["--data", "syncmnist3"], "holds scores as they were measured; --data, --views, --batch-size and overrides belong to a model"),
+        (
+            ["--data", "syncmnist3"],
+            "holds scores as they were measured; --data, --views, --batch-size and overrides "
+            "belong to a model",
+        ),
         (["--against", tmp_path / "absent.npz"], "absent.npz: cannot be read"),
     ):
         assert message in error_of(capsys, "eval", scores, *words)

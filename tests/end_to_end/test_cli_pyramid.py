@@ -1,4 +1,6 @@
-"""The pyramid from videos to pictures: train with flow computed on the way, score, draw features and attention."""
+"""The pyramid from videos to pictures: train with flow computed on the way, score, draw features
+and attention.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +14,26 @@ from vidgraph.cli import main
 from vidgraph.video.writer import write_video
 from vidgraph.weights import from_pretrained
 
-OPTIONS = ["--model.options.size", "32", "--model.options.flow_length", "2", "--model.options.width", "32"]
-TRAIN = ["--train.clips", "16", "--train.batch_size", "4", "--train.warmup_clips", "0", "--train.workers", "0", "--train.precision", "fp32"]
+OPTIONS = [
+    "--model.options.size",
+    "32",
+    "--model.options.flow_length",
+    "2",
+    "--model.options.width",
+    "32",
+]
+TRAIN = [
+    "--train.clips",
+    "16",
+    "--train.batch_size",
+    "4",
+    "--train.warmup_clips",
+    "0",
+    "--train.workers",
+    "0",
+    "--train.precision",
+    "fp32",
+]
 
 
 @pytest.fixture(scope="module")
@@ -37,11 +57,18 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(table: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run") / "pyramid"
     data = ["--data.table.path", str(table), "--data.table.flow", "live"]
-    assert main(["train", "ucf101_small:stpyramid_small", *data, *OPTIONS, *TRAIN, "--out", str(folder)]) == 0
+    assert (
+        main(
+            ["train", "ucf101_small:stpyramid_small", *data, *OPTIONS, *TRAIN, "--out", str(folder)]
+        )
+        == 0
+    )
     return folder
 
 
-def test_features_are_drawn_while_scoring(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_features_are_drawn_while_scoring(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     views = ["--eval.num_views", "2", "--eval.short_side", "32", "--device", "cpu"]
     assert main(["eval", str(run), *views, "--embedding", str(tmp_path / "features.png")]) == 0
     assert "features of 2 classes drawn in" in capsys.readouterr().out
@@ -54,7 +81,10 @@ def test_attention_is_drawn_over_frames_of_a_video_without_stored_flow(
     run: Path, table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     video = str(table.with_name("2.mp4"))
-    assert main(["predict", str(run), video, "--views", "3", "--save", str(tmp_path / "out.html")]) == 0
+    assert (
+        main(["predict", str(run), video, "--views", "3", "--save", str(tmp_path / "out.html")])
+        == 0
+    )
     assert "Optical flow was computed on the way" in capsys.readouterr().out
     text = (tmp_path / "out.html").read_text()
     assert "Where the model looks" in text
@@ -66,7 +96,11 @@ def test_attention_is_drawn_over_frames_of_a_video_without_stored_flow(
 def test_the_saved_model_is_the_trained_one(run: Path) -> None:
     model = from_pretrained(run)
     assert model.class_names == ["across", "upward"]
-    assert (model.input_spec.flow_length, model.input_spec.num_snippets, model.classifier.in_features) == (2, 3, 32)
+    assert (
+        model.input_spec.flow_length,
+        model.input_spec.num_snippets,
+        model.classifier.in_features,
+    ) == (2, 3, 32)
 
 
 @pytest.mark.parametrize(
@@ -76,16 +110,36 @@ def test_the_saved_model_is_the_trained_one(run: Path) -> None:
         (["--model.options.size", "48"], "does not change the data"),
     ],
 )
-def test_bad_input_is_one_line(run: Path, words: list[str], error: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_input_is_one_line(
+    run: Path, words: list[str], error: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["eval", str(run), *words]) == 2
     message = capsys.readouterr().err
     assert error in message
     assert message.count("\n") == 1
 
 
-def test_scores_without_a_model_have_no_features(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_scores_without_a_model_have_no_features(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     scores = str(tmp_path / "scores.npz")
-    assert main(["eval", str(run), "--eval.num_views", "1", "--eval.short_side", "32", "--device", "cpu", "--scores", scores]) == 0
+    assert (
+        main(
+            [
+                "eval",
+                str(run),
+                "--eval.num_views",
+                "1",
+                "--eval.short_side",
+                "32",
+                "--device",
+                "cpu",
+                "--scores",
+                scores,
+            ]
+        )
+        == 0
+    )
     capsys.readouterr()
     assert main(["eval", scores, "--embedding", str(tmp_path / "features.png")]) == 2
     assert "an embedding needs features" in capsys.readouterr().err

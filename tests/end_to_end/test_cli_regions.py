@@ -36,15 +36,52 @@ def saved(folder: Path, graph: str) -> str:
 
 
 @pytest.mark.parametrize("graph", ["avgpool", "sim", "joint"])
-def test_predict_draws_the_regions(tmp_path: Path, clip: Path, graph: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_predict_draws_the_regions(
+    tmp_path: Path, clip: Path, graph: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     boxes, model = str(tmp_path / "boxes"), saved(tmp_path, graph)
-    assert main(["extract", "proposals", str(clip), "--source", "motion", "--out", boxes, "--workers", "1"]) == 0
-    assert main(["predict", model, str(clip), "--boxes", boxes, "--save", str(tmp_path / "report.html")]) == 0
+    assert (
+        main(
+            [
+                "extract",
+                "proposals",
+                str(clip),
+                "--source",
+                "motion",
+                "--out",
+                boxes,
+                "--workers",
+                "1",
+            ]
+        )
+        == 0
+    )
+    assert (
+        main(
+            ["predict", model, str(clip), "--boxes", boxes, "--save", str(tmp_path / "report.html")]
+        )
+        == 0
+    )
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "The nodes of the graph are" in text
     assert ("What follows what by overlap" in text) == (graph == "joint")
     assert ("What is similar to what" in text) == (graph != "avgpool")
-    assert main(["predict", model, str(clip), "--boxes", boxes, "--views", "2", "--save", str(tmp_path / "overlay.mp4")]) == 0
+    assert (
+        main(
+            [
+                "predict",
+                model,
+                str(clip),
+                "--boxes",
+                boxes,
+                "--views",
+                "2",
+                "--save",
+                str(tmp_path / "overlay.mp4"),
+            ]
+        )
+        == 0
+    )
     with av.open(str(tmp_path / "overlay.mp4")) as container:
         assert sum(1 for _ in container.decode(video=0)) == 16
     capsys.readouterr()
@@ -53,7 +90,9 @@ def test_predict_draws_the_regions(tmp_path: Path, clip: Path, graph: str, capsy
     assert sum(entry["probability"] for entry in record["top"]) == pytest.approx(1)
 
 
-def test_a_model_with_regions_asks_for_boxes(tmp_path: Path, clip: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_model_with_regions_asks_for_boxes(
+    tmp_path: Path, clip: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["predict", saved(tmp_path, "sim"), str(clip)]) == 2
     error = capsys.readouterr().err
     assert "boxes" in error

@@ -41,12 +41,23 @@ CURVE = ("clips", "train_loss", "train_accuracy", "lr", "val_loss", "val_accurac
 def _start(folder: Path, *words: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "vidgraph.cli", "train", *words, "--out", str(folder)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True)
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        start_new_session=True,
+    )
 
 
 def _wait_for_checkpoint(folder: Path, process: subprocess.Popen[str]) -> None:
     deadline = time.monotonic() + 120
-    while not (folder / "last.ckpt").exists() and time.monotonic() < deadline and process.poll() is None:
+    while (
+        not (folder / "last.ckpt").exists()
+        and time.monotonic() < deadline
+        and process.poll() is None
+    ):
         time.sleep(0.02)
     assert (folder / "last.ckpt").exists(), process.communicate()
 
@@ -64,20 +75,41 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_run_folder_holds_what_it_should(whole: Path) -> None:
-    names = {"model.safetensors", "config.json", "recipe.yaml", "metrics.csv", "last.ckpt", "data.json"}
+    names = {
+        "model.safetensors",
+        "config.json",
+        "recipe.yaml",
+        "metrics.csv",
+        "last.ckpt",
+        "data.json",
+    }
     assert {path.name for path in whole.iterdir()} == names
     recipe = load_recipe(str(whole))
     assert (recipe.title, recipe.train.clips) == ("digits:stem", 1920)
-    assert set(json.loads((whole / "data.json").read_text())) == {"files", "missing", "skipped", "sha256"}
+    assert set(json.loads((whole / "data.json").read_text())) == {
+        "files",
+        "missing",
+        "skipped",
+        "sha256",
+    }
     model = vidgraph.from_pretrained(whole)
     assert model.class_names == [str(digit) for digit in range(10)]
 
 
-def test_progress_lines_can_be_read_in_a_log_file(whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["train", "digits:stem", "--out", str(tmp_path / "run"), *SMALL, "--train.clips", "640"]) == 0
+def test_progress_lines_can_be_read_in_a_log_file(
+    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert (
+        main(
+            ["train", "digits:stem", "--out", str(tmp_path / "run"), *SMALL, "--train.clips", "640"]
+        )
+        == 0
+    )
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("digits:stem: 0.16 M parameters, 640 clips, in ")
-    assert any("%  " in line and "of 640 clips  loss " in line and "  accuracy " in line for line in lines)
+    assert any(
+        "%  " in line and "of 640 clips  loss " in line and "  accuracy " in line for line in lines
+    )
     assert any(line.startswith("validation at 640 clips  loss ") for line in lines)
     assert lines[-2].startswith("finished: 640 clips, best on validation ")
     assert lines[-1] == f"score them on the test split: vidgraph eval {tmp_path / 'run'}"
@@ -108,7 +140,10 @@ def test_ctrl_c_saves_and_names_the_command_that_continues(whole: Path, tmp_path
     out, errors = process.communicate(timeout=120)
     assert process.returncode == 130, out + errors
     seen = load_checkpoint(tmp_path)["clips_seen"]
-    assert errors.splitlines() == [f"stopped by SIGINT after {seen:,} clips; saved. Continue with: vidgraph train {tmp_path} --resume"]
+    assert errors.splitlines() == [
+        f"stopped by SIGINT after {seen:,} clips; saved. Continue with: vidgraph train {tmp_path} "
+        "--resume"
+    ]
     assert main(["train", str(tmp_path), "--resume"]) == 0
     assert _curve(tmp_path) == _curve(whole)
 
@@ -121,7 +156,8 @@ def test_two_trainings_in_one_folder(tmp_path: Path, capsys: pytest.CaptureFixtu
         assert main(["train", "digits:stem", "--out", str(tmp_path), *SMALL]) == 2
         error = capsys.readouterr().err
         assert (
-            error == f"vidgraph: {tmp_path} is in use by another training (process {process.pid}); choose another --out or stop that one\n"
+            error == f"vidgraph: {tmp_path} is in use by another training (process {process.pid}); "
+            "choose another --out or stop that one\n"
         )
     finally:
         os.killpg(process.pid, signal.SIGKILL)
@@ -136,12 +172,18 @@ def _refusal(capsys: pytest.CaptureFixture[str], *words: object) -> str:
     return error
 
 
-def test_another_training_is_not_overwritten(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_another_training_is_not_overwritten(
+    whole: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     before = {path.name: path.read_bytes() for path in whole.iterdir()}
-    assert "already holds a training; add --resume" in _refusal(capsys, "digits:stem", "--out", whole, *SMALL)
+    assert "already holds a training; add --resume" in _refusal(
+        capsys, "digits:stem", "--out", whole, *SMALL
+    )
     error = _refusal(capsys, "digits:stem", "--out", whole, *SMALL, "--train.lr", "1", "--resume")
     assert "was trained with another recipe: train.lr is 0.002 there and 1.0 here" in error
-    assert "holds no training to resume" in _refusal(capsys, "digits:stem", "--out", whole / "absent", *SMALL, "--resume")
+    assert "holds no training to resume" in _refusal(
+        capsys, "digits:stem", "--out", whole / "absent", *SMALL, "--resume"
+    )
     assert {path.name: path.read_bytes() for path in whole.iterdir() if path.is_file()} == before
 
 
@@ -149,28 +191,61 @@ def test_where_the_digits_lie_may_change_but_not_which_they_are(
     whole: Path, shared_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = Path(shutil.copytree(whole, tmp_path / "run"))
-    elsewhere = ["digits:stem", "--out", folder, *SMALL, "--resume", "--data.syncmnist.digits", shared_data / "data" / "mnist"]
+    elsewhere = [
+        "digits:stem",
+        "--out",
+        folder,
+        *SMALL,
+        "--resume",
+        "--data.syncmnist.digits",
+        shared_data / "data" / "mnist",
+    ]
     assert "the data are not those that" in _refusal(capsys, *elsewhere)
     (folder / "data.json").write_text((shared_data / "data" / "mnist").as_posix())
     assert "data.json cannot be read" in _refusal(capsys, *elsewhere)
-    known = ["digits:stem", "--out", whole, *SMALL, "--resume", "--data.syncmnist.test_paths", tmp_path / "nowhere.npz"]
+    known = [
+        "digits:stem",
+        "--out",
+        whole,
+        *SMALL,
+        "--resume",
+        "--data.syncmnist.test_paths",
+        tmp_path / "nowhere.npz",
+    ]
     assert main(["train", *map(str, known)]) == 0  # training does not read the test set
 
 
-def test_resume_of_a_finished_training_says_so(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_resume_of_a_finished_training_says_so(
+    whole: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["train", str(whole), "--resume", "--train.workers", "0"]) == 0
     assert "finished: 1,920 clips" in capsys.readouterr().out
 
 
-def test_damaged_weights_of_a_finished_training_are_noticed(whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_damaged_weights_of_a_finished_training_are_noticed(
+    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = shutil.copytree(whole, tmp_path / "run")
     (run / "model.safetensors").write_bytes((whole / "model.safetensors").read_bytes()[:-100])
-    assert f"{run / 'model.safetensors'}: " in _refusal(capsys, run, "--resume", "--train.workers", "0")
+    assert f"{run / 'model.safetensors'}: " in _refusal(
+        capsys, run, "--resume", "--train.workers", "0"
+    )
 
 
-def test_what_a_training_started_from_may_be_gone_later(whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_a_training_started_from_may_be_gone_later(
+    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     first = shutil.copytree(whole, tmp_path / "first")
-    words = ["--model.initial_weights", str(first), "--out", str(tmp_path / "second"), "--train.clips", "64", "--train.workers", "0"]
+    words = [
+        "--model.initial_weights",
+        str(first),
+        "--out",
+        str(tmp_path / "second"),
+        "--train.clips",
+        "64",
+        "--train.workers",
+        "0",
+    ]
     assert main(["train", "digits:stem", *SMALL, *words]) == 0
     assert f"initial weights {first}: " in capsys.readouterr().out
     shutil.rmtree(first)
@@ -183,28 +258,49 @@ def test_what_a_training_started_from_may_be_gone_later(whole: Path, tmp_path: P
     [
         ("syncmnst3", "no recipe named 'syncmnst3'; did you mean 'syncmnist3'?"),
         ("digits:stem --train.lrr 1", "unknown key train.lrr; did you mean 'lr'?"),
-        ("digits:stem --lr 1", "unknown argument --lr; did you mean '--train.lr'? (see vidgraph train --help)"),
-        ("digits:stem --resum", "unknown argument --resum; did you mean '--resume'? (see vidgraph train --help)"),
-        ("digits:stem --model.architecture digit_stm", "there is no architecture 'digit_stm'; did you mean 'digit_stem'?"),
+        (
+            "digits:stem --lr 1",
+            "unknown argument --lr; did you mean '--train.lr'? (see vidgraph train --help)",
+        ),
+        (
+            "digits:stem --resum",
+            "unknown argument --resum; did you mean '--resume'? (see vidgraph train --help)",
+        ),
+        (
+            "digits:stem --model.architecture digit_stm",
+            "there is no architecture 'digit_stm'; did you mean 'digit_stem'?",
+        ),
         ("digits:stem --model.options.wdth 3", "digit_stem has no option 'wdth'"),
         ("digits:stem --model.initial_weights nowhere", "nowhere"),
         ("digits:stem --data.syncmnist.digits nowhere", "nowhere"),
-        ("digits:stem --model.architecture rstg_small", "takes clips of 10 frames of 64x64 pixels in luma; the synchronous digits are"),
+        (
+            "digits:stem --model.architecture rstg_small",
+            "takes clips of 10 frames of 64x64 pixels in luma; the synchronous digits are",
+        ),
         ("syncmnist3:rstg_small --data.syncmnist.num_digits 11", "num_digits is 11"),
     ],
 )
-def test_bad_input_is_one_line(words: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_input_is_one_line(
+    words: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     given = words.split()
     embedded = [] if "digits nowhere" in words else ["--data.syncmnist.digits", "embedded"]
-    fresh = [] if "initial_weights" in words or "digits:" in words else ["--model.initial_weights", "null"]
+    fresh = (
+        []
+        if "initial_weights" in words or "digits:" in words
+        else ["--model.initial_weights", "null"]
+    )
     assert message in _refusal(capsys, *given, *embedded, *fresh, "--out", tmp_path / "run")
     assert not (tmp_path / "run" / "last.ckpt").exists()
 
 
-def test_a_table_without_training_rows_and_with_an_absent_column(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_table_without_training_rows_and_with_an_absent_column(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     recipe = tmp_path / "mine.yaml"
     recipe.write_text(
-        f"name: mine\ndata: {{table: {{path: {tmp_path}/t.csv}}}}\nmodel: {{architecture: rstg_small}}\ntrain: {{epochs: 1}}\n"
+        f"name: mine\ndata: {{table: {{path: {tmp_path}/t.csv}}}}\nmodel: {{architecture: "
+        f"rstg_small}}\ntrain: {{epochs: 1}}\n"
     )
     (tmp_path / "t.csv").write_text("video,label,split\na.mp4,x,val\n")
     assert "no rows of split 'train'" in _refusal(capsys, recipe, "--out", tmp_path / "run")
@@ -212,10 +308,14 @@ def test_a_table_without_training_rows_and_with_an_absent_column(tmp_path: Path,
     assert "label" in _refusal(capsys, recipe, "--out", tmp_path / "run")
     (tmp_path / "t.csv").write_text("video,label,split\na.mp4,x,train\na.mp4,y,val\n")
     for workers in (0, 1):
-        assert "a.mp4" in _refusal(capsys, recipe, "--out", tmp_path / "run", "--train.workers", workers)
+        assert "a.mp4" in _refusal(
+            capsys, recipe, "--out", tmp_path / "run", "--train.workers", workers
+        )
 
 
-def test_damaged_checkpoints_are_refused_and_kept(whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_damaged_checkpoints_are_refused_and_kept(
+    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for name in ("recipe.yaml", "data.json"):
         (tmp_path / name).write_bytes((whole / name).read_bytes())
     content = (whole / "last.ckpt").read_bytes()[:1000]

@@ -1,4 +1,6 @@
-"""The same extraction on a Ray cluster of two nodes of this machine: the same files, whatever is killed on the way."""
+"""The same extraction on a Ray cluster of two nodes of this machine: the same files, whatever is
+killed on the way.
+"""
 
 from __future__ import annotations
 
@@ -35,30 +37,62 @@ def videos(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def expected(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """What one process on this machine writes."""
     store = tmp_path_factory.mktemp("expected") / "store"
-    assert main(["extract", "proposals", str(videos), "--out", str(store), *SETTINGS, "--workers", "1"]) == 0
+    assert (
+        main(
+            ["extract", "proposals", str(videos), "--out", str(store), *SETTINGS, "--workers", "1"]
+        )
+        == 0
+    )
     return files(store)
 
 
 def files(store: Path) -> dict[str, bytes]:
-    return {f.relative_to(store).as_posix(): f.read_bytes() for f in store.rglob("*") if f.is_file() and f.name != ".lock"}
+    return {
+        f.relative_to(store).as_posix(): f.read_bytes()
+        for f in store.rglob("*")
+        if f.is_file() and f.name != ".lock"
+    }
 
 
 def test_without_a_cluster_one_line(videos: Path, tmp_path: Path) -> None:
     pytest.importorskip("ray")
-    environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"} | {"RAY_TMPDIR": str(tmp_path)}
-    done = subprocess.run(command(videos, tmp_path / "store"), env=environment, capture_output=True, text=True, check=False)
+    environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"} | {
+        "RAY_TMPDIR": str(tmp_path)
+    }
+    done = subprocess.run(
+        command(videos, tmp_path / "store"),
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 2
     assert done.stderr.startswith("vidgraph: no Ray cluster is found (")
-    assert done.stderr.endswith("start one with ray start --head, or set RAY_ADDRESS to HOST:PORT\n")
+    assert done.stderr.endswith(
+        "start one with ray start --head, or set RAY_ADDRESS to HOST:PORT\n"
+    )
     assert done.stderr.count("\n") == 1
 
 
 def command(videos: Path, store: Path) -> list[str]:
-    return [sys.executable, "-m", "vidgraph.cli", "extract", "proposals", str(videos), "--out", str(store), *SETTINGS, "--cluster"]
+    return [
+        sys.executable,
+        "-m",
+        "vidgraph.cli",
+        "extract",
+        "proposals",
+        str(videos),
+        "--out",
+        str(store),
+        *SETTINGS,
+        "--cluster",
+    ]
 
 
 def workers() -> list[int]:
-    """Processes of our own cluster that are at a video: their parent is a node's, whose parent is this process."""
+    """Processes of our own cluster that are at a video: their parent is a node's, whose parent is
+    this process.
+    """
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -75,10 +109,16 @@ def parent_of(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
-def disturbed(videos: Path, store: Path, disturb: Callable[[subprocess.Popen[str]], None]) -> tuple[int, str]:
-    """Runs the command, calls `disturb` as soon as a new file is there, and returns the exit code and what was printed."""
+def disturbed(
+    videos: Path, store: Path, disturb: Callable[[subprocess.Popen[str]], None]
+) -> tuple[int, str]:
+    """Runs the command, calls `disturb` as soon as a new file is there, and returns the exit code
+    and what was printed.
+    """
     before = len(list(store.rglob("[!.]*.boxes")))
-    process = subprocess.Popen(command(videos, store), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command(videos, store), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     while len(list(store.rglob("[!.]*.boxes"))) <= before and process.poll() is None:
         time.sleep(0.02)
     disturb(process)
@@ -86,7 +126,9 @@ def disturbed(videos: Path, store: Path, disturb: Callable[[subprocess.Popen[str
     return process.returncode, out + error
 
 
-def test_a_worker_killed_midway(videos: Path, expected: dict[str, bytes], cluster: Any, tmp_path: Path) -> None:
+def test_a_worker_killed_midway(
+    videos: Path, expected: dict[str, bytes], cluster: Any, tmp_path: Path
+) -> None:
     killed: list[int] = []
 
     def kill(process: subprocess.Popen[str]) -> None:
@@ -100,13 +142,21 @@ def test_a_worker_killed_midway(videos: Path, expected: dict[str, bytes], cluste
     assert files(tmp_path / "store") == expected
 
 
-def test_a_machine_lost_midway_and_the_command_killed(videos: Path, expected: dict[str, bytes], cluster: Any, tmp_path: Path) -> None:
-    """First the command goes by `kill -9`; it is called again, and one of the two machines goes too."""
+def test_a_machine_lost_midway_and_the_command_killed(
+    videos: Path, expected: dict[str, bytes], cluster: Any, tmp_path: Path
+) -> None:
+    """First the command goes by `kill -9`; it is called again, and one of the two machines goes
+    too.
+    """
     code, _ = disturbed(videos, tmp_path / "store", lambda process: process.kill())
     assert code == -signal.SIGKILL
     there = [name for name in files(tmp_path / "store") if name.endswith(".boxes")]
     assert 1 <= len(there) < 10
     (second,) = cluster.worker_nodes
-    code, said = disturbed(videos, tmp_path / "store", lambda process: cluster.remove_node(second, allow_graceful=False))
+    code, said = disturbed(
+        videos,
+        tmp_path / "store",
+        lambda process: cluster.remove_node(second, allow_graceful=False),
+    )
     assert code == 0, said
     assert files(tmp_path / "store") == expected

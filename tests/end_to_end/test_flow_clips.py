@@ -1,4 +1,6 @@
-"""Flow through the command: extract it, train on it with corner crops, score ten crops, predict with and without a store; bad input."""
+"""Flow through the command: extract it, train on it with corner crops, score ten crops, predict
+with and without a store; bad input.
+"""
 
 from __future__ import annotations
 
@@ -19,18 +21,40 @@ SIZE, FRAMES = 48, 16
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Random textures that rise or sink, so that a single frame tells nothing; a table, and a store of their flow."""
+    """Random textures that rise or sink, so that a single frame tells nothing; a table, and a store
+    of their flow.
+    """
     folder, rng = tmp_path_factory.mktemp("motion"), np.random.default_rng(0)
     rows = []
     for number in range(30):
         label, sign = (("rising", -1), ("sinking", 1))[number % 2]
         split = "train" if number < 20 else "val" if number < 24 else "test"
-        texture = Image.fromarray(rng.integers(0, 255, (8, 8, 3), dtype=np.uint8)).resize((SIZE, SIZE), Image.Resampling.BICUBIC)
-        frames = np.stack([np.roll(np.asarray(texture), sign * (1 + number // 2 % 2) * t, axis=0) for t in range(FRAMES)])
+        texture = Image.fromarray(rng.integers(0, 255, (8, 8, 3), dtype=np.uint8)).resize(
+            (SIZE, SIZE), Image.Resampling.BICUBIC
+        )
+        frames = np.stack(
+            [
+                np.roll(np.asarray(texture), sign * (1 + number // 2 % 2) * t, axis=0)
+                for t in range(FRAMES)
+            ]
+        )
         write_video(folder / "videos" / f"{number:02}.mp4", frames, fps=10)
         rows.append(f"videos/{number:02}.mp4,{label},{split}")
     (folder / "t.csv").write_text("video,label,split\n" + "\n".join(rows) + "\n")
-    assert main(["extract", "flow", str(folder / "t.csv"), "--out", str(folder / "flow"), "--workers", "1"]) == 0
+    assert (
+        main(
+            [
+                "extract",
+                "flow",
+                str(folder / "t.csv"),
+                "--out",
+                str(folder / "flow"),
+                "--workers",
+                "1",
+            ]
+        )
+        == 0
+    )
     return folder
 
 
@@ -38,13 +62,18 @@ def _recipe(folder: Path, out: Path) -> Path:
     path = out / "motion.yaml"
     path.write_text(
         "name: motion\n"
-        f"shared:\n  data: {{table: {{path: {folder}/t.csv, flow: {folder}/flow, flip: true, crop_scales: [1, 0.875, 0.75, 0.66]}}}}\n"
-        "  train: {batch_size: 10, clips: 160, lr: 4.0e-3, precision: fp32, threads: 1, tensorboard: false, device: cpu, workers: 0}\n"
-        "  eval: {num_views: 3, crops: 5, crop_places: corners, mirrored: true, short_side: 36, fusion: logits}\n"
+        f"shared:\n  data: {{table: {{path: {folder}/t.csv, flow: {folder}/flow, flip: true, "
+        f"crop_scales: [1, 0.875, 0.75, 0.66]}}}}\n"
+        "  train: {batch_size: 10, clips: 160, lr: 4.0e-3, precision: fp32, threads: 1, "
+        "tensorboard: false, device: cpu, workers: 0}\n"
+        "  eval: {num_views: 3, crops: 5, crop_places: corners, mirrored: true, short_side: 36, "
+        "fusion: logits}\n"
         "rows:\n"
-        "  flow: {model: {architecture: two_stream_small, options: &size {size: 32, flow_length: 3, streams: temporal,\n"
+        "  flow: {model: {architecture: two_stream_small, options: &size {size: 32, flow_length: "
+        "3, streams: temporal,\n"
         "         max_snippet_interval: 2, flow_dropout: 0.0}}}\n"
-        "  both: {model: {architecture: two_stream_small, options: {<<: *size, streams: both, num_frames: 2}}}\n"
+        "  both: {model: {architecture: two_stream_small, options: {<<: *size, streams: both, "
+        "num_frames: 2}}}\n"
     )
     return path
 
@@ -56,21 +85,39 @@ def run(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out / "flow"
 
 
-def test_motion_is_learnt_from_flow_and_scored_on_ten_crops(folder: Path, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_motion_is_learnt_from_flow_and_scored_on_ten_crops(
+    folder: Path, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     fingerprint = json.loads((run / "data.json").read_text())["flow"]
     assert (fingerprint["method"], fingerprint["settings"]["bound"]) == ("dis", 20.0)
     stored = json_of(capsys, "eval", run)
     assert stored["n"] == 6
     assert stored["top1"] == stored["mean_class"] == 100
     assert json_of(capsys, "eval", run, "--data.table.flow", "live") == stored
-    longer = json_of(capsys, "eval", run, "--eval.snippet_interval", 1, "--eval.crops", 1, "--eval.crop_places", "line", "--views", 16)
+    longer = json_of(
+        capsys,
+        "eval",
+        run,
+        "--eval.snippet_interval",
+        1,
+        "--eval.crops",
+        1,
+        "--eval.crop_places",
+        "line",
+        "--views",
+        16,
+    )
     assert longer["top1"] == 100
 
 
-def test_an_mp4_without_stored_flow_is_answered(folder: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_mp4_without_stored_flow_is_answered(
+    folder: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     shutil.copy(folder / "videos" / "25.mp4", tmp_path / "new.mp4")
     (live,) = json_of(capsys, "predict", run, tmp_path / "new.mp4")
-    (stored,) = json_of(capsys, "predict", run, folder / "videos" / "25.mp4", "--flow", folder / "flow")
+    (stored,) = json_of(
+        capsys, "predict", run, folder / "videos" / "25.mp4", "--flow", folder / "flow"
+    )
     live.pop("video")
     stored.pop("video")
     assert live == stored
@@ -80,7 +127,9 @@ def test_an_mp4_without_stored_flow_is_answered(folder: Path, run: Path, tmp_pat
     assert printed.splitlines()[1].strip().endswith("sinking")
 
 
-def test_pixels_and_flow_train_together(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_pixels_and_flow_train_together(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "both"
     words = ["--train.clips", "20", "--data.table.flow", "live:farneback"]
     assert main(["train", f"{_recipe(folder, tmp_path)}:both", "--out", str(out), *words]) == 0
@@ -91,20 +140,38 @@ def test_pixels_and_flow_train_together(folder: Path, tmp_path: Path, capsys: py
     assert "computed on the way (farneback)" in capsys.readouterr().out  # as it was trained
 
 
-def test_bad_input_is_one_line(folder: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_input_is_one_line(
+    folder: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     train = ["train", f"{_recipe(folder, tmp_path)}:flow", "--out", tmp_path / "run"]
-    assert "no store of it is given; make one with vidgraph extract flow" in error_of(capsys, *train, "--data.table.flow", "null")
-    assert "there is no such store" in error_of(capsys, *train, "--data.table.flow", tmp_path / "none")
+    assert "no store of it is given; make one with vidgraph extract flow" in error_of(
+        capsys, *train, "--data.table.flow", "null"
+    )
+    assert "there is no such store" in error_of(
+        capsys, *train, "--data.table.flow", tmp_path / "none"
+    )
     assert "bound" in error_of(capsys, *train, "--data.table.flow_bound", 10)
-    assert "no method 'dsi' of optical flow; did you mean 'dis'?" in error_of(capsys, *train, "--data.table.flow", "live:dsi")
-    assert "data.table.flow_bound must be above 0" in error_of(capsys, *train, "--data.table.flow_bound", 0)
-    assert "data.table.crop_scales must be shares" in error_of(capsys, *train, "--data.table.crop_scales", "[2]")
-    assert "both say how training crops are drawn" in error_of(capsys, *train, "--data.table.short_side", "[40]")
+    assert "no method 'dsi' of optical flow; did you mean 'dis'?" in error_of(
+        capsys, *train, "--data.table.flow", "live:dsi"
+    )
+    assert "data.table.flow_bound must be above 0" in error_of(
+        capsys, *train, "--data.table.flow_bound", 0
+    )
+    assert "data.table.crop_scales must be shares" in error_of(
+        capsys, *train, "--data.table.crop_scales", "[2]"
+    )
+    assert "both say how training crops are drawn" in error_of(
+        capsys, *train, "--data.table.short_side", "[40]"
+    )
     assert "no rows of split 'tset'" in error_of(capsys, "eval", run, "--split", "tset")
     assert "eval.crop_places corners are five" in error_of(capsys, "eval", run, "--eval.crops", 10)
-    assert "17 clips cannot be spread over 16 frames" in error_of(capsys, "eval", run, "--views", 17)
+    assert "17 clips cannot be spread over 16 frames" in error_of(
+        capsys, "eval", run, "--views", 17
+    )
     long = ["--data.table.past_end", "refuse", "--model.options.flow_length", 16]
-    assert "1 snippet of 16 flow fields take 17 frames, and there are 16" in error_of(capsys, *train, *long)
+    assert "1 snippet of 16 flow fields take 17 frames, and there are 16" in error_of(
+        capsys, *train, *long
+    )
 
     # A store that lacks a video, or holds half of one.
     store = Path(shutil.copytree(folder / "flow", tmp_path / "flow"))
@@ -115,9 +182,16 @@ def test_bad_input_is_one_line(folder: Path, run: Path, tmp_path: Path, capsys: 
     assert error.endswith("(t.csv, line 27)\n")
     record.unlink()
     assert "holds no flow of" in error_of(capsys, "eval", run, "--data.table.flow", store)
-    assert "holds no flow of" in error_of(capsys, "predict", run, folder / "videos" / "25.mp4", "--flow", store)
+    assert "holds no flow of" in error_of(
+        capsys, "predict", run, folder / "videos" / "25.mp4", "--flow", store
+    )
 
     # A video of one frame; one of several is named, and the others are answered.
     write_video(tmp_path / "one.mp4", np.zeros((1, SIZE, SIZE, 3), np.uint8), fps=10)
-    assert "one.mp4: the video has one frame" in error_of(capsys, "predict", run, tmp_path / "one.mp4")
-    assert main(["predict", str(run), str(tmp_path / "one.mp4"), str(folder / "videos" / "25.mp4")]) == 1
+    assert "one.mp4: the video has one frame" in error_of(
+        capsys, "predict", run, tmp_path / "one.mp4"
+    )
+    assert (
+        main(["predict", str(run), str(tmp_path / "one.mp4"), str(folder / "videos" / "25.mp4")])
+        == 1
+    )

@@ -1,4 +1,6 @@
-"""Something-Something through the command: label files, check, training on real frames, scoring with many views, prediction; bad input."""
+"""Something-Something through the command: label files, check, training on real frames, scoring
+with many views, prediction; bad input.
+"""
 
 from __future__ import annotations
 
@@ -24,10 +26,29 @@ def table(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     classes = [f"Moving {k} somethings" for k in range(8)]
     train = "".join(f"{video};{name}\n" for video, name in zip(TRAINED, classes, strict=True))
     validation = "".join(f"{video};{name}\n" for video, name in zip(OTHERS, classes, strict=False))
-    for name, text in (("labels", "\n".join(classes)), ("train", train), ("validation", validation)):
+    for name, text in (
+        ("labels", "\n".join(classes)),
+        ("train", train),
+        ("validation", validation),
+    ):
         (folder / f"something-something-v1-{name}.csv").write_text(text, encoding="utf-8")
     videos = shared_data / "data" / "something_else_samples" / "videos"
-    assert main(["data", "make", "something", "--labels", str(folder), "--videos", str(videos), "--out", str(folder / "table.csv")]) == 0
+    assert (
+        main(
+            [
+                "data",
+                "make",
+                "something",
+                "--labels",
+                str(folder),
+                "--videos",
+                str(videos),
+                "--out",
+                str(folder / "table.csv"),
+            ]
+        )
+        == 0
+    )
     return folder / "table.csv"
 
 
@@ -36,16 +57,20 @@ def _recipe(table: Path, folder: Path) -> Path:
     recipe = folder / "mine.yaml"
     recipe.write_text(
         f"name: mine\n"
-        f"data: {{table: {{path: {table}, val_split: none, short_side: [55], brightness: 0.1, spread: linspace}}}}\n"
+        f"data: {{table: {{path: {table}, val_split: none, short_side: [55], brightness: 0.1, "
+        f"spread: linspace}}}}\n"
         f"model: {{architecture: i3d_small, options: {OPTIONS}}}\n"
-        "train: {clips: 320, batch_size: 8, lr: 2.0e-3, precision: fp32, threads: 1, tensorboard: false, device: cpu}\n"
+        "train: {clips: 320, batch_size: 8, lr: 2.0e-3, precision: fp32, threads: 1, tensorboard: "
+        "false, device: cpu}\n"
         "eval: {short_side: 55}\n"
     )
     return recipe
 
 
 @pytest.mark.slow
-def test_real_frames_are_checked_learnt_scored_and_predicted(table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_real_frames_are_checked_learnt_scored_and_predicted(
+    table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["data", "check", str(table)]) == 1
     out = capsys.readouterr().out
     assert "rows 13 (train 8, val 5), files 13, classes 8" in out
@@ -61,10 +86,15 @@ def test_real_frames_are_checked_learnt_scored_and_predicted(table: Path, tmp_pa
         "--eval.full_frame true --eval.fusion max --views 2",
         "--eval.crops 3 --eval.fusion max_logits --batch-size 2",
     ):
-        assert json_of(capsys, "eval", run, "--split", "train", "--device", "cpu", *words.split())["n"] == 8
+        assert (
+            json_of(capsys, "eval", run, "--split", "train", "--device", "cpu", *words.split())["n"]
+            == 8
+        )
     videos = [line.split(",")[0] for line in table.read_text(encoding="utf-8").splitlines()[1:9]]
     answers = json_of(capsys, "predict", run, *videos, "--device", "cpu")
-    assert [answer["top"][0]["class"] for answer in answers] == [f"Moving {k} somethings" for k in range(8)]
+    assert [answer["top"][0]["class"] for answer in answers] == [
+        f"Moving {k} somethings" for k in range(8)
+    ]
     lengths = [sum(file.suffix == ".jpg" for file in Path(video).iterdir()) for video in videos]
     expected = [np.linspace(0, length - 1, 8).astype(int).tolist() for length in lengths]
     assert [answer["frame_indices"] for answer in answers] == expected
@@ -87,10 +117,22 @@ def test_bad_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
     make = ["data", "make", "something", "--labels", labels, "--videos", videos, "--out", table]
     assert main([*map(str, make)]) == 0
     recipe = _recipe(table, tmp_path)
-    train = ["train", recipe, "--out", tmp_path / "run", "--train.workers", "0", "--data.table.val_split", "val"]
+    train = [
+        "train",
+        recipe,
+        "--out",
+        tmp_path / "run",
+        "--train.workers",
+        "0",
+        "--data.table.val_split",
+        "val",
+    ]
 
     # A missing frame, in a training and in a prediction.
-    gap = f"{videos / '2'}: a frame image is missing, after 00002.jpg comes 00004.jpg; extract the frames again"
+    gap = (
+        f"{videos / '2'}: a frame image is missing, after 00002.jpg comes 00004.jpg; extract "
+        "the frames again"
+    )
     assert f"vidgraph: {gap} (table.csv, line 3)\n" == error_of(capsys, *train)
     assert f"vidgraph: {gap}\n" == error_of(capsys, "predict", "digit_stem", videos / "2")
     (videos / "2" / "00003.jpg").write_bytes((videos / "2" / "00002.jpg").read_bytes())
@@ -99,29 +141,52 @@ def test_bad_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
     error = error_of(capsys, *train, "--data.table.past_end", "refuse")
     assert "a clip needs 8 frames, and the video has " in error
     scored = ["eval", "digit_stem", "--data", table, "--split", "val"]
-    assert "label 'Holding something' is not among the 10 given classes" in error_of(capsys, *scored)
+    assert "label 'Holding something' is not among the 10 given classes" in error_of(
+        capsys, *scored
+    )
     assert "6 clips cannot be spread over 5 frames; ask for fewer clips" in error_of(
         capsys, "predict", "digit_stem", videos / "1", "--views", 6
     )
 
     # Sizes and settings that do not fit.
-    assert "data.table.short_side must be [256] or a range such as [256, 320], got [320, 256]" in error_of(
-        capsys, *train, "--data.table.short_side", "[320, 256]"
+    assert (
+        "data.table.short_side must be [256] or a range such as [256, 320], got [320, 256]"
+        in error_of(capsys, *train, "--data.table.short_side", "[320, 256]")
     )
-    assert "short_side 40 is smaller than the model's input of 48x48 pixels" in error_of(capsys, *train, "--data.table.short_side", "[40]")
-    assert "crops of 48x48 pixels do not fit into frames whose shorter side is 32" in error_of(capsys, *train, "--eval.short_side", 32)
-    assert "data.table.brightness must be a share from 0 to 1, got 2.0" in error_of(capsys, *train, "--data.table.brightness", 2)
-    assert "data.table.folder_fps must be above 0, got 0.0" in error_of(capsys, *train, "--data.table.folder_fps", 0)
+    assert "short_side 40 is smaller than the model's input of 48x48 pixels" in error_of(
+        capsys, *train, "--data.table.short_side", "[40]"
+    )
+    assert "crops of 48x48 pixels do not fit into frames whose shorter side is 32" in error_of(
+        capsys, *train, "--eval.short_side", 32
+    )
+    assert "data.table.brightness must be a share from 0 to 1, got 2.0" in error_of(
+        capsys, *train, "--data.table.brightness", 2
+    )
+    assert "data.table.folder_fps must be above 0, got 0.0" in error_of(
+        capsys, *train, "--data.table.folder_fps", 0
+    )
     assert "eval.crops must be above 0, got 0" in error_of(capsys, *train, "--eval.crops", 0)
-    assert "unknown key eval.crop; did you mean 'crops'?" in error_of(capsys, *scored, "--eval.crop", 3)
+    assert "unknown key eval.crop; did you mean 'crops'?" in error_of(
+        capsys, *scored, "--eval.crop", 3
+    )
     assert "data.table.past_end must be one of clamp, loop, refuse, got 'repeat'" in error_of(
         capsys, *train, "--data.table.past_end", "repeat"
     )
 
     # Label files.
     (labels / "labels.csv").write_text("Holding something\nMoving something\nFolding something\n")
-    assert "holds 3 classes, and the label files name 2: no video is of class 'Folding something'" in error_of(capsys, *make)
+    assert (
+        "holds 3 classes, and the label files name 2: no video is of class 'Folding something'"
+        in error_of(capsys, *make)
+    )
     (labels / "labels.csv").write_text("Holding something\n")
-    assert "train.csv, line 2: class 'Moving something' is not among the 1 of labels.csv" in error_of(capsys, *make)
-    assert "dataset 'somethin' does not exist; did you mean 'something'?" in error_of(capsys, "data", "make", "somethin")
-    assert "hold-out must be a share from 0 to below 1, got 2.0" in error_of(capsys, *make, "--hold-out", 2)
+    assert (
+        "train.csv, line 2: class 'Moving something' is not among the 1 of labels.csv"
+        in error_of(capsys, *make)
+    )
+    assert "dataset 'somethin' does not exist; did you mean 'something'?" in error_of(
+        capsys, "data", "make", "somethin"
+    )
+    assert "hold-out must be a share from 0 to below 1, got 2.0" in error_of(
+        capsys, *make, "--hold-out", 2
+    )

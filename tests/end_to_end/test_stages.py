@@ -1,4 +1,6 @@
-"""`vidgraph train` in stages, killed in the second: it goes on there, with the same clips and losses."""
+"""`vidgraph train` in stages, killed in the second: it goes on there, with the same clips and
+losses.
+"""
 
 from __future__ import annotations
 
@@ -44,13 +46,30 @@ def _recipe(folder: Path) -> Path:
 
 
 def _start(folder: Path, *words: object) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "vidgraph.cli", "train", *map(str, words), "--out", str(folder)]
+    command = [
+        sys.executable,
+        "-m",
+        "vidgraph.cli",
+        "train",
+        *map(str, words),
+        "--out",
+        str(folder),
+    ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True)
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        start_new_session=True,
+    )
 
 
 def _reaches(folder: Path, stage: str) -> bool:
-    """Whether `last.ckpt` is of that stage. It is replaced whole, so that a reader never meets a part of it."""
+    """Whether `last.ckpt` is of that stage. It is replaced whole, so that a reader never meets a
+    part of it.
+    """
     try:
         return load_checkpoint(folder)["stage"] == stage
     except (FileNotFoundError, WeightsError):
@@ -84,16 +103,22 @@ def test_a_training_killed_in_its_second_stage_continues_there(tmp_path: Path) -
     assert all(torch.equal(one[name], other[name]) for name in other)
 
 
-def test_a_continued_stage_keeps_its_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_continued_stage_keeps_its_recipe(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     recipe, run = _recipe(tmp_path), tmp_path / "run"
     short = ["--train.stages.head.clips", "64", "--train.stages.whole.clips", "64"]
     assert main(["train", str(recipe), "--out", str(run), *short]) == 0
     assert "staged: 0.16 M parameters, 128 clips, in " in capsys.readouterr().out
     for words, message in (
-        ((*short, "--train.stages.whole.lr", "1", "--resume"), "another recipe: train.stages.whole.lr is None there and 1.0 here"),
+        (
+            (*short, "--train.stages.whole.lr", "1", "--resume"),
+            "another recipe: train.stages.whole.lr is None there and 1.0 here",
+        ),
         (
             (*short, "--train.clips", "64", "--resume"),
-            "train.clips and train.epochs are ambiguous beside train.stages; give each stage its own, as --train.stages.head",
+            "train.clips and train.epochs are ambiguous beside train.stages; give each stage its "
+            "own, as --train.stages.head",
         ),
         ((*short, "--train.stages.whole.freeze", "[stm.]"), "already holds a training"),
     ):
@@ -101,5 +126,21 @@ def test_a_continued_stage_keeps_its_recipe(tmp_path: Path, capsys: pytest.Captu
         error = capsys.readouterr().err
         assert message in error
         assert error.count("\n") == 1
-    assert main(["train", str(recipe), "--out", str(tmp_path / "other"), *short, "--train.stages.whole.freeze", "[stm.]"]) == 2
-    assert "stage 2 of 2, whole: train.freeze: no parameter starts with 'stm.'; did you mean 'stem.'?" in capsys.readouterr().err
+    assert (
+        main(
+            [
+                "train",
+                str(recipe),
+                "--out",
+                str(tmp_path / "other"),
+                *short,
+                "--train.stages.whole.freeze",
+                "[stm.]",
+            ]
+        )
+        == 2
+    )
+    assert (
+        "stage 2 of 2, whole: train.freeze: no parameter starts with 'stm.'; did you mean 'stem.'?"
+        in capsys.readouterr().err
+    )

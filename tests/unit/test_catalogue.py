@@ -32,7 +32,9 @@ class Other:
     norm: Literal["frozen"] = "frozen"
 
 
-def _build(num_classes: int = 3, width: int = 4, open_name: bool = False, **shape: Any) -> nn.Module:
+def _build(
+    num_classes: int = 3, width: int = 4, open_name: bool = False, **shape: Any
+) -> nn.Module:
     model = nn.Linear(width, num_classes)
     model.input_spec = InputSpec(2, 4, 4, stride_frames=1)  # type: ignore[assignment]
     return model
@@ -94,9 +96,19 @@ def test_values_of_another_type_are_one_line(name: str, value: Any, words: str) 
     ("architecture", "name", "value", "words"),
     [
         ("rstg_small", "width", 0, "option 'width' is a number of channels, at least 1, not 0"),
-        ("conv_lstm_small", "conv_width", -3, "option 'conv_width' is a number of channels, at least 1, not -3"),
+        (
+            "conv_lstm_small",
+            "conv_width",
+            -3,
+            "option 'conv_width' is a number of channels, at least 1, not -3",
+        ),
         ("rstg_small", "num_stages", 0, "num_stages is 0; give at least 1, or time_stages only"),
-        ("rstg_small", "scales", [], "scales are cells per side of each grid, at least 1, such as [3, 2, 1], not []"),
+        (
+            "rstg_small",
+            "scales",
+            [],
+            "scales are cells per side of each grid, at least 1, such as [3, 2, 1], not []",
+        ),
         ("rstg_small", "scales", [3, 0], "not [3, 0]"),
         ("rstg_small", "num_classes", 0, "rstg_small needs at least one class"),
         ("rstg_small", "class_names", [], "rstg_small needs at least one class"),
@@ -104,10 +116,17 @@ def test_values_of_another_type_are_one_line(name: str, value: Any, words: str) 
         ("i3d_small", "num_frames", -8, "num_frames must be at least 1, not -8"),
         ("i3d_small", "sample_fps", 0, "sample_fps is frames per second of video, above 0, not 0"),
         ("stpyramid_small", "stride_frames", 0, "stride_frames must be at least 1, not 0"),
-        ("stpyramid_small", "features", ["visul"], "option 'features' is a list with some of visual, attention, motion, not ['visul']"),
+        (
+            "stpyramid_small",
+            "features",
+            ["visul"],
+            "option 'features' is a list with some of visual, attention, motion, not ['visul']",
+        ),
     ],
 )
-def test_values_that_make_no_sense_are_one_line(architecture: str, name: str, value: Any, words: str) -> None:
+def test_values_that_make_no_sense_are_one_line(
+    architecture: str, name: str, value: Any, words: str
+) -> None:
     with pytest.raises(RecipeError) as error:
         create_model(architecture, **{name: value})
     assert words in str(error.value)
@@ -121,7 +140,9 @@ def test_every_architecture_tells_its_options_with_types_that_can_be_checked() -
 
 
 def test_size_of_the_small_graph() -> None:
-    """Its stages share their weights, so one stage has the parameters of three, only not their cost."""
+    """Its stages share their weights, so one stage has the parameters of three, only not their
+    cost.
+    """
     one, three = create_model("rstg_small"), create_model("rstg_small", num_stages=3)
     assert [sum(p.numel() for p in model.parameters()) for model in (one, three)] == [518_526] * 2
     assert (one.graph.num_stages, three.graph.num_stages) == (1, 3)

@@ -1,4 +1,6 @@
-"""The documentation against the code: commands, names, options, files, tests, code shown, and every figure of a measured table."""
+"""The documentation against the code: commands, names, options, files, tests, code shown, and every
+figure of a measured table.
+"""
 
 from __future__ import annotations
 
@@ -27,9 +29,18 @@ ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src" / "vidgraph"
 RESULTS = {
     "README.md": ("syncmnist3", "syncmnist5"),
-    "docs/results.md": ("syncmnist3", "syncmnist3_options", "syncmnist5", "ucf101_regions_small", "ucf101_small"),
+    "docs/results.md": (
+        "syncmnist3",
+        "syncmnist3_options",
+        "syncmnist5",
+        "ucf101_regions_small",
+        "ucf101_small",
+    ),
 }
-PAGES = {str(path.relative_to(ROOT)): path for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]}
+PAGES = {
+    str(path.relative_to(ROOT)): path
+    for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+}
 CARDS = {str(path.relative_to(ROOT)): path for path in sorted(SOURCE.glob("shipped/*/card.md"))}
 TEXTS = {name: path.read_text(encoding="utf-8") for name, path in (PAGES | CARDS).items()}
 
@@ -40,7 +51,9 @@ GRAPH_FIELDS = {field.name: field.default for field in dataclasses.fields(GraphO
 
 def fences(text: str, language: str) -> list[tuple[str, str]]:
     """(argument, content) of each fenced block of a language."""
-    return [(argument, content) for kind, argument, content in FENCE.findall(text) if kind == language]
+    return [
+        (argument, content) for kind, argument, content in FENCE.findall(text) if kind == language
+    ]
 
 
 def spans(text: str) -> list[str]:
@@ -52,7 +65,11 @@ def commands() -> list[tuple[str, str]]:
     """(page, words after `vidgraph`) of every command in a shell block."""
     found = []
     for name, text in TEXTS.items():
-        for line in (line for _, block in fences(text, "bash") for line in block.replace("\\\n", " ").splitlines()):
+        for line in (
+            line
+            for _, block in fences(text, "bash")
+            for line in block.replace("\\\n", " ").splitlines()
+        ):
             if start := re.match(r"(?:torchrun .*-m vidgraph\.cli|vidgraph) (.+)", line.strip()):
                 found.append((name, start[1]))
     return found
@@ -60,7 +77,14 @@ def commands() -> list[tuple[str, str]]:
 
 def all_spans(pattern: str) -> list[tuple[str, str]]:
     """(page, inline code) where the whole of it fits a pattern."""
-    return sorted({(name, span) for name, text in TEXTS.items() for span in spans(text) if re.fullmatch(pattern, span)})
+    return sorted(
+        {
+            (name, span)
+            for name, text in TEXTS.items()
+            for span in spans(text)
+            if re.fullmatch(pattern, span)
+        }
+    )
 
 
 def test_there_is_something_to_check() -> None:
@@ -77,7 +101,14 @@ def test_every_command_is_understood_by_the_real_parser(page: str, command: str)
     for key, _ in parse_overrides(overrides):
         assert key in recipe_keys() or key.startswith(("model.options.", "train.stages."))
     if command.startswith("reproduce "):
-        assert plan(args.recipe, args.size, args.rows and args.rows.split(","), parse_seeds(args.seeds), args.out, overrides)
+        assert plan(
+            args.recipe,
+            args.size,
+            args.rows and args.rows.split(","),
+            parse_seeds(args.seeds),
+            args.out,
+            overrides,
+        )
     elif getattr(args, "recipe", "").partition(":")[0] in list_recipes():
         assert load_recipe(args.recipe, overrides)
     if getattr(args, "data", None) in list_recipes():
@@ -95,8 +126,14 @@ def test_commands_within_the_text_name_verbs_and_options_that_exist(page: str, s
 
 @pytest.mark.parametrize("page", TEXTS)
 def test_make_targets_exist(page: str) -> None:
-    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
-    code = "\n".join(block for _, block in fences(TEXTS[page], "bash")) + "\n" + "\n".join(spans(TEXTS[page]))
+    targets = set(
+        re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    )
+    code = (
+        "\n".join(block for _, block in fences(TEXTS[page], "bash"))
+        + "\n"
+        + "\n".join(spans(TEXTS[page]))
+    )
     assert set(re.findall(r"^make ([a-z-]+)", code, re.MULTILINE)) <= targets
 
 
@@ -113,48 +150,86 @@ def test_recipe_rows_and_keys_exist() -> None:
 def test_every_recipe_row_has_its_line_in_reproducing() -> None:
     text = TEXTS["docs/reproducing.md"]
     table = dict(re.findall(r"^\| `(\w+:\w+)` \| .* \| ([\d.-]+) \|$", text, re.MULTILINE))
-    for row, *columns in re.findall(r"^\| `(\w+)` \|.* \| (`\w+`|[\d.-]+) \| (`\w+`|[\d.-]+) \|$", text, re.MULTILINE):
-        table |= {f"syncmnist{n}:{row}": cell for n, cell in zip((3, 5), columns, strict=True) if cell != "`rstg`"}
-    assert table == {row: "-" if load_recipe(row).published is None else str(load_recipe(row).published) for row in RECIPES}
+    for row, *columns in re.findall(
+        r"^\| `(\w+)` \|.* \| (`\w+`|[\d.-]+) \| (`\w+`|[\d.-]+) \|$", text, re.MULTILINE
+    ):
+        table |= {
+            f"syncmnist{n}:{row}": cell
+            for n, cell in zip((3, 5), columns, strict=True)
+            if cell != "`rstg`"
+        }
+    assert table == {
+        row: "-" if load_recipe(row).published is None else str(load_recipe(row).published)
+        for row in RECIPES
+    }
 
 
 def test_architectures_exist() -> None:
     names = all_spans(r"(rstg|mean_lstm|digit_stem)\w*")
     assert names
-    known = {*list_architectures(), *list_shipped(), *(row.partition(":")[2] for row in RECIPES), "mean_lstm_small"}
+    known = {
+        *list_architectures(),
+        *list_shipped(),
+        *(row.partition(":")[2] for row in RECIPES),
+        "mean_lstm_small",
+    }
     assert [(page, name) for page, name in names if name not in known] == []
 
 
 def test_weights_that_are_named_are_shipped() -> None:
     named = {name for _, name in all_spans(r"rstg_\w*sync\d|digit_stem")}
-    named |= {word for _, command in commands() for word in command.split() if re.fullmatch(r"rstg_\w*sync\d", word)}
+    named |= {
+        word
+        for _, command in commands()
+        for word in command.split()
+        if re.fullmatch(r"rstg_\w*sync\d", word)
+    }
     assert "digit_stem" in named
     assert named <= set(list_shipped())
 
 
 def test_options_table_is_that_of_the_code() -> None:
     section = TEXTS["docs/rstg.md"].partition("## Options")[2].partition("\n## ")[0]
-    rows = re.findall(r"^\| `(\w+)` \| `(.+?)` \|", section.partition("The architectures")[0], re.MULTILINE)
-    assert rows == [(name, repr(default).replace("'", '"')) for name, default in GRAPH_FIELDS.items()]
+    rows = re.findall(
+        r"^\| `(\w+)` \| `(.+?)` \|", section.partition("The architectures")[0], re.MULTILINE
+    )
+    assert rows == [
+        (name, repr(default).replace("'", '"')) for name, default in GRAPH_FIELDS.items()
+    ]
 
 
-@pytest.mark.parametrize("architecture", ["rstg_syncmnist", "rstg_small", "rstg_i3d_r50", "rstg_c2d_r50", "rstg_i3d_small"])
+@pytest.mark.parametrize(
+    "architecture",
+    ["rstg_syncmnist", "rstg_small", "rstg_i3d_r50", "rstg_c2d_r50", "rstg_i3d_small"],
+)
 def test_what_an_architecture_changes_is_what_the_page_says(architecture: str) -> None:
     """`differs in` of the page against the options of a model as it is built."""
     from vidgraph.catalogue import create_model
 
     with torch.device("meta"):
         model = create_model(architecture, width=8)
-    options = next(module.options for module in model.modules() if isinstance(module, RecurrentSpaceTimeGraph))
+    options = next(
+        module.options for module in model.modules() if isinstance(module, RecurrentSpaceTimeGraph)
+    )
     changed = {name for name, default in GRAPH_FIELDS.items() if getattr(options, name) != default}
-    row = next(line for line in TEXTS["docs/rstg.md"].splitlines() if line.startswith(f"| `{architecture}` |"))
-    assert {span.partition("=")[0] for span in re.findall(r"`([^`]+)`", row.split("|")[3])} == changed
+    row = next(
+        line
+        for line in TEXTS["docs/rstg.md"].splitlines()
+        if line.startswith(f"| `{architecture}` |")
+    )
+    assert {
+        span.partition("=")[0] for span in re.findall(r"`([^`]+)`", row.split("|")[3])
+    } == changed
 
 
 def test_graph_options_that_are_named_exist() -> None:
-    assert {span.partition(".")[2] for _, span in all_spans(r"GraphOptions\.\w+")} <= GRAPH_FIELDS.keys()
+    assert {
+        span.partition(".")[2] for _, span in all_spans(r"GraphOptions\.\w+")
+    } <= GRAPH_FIELDS.keys()
     allowed = {name for architecture in list_architectures() for name in options_of(architecture)}
-    overridden = {key for _, command in commands() for key in re.findall(r"--model\.options\.(\w+)", command)}
+    overridden = {
+        key for _, command in commands() for key in re.findall(r"--model\.options\.(\w+)", command)
+    }
     assert overridden <= allowed
 
 
@@ -166,7 +241,9 @@ def test_errors_exist() -> None:
 def test_every_kind_of_finding_is_explained() -> None:
     from vidgraph.data.check import KINDS, UNUSABLE
 
-    rows = re.findall(r"^\| `(\w+)` \| (.*?) \| (yes|no).* \|$", TEXTS["docs/your_own_data.md"], re.MULTILINE)
+    rows = re.findall(
+        r"^\| `(\w+)` \| (.*?) \| (yes|no).* \|$", TEXTS["docs/your_own_data.md"], re.MULTILINE
+    )
     rows = [row for row in rows if row[0] in KINDS]
     assert [kind for kind, _, _ in rows] == list(KINDS)
     assert all(text.startswith(KINDS[kind]) for kind, text, _ in rows)
@@ -174,18 +251,29 @@ def test_every_kind_of_finding_is_explained() -> None:
 
 
 def test_import_rules_are_those_of_the_test() -> None:
-    spec = importlib.util.spec_from_file_location("import_rules", Path(__file__).with_name("test_import_rules.py"))
+    spec = importlib.util.spec_from_file_location(
+        "import_rules", Path(__file__).with_name("test_import_rules.py")
+    )
     assert spec is not None
     assert spec.loader is not None
     rules = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(rules)
     rooms = {rules.room(name) for name in rules.FILES}
-    section = TEXTS["docs/architecture.md"].partition("## Who may import whom")[2].partition("\n## ")[0]
+    section = (
+        TEXTS["docs/architecture.md"].partition("## Who may import whom")[2].partition("\n## ")[0]
+    )
     shown = {
-        name: set(re.findall(r"`(\w+)`", cell)) & rooms for name, cell in re.findall(r"^\| `(\w+)` \| (.*) \|$", section, re.MULTILINE)
+        name: set(re.findall(r"`(\w+)`", cell)) & rooms
+        for name, cell in re.findall(r"^\| `(\w+)` \| (.*) \|$", section, re.MULTILINE)
     }
-    expected = {name: allowed & rooms for name, allowed in rules.MAY_IMPORT.items() if name not in rules.EVERYONE}
-    assert {name: cell for name, cell in shown.items() if name in rooms} == {n: cell for n, cell in expected.items() if n in rooms}
+    expected = {
+        name: allowed & rooms
+        for name, allowed in rules.MAY_IMPORT.items()
+        if name not in rules.EVERYONE
+    }
+    assert {name: cell for name, cell in shown.items() if name in rooms} == {
+        n: cell for n, cell in expected.items() if n in rooms
+    }
 
 
 def test_files_and_tests_that_are_named_exist() -> None:
@@ -195,7 +283,9 @@ def test_files_and_tests_that_are_named_exist() -> None:
         file, _, test = span.partition("::")
         places = [folder / file for folder in (ROOT, SOURCE, ROOT / "docs")]
         if "/" not in file and not any(place.exists() for place in places):
-            assert file in {"mine.yaml", "digits3.yaml", "recipe.yaml", "demo.py"}, f"{page}: {span}"
+            assert file in {"mine.yaml", "digits3.yaml", "recipe.yaml", "demo.py"}, (
+                f"{page}: {span}"
+            )
             continue
         found = next((place for place in places if place.is_file()), None)
         assert found is not None, f"{page}: {span}"
@@ -203,9 +293,13 @@ def test_files_and_tests_that_are_named_exist() -> None:
 
 
 def test_every_departure_names_a_test() -> None:
-    entries = re.findall(r"^### (.+?)\n(.*?)(?=^##|\Z)", TEXTS["docs/departures.md"], re.MULTILINE | re.DOTALL)
+    entries = re.findall(
+        r"^### (.+?)\n(.*?)(?=^##|\Z)", TEXTS["docs/departures.md"], re.MULTILINE | re.DOTALL
+    )
     assert len(entries) > 20
-    assert [title for title, entry in entries if "tests/unit/" not in entry] == ["Which proceedings"]
+    assert [title for title, entry in entries if "tests/unit/" not in entry] == [
+        "Which proceedings"
+    ]
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -213,7 +307,9 @@ def test_code_shown_is_in_the_source(page: str) -> None:
     for argument, options in fences(TEXTS[page], "{literalinclude}"):
         file = (ROOT / "docs" / argument).resolve()
         lines = file.read_text(encoding="utf-8")
-        module = importlib.import_module(".".join(file.relative_to(ROOT / "src").with_suffix("").parts))
+        module = importlib.import_module(
+            ".".join(file.relative_to(ROOT / "src").with_suffix("").parts)
+        )
         shown: Any = module
         for name in re.search(r":pyobject: (\S+)", options)[1].split("."):  # type: ignore[index]
             shown = getattr(shown, name)
@@ -226,8 +322,12 @@ def test_code_shown_is_in_the_source(page: str) -> None:
 def test_python_shown_compiles_and_imports(page: str) -> None:
     for _, block in fences(TEXTS[page], "python"):
         compile(block, page, "exec")
-        for module, names in re.findall(r"^from (vidgraph[\w.]*) import (.+)$", block, re.MULTILINE):
-            assert all(hasattr(importlib.import_module(module), name.strip()) for name in names.split(","))
+        for module, names in re.findall(
+            r"^from (vidgraph[\w.]*) import (.+)$", block, re.MULTILINE
+        ):
+            assert all(
+                hasattr(importlib.import_module(module), name.strip()) for name in names.split(",")
+            )
         import vidgraph
 
         assert all(hasattr(vidgraph, name) for name in re.findall(r"\bvidgraph\.(\w+)\(", block))
@@ -240,17 +340,23 @@ def test_links_lead_somewhere(page: str) -> None:
         assert file.exists(), f"{page}: {target}"
         if anchor:
             headings = re.findall(r"^#+ (.+)$", file.read_text(encoding="utf-8"), re.MULTILINE)
-            assert anchor in {re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in headings}, f"{page}: #{anchor}"
+            assert anchor in {
+                re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in headings
+            }, f"{page}: #{anchor}"
 
 
 @pytest.mark.parametrize("page", RESULTS)
 def test_measured_figures_are_those_of_the_results(page: str) -> None:
-    """The marked block holds the measured tables as they are, and no figure in percent stands there that they do not have."""
+    """The marked block holds the measured tables as they are, and no figure in percent stands there
+    that they do not have.
+    """
     from vidgraph.evaluation.results import load_results, to_markdown
 
     block = re.search(r"<!-- results:begin -->\n(.*?)<!-- results:end -->", TEXTS[page], re.DOTALL)
     assert block is not None
-    tables = [to_markdown(load_results(ROOT / "results" / f"{name}.json")) for name in RESULTS[page]]
+    tables = [
+        to_markdown(load_results(ROOT / "results" / f"{name}.json")) for name in RESULTS[page]
+    ]
     assert all(table in block[1] for table in tables)
     figures = set(re.findall(r"\d+\.\d\d?\b", block[1]))
     assert figures <= set(re.findall(r"\d+\.\d\d?\b", "".join(tables)))

@@ -1,4 +1,6 @@
-"""The doctor: on a working installation all is well; each thing that can be broken gets a line that says what to do."""
+"""The doctor: on a working installation all is well; each thing that can be broken gets a line that
+says what to do.
+"""
 
 from __future__ import annotations
 
@@ -30,10 +32,25 @@ def found(report: dict[str, Any], name: str) -> dict[str, Any]:
 
 def test_working_installation_is_well(report: dict[str, Any]) -> None:
     names = [check["name"] for check in report["checks"]]
-    for name in ("Python", "vidgraph", "torch", "torchvision", "packages", "decoder pyav", "FFmpeg", "CPU", "torch threads", "disk here"):
+    for name in (
+        "Python",
+        "vidgraph",
+        "torch",
+        "torchvision",
+        "packages",
+        "decoder pyav",
+        "FFmpeg",
+        "CPU",
+        "torch threads",
+        "disk here",
+    ):
         assert name in names
     assert len(names) == len(set(names))
-    assert [check["name"] for check in report["checks"] if not check["ok"] and not check["name"].startswith(("disk", "shared"))] == []
+    assert [
+        check["name"]
+        for check in report["checks"]
+        if not check["ok"] and not check["name"].startswith(("disk", "shared"))
+    ] == []
 
 
 def test_values_are_those_of_this_machine(report: dict[str, Any]) -> None:
@@ -53,8 +70,12 @@ def test_report_is_json_and_text_has_a_line_per_check(report: dict[str, Any]) ->
 
 def test_required_packages_are_those_of_the_installation() -> None:
     """The list here and the dependencies in pyproject.toml must not drift apart."""
-    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    declared = {re.split("[>=<\\[]", line)[0].replace("_", "-").lower() for line in project["dependencies"]}
+    project = tomllib.loads(
+        (Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8")
+    )["project"]
+    declared = {
+        re.split("[>=<\\[]", line)[0].replace("_", "-").lower() for line in project["dependencies"]
+    }
     assert declared - {"torch", "torchvision"} == set(doctor.REQUIRED)
 
 
@@ -91,7 +112,8 @@ def test_torchvision_of_another_torch_is_bad(monkeypatch: pytest.MonkeyPatch) ->
 def test_decoders_that_fail(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without PyAV nothing is read; without torchcodec all is well."""
     monkeypatch.setattr(
-        "vidgraph.video.decoders.probe_decoders", lambda: {"pyav": "ImportError: libavcodec", "torchcodec": "not installed"}
+        "vidgraph.video.decoders.probe_decoders",
+        lambda: {"pyav": "ImportError: libavcodec", "torchcodec": "not installed"},
     )
     pyav, torchcodec, _ = doctor._decoders()
     assert (pyav.ok, torchcodec.ok) == (False, True)

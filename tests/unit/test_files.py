@@ -25,19 +25,28 @@ def test_a_pipe_is_not_replaced_by_a_file(write: Callable[[Path], object], tmp_p
     os.mkfifo(pipe)
     with pytest.raises(RunError) as error:
         write(pipe)
-    assert str(error.value) == f"{pipe}: cannot be written, it is a device, pipe or socket; name a regular file"
+    assert (
+        str(error.value)
+        == f"{pipe}: cannot be written, it is a device, pipe or socket; name a regular file"
+    )
     assert pipe.is_fifo()
     assert list(tmp_path.iterdir()) == [pipe]
 
 
 @pytest.mark.parametrize("there", [True, False])
 @pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
-def test_a_symbolic_link_is_not_replaced_by_a_file(write: Callable[[Path], object], there: bool, tmp_path: Path) -> None:
+def test_a_symbolic_link_is_not_replaced_by_a_file(
+    write: Callable[[Path], object], there: bool, tmp_path: Path
+) -> None:
     file, link = tmp_path / "file.json", tmp_path / "link.json"
     if there:
         file.write_text("before")
     link.symlink_to(file)
-    with pytest.raises(RunError, match=r"link.json: cannot be written, it is a symbolic link; name the file that it points to"):
+    with pytest.raises(
+        RunError,
+        match=r"link.json: cannot be written, it is a symbolic link; name the file that it points "
+        r"to",
+    ):
         write(link)
     assert link.readlink() == file
     assert file.exists() is there

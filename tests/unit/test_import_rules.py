@@ -1,4 +1,6 @@
-"""Who may import whom: the table of docs/architecture.md, held against every import in the source, also those inside functions."""
+"""Who may import whom: the table of docs/architecture.md, held against every import in the source,
+also those inside functions.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +13,8 @@ import pytest
 
 SOURCE = Path(__file__).parents[2] / "src" / "vidgraph"
 
-# A room is a folder of the package or a file at its top. Every room may import what is in EVERYONE, and its row here.
-# A new room is one more line.
+# A room is a folder of the package or a file at its top. Every room may import what is in EVERYONE,
+# and its row here. A new room is one more line.
 EVERYONE = {"errors", "files", "records"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
@@ -40,13 +42,39 @@ MAY_IMPORT: dict[str, set[str]] = {
     "evaluation": {"recipe", "video"},
     "visualize": {"recipe", "video"},
     "recogniser": {"data", "evaluation", "extraction", "video", "visualize", "weights"},
-    "experiment": {"catalogue", "data", "extraction", "recipe", "training", "typed_values", "video", "weights"},
-    "scoring": {"evaluation", "experiment", "recipe", "training", "typed_values", "video", "weights"},
+    "experiment": {
+        "catalogue",
+        "data",
+        "extraction",
+        "recipe",
+        "training",
+        "typed_values",
+        "video",
+        "weights",
+    },
+    "scoring": {
+        "evaluation",
+        "experiment",
+        "recipe",
+        "training",
+        "typed_values",
+        "video",
+        "weights",
+    },
     "command_line": set(),
     "data_verbs": {"command_line", "data", "progress", "weights"},
     "eval_verb": {"command_line", "evaluation", "progress", "scoring", "visualize"},
     "extract_verbs": {"command_line", "data", "extraction", "progress", "recogniser"},
-    "reproduce": {"catalogue", "evaluation", "experiment", "progress", "recipe", "scoring", "training", "weights"},
+    "reproduce": {
+        "catalogue",
+        "evaluation",
+        "experiment",
+        "progress",
+        "recipe",
+        "scoring",
+        "training",
+        "weights",
+    },
     "doctor": {"video"},
     "demo": {
         "catalogue",
@@ -65,18 +93,39 @@ MAY_IMPORT: dict[str, set[str]] = {
     "vidgraph": {"catalogue", "weights"},  # the package's own __init__, inside its functions
 }
 # Everyone else keeps out of these.
-IMPORTED_BY = {"cli": set(), "demo": {"cli"}, "doctor": {"cli"}, "conversion": {"cli"}, "reproduce": {"cli"}}
+IMPORTED_BY = {
+    "cli": set(),
+    "demo": {"cli"},
+    "doctor": {"cli"},
+    "conversion": {"cli"},
+    "reproduce": {"cli"},
+}
 VERBS = {"data_verbs", "eval_verb", "extract_verbs"}
 IMPORTED_BY |= {"command_line": {"cli", *VERBS}} | {verb: {"cli"} for verb in VERBS}
-IMPORTED_BY |= {"experiment": {"cli", "demo", "scoring", "reproduce"}, "scoring": {"cli", "demo", "eval_verb", "reproduce"}}
+IMPORTED_BY |= {
+    "experiment": {"cli", "demo", "scoring", "reproduce"},
+    "scoring": {"cli", "demo", "eval_verb", "reproduce"},
+}
 NO_SIBLINGS = {"data", "models", "backbones"}
-# Files that siblings may import: the table and its clips by all, and the parts of a data set that is longer than one file by that set.
+# Files that siblings may import: the table and its clips by all, and the parts of a data set that
+# is longer than one file by that set.
 SYNCMNIST = {"data.syncmnist", "data.syncmnist_files", "data.digit_sources", "data.digit_drawing"}
-SHARED_SIBLINGS = {"data.table": NO_SIBLINGS, "data.clips": NO_SIBLINGS} | dict.fromkeys(SYNCMNIST, SYNCMNIST)
+SHARED_SIBLINGS = {"data.table": NO_SIBLINGS, "data.clips": NO_SIBLINGS} | dict.fromkeys(
+    SYNCMNIST, SYNCMNIST
+)
 CHECK = {"data.check", "data.probes"}
-SHARED_SIBLINGS |= {"data.intervals": {"data.clips", *CHECK}, "data.flow_source": {"data.clips", *CHECK}, "data.probes": CHECK}
-SHARED_SIBLINGS |= {"data.label_files": {f"data.{name}" for name in ("charades", "hmdb51", "kinetics", "something", "ucf101")}}
-# Rooms that own a heavy package, and may import it at the head of a file; elsewhere it is imported inside the function that needs it.
+SHARED_SIBLINGS |= {
+    "data.intervals": {"data.clips", *CHECK},
+    "data.flow_source": {"data.clips", *CHECK},
+    "data.probes": CHECK,
+}
+SHARED_SIBLINGS |= {
+    "data.label_files": {
+        f"data.{name}" for name in ("charades", "hmdb51", "kinetics", "something", "ucf101")
+    }
+}
+# Rooms that own a heavy package, and may import it at the head of a file; elsewhere it is imported
+# inside the function that needs it.
 HEAVY_OWNERS = {
     "matplotlib": {"visualize"},
     "lightning": {"training"},
@@ -94,7 +143,9 @@ ONLY_IN = {"matplotlib": {"visualize"}}  # not even inside a function elsewhere
 
 
 def module_name(file: Path) -> str:
-    """`data.table`, `cli`, or `vidgraph` for the package itself; a folder's `__init__` has the folder's name."""
+    """`data.table`, `cli`, or `vidgraph` for the package itself; a folder's `__init__` has the
+    folder's name.
+    """
     parts = [*file.relative_to(SOURCE).with_suffix("").parts]
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts) or "vidgraph"
 
@@ -103,7 +154,9 @@ FILES = {module_name(file): file for file in sorted(SOURCE.rglob("*.py"))}
 
 
 def imported_modules(file: Path, name: str) -> list[tuple[str, int, bool]]:
-    """Every module that a file imports, ours without the leading `vidgraph.`: (module, line, at the head of the file)."""
+    """Every module that a file imports, ours without the leading `vidgraph.`: (module, line, at the
+    head of the file).
+    """
     tree = ast.parse(file.read_text(encoding="utf-8"))
     inside = {
         id(node)
@@ -120,12 +173,18 @@ def imported_modules(file: Path, name: str) -> list[tuple[str, int, bool]]:
             names = [f"{node.module}.{alias.name}" for alias in node.names]
         else:
             continue
-        found += [(ours(full), node.lineno, id(node) not in inside) for full in names if ours(full) != name]
+        found += [
+            (ours(full), node.lineno, id(node) not in inside)
+            for full in names
+            if ours(full) != name
+        ]
     return found
 
 
 def ours(full: str) -> str:
-    """`vidgraph.data.table.load_table` -> `data.table`; names of the package itself, such as its version, -> "" (no room)."""
+    """`vidgraph.data.table.load_table` -> `data.table`; names of the package itself, such as its
+    version, -> "" (no room).
+    """
     if full == "vidgraph":
         return "vidgraph"
     if not full.startswith("vidgraph."):
@@ -157,7 +216,11 @@ def test_rooms_import_only_what_the_table_allows(name: str) -> None:
         return
     basic = room(name) in EVERYONE
     allowed = MAY_IMPORT[room(name)] | {room(name)} | (set() if basic else EVERYONE)
-    wrong = [f"{FILES[name].name}:{line} imports {target}" for target, line in own_imports(name) if room(target) not in allowed]
+    wrong = [
+        f"{FILES[name].name}:{line} imports {target}"
+        for target, line in own_imports(name)
+        if room(target) not in allowed
+    ]
     assert not wrong
 
 
@@ -166,7 +229,8 @@ def test_some_rooms_are_imported_by_few() -> None:
         f"{name}:{line} imports {target}"
         for name in FILES
         for target, line in own_imports(name)
-        if room(target) in IMPORTED_BY and room(name) not in IMPORTED_BY[room(target)] | {room(target)}
+        if room(target) in IMPORTED_BY
+        and room(name) not in IMPORTED_BY[room(target)] | {room(target)}
     ]
     assert not wrong
 
@@ -176,13 +240,16 @@ def test_siblings_do_not_import_each_other() -> None:
         f"{name}:{line} imports {target}"
         for name in FILES
         for target, line in own_imports(name)
-        if room(name) == room(target) in NO_SIBLINGS and not {name, room(name)} & SHARED_SIBLINGS.get(target, set())
+        if room(name) == room(target) in NO_SIBLINGS
+        and not {name, room(name)} & SHARED_SIBLINGS.get(target, set())
     ]
     assert not wrong
 
 
 def test_no_cycles() -> None:
-    """Depth-first: a module that is met again while its own imports are being followed closes a cycle."""
+    """Depth-first: a module that is met again while its own imports are being followed closes a
+    cycle.
+    """
     done: set[str] = set()
 
     def follow(name: str, path: tuple[str, ...]) -> None:
@@ -209,14 +276,33 @@ def test_heavy_packages_stay_in_their_rooms(name: str) -> None:
     assert not wrong
 
 
-@pytest.mark.parametrize("name", [name for name, file in FILES.items() if file.name == "__init__.py" and name != "vidgraph"])
+@pytest.mark.parametrize(
+    "name",
+    [name for name, file in FILES.items() if file.name == "__init__.py" and name != "vidgraph"],
+)
 def test_folder_inits_import_nothing(name: str) -> None:
     assert [target for target, _, _ in IMPORTS[name] if not target.startswith("__future__")] == []
 
 
 def test_importing_the_package_imports_torch_and_nothing_heavier() -> None:
-    """What may be absent is asked of a fresh interpreter; benchmarks/import_time.py measures the seconds."""
-    heavy = (*HEAVY_OWNERS, "pytorch_lightning", "safetensors", "huggingface_hub", "pyarrow", "PIL", "rich", "yaml")
-    code = f"import sys, vidgraph; print([name for name in {heavy!r} if name in sys.modules], 'torch' in sys.modules)"
-    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    """What may be absent is asked of a fresh interpreter; benchmarks/import_time.py measures the
+    seconds.
+    """
+    heavy = (
+        *HEAVY_OWNERS,
+        "pytorch_lightning",
+        "safetensors",
+        "huggingface_hub",
+        "pyarrow",
+        "PIL",
+        "rich",
+        "yaml",
+    )
+    code = (
+        f"import sys, vidgraph; print([name for name in {heavy!r} if name in sys.modules], "
+        "'torch' in sys.modules)"
+    )
+    printed = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout
     assert printed.strip() == "[] True"

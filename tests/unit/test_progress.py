@@ -9,7 +9,9 @@ import pytest
 from vidgraph.progress import counter, pace
 
 
-def test_pace_prints_how_many_per_second_and_the_time_left(capsys: pytest.CaptureFixture[str]) -> None:
+def test_pace_prints_how_many_per_second_and_the_time_left(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     with pace("videos", every_seconds=0) as report:
         report(0, 1040)
         report(390, 1040)

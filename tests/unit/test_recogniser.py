@@ -1,4 +1,6 @@
-"""From files to predictions: equal to evaluation, one bad file does not stop the others, pictures can be saved."""
+"""From files to predictions: equal to evaluation, one bad file does not stop the others, pictures
+can be saved.
+"""
 
 from __future__ import annotations
 
@@ -25,12 +27,16 @@ from vidgraph.video.writer import write_video
 
 
 class Colours(nn.Module):
-    """A small model on real pixels, with a graph of two nodes; sums what it sees so that every frame counts."""
+    """A small model on real pixels, with a graph of two nodes; sums what it sees so that every
+    frame counts.
+    """
 
     def __init__(self, num_frames: int = 6) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.input_spec = InputSpec(num_frames=num_frames, height=24, width=32, channels=3, stride_frames=2)
+        self.input_spec = InputSpec(
+            num_frames=num_frames, height=24, width=32, channels=3, stride_frames=2
+        )
         self.class_names: list[str] | None = ["clap", "wave"]
         self.layer = nn.Linear(3 * num_frames, 2)
 
@@ -42,12 +48,17 @@ class Colours(nn.Module):
         boxes = torch.tensor([[0.0, 0, 0.5, 1], [0.5, 0, 1, 1]]).expand(frames, -1, -1)
         level = video.float().mean((1, 3, 4)) / 255  # [B, T]
         edges = torch.tensor([[0.0, 1], [1, 0]])
-        return [Explanation(boxes, edges.bool(), (edges * row[:, None, None])[None], ("left", "right")) for row in level]
+        return [
+            Explanation(boxes, edges.bool(), (edges * row[:, None, None])[None], ("left", "right"))
+            for row in level
+        ]
 
 
 def moving_pattern(num_frames: int, seed: int, height: int = 48, width: int = 80) -> np.ndarray:
     rng = np.random.default_rng(seed)
-    pattern = np.asarray(Image.fromarray(rng.integers(0, 255, (6, 10, 3), dtype=np.uint8)).resize((width, height)))
+    pattern = np.asarray(
+        Image.fromarray(rng.integers(0, 255, (6, 10, 3), dtype=np.uint8)).resize((width, height))
+    )
     return np.stack([np.roll(pattern, 3 * t, axis=1) // (1 + t % 3) for t in range(num_frames)])
 
 
@@ -68,7 +79,11 @@ def folder(tmp_path: Path) -> Path:
 def test_predict_equals_evaluation_of_the_same_files(folder: Path, num_views: int):
     model = Colours()
     dataset = ClipDataset(
-        load_table(folder.parent / "table.csv", None), "test", model.input_spec, train=False, views=ViewPlan(clips=num_views)
+        load_table(folder.parent / "table.csv", None),
+        "test",
+        model.input_spec,
+        train=False,
+        views=ViewPlan(clips=num_views),
     )
     loader = DataLoader(dataset, batch_size=5, collate_fn=dataset.collate)
     scores = evaluate(model, loader, class_names=dataset.class_names)
@@ -80,7 +95,9 @@ def test_predict_equals_evaluation_of_the_same_files(folder: Path, num_views: in
         assert len(prediction.frame_indices) == 6 * num_views
         assert prediction.explanation.attention.shape == (1, 6 * num_views, 2, 2)
         assert prediction.explanation.node_boxes_xyxy.shape == (6 * num_views, 2, 4)
-    assert np.ptp(scores.probabilities[:, 0]) > 0.01  # the videos differ, or the test would say nothing
+    assert (
+        np.ptp(scores.probabilities[:, 0]) > 0.01
+    )  # the videos differ, or the test would say nothing
 
 
 def test_rstg_predicts_a_written_file_as_it_evaluates_the_pixels(tmp_path: Path):
@@ -100,13 +117,23 @@ def test_rstg_predicts_a_written_file_as_it_evaluates_the_pixels(tmp_path: Path)
 def test_a_bad_file_does_not_stop_the_others(folder: Path):
     (folder / "clap" / "broken.mp4").write_text("this is no video")
     results = list(Recogniser(Colours(), "cpu").predict_many(folder))
-    assert [result.path.name for result in results] == ["a.mp4", "b.mp4", "broken.mp4", "c.mp4", "d.mp4"]
+    assert [result.path.name for result in results] == [
+        "a.mp4",
+        "b.mp4",
+        "broken.mp4",
+        "c.mp4",
+        "d.mp4",
+    ]
     failed = [result for result in results if result.error is not None]
     assert [result.path.name for result in failed] == ["broken.mp4"]
     assert "broken.mp4" in str(failed[0].error)
     assert failed[0].prediction is None
     assert all(result.prediction is not None for result in results if result.error is None)
-    listed = list(Recogniser(Colours(), "cpu").predict_many([folder / "wave" / "c.mp4", folder / "missing.mp4"]))
+    listed = list(
+        Recogniser(Colours(), "cpu").predict_many(
+            [folder / "wave" / "c.mp4", folder / "missing.mp4"]
+        )
+    )
     assert [result.error is None for result in listed] == [True, False]
 
 
@@ -142,7 +169,12 @@ def test_overlay_shows_every_frame_cropped_as_the_model_sees_it(tmp_path: Path):
     recogniser = Recogniser(Colours(), "cpu")
     prediction = recogniser.predict(tmp_path / "video.mp4")
     seen = recogniser.frames_seen(prediction)
-    assert seen.shape == (6, 96, 128, 3)  # four times the model's 24 x 32: all the pixels that the video has
+    assert seen.shape == (
+        6,
+        96,
+        128,
+        3,
+    )  # four times the model's 24 x 32: all the pixels that the video has
     assert np.abs(seen[:, 4:-4, 8:-8].astype(int) - (0, 200, 0)).max() < 25
     recogniser.save(prediction, tmp_path / "overlay.mp4")
     with av.open(str(tmp_path / "overlay.mp4")) as container:
@@ -165,7 +197,9 @@ def test_a_model_without_names_or_graph_works(tmp_path: Path):
     class Plain(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.input_spec = InputSpec(num_frames=2, height=16, width=16, channels=1, num_segments=2)
+            self.input_spec = InputSpec(
+                num_frames=2, height=16, width=16, channels=1, num_segments=2
+            )
 
         def forward(self, video: Tensor) -> Tensor:
             return video.float().mean((1, 2, 4))[:, :7]
@@ -186,17 +220,25 @@ def test_a_model_without_names_or_graph_works(tmp_path: Path):
 def test_a_model_of_several_labels_is_read_as_it_was_trained(folder: Path):
     model = Colours()
     model.multi_label = True
-    independent, exclusive = (Recogniser(model, "cpu", multi_label=chosen) for chosen in (None, False))
-    first, second = (recogniser.predict(folder / "clap" / "a.mp4") for recogniser in (independent, exclusive))
+    independent, exclusive = (
+        Recogniser(model, "cpu", multi_label=chosen) for chosen in (None, False)
+    )
+    first, second = (
+        recogniser.predict(folder / "clap" / "a.mp4") for recogniser in (independent, exclusive)
+    )
     assert float(second.probabilities.sum()) == pytest.approx(1.0)
     assert abs(float(first.probabilities.sum()) - 1.0) > 0.1
     assert independent.notes(first) == []
     assert exclusive.notes(second) == [
-        "The model was trained on videos with several labels each, but its scores went through a softmax: they sum to 1."
+        "The model was trained on videos with several labels each, but its scores went through a "
+        "softmax: they sum to 1."
     ]
 
 
-@pytest.mark.parametrize(("name", "message"), [("out.gif", r"out\.gif: a prediction is saved as \.mp4"), ("out", "choose one of")])
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("out.gif", r"out\.gif: a prediction is saved as \.mp4"), ("out", "choose one of")],
+)
 def test_an_unknown_suffix_is_one_line(tmp_path: Path, name: str, message: str):
     with pytest.raises(VidgraphError, match=message):
         check_save_target(tmp_path / name)

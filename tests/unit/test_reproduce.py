@@ -1,4 +1,6 @@
-"""`vidgraph reproduce` on a tiny recipe: the table and its comparisons, what is not done twice, going on after a stop, and bad input."""
+"""`vidgraph reproduce` on a tiny recipe: the table and its comparisons, what is not done twice,
+going on after a stop, and bad input.
+"""
 
 from __future__ import annotations
 
@@ -23,10 +25,12 @@ name: tiny
 shared:
   data: {syncmnist: {num_digits: 2, digits: embedded, classes: [0, 1, 2], no_sync_probability: 0.3,
                      val_clips: 16, test_clips: 40}}
-  train: {clips: 64, batch_size: 16, lr: 1e-2, precision: fp32, device: cpu, workers: 0, threads: 1, tensorboard: false,
+  train: {clips: 64, batch_size: 16, lr: 1e-2, precision: fp32, device: cpu, workers: 0,
+    threads: 1, tensorboard: false,
           val_every_clips: 32, checkpoint_every_clips: 16, log_every_clips: 32}
 rows:
-  graph_small: {source: vidgraph, published: 98.9, model: {architecture: rstg_small, options: {width: 8, num_stages: 3}}}
+  graph_small: {source: vidgraph, published: 98.9, model: {architecture: rstg_small,
+    options: {width: 8, num_stages: 3}}}
   mean_small: {source: vidgraph, model: {architecture: mean_lstm_small, options: {width: 8}}}
   mean: {source: vidgraph, published: 77, model: {architecture: mean_lstm, options: {width: 2}}}
 """
@@ -61,7 +65,9 @@ def score(folder: Path, run_folder: str) -> dict[str, Any]:
 
 def without_commands(content: dict[str, Any]) -> dict[str, Any]:
     """The commands name the recipe's file, which was copied."""
-    rows = [{key: value for key, value in row.items() if key != "command"} for row in content["rows"]]
+    rows = [
+        {key: value for key, value in row.items() if key != "command"} for row in content["rows"]
+    ]
     return {**content, "rows": rows}
 
 
@@ -87,18 +93,33 @@ def test_the_table_holds_what_was_measured(whole: Path) -> None:
     content = table(whole)
     assert (content["schema"], content["dataset"], content["split"]) == (1, "tiny", "test")
     graph, mean = content["rows"]
-    assert [row["name"] for row in (graph, mean)] == ["graph_small", "mean_small"]  # in the order of the recipe
-    assert (graph["published"], mean["published"], graph["seeds"], graph["clips_seen"]) == (98.9, None, [0], 64)
+    assert [row["name"] for row in (graph, mean)] == [
+        "graph_small",
+        "mean_small",
+    ]  # in the order of the recipe
+    assert (graph["published"], mean["published"], graph["seeds"], graph["clips_seen"]) == (
+        98.9,
+        None,
+        [0],
+        64,
+    )
     assert graph["command"] == f"vidgraph reproduce {whole}/tiny.yaml --rows graph_small"
     assert [point[0] for point in graph["curve"]] == [32, 64]
-    for row, kept in ((graph, score(whole, "tiny-graph_small")), (mean, score(whole, "tiny-mean_small"))):
+    for row, kept in (
+        (graph, score(whole, "tiny-graph_small")),
+        (mean, score(whole, "tiny-mean_small")),
+    ):
         assert len(kept["correct"]) == kept["scores"]["n"] == 40
         assert row["accuracy"] == kept["accuracy"] == pytest.approx(100 * right(kept).mean())
         assert row["ci95"] == kept["ci95"]
         assert content["test_labels"] == kept["labels"]
         assert content["hardware"] == kept["hardware"]
     model = load_checkpoint(whole / "runs" / "tiny-mean_small")["model"]
-    assert mean["params"] == sum(tensor.numel() for name, tensor in model.items() if "running" not in name and "num_batches" not in name)
+    assert mean["params"] == sum(
+        tensor.numel()
+        for name, tensor in model.items()
+        if "running" not in name and "num_batches" not in name
+    )
     assert mean["gmac"] == pytest.approx(0.1445, abs=0.001)  # nearly all in the stem
 
 
@@ -132,7 +153,9 @@ def same_measures(folder: Path, expected: Path) -> None:
             assert row[key] == other[key], key
 
 
-def test_killed_in_the_second_row_and_called_again(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killed_in_the_second_row_and_called_again(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     calls, validate = [], routine.validate
 
     def dies(*args: Any, **options: Any) -> Any:
@@ -144,7 +167,9 @@ def test_killed_in_the_second_row_and_called_again(whole: Path, tmp_path: Path, 
     monkeypatch.setattr(routine, "validate", dies)
     with pytest.raises(MemoryError):
         run(tmp_path, "--size", "small")
-    assert [row["name"] for row in table(tmp_path)["rows"]] == ["graph_small"]  # what is done is in the table already
+    assert [row["name"] for row in table(tmp_path)["rows"]] == [
+        "graph_small"
+    ]  # what is done is in the table already
     assert load_checkpoint(tmp_path / "runs" / "tiny-mean_small")["clips_seen"] == 48
     assert run(tmp_path, "--size", "small") == 0
     assert len(calls) == 5  # the second row went on from where it was
@@ -183,7 +208,10 @@ def test_several_seeds_are_averaged(copy: Path) -> None:
     assert graph["accuracy"] == pytest.approx(np.mean(graph["accuracies"]))
     assert graph["ci95"][0] <= graph["accuracy"] <= graph["ci95"][1]
     assert graph["command"].endswith("--rows graph_small --seeds 0,7")
-    share = [np.mean([right(score(copy, f"tiny-{row}{seed}")) for seed in ("", "-seed7")]) for row in ("graph_small", "mean_small")]
+    share = [
+        np.mean([right(score(copy, f"tiny-{row}{seed}")) for seed in ("", "-seed7")])
+        for row in ("graph_small", "mean_small")
+    ]
     assert content["comparisons"][0]["difference"] == pytest.approx(100 * (share[0] - share[1]))
 
 
@@ -192,74 +220,119 @@ def test_other_rows_and_shipped_weights_stay_in_the_table(copy: Path) -> None:
     content["rows"][0]["weights"] = "graph_small_tiny"
     (copy / "tables" / "tiny.json").write_text(json.dumps(content))
     assert run(copy, "--rows", "graph_small") == 0
-    assert without_commands(table(copy)) == without_commands(content)  # the comparison with the row below too: neither was measured anew
+    assert without_commands(table(copy)) == without_commands(
+        content
+    )  # the comparison with the row below too: neither was measured anew
     words = ["--rows", "mean", "--train.clips", "16", "--train.workers", "0"]
     assert run(copy, *words) == 0
     after = table(copy)
     assert [row["name"] for row in after["rows"]] == ["graph_small", "mean_small", "mean"]
-    assert without_commands({"rows": after["rows"][:2]}) == without_commands({"rows": content["rows"]})
-    assert after["rows"][2]["command"].endswith("--rows mean --train.clips 16")  # workers say nothing about the result
+    assert without_commands({"rows": after["rows"][:2]}) == without_commands(
+        {"rows": content["rows"]}
+    )
+    assert after["rows"][2]["command"].endswith(
+        "--rows mean --train.clips 16"
+    )  # workers say nothing about the result
 
 
-def test_the_tables_of_a_folder_go_between_the_markers_of_a_page(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_tables_of_a_folder_go_between_the_markers_of_a_page(
+    copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     page = copy / "page.md"
     page.write_text("before\n<!-- results:begin -->\nold\n<!-- results:end -->\nafter\n")
     assert run(copy, "--size", "small", "--page", page) == 0
     expected = to_markdown(load_results(copy / "tables" / "tiny.json"))
-    assert page.read_text() == f"before\n<!-- results:begin -->\n{expected}<!-- results:end -->\nafter\n"
+    assert (
+        page.read_text()
+        == f"before\n<!-- results:begin -->\n{expected}<!-- results:end -->\nafter\n"
+    )
     lines = expected.splitlines()
     assert lines[0].startswith("tiny, test split. ")
     assert lines[4].startswith("| `graph_small` | ")
     assert " | 98.9 | 1 | " in lines[4]
     assert any(line.startswith("| `graph_small` - `mean_small` | ") for line in lines)
-    assert lines[-1].startswith("| `mean_small` | - | - | - | ")  # nothing was validated before half of the training
+    assert lines[-1].startswith(
+        "| `mean_small` | - | - | - | "
+    )  # nothing was validated before half of the training
 
 
-def test_bad_input_is_one_line_before_anything_is_trained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_input_is_one_line_before_anything_is_trained(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     def error(*words: object) -> str:
         return refusal(capsys, tmp_path, *words)
 
-    assert "has no row 'graph_smal'; did you mean 'graph_small'?" in error("--rows", "mean_small,graph_smal")
+    assert "has no row 'graph_smal'; did you mean 'graph_small'?" in error(
+        "--rows", "mean_small,graph_smal"
+    )
     assert "has no row ''; known: " in error("--rows", "")
     assert "row mean of" in error("--rows", "mean", "--size", "small")
-    assert "rows of several sizes; add --size small or --size paper, or name rows with --rows" in error()
+    assert (
+        "rows of several sizes; add --size small or --size paper, or name rows with --rows"
+        in error()
+    )
     assert "size 'smal' does not exist; did you mean 'small'?" in error("--size", "smal")
     assert "takes its seeds from --seeds" in error("--size", "small", "--train.seed", "1")
     for seeds in ("0,x", "0,0", "", "-1"):
-        assert "give different whole numbers with commas between them" in error("--size", "small", f"--seeds={seeds}")
-    assert "train.seed must be below 4,294,967,296" in error("--size", "small", "--seeds", "0,99999999999999999999")
+        assert "give different whole numbers with commas between them" in error(
+            "--size", "small", f"--seeds={seeds}"
+        )
+    assert "train.seed must be below 4,294,967,296" in error(
+        "--size", "small", "--seeds", "0,99999999999999999999"
+    )
     (tmp_path / "file").write_text("")
-    assert "r.json: cannot be written" in error("--size", "small", "--results", tmp_path / "file" / "r.json")
-    assert "unknown key train.lrr; did you mean 'lr'?" in error("--size", "small", "--train.lrr", "1")
+    assert "r.json: cannot be written" in error(
+        "--size", "small", "--results", tmp_path / "file" / "r.json"
+    )
+    assert "unknown key train.lrr; did you mean 'lr'?" in error(
+        "--size", "small", "--train.lrr", "1"
+    )
     assert "has no option 'wdth'" in error("--size", "small", "--model.options.wdth", "1")
     other = tmp_path / "other.json"
-    other.write_text('{"schema": 1, "dataset": "syncmnist5", "split": "test", "hardware": "h", "rows": []}')
+    other.write_text(
+        '{"schema": 1, "dataset": "syncmnist5", "split": "test", "hardware": "h", "rows": []}'
+    )
     assert "holds syncmnist5/test, not tiny/test" in error("--size", "small", "--results", other)
     (tmp_path / "page.md").write_text("<!-- results:end --> <!-- results:begin -->")
-    assert "has no lines <!-- results:begin --> and <!-- results:end -->" in error("--size", "small", "--page", tmp_path / "page.md")
+    assert "has no lines <!-- results:begin --> and <!-- results:end -->" in error(
+        "--size", "small", "--page", tmp_path / "page.md"
+    )
     assert not (tmp_path / "runs").exists()
 
 
 def test_recipes_without_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["reproduce", "syncmnist3:rstg_small"]) == 2
-    assert "syncmnist3:rstg_small is one row, not a table of rows; train it with vidgraph train" in capsys.readouterr().err
+    assert (
+        "syncmnist3:rstg_small is one row, not a table of rows; train it with vidgraph train"
+        in capsys.readouterr().err
+    )
     only = tmp_path / "only.yaml"
     only.write_text(RECIPE.partition("  mean: ")[0])
     assert main(["reproduce", str(only), "--size", "paper", "--out", str(tmp_path)]) == 2
     assert "has no rows of size paper; its rows are of size small" in capsys.readouterr().err
 
 
-def test_run_folders_that_cannot_be_used(copy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_run_folders_that_cannot_be_used(
+    copy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = copy / "runs" / "tiny-graph_small"
     with run_lock(folder):
         assert "is in use by another training" in refusal(capsys, copy, "--size", "small")
-    assert "was trained with another recipe: train.lr is" in refusal(capsys, copy, "--size", "small", "--train.lr", "1")
+    assert "was trained with another recipe: train.lr is" in refusal(
+        capsys, copy, "--size", "small", "--train.lr", "1"
+    )
     kept = json.loads((folder / "test.json").read_text())
     (folder / "test.json").write_text(json.dumps(kept)[:-20])
-    assert "test.json: is not a whole score file; delete it" in refusal(capsys, copy, "--size", "small")
+    assert "test.json: is not a whole score file; delete it" in refusal(
+        capsys, copy, "--size", "small"
+    )
     (folder / "test.json").write_text(json.dumps({**kept, "weights": "0"}))
-    assert "test.json: is the score of other weights than model.safetensors" in refusal(capsys, copy, "--size", "small")
+    assert "test.json: is the score of other weights than model.safetensors" in refusal(
+        capsys, copy, "--size", "small"
+    )
     (folder / "test.json").write_text(json.dumps({**kept, "labels": "0"}))
-    assert "were scored on other test clips than graph_small; write to another file" in refusal(capsys, copy, "--size", "small")
+    assert "were scored on other test clips than graph_small; write to another file" in refusal(
+        capsys, copy, "--size", "small"
+    )
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert "reproduce works in one process" in refusal(capsys, copy, "--size", "small")

@@ -1,4 +1,6 @@
-"""Every row of the two Something-Something tables: the authors' network at full size, and two steps of its own training shrunken."""
+"""Every row of the two Something-Something tables: the authors' network at full size, and two steps
+of its own training shrunken.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,8 @@ from vidgraph.training.optim import build_optimizer, freeze
 
 COUNTS = json.loads((Path(__file__).parents[1] / "golden" / "param_counts.json").read_text())
 ROWS = recipe_rows("something_v1")[1]
-# Row: published top-1 and top-5 of the slides, and the network in the authors' list of parameter counts.
+# Row: published top-1 and top-5 of the slides, and the network in the authors' list of parameter
+# counts.
 SLIDES = {
     "c2d": (31.7, 64.7, "smt_c2d"),
     "rstg_c2d_vec": (42.8, 73.6, "smt_c2d_rstg_final"),
@@ -48,8 +51,13 @@ def test_the_rows_are_those_of_the_slides_best_first() -> None:
 
 def test_rows_differ_in_their_network_only() -> None:
     first = row(ROWS[0])
-    assert all((row(name).train, row(name).data, row(name).eval) == (first.train, first.data, first.eval) for name in ROWS)
-    networks = [(row(name).model.architecture, row(name).model.options.get("placement")) for name in ROWS]
+    assert all(
+        (row(name).train, row(name).data, row(name).eval) == (first.train, first.data, first.eval)
+        for name in ROWS
+    )
+    networks = [
+        (row(name).model.architecture, row(name).model.options.get("placement")) for name in ROWS
+    ]
     assert len(set(networks)) == len(ROWS)
 
 
@@ -57,12 +65,34 @@ def test_training_and_evaluation_are_the_authors() -> None:
     recipe = row(ROWS[0])
     data, train, score = recipe.data.table, recipe.train, recipe.eval
     assert data is not None
-    assert train.lr == pytest.approx(1e-4 * train.batch_size)  # the authors' loss is the sum over a step's clips
-    assert (train.optimizer, train.momentum, train.nesterov, train.schedule) == ("sgd", 0.9, True, "constant")
-    assert (train.weight_decay, train.warmup_clips, train.clip_norm, train.epochs) == (0.0, 0, None, 100)
-    assert (data.flip, data.short_side, data.brightness, data.spread) == (False, [256], 0.1, "linspace")
+    assert train.lr == pytest.approx(
+        1e-4 * train.batch_size
+    )  # the authors' loss is the sum over a step's clips
+    assert (train.optimizer, train.momentum, train.nesterov, train.schedule) == (
+        "sgd",
+        0.9,
+        True,
+        "constant",
+    )
+    assert (train.weight_decay, train.warmup_clips, train.clip_norm, train.epochs) == (
+        0.0,
+        0,
+        None,
+        100,
+    )
+    assert (data.flip, data.short_side, data.brightness, data.spread) == (
+        False,
+        [256],
+        0.1,
+        "linspace",
+    )
     assert (data.train_split, data.val_split, data.test_split) == ("train", "held", "val")
-    assert (score.num_views * score.crops, score.short_side, score.crop_size, score.fusion) == (22, 256, 256, "logits")
+    assert (score.num_views * score.crops, score.short_side, score.crop_size, score.fusion) == (
+        22,
+        256,
+        256,
+        "logits",
+    )
 
 
 @pytest.mark.parametrize("name", ROWS)
@@ -70,9 +100,14 @@ def test_a_row_builds_at_full_size(name: str) -> None:
     model_recipe = row(name).model
     with torch.device("meta"):
         model = create_model(model_recipe.architecture, 174, **model_recipe.options)
-        logits = model.eval()(torch.empty(1, 3, 32, 256, 256, dtype=torch.uint8))  # a crop of the evaluation
+        logits = model.eval()(
+            torch.empty(1, 3, 32, 256, 256, dtype=torch.uint8)
+        )  # a crop of the evaluation
     assert logits.shape == (1, 174)
-    assert sum(p.numel() for p in model.parameters() if p.requires_grad) == COUNTS[SLIDES[name][2]]["total_trainable"]
+    assert (
+        sum(p.numel() for p in model.parameters() if p.requires_grad)
+        == COUNTS[SLIDES[name][2]]["total_trainable"]
+    )
     assert model.input_spec == InputSpec(32, 224, 224, num_segments=32)
     assert (model.dropout.p, model.window) == (0.3, (14, 14))
 
@@ -84,13 +119,22 @@ def test_a_row_takes_two_steps_shrunken(name: str) -> None:
     if "placement" in recipe.model.options:
         shrunken["width"] = 16
     torch.manual_seed(0)
-    model = create_model(recipe.model.architecture, 5, **{**recipe.model.options, **shrunken}).train()
-    assert [(255 * tensor).flatten().tolist() for tensor in (model.pixels.mean, model.pixels.std)] == [[114.75] * 3, [57.375] * 3]
+    model = create_model(
+        recipe.model.architecture, 5, **{**recipe.model.options, **shrunken}
+    ).train()
+    assert [
+        (255 * tensor).flatten().tolist() for tensor in (model.pixels.mean, model.pixels.std)
+    ] == [[114.75] * 3, [57.375] * 3]
     freeze(model, recipe.train.freeze, recipe.train.freeze_norms)
-    statistics = {key: value.clone() for key, value in model.state_dict().items() if "running_" in key}
+    statistics = {
+        key: value.clone() for key, value in model.state_dict().items() if "running_" in key
+    }
     optimizer = build_optimizer(model, recipe.train)
     for _ in range(2):
-        video, label = torch.randint(0, 256, (2, 3, 4, 32, 32), dtype=torch.uint8), torch.tensor([1, 3])
+        video, label = (
+            torch.randint(0, 256, (2, 3, 4, 32, 32), dtype=torch.uint8),
+            torch.tensor([1, 3]),
+        )
         optimizer.zero_grad()
         loss = classification_loss(model(video), label)
         loss.backward()
@@ -99,6 +143,8 @@ def test_a_row_takes_two_steps_shrunken(name: str) -> None:
     for key, parameter in model.named_parameters():
         assert parameter.grad is not None, key
         assert parameter.grad.isfinite().all(), key
-        assert parameter.grad.any(), key  # of the second step: the first finds every graph scaled by zero
+        assert parameter.grad.any(), (
+            key
+        )  # of the second step: the first finds every graph scaled by zero
     assert statistics
     assert all(torch.equal(value, model.state_dict()[key]) for key, value in statistics.items())

@@ -14,10 +14,12 @@ from vidgraph.video.views import ViewPlan
 
 RECIPE = """
 name: mine
-data: {table: {path: t.csv, columns: {split: split01}, flow: live, crop_scales: [1, 0.875, 0.75, 0.66]}}
+data: {table: {path: t.csv, columns: {split: split01}, flow: live, crop_scales: [1, 0.875, 0.75,
+  0.66]}}
 model: {architecture: rstg_small}
 train: {clips: 10}
-eval: {num_views: 25, crops: 5, crop_places: corners, mirrored: true, short_side: 256, snippet_interval: 1, fusion: logits}
+eval: {num_views: 25, crops: 5, crop_places: corners, mirrored: true, short_side: 256,
+  snippet_interval: 1, fusion: logits}
 """
 
 
@@ -31,7 +33,9 @@ def test_the_test_of_temporal_segment_networks_as_a_recipe(recipe: Path, tmp_pat
     loaded = load_recipe(str(recipe))
     table = loaded.data.table
     assert table is not None
-    expected = ViewPlan(25, 5, short_side=256, crop_places="corners", mirrored=True, snippet_interval=1)
+    expected = ViewPlan(
+        25, 5, short_side=256, crop_places="corners", mirrored=True, snippet_interval=1
+    )
     assert view_plan(table, loaded.eval) == expected
     assert expected.views_per_clip == loaded.eval.views_per_clip == 10
     assert table.crop_scales == [1.0, 0.875, 0.75, 0.66]
@@ -41,10 +45,14 @@ def test_the_test_of_temporal_segment_networks_as_a_recipe(recipe: Path, tmp_pat
 
 
 def test_overrides_of_scoring() -> None:
-    settings, rest = eval_settings(None, ["--eval.crops", "5", "--eval.crop_places", "corners", "--eval.mirrored", "true"])
+    settings, rest = eval_settings(
+        None, ["--eval.crops", "5", "--eval.crop_places", "corners", "--eval.mirrored", "true"]
+    )
     assert settings == EvalRecipe(crops=5, crop_places="corners", mirrored=True)
     assert rest == []
-    with pytest.raises(RecipeError, match=r"eval\.crop_places must be one of line, corners, got 'edges'"):
+    with pytest.raises(
+        RecipeError, match=r"eval\.crop_places must be one of line, corners, got 'edges'"
+    ):
         eval_settings(None, ["--eval.crop_places", "edges"])
 
 
@@ -63,9 +71,15 @@ def test_defaults_are_what_they_were() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("--data.table.crop_scales [0.5,0]", "data.table.crop_scales must be shares above 0 and at most 1"),
+        (
+            "--data.table.crop_scales [0.5,0]",
+            "data.table.crop_scales must be shares above 0 and at most 1",
+        ),
         ("--data.table.flow_bound -3", "data.table.flow_bound must be above 0, got -3.0"),
-        ("--data.table.short_side [256]", "crop_scales and short_side both say how training crops are drawn"),
+        (
+            "--data.table.short_side [256]",
+            "crop_scales and short_side both say how training crops are drawn",
+        ),
     ],
 )
 def test_faults_are_one_line(recipe: Path, words: str, message: str) -> None:

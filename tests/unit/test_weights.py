@@ -1,4 +1,6 @@
-"""Weights: a saved model comes back equal, other classes replace the classifier only, and bad files say what is wrong with them."""
+"""Weights: a saved model comes back equal, other classes replace the classifier only, and bad files
+say what is wrong with them.
+"""
 
 from __future__ import annotations
 
@@ -41,10 +43,16 @@ def equal_states(one: nn.Module, other: nn.Module) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
-def test_saved_model_comes_back_equal_with_names_spec_and_options(model: nn.Module, run_folder: Path) -> None:
+def test_saved_model_comes_back_equal_with_names_spec_and_options(
+    model: nn.Module, run_folder: Path
+) -> None:
     loaded = vidgraph.from_pretrained(run_folder)
     assert equal_states(model, loaded)
-    assert (loaded.class_names, loaded.input_spec, loaded.options) == (NAMES, model.input_spec, {"width": 16, "num_stages": 1})
+    assert (loaded.class_names, loaded.input_spec, loaded.options) == (
+        NAMES,
+        model.input_spec,
+        {"width": 16, "num_stages": 1},
+    )
     assert not loaded.training
     clip = torch.randint(0, 256, (2, 1, 10, 64, 64), dtype=torch.uint8)
     assert torch.equal(loaded(clip), model(clip))
@@ -61,16 +69,22 @@ def test_config_holds_what_rebuilds_the_model(run_folder: Path) -> None:
 
 
 def test_changed_input_spec_is_kept(model: nn.Module, tmp_path: Path) -> None:
-    model.input_spec = type(model.input_spec)(num_frames=6, height=64, width=64, channels=1, sample_fps=5.0)
+    model.input_spec = type(model.input_spec)(
+        num_frames=6, height=64, width=64, channels=1, sample_fps=5.0
+    )
     weights.save_weights(model, tmp_path)
     assert weights.from_pretrained(tmp_path).input_spec == model.input_spec
 
 
-def test_names_of_folders_strings_links_and_files_all_load(model: nn.Module, run_folder: Path, tmp_path: Path) -> None:
+def test_names_of_folders_strings_links_and_files_all_load(
+    model: nn.Module, run_folder: Path, tmp_path: Path
+) -> None:
     (tmp_path / "link").symlink_to(run_folder, target_is_directory=True)
     linked_file = tmp_path / "cache"
     linked_file.mkdir()
-    (linked_file / "model.safetensors").symlink_to(run_folder / "model.safetensors")  # as the hub's cache has them
+    (linked_file / "model.safetensors").symlink_to(
+        run_folder / "model.safetensors"
+    )  # as the hub's cache has them
     (linked_file / "config.json").symlink_to(run_folder / "config.json")
     for name in (str(run_folder), tmp_path / "link", linked_file, run_folder / "model.safetensors"):
         assert equal_states(model, vidgraph.from_pretrained(name))
@@ -86,7 +100,9 @@ def test_saving_over_a_link_is_refused(model: nn.Module, run_folder: Path, tmp_p
     assert [file.is_symlink() for file in (tmp_path / "new").iterdir()] == [True]
 
 
-def test_bf16_model_comes_back_in_float32_with_the_same_values(model: nn.Module, tmp_path: Path) -> None:
+def test_bf16_model_comes_back_in_float32_with_the_same_values(
+    model: nn.Module, tmp_path: Path
+) -> None:
     weights.save_weights(model.bfloat16(), tmp_path)
     assert weights.read_state(tmp_path)["classifier.weight"].dtype == torch.bfloat16
     loaded = weights.from_pretrained(tmp_path)
@@ -94,7 +110,9 @@ def test_bf16_model_comes_back_in_float32_with_the_same_values(model: nn.Module,
     assert torch.equal(loaded.classifier.weight, model.classifier.weight.float())
 
 
-def test_tied_channels_last_and_compiled_tensors_are_saved(model: nn.Module, tmp_path: Path) -> None:
+def test_tied_channels_last_and_compiled_tensors_are_saved(
+    model: nn.Module, tmp_path: Path
+) -> None:
     model.graph.final_time.lstm.weight_hh_l0 = model.graph.final_time.lstm.weight_ih_l0
     model = model.to(memory_format=torch.channels_last)
     weights.save_weights(torch.compile(model), tmp_path)
@@ -135,7 +153,11 @@ def test_other_number_of_classes_replaces_the_classifier_only(
     assert loaded.classifier.weight.shape == (3, 16)
     assert loaded.class_names is None
     state, other = model.state_dict(), loaded.state_dict()
-    assert all(torch.equal(state[name], other[name]) for name in state if not name.startswith("classifier."))
+    assert all(
+        torch.equal(state[name], other[name])
+        for name in state
+        if not name.startswith("classifier.")
+    )
     out, table = capsys.readouterr()
     assert out == ""
     assert "7 classes in the weights, 3 wanted" in table
@@ -152,7 +174,9 @@ def test_other_names_replace_the_classifier_and_equal_names_do_not(
     assert loaded.class_names == others
     assert not torch.equal(loaded.classifier.weight, model.classifier.weight)
     assert "7 classes with other names" in capsys.readouterr().err
-    assert equal_states(model, vidgraph.from_pretrained(run_folder, num_classes=7, class_names=NAMES))
+    assert equal_states(
+        model, vidgraph.from_pretrained(run_folder, num_classes=7, class_names=NAMES)
+    )
     assert capsys.readouterr().err == ""
 
 
@@ -165,7 +189,12 @@ def test_contradicting_classes_are_refused(run_folder: Path) -> None:
 
 def test_load_matching_reports_every_tensor() -> None:
     model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 4))
-    state = {"0.weight": torch.ones(3, 2), "0.bias": torch.ones(5), "9.weight": torch.ones(1), "1.bias": torch.ones(4)}
+    state = {
+        "0.weight": torch.ones(3, 2),
+        "0.bias": torch.ones(5),
+        "9.weight": torch.ones(1),
+        "1.bias": torch.ones(4),
+    }
     report = weights.load_matching(model, state)
     assert report.loaded == ["0.weight", "1.bias"]
     assert report.skipped_shape == {"0.bias": ("[5]", "[3]")}
@@ -203,20 +232,53 @@ def replace_with_pickle(folder: Path) -> None:
 
 
 BROKEN = {
-    "empty": (lambda folder: truncate(folder, 0), "model.safetensors: truncated or no safetensors file (0 bytes"),
+    "empty": (
+        lambda folder: truncate(folder, 0),
+        "model.safetensors: truncated or no safetensors file (0 bytes",
+    ),
     "header only": (lambda folder: truncate(folder, 40), "truncated"),
-    "half": (lambda folder: truncate(folder, 9000), "truncated or no safetensors file (9,000 bytes"),
+    "half": (
+        lambda folder: truncate(folder, 9000),
+        "truncated or no safetensors file (9,000 bytes",
+    ),
     "pickle inside": (replace_with_pickle, "can run code"),
     "no config": (lambda folder: (folder / "config.json").unlink(), "no config.json"),
-    "broken config": (lambda folder: (folder / "config.json").write_text('{"architecture":'), "not readable JSON"),
-    "config is a list": (lambda folder: (folder / "config.json").write_text("[]"), "'architecture' is missing"),
-    "config without options": (lambda folder: edit_config(folder, options=None), "'options' is missing or not usable"),
-    "no classes": (lambda folder: edit_config(folder, num_classes=0, class_names=None), "'num_classes' is 0"),
-    "wrong spec": (lambda folder: edit_config(folder, input_spec={"num_frames": 3}), "'input_spec' is not usable"),
-    "names and number differ": (lambda folder: edit_config(folder, num_classes=5), "7 class_names for 5 num_classes"),
-    "unknown architecture": (lambda folder: edit_config(folder, architecture="rstg_smal"), "did you mean 'rstg_small'?"),
-    "unknown option": (lambda folder: edit_config(folder, options={"colour": 1}), "has no option 'colour'"),
-    "wrong option": (lambda folder: edit_config(folder, options={"width": "wide"}), "cannot be built from it"),
+    "broken config": (
+        lambda folder: (folder / "config.json").write_text('{"architecture":'),
+        "not readable JSON",
+    ),
+    "config is a list": (
+        lambda folder: (folder / "config.json").write_text("[]"),
+        "'architecture' is missing",
+    ),
+    "config without options": (
+        lambda folder: edit_config(folder, options=None),
+        "'options' is missing or not usable",
+    ),
+    "no classes": (
+        lambda folder: edit_config(folder, num_classes=0, class_names=None),
+        "'num_classes' is 0",
+    ),
+    "wrong spec": (
+        lambda folder: edit_config(folder, input_spec={"num_frames": 3}),
+        "'input_spec' is not usable",
+    ),
+    "names and number differ": (
+        lambda folder: edit_config(folder, num_classes=5),
+        "7 class_names for 5 num_classes",
+    ),
+    "unknown architecture": (
+        lambda folder: edit_config(folder, architecture="rstg_smal"),
+        "did you mean 'rstg_small'?",
+    ),
+    "unknown option": (
+        lambda folder: edit_config(folder, options={"colour": 1}),
+        "has no option 'colour'",
+    ),
+    "wrong option": (
+        lambda folder: edit_config(folder, options={"width": "wide"}),
+        "cannot be built from it",
+    ),
     "other architecture": (
         lambda folder: edit_config(folder, architecture="mean_lstm_small", options={"width": 16}),
         "missing: lstm.weight_ih_l0",
@@ -225,8 +287,14 @@ BROKEN = {
         lambda folder: edit_config(folder, options={"width": 24, "num_stages": 1}),
         "of another shape: graph.project.weight ([16,",
     ),
-    "other option": (lambda folder: edit_config(folder, options={"width": 16, "time_stages": "final"}), "unexpected: graph.time.lstm"),
-    "no folder content": (lambda folder: [file.unlink() for file in folder.iterdir()], "is not a run folder"),
+    "other option": (
+        lambda folder: edit_config(folder, options={"width": 16, "time_stages": "final"}),
+        "unexpected: graph.time.lstm",
+    ),
+    "no folder content": (
+        lambda folder: [file.unlink() for file in folder.iterdir()],
+        "is not a run folder",
+    ),
 }
 
 
@@ -252,7 +320,9 @@ class Explosive:
         return (Path.touch, (self.trace,))
 
 
-@pytest.mark.parametrize("name", ["model.pt", "model.pth", "model.pkl", "last.ckpt", "pytorch_model.bin", "MODEL.PTH"])
+@pytest.mark.parametrize(
+    "name", ["model.pt", "model.pth", "model.pkl", "last.ckpt", "pytorch_model.bin", "MODEL.PTH"]
+)
 def test_pickles_are_refused_unread(name: str, tmp_path: Path) -> None:
     file = tmp_path / name
     file.write_bytes(pickle.dumps(Explosive(tmp_path / "trace")))
@@ -267,7 +337,9 @@ def test_pickles_are_refused_unread(name: str, tmp_path: Path) -> None:
 
 
 def test_header_that_looks_like_a_pickle_is_read(tmp_path: Path) -> None:
-    """A safetensors file starts with its header's length: 640 bytes read as a pickle of protocol 2."""
+    """A safetensors file starts with its header's length: 640 bytes read as a pickle of protocol
+    2.
+    """
     tensor = {"weight": torch.arange(4.0)}
     for padding in range(700):
         data = safetensors.torch.save(tensor, metadata={"note": "x" * padding})
@@ -278,9 +350,14 @@ def test_header_that_looks_like_a_pickle_is_read(tmp_path: Path) -> None:
     assert torch.equal(weights.read_state(tmp_path)["weight"], tensor["weight"])
 
 
-def test_unknown_names_say_the_nearest_or_what_is_possible(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unknown_names_say_the_nearest_or_what_is_possible(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(weights, "list_shipped", lambda: ["rstg_small_sync3", "rstg_small_sync5"])
-    with pytest.raises(WeightsError, match=r"no weights are called 'rstg_smal_sync5'; did you mean 'rstg_small_sync5'\?"):
+    with pytest.raises(
+        WeightsError,
+        match=r"no weights are called 'rstg_smal_sync5'; did you mean 'rstg_small_sync5'\?",
+    ):
         vidgraph.from_pretrained("rstg_smal_sync5")
     with pytest.raises(WeightsError, match="nowhere: no such folder"):
         vidgraph.from_pretrained(tmp_path / "nowhere")
@@ -299,17 +376,28 @@ def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(constants, "ENDPOINT", "https://hub.invalid")
-    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
+    for name in (
+        "http_proxy",
+        "https_proxy",
+        "HTTP_PROXY",
+        "HTTPS_PROXY",
+        "all_proxy",
+        "ALL_PROXY",
+    ):
         monkeypatch.delenv(name, raising=False)
     return tmp_path / "hub"
 
 
 def test_offline_hub_gives_one_clear_line(hub_cache: Path) -> None:
-    with pytest.raises(WeightsError, match="someone/model: no such folder here, and the hub cannot be reached"):
+    with pytest.raises(
+        WeightsError, match="someone/model: no such folder here, and the hub cannot be reached"
+    ):
         vidgraph.from_pretrained("someone/model")
 
 
-def test_hub_model_in_the_cache_loads_without_a_network(hub_cache: Path, model: nn.Module, run_folder: Path) -> None:
+def test_hub_model_in_the_cache_loads_without_a_network(
+    hub_cache: Path, model: nn.Module, run_folder: Path
+) -> None:
     commit = "0" * 40
     repository = hub_cache / "models--someone--model"
     (repository / "refs").mkdir(parents=True)
@@ -319,7 +407,9 @@ def test_hub_model_in_the_cache_loads_without_a_network(hub_cache: Path, model: 
 
 
 @pytest.fixture
-def hub_server(hub_cache: Path, run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+def hub_server(
+    hub_cache: Path, run_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[list[str]]:
     """A hub on this machine that holds `someone/model`; yields the files that it was asked for."""
     from huggingface_hub import constants
 
@@ -333,13 +423,19 @@ def hub_server(hub_cache: Path, run_folder: Path, monkeypatch: pytest.MonkeyPatc
             self.answer(True)
 
         def answer(self, with_body: bool) -> None:
-            owner, file = self.path.split("/resolve/main/") if "/resolve/main/" in self.path else (self.path, "")
+            owner, file = (
+                self.path.split("/resolve/main/")
+                if "/resolve/main/" in self.path
+                else (self.path, "")
+            )
             asked.append(file)
             found = owner == "/someone/model" and (run_folder / file).is_file()
             body = (run_folder / file).read_bytes() if found else b""
             self.send_response(200 if found else 404)
             if not found:
-                self.send_header("X-Error-Code", "EntryNotFound" if owner == "/someone/model" else "RepoNotFound")
+                self.send_header(
+                    "X-Error-Code", "EntryNotFound" if owner == "/someone/model" else "RepoNotFound"
+                )
             self.send_header("ETag", f'"{hash(body):x}"')
             self.send_header("X-Repo-Commit", "1" * 40)
             self.send_header("Content-Length", str(len(body)))
@@ -353,42 +449,61 @@ def hub_server(hub_cache: Path, run_folder: Path, monkeypatch: pytest.MonkeyPatc
     threading.Thread(target=server.serve_forever, daemon=True).start()
     address = f"http://127.0.0.1:{server.server_port}"
     monkeypatch.setattr(constants, "ENDPOINT", address)
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}")
+    monkeypatch.setattr(
+        constants,
+        "HUGGINGFACE_CO_URL_TEMPLATE",
+        address + "/{repo_id}/resolve/{revision}/{filename}",
+    )
     yield asked
     server.shutdown()
     server.server_close()
 
 
-def test_hub_model_is_downloaded_with_two_files_and_nothing_else(hub_server: list[str], model: nn.Module) -> None:
+def test_hub_model_is_downloaded_with_two_files_and_nothing_else(
+    hub_server: list[str], model: nn.Module
+) -> None:
     assert equal_states(model, vidgraph.from_pretrained("someone/model"))
     assert set(hub_server) == {"config.json", "model.safetensors"}
 
 
 def test_hub_answers_are_told_in_one_line(hub_server: list[str], run_folder: Path) -> None:
-    with pytest.raises(WeightsError, match="someone/other: no such folder here, and no such \\(public\\) model on the hub"):
+    with pytest.raises(
+        WeightsError,
+        match="someone/other: no such folder here, and no such \\(public\\) model on the hub",
+    ):
         vidgraph.from_pretrained("someone/other")
     (run_folder / "config.json").unlink()
-    with pytest.raises(WeightsError, match=r"someone/model: the model on the hub has no config.json"):
+    with pytest.raises(
+        WeightsError, match=r"someone/model: the model on the hub has no config.json"
+    ):
         vidgraph.from_pretrained("someone/model")
 
 
 # Saving whole or not at all
 
 
-def test_disk_full_while_saving_leaves_the_old_files_intact(model: nn.Module, run_folder: Path) -> None:
+def test_disk_full_while_saving_leaves_the_old_files_intact(
+    model: nn.Module, run_folder: Path
+) -> None:
     before = {file.name: file.read_bytes() for file in run_folder.iterdir()}
     nn.init.ones_(model.classifier.weight)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))  # no file may grow beyond 20 kB: writes fail half-way, as on a full disk
+    resource.setrlimit(
+        resource.RLIMIT_FSIZE, (20_000, hard)
+    )  # no file may grow beyond 20 kB: writes fail half-way, as on a full disk
     try:
-        with pytest.raises(RunError, match=r"cannot be written \(File too large\); an older file there is intact"):
+        with pytest.raises(
+            RunError, match=r"cannot be written \(File too large\); an older file there is intact"
+        ):
             weights.save_weights(model, run_folder)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert {file.name: file.read_bytes() for file in run_folder.iterdir()} == before
 
 
-def test_folder_that_cannot_be_written_gives_one_clear_line(model: nn.Module, tmp_path: Path) -> None:
+def test_folder_that_cannot_be_written_gives_one_clear_line(
+    model: nn.Module, tmp_path: Path
+) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(RunError, match="cannot be written"):
         weights.save_weights(model, tmp_path / "file")

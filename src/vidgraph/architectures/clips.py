@@ -9,7 +9,15 @@ from typing import Any, Literal, get_args, get_type_hints
 
 import torch
 
-from vidgraph.backbones.resnet3d import DEPTHS, STAGES, BackboneOptions, ResNet3D, non_local_blocks, resnet3d, stage_channels
+from vidgraph.backbones.resnet3d import (
+    DEPTHS,
+    STAGES,
+    BackboneOptions,
+    ResNet3D,
+    non_local_blocks,
+    resnet3d,
+    stage_channels,
+)
 from vidgraph.errors import RecipeError, nearest
 from vidgraph.layers.norms import NormKind
 from vidgraph.layers.pixels import PixelNorm
@@ -19,9 +27,11 @@ from vidgraph.models.pooled import PooledClassifier
 from vidgraph.models.rstg import BackboneRSTG
 from vidgraph.records import InputSpec
 
-# ---- C2D, I3D and non-local I3D ------------------------------------------------------------------------------------------------------
+# ---- C2D, I3D and non-local I3D ------------------------------------------------------------------
 
-_PIXELS = {  # mean and deviation per channel of [0, 1] pixels: they belong to the weights that a model starts from
+# mean and deviation per channel of [0, 1] pixels: they belong to the weights that a model starts
+# from
+_PIXELS = {
     "kinetics": ([0.45, 0.45, 0.45], [0.225, 0.225, 0.225]),
     "imagenet": ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
 }
@@ -35,12 +45,14 @@ class ClipOptions:
         num_frames: frames per clip.
         size: rows and columns of a clip.
         sample_fps: sampled frames per second of video.
-        stride_frames: source frames from one sampled frame to the next; if given, it takes the place of `sample_fps`.
+        stride_frames: source frames from one sampled frame to the next; if given, it takes the
+            place of `sample_fps`.
         whole_video: frames are spread over the whole video instead, however long it is.
-        pixels: mean and deviation of "kinetics" (of the published Kinetics weights) or "imagenet" (of torchvision's).
+        pixels: mean and deviation of "kinetics" (of the published Kinetics weights) or "imagenet"
+            (of torchvision's).
         dropout: before the classifier.
-        windows: scores on larger frames: "whole", the mean over the map; "logits" or "probabilities", their mean over every part of the
-            map that has the training size.
+        windows: scores on larger frames: "whole", the mean over the map; "logits" or
+            "probabilities", their mean over every part of the map that has the training size.
     """
 
     num_frames: int = 32
@@ -53,19 +65,33 @@ class ClipOptions:
     windows: Literal["whole", "logits", "probabilities"] = "whole"
 
     def __post_init__(self) -> None:
-        for name, known in (("pixels", list(_PIXELS)), ("windows", ["whole", "logits", "probabilities"])):
+        for name, known in (
+            ("pixels", list(_PIXELS)),
+            ("windows", ["whole", "logits", "probabilities"]),
+        ):
             if getattr(self, name) not in known:
-                raise RecipeError(f"{name}: there is no {getattr(self, name)!r}{nearest(str(getattr(self, name)), known)}")
+                raise RecipeError(
+                    f"{name}: there is no "
+                    f"{getattr(self, name)!r}{nearest(str(getattr(self, name)), known)}"
+                )
         if not 0 <= self.dropout < 1:
-            raise RecipeError(f"dropout is a share from 0 up to, but not including, 1, not {self.dropout}")
+            raise RecipeError(
+                f"dropout is a share from 0 up to, but not including, 1, not {self.dropout}"
+            )
         for name in ("num_frames", "size", "stride_frames"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise RecipeError(f"{name} must be at least 1, not {value}")
         if not 0 < self.sample_fps < math.inf:
-            raise RecipeError(f"sample_fps is frames per second of video, above 0, not {self.sample_fps}")
+            raise RecipeError(
+                f"sample_fps is frames per second of video, above 0, not {self.sample_fps}"
+            )
 
     def input_spec(self) -> InputSpec:
-        rate: dict[str, Any] = {"sample_fps": self.sample_fps} if self.stride_frames is None else {"stride_frames": self.stride_frames}
+        rate: dict[str, Any] = (
+            {"sample_fps": self.sample_fps}
+            if self.stride_frames is None
+            else {"stride_frames": self.stride_frames}
+        )
         if self.whole_video:
             rate = {"num_segments": self.num_frames}
         return InputSpec(self.num_frames, self.size, self.size, **rate)
@@ -82,8 +108,18 @@ def pooled_classifier(backbone: ResNet3D, clip: ClipOptions, num_classes: int) -
     """
     check_clip(backbone, clip)
     height, width = (math.ceil(clip.size / stride) for stride in backbone.strides[1:])
-    windows: Any = {} if clip.windows == "whole" else {"window": (height, width), "average": clip.windows}
-    return PooledClassifier(clip.input_spec(), clip.pixel_norm(), backbone, backbone.out_channels, num_classes, clip.dropout, **windows)
+    windows: Any = (
+        {} if clip.windows == "whole" else {"window": (height, width), "average": clip.windows}
+    )
+    return PooledClassifier(
+        clip.input_spec(),
+        clip.pixel_norm(),
+        backbone,
+        backbone.out_channels,
+        num_classes,
+        clip.dropout,
+        **windows,
+    )
 
 
 def check_clip(backbone: ResNet3D, clip: ClipOptions) -> None:
@@ -96,9 +132,15 @@ def check_clip(backbone: ResNet3D, clip: ClipOptions) -> None:
         )
 
 
-def _resnet_classifier(depth: Literal[50, 101], num_classes: int, non_local: bool, options: Mapping[str, Any]) -> PooledClassifier:
-    """ResNet-101 eats the long clips of its paper: 128 frames at 24 per second, and a map every eighth frame."""
-    own = {} if depth == 50 else {"num_frames": 128, "size": 288, "sample_fps": 24.0, "stem": "long"}
+def _resnet_classifier(
+    depth: Literal[50, 101], num_classes: int, non_local: bool, options: Mapping[str, Any]
+) -> PooledClassifier:
+    """ResNet-101 eats the long clips of its paper: 128 frames at 24 per second, and a map every
+    eighth frame.
+    """
+    own = (
+        {} if depth == 50 else {"num_frames": 128, "size": 288, "sample_fps": 24.0, "stem": "long"}
+    )
     clip, backbone = split_options({**own, **options}, ClipOptions, BackboneOptions)
     after = non_local_blocks(depth, backbone.norm) if non_local else {}
     return pooled_classifier(resnet3d(DEPTHS[depth], backbone, after), clip, num_classes)
@@ -109,7 +151,8 @@ def c2d_r50(num_classes: int = 157, **clip_and_backbone: Any) -> PooledClassifie
 
     Args:
         num_classes: classes of the last layer.
-        **clip_and_backbone: fields of `ClipOptions` and `BackboneOptions` that differ from their defaults.
+        **clip_and_backbone: fields of `ClipOptions` and `BackboneOptions` that differ from their
+            defaults.
     """
     return _resnet_classifier(50, num_classes, False, {"inflation": "none", **clip_and_backbone})
 
@@ -120,11 +163,13 @@ def c2d_r101(num_classes: int = 157, **clip_and_backbone: Any) -> PooledClassifi
 
 
 def i3d_r50(num_classes: int = 157, **clip_and_backbone: Any) -> PooledClassifier:
-    """I3D: ResNet-50 whose convolutions partly see three frames; the backbone of Videos as Space-Time Region Graphs (153 GMAC).
+    """I3D: ResNet-50 whose convolutions partly see three frames; the backbone of Videos as
+    Space-Time Region Graphs (153 GMAC).
 
     Args:
         num_classes: classes of the last layer.
-        **clip_and_backbone: fields of `ClipOptions` and `BackboneOptions` that differ from their defaults.
+        **clip_and_backbone: fields of `ClipOptions` and `BackboneOptions` that differ from their
+            defaults.
     """
     return _resnet_classifier(50, num_classes, False, clip_and_backbone)
 
@@ -145,23 +190,39 @@ def i3d_nl_r101(num_classes: int = 157, **clip_and_backbone: Any) -> PooledClass
 
 
 def i3d_small(num_classes: int = 157, **clip_and_backbone: Any) -> PooledClassifier:
-    """I3D for a CPU: 8 frames of 112 x 112, two blocks per stage, a quarter of the width; 0.6 GMAC and about 1 M parameters.
+    """I3D for a CPU: 8 frames of 112 x 112, two blocks per stage, a quarter of the width; 0.6 GMAC
+    and about 1 M parameters.
 
     Args:
         num_classes: classes of the last layer.
-        **clip_and_backbone: fields of `ClipOptions` and `BackboneOptions` that differ from this size's own.
+        **clip_and_backbone: fields of `ClipOptions` and `BackboneOptions` that differ from this
+            size's own.
     """
-    clip, backbone = split_options({"num_frames": 8, "size": 112, **clip_and_backbone}, ClipOptions, BackboneOptions)
+    clip, backbone = split_options(
+        {"num_frames": 8, "size": 112, **clip_and_backbone}, ClipOptions, BackboneOptions
+    )
     return pooled_classifier(resnet3d((2, 2, 2, 2), backbone, width=16), clip, num_classes)
 
 
-# ---- RSTG inside C2D and I3D ---------------------------------------------------------------------------------------------------------
+# ---- RSTG inside C2D and I3D ---------------------------------------------------------------------
 
 # Stages before whose last block a graph stands; "vec": none, but one on the last map.
-_GRAPHS_IN: dict[str, tuple[str, ...]] = {"vec": (), "res2": ("res2",), "res3": ("res3",), "res4": ("res4",), "res3-4": ("res3", "res4")}
+_GRAPHS_IN: dict[str, tuple[str, ...]] = {
+    "vec": (),
+    "res2": ("res2",),
+    "res3": ("res3",),
+    "res4": ("res4",),
+    "res3-4": ("res3", "res4"),
+}
 
 # The authors' Something-Something configuration.
-_SOMETHING: dict[str, Any] = {"whole_video": True, "stem": "valid", "attention": "dot", "scalewise_update": True, "norm": "layer"}
+_SOMETHING: dict[str, Any] = {
+    "whole_video": True,
+    "stem": "valid",
+    "attention": "dot",
+    "scalewise_update": True,
+    "norm": "layer",
+}
 
 
 @dataclass(frozen=True)
@@ -169,11 +230,13 @@ class PlacementOptions:
     """Where in a backbone graphs stand.
 
     Attributes:
-        placement: "vec": one on the last map, whose vector is added to the pooled map; "res2", "res3", "res4": one before the last block
-            of that stage, whose map is added to the block's input; "res3-4": two.
+        placement: "vec": one on the last map, whose vector is added to the pooled map; "res2",
+            "res3", "res4": one before the last block of that stage, whose map is added to the
+            block's input; "res3-4": two.
         width: of nodes and messages.
         backbone_norm: `norm` of `BackboneOptions`, since the option `norm` is the graph's.
-        residual_norm: of what a graph adds: "layer", then a scale that starts at zero; "batch", whose gain starts at zero.
+        residual_norm: of what a graph adds: "layer", then a scale that starts at zero; "batch",
+            whose gain starts at zero.
     """
 
     placement: Literal["vec", "res2", "res3", "res4", "res3-4"] = "res3-4"
@@ -182,7 +245,9 @@ class PlacementOptions:
     residual_norm: ResidualNorm = "layer"
 
 
-def _backbone_rstg(depths: Sequence[int], base_width: int, num_classes: int, options: Mapping[str, Any]) -> BackboneRSTG:
+def _backbone_rstg(
+    depths: Sequence[int], base_width: int, num_classes: int, options: Mapping[str, Any]
+) -> BackboneRSTG:
     """A backbone whose first convolution has `base_width` channels, with its graphs.
 
     Raises:
@@ -192,36 +257,61 @@ def _backbone_rstg(depths: Sequence[int], base_width: int, num_classes: int, opt
     place, clip, graph = split_options(options, PlacementOptions, ClipOptions, GraphOptions)
     (backbone,) = split_options({**options, "norm": place.backbone_norm}, BackboneOptions)
     if clip.windows == "probabilities":
-        raise RecipeError("windows: RSTG averages 'logits' over windows, as its authors do, or pools the 'whole' map")
+        raise RecipeError(
+            "windows: RSTG averages 'logits' over windows, as its authors do, or pools the "
+            "'whole' map"
+        )
     if graph.norm not in (known := get_args(get_type_hints(GraphOptions)["norm"])):
-        raise RecipeError(f"norm is the graph's, one of {', '.join(known)}, not {graph.norm!r}; that of the backbone is backbone_norm")
+        raise RecipeError(
+            f"norm is the graph's, one of {', '.join(known)}, not {graph.norm!r}; that of the "
+            "backbone is backbone_norm"
+        )
     with torch.device("meta"), torch.no_grad():  # map sizes, from a pass that computes shapes only
         plain = resnet3d(depths, backbone, width=base_width)
         check_clip(plain, clip)
         maps = plain.maps(torch.empty(1, 3, clip.num_frames, clip.size, clip.size), STAGES)
     sizes = {stage: (found.shape[3], found.shape[4]) for stage, found in maps.items()}
     channels, blocks = stage_channels(base_width), dict(zip(STAGES, depths, strict=True))
-    parts = {stage: (channels[stage], place.width, sizes[stage], graph, place.residual_norm) for stage in STAGES}
-    after = {(stage, blocks[stage] - 2): GraphResidual(*parts[stage]) for stage in _GRAPHS_IN[place.placement]}
+    parts = {
+        stage: (channels[stage], place.width, sizes[stage], graph, place.residual_norm)
+        for stage in STAGES
+    }
+    after = {
+        (stage, blocks[stage] - 2): GraphResidual(*parts[stage])
+        for stage in _GRAPHS_IN[place.placement]
+    }
     stem = resnet3d(depths, backbone, after, base_width)
     on_top = GraphVectorResidual(*parts["res5"]) if place.placement == "vec" else None
     window = None if clip.windows == "whole" else sizes["res5"]
-    return BackboneRSTG(clip.input_spec(), clip.pixel_norm(), stem, stem.out_channels, num_classes, on_top, clip.dropout, window)
+    return BackboneRSTG(
+        clip.input_spec(),
+        clip.pixel_norm(),
+        stem,
+        stem.out_channels,
+        num_classes,
+        on_top,
+        clip.dropout,
+        window,
+    )
 
 
 def rstg_i3d_r50(num_classes: int = 174, **placed_graph: Any) -> BackboneRSTG:
-    """RSTG in I3D with ResNet-50, as on Something-Something: 32 frames of the whole video, graphs in res3 and res4.
+    """RSTG in I3D with ResNet-50, as on Something-Something: 32 frames of the whole video, graphs
+    in res3 and res4.
 
     Args:
         num_classes: classes of the last layer.
-        **placed_graph: fields of `PlacementOptions`, `ClipOptions`, `BackboneOptions` and `GraphOptions` that differ from the authors'.
+        **placed_graph: fields of `PlacementOptions`, `ClipOptions`, `BackboneOptions` and
+            `GraphOptions` that differ from the authors'.
     """
     return _backbone_rstg(DEPTHS[50], 64, num_classes, placed_graph)
 
 
 def rstg_c2d_r50(num_classes: int = 174, **placed_graph: Any) -> BackboneRSTG:
     """RSTG on C2D with ResNet-50, one graph on the last map: see `rstg_i3d_r50`."""
-    return _backbone_rstg(DEPTHS[50], 64, num_classes, {"inflation": "none", "placement": "vec", **placed_graph})
+    return _backbone_rstg(
+        DEPTHS[50], 64, num_classes, {"inflation": "none", "placement": "vec", **placed_graph}
+    )
 
 
 def rstg_i3d_small(num_classes: int = 174, **placed_graph: Any) -> BackboneRSTG:
@@ -232,4 +322,7 @@ def rstg_i3d_small(num_classes: int = 174, **placed_graph: Any) -> BackboneRSTG:
 
 def split_options(options: Mapping[str, Any], *kinds: type) -> list[Any]:
     """One record of each kind, from the options that are its fields."""
-    return [kind(**{field.name: options[field.name] for field in fields(kind) if field.name in options}) for kind in kinds]
+    return [
+        kind(**{field.name: options[field.name] for field in fields(kind) if field.name in options})
+        for kind in kinds
+    ]

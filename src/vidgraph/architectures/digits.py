@@ -33,24 +33,28 @@ def _raw_pixels() -> PixelNorm:
 
 
 def rstg_syncmnist(num_classes: int = 46, width: int = 512, **graph: Any) -> RSTG:
-    """RSTG on synchronous digits at the size of the paper and its authors' configuration (positional variant, 10.57 M parameters).
+    """RSTG on synchronous digits at the size of the paper and its authors' configuration
+    (positional variant, 10.57 M parameters).
 
     Args:
         num_classes: pairs of digits and "none".
         width: of the stem's filters, the nodes and the messages.
         **graph: fields of `GraphOptions` that differ from the authors' configuration.
     """
-    options = GraphOptions(**{"attention": "simple", "position_maps": True, "node_batch_norm": True, **graph})
+    options = GraphOptions(
+        **{"attention": "simple", "position_maps": True, "node_batch_norm": True, **graph}
+    )
     stem = simple_c2d(width)
     layer = RecurrentSpaceTimeGraph(stem.out_channels, width, stem.map_size, options)
     return RSTG(DIGIT_CLIP, _raw_pixels(), stem, layer, num_classes)
 
 
 def rstg_small(num_classes: int = 46, width: int = 96, **graph: Any) -> RSTG:
-    """RSTG on synchronous digits for a CPU: a strided stem, one space stage, attention over true neighbours, and nodes that
-    hold moments, differences and context.
+    """RSTG on synchronous digits for a CPU: a strided stem, one space stage, attention over true
+    neighbours, and nodes that hold moments, differences and context.
 
-    One stage (time, space, time) and not three: it learns the task in a fraction of the clips that three need (docs/results.md).
+    One stage (time, space, time) and not three: it learns the task in a fraction of the clips that
+    three need (docs/results.md).
 
     Args:
         num_classes: pairs of digits and "none".
@@ -67,7 +71,9 @@ def rstg_small(num_classes: int = 46, width: int = 96, **graph: Any) -> RSTG:
         "initialisation": "he",
     }
     stem = strided_stem()
-    layer = RecurrentSpaceTimeGraph(stem.out_channels, width, stem.map_size, GraphOptions(**{**own, **graph}))
+    layer = RecurrentSpaceTimeGraph(
+        stem.out_channels, width, stem.map_size, GraphOptions(**{**own, **graph})
+    )
     return RSTG(DIGIT_CLIP, digit_pixels(), stem, layer, num_classes)
 
 
@@ -84,7 +90,9 @@ def mean_lstm_small(num_classes: int = 46, width: int = 240) -> MeanLSTM:
 
 
 def conv_lstm(num_classes: int = 46, width: int = 512, conv_width: int = 448) -> ConvLSTM:
-    """Conv + LSTM on the stem of the paper. Its widths are not published; these give it as many parameters as `rstg_syncmnist`."""
+    """Conv + LSTM on the stem of the paper. Its widths are not published; these give it as many
+    parameters as `rstg_syncmnist`.
+    """
     return ConvLSTM(DIGIT_CLIP, _raw_pixels(), simple_c2d(width), conv_width, width, num_classes)
 
 
@@ -95,34 +103,53 @@ def conv_lstm_small(num_classes: int = 46, width: int = 208, conv_width: int = 6
 
 def digit_stem(num_classes: int = 10) -> EvidenceClassifier:
     """Still digits at random places, to pre-train the strided stem."""
-    return EvidenceClassifier(_DIGIT_IMAGE, digit_pixels(), strided_stem(num_evidence=num_classes), num_classes)
+    return EvidenceClassifier(
+        _DIGIT_IMAGE, digit_pixels(), strided_stem(num_evidence=num_classes), num_classes
+    )
 
 
-# ---- I3D on synchronous digits: "a smaller ResNet", of which the RSTG paper tells no more; the sizes are ours -------------------------
+# ---- I3D on synchronous digits: "a smaller ResNet", of which the RSTG paper tells no more; the
+# sizes are ours
 
-_DIGIT_STEM = Stem(stride=(1, 2, 2), pool1=Pool())  # 64 x 64 pixels to 32 x 32 cells in res2; half of the frames after it
-_MAP_STEM = Stem(kernel=(3, 3, 3), stride=(1, 1, 1), pool1=Pool())  # all 8 x 8 cells of the strided stem's map
+_DIGIT_STEM = Stem(
+    stride=(1, 2, 2), pool1=Pool()
+)  # 64 x 64 pixels to 32 x 32 cells in res2; half of the frames after it
+_MAP_STEM = Stem(
+    kernel=(3, 3, 3), stride=(1, 1, 1), pool1=Pool()
+)  # all 8 x 8 cells of the strided stem's map
 _SMALL_DEPTHS = (1, 2, 1, 1)
 
 
 def _digit_non_local(width: int, depths: Sequence[int]) -> dict[tuple[str, int], nn.Module]:
-    """One block in the second residual stage, before its last residual block. These maps are too small to pool what is looked at."""
+    """One block in the second residual stage, before its last residual block. These maps are too
+    small to pool what is looked at.
+    """
     return {("res3", depths[1] - 2): NonLocalBlock(stage_channels(width)["res3"], pool=False)}
 
 
-def _i3d_digits(num_classes: int, width: int, after: Mapping[tuple[str, int], nn.Module]) -> PooledClassifier:
+def _i3d_digits(
+    num_classes: int, width: int, after: Mapping[tuple[str, int], nn.Module]
+) -> PooledClassifier:
     backbone = ResNet3D(DEPTHS[50], stem=_DIGIT_STEM, width=width, in_channels=1, after=after)
-    return PooledClassifier(DIGIT_CLIP, digit_pixels(), backbone, backbone.out_channels, num_classes)
+    return PooledClassifier(
+        DIGIT_CLIP, digit_pixels(), backbone, backbone.out_channels, num_classes
+    )
 
 
-def _i3d_digits_small(num_classes: int, width: int, after: Mapping[tuple[str, int], nn.Module]) -> StemmedClassifier:
+def _i3d_digits_small(
+    num_classes: int, width: int, after: Mapping[tuple[str, int], nn.Module]
+) -> StemmedClassifier:
     stem = strided_stem()
-    backbone = ResNet3D(_SMALL_DEPTHS, stem=_MAP_STEM, width=width, in_channels=stem.out_channels, after=after)
+    backbone = ResNet3D(
+        _SMALL_DEPTHS, stem=_MAP_STEM, width=width, in_channels=stem.out_channels, after=after
+    )
     return StemmedClassifier(DIGIT_CLIP, digit_pixels(), stem, backbone, num_classes)
 
 
 def i3d_digits(num_classes: int = 46, width: int = 40) -> PooledClassifier:
-    """I3D on synchronous digits: ResNet-50 narrowed until it has as many parameters as `rstg_syncmnist`."""
+    """I3D on synchronous digits: ResNet-50 narrowed until it has as many parameters as
+    `rstg_syncmnist`.
+    """
     return _i3d_digits(num_classes, width, {})
 
 
@@ -134,7 +161,8 @@ def i3d_nl_digits(num_classes: int = 46, width: int = 40) -> PooledClassifier:
 def i3d_digits_small(num_classes: int = 46, width: int = 12) -> StemmedClassifier:
     """Five residual blocks on the strided stem, with about as many parameters as `rstg_small`.
 
-    On the whole stem and not from pixels, so that the pre-trained stem gives it what it gives the other small models.
+    On the whole stem and not from pixels, so that the pre-trained stem gives it what it gives the
+    other small models.
     """
     return _i3d_digits_small(num_classes, width, {})
 

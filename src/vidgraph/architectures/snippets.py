@@ -1,4 +1,6 @@
-"""Models that look at single frames and at snippets of optical flow: the spatiotemporal pyramid and its baselines, on 2D networks."""
+"""Models that look at single frames and at snippets of optical flow: the spatiotemporal pyramid and
+its baselines, on 2D networks.
+"""
 
 from __future__ import annotations
 
@@ -34,14 +36,18 @@ class SnippetOptions:
     Attributes:
         size: rows and columns of a crop.
         num_frames: frames per clip, each with its snippets: one of each equal part of the video.
-        stride_frames: source frames from one of them to the next; if given, the clip is a run of frames instead.
+        stride_frames: source frames from one of them to the next; if given, the clip is a run of
+            frames instead.
         num_snippets: snippets at each frame.
         flow_length: fields per snippet.
         snippet_interval: frames from one snippet to the next in tests (tau).
         max_snippet_interval: training draws that distance from 1 to this.
-        snippet_layout: "interval": from start to start; "gap": from the end of one to the start of the next.
-        flow_zero: level of no motion: 127.5, exact under mirroring, or 128, as temporal segment networks subtract it.
-        batch_norm: "partial": all batch norms but the first of each network keep the statistics that they came with; "batch": none does.
+        snippet_layout: "interval": from start to start; "gap": from the end of one to the start of
+            the next.
+        flow_zero: level of no motion: 127.5, exact under mirroring, or 128, as temporal segment
+            networks subtract it.
+        batch_norm: "partial": all batch norms but the first of each network keep the statistics
+            that they came with; "batch": none does.
     """
 
     size: int = 224
@@ -56,12 +62,29 @@ class SnippetOptions:
     batch_norm: NormUse = "partial"
 
     def __post_init__(self) -> None:
-        whole = ("size", "num_frames", "stride_frames", "num_snippets", "flow_length", "snippet_interval", "max_snippet_interval")
-        if wrong := next((name for name in whole if (value := getattr(self, name)) is not None and value < 1), None):
+        whole = (
+            "size",
+            "num_frames",
+            "stride_frames",
+            "num_snippets",
+            "flow_length",
+            "snippet_interval",
+            "max_snippet_interval",
+        )
+        if wrong := next(
+            (name for name in whole if (value := getattr(self, name)) is not None and value < 1),
+            None,
+        ):
             raise RecipeError(f"{wrong} must be at least 1, not {getattr(self, wrong)}")
-        for name, known in (("snippet_layout", ("interval", "gap")), ("batch_norm", get_args(NormUse))):
+        for name, known in (
+            ("snippet_layout", ("interval", "gap")),
+            ("batch_norm", get_args(NormUse)),
+        ):
             if getattr(self, name) not in known:
-                raise RecipeError(f"{name}: there is no {getattr(self, name)!r}{nearest(str(getattr(self, name)), known)}")
+                raise RecipeError(
+                    f"{name}: there is no "
+                    f"{getattr(self, name)!r}{nearest(str(getattr(self, name)), known)}"
+                )
 
     def input_spec(self, frames: bool, flow: bool) -> InputSpec:
         """Of a model that sees frames, flow, or both."""
@@ -69,7 +92,13 @@ class SnippetOptions:
         if self.stride_frames is not None:
             rate = {"stride_frames": self.stride_frames}
         if flow:
-            names = ("flow_length", "num_snippets", "snippet_interval", "max_snippet_interval", "snippet_layout")
+            names = (
+                "flow_length",
+                "num_snippets",
+                "snippet_interval",
+                "max_snippet_interval",
+                "snippet_layout",
+            )
             rate |= {name: getattr(self, name) for name in names}
         return InputSpec(self.num_frames, self.size, self.size, channels=3 if frames else 0, **rate)
 
@@ -92,13 +121,24 @@ class StreamOptions:
 
     def __post_init__(self) -> None:
         if self.streams not in get_args(Streams):
-            raise RecipeError(f"streams: there is no {self.streams!r}{nearest(self.streams, get_args(Streams))}")
-        if not 0 <= min(self.dropout, self.flow_dropout) <= max(self.dropout, self.flow_dropout) < 1:
             raise RecipeError(
-                f"dropout and flow_dropout are shares from 0 up to, but not including, 1, not {self.dropout}, {self.flow_dropout}"
+                f"streams: there is no {self.streams!r}{nearest(self.streams, get_args(Streams))}"
+            )
+        if (
+            not 0
+            <= min(self.dropout, self.flow_dropout)
+            <= max(self.dropout, self.flow_dropout)
+            < 1
+        ):
+            raise RecipeError(
+                "dropout and flow_dropout are shares from 0 up to, but not including, 1, not "
+                f"{self.dropout}, {self.flow_dropout}"
             )
         if not self.flow_weight > 0:
-            raise RecipeError(f"flow_weight must be above 0, not {self.flow_weight}; for one stream alone there is streams")
+            raise RecipeError(
+                f"flow_weight must be above 0, not {self.flow_weight}; for one stream alone there "
+                "is streams"
+            )
 
 
 @dataclass(frozen=True)
@@ -112,7 +152,7 @@ class RecurrentOptions:
     width: int = 256
 
 
-# ---- parts ---------------------------------------------------------------------------------------------------------------------------
+# ---- parts ---------------------------------------------------------------------------------------
 
 
 def _image_network(network: ImageNetwork, in_channels: int, batch_norm: NormUse) -> nn.Module:
@@ -127,22 +167,28 @@ def _image_network(network: ImageNetwork, in_channels: int, batch_norm: NormUse)
 
 
 def _parts(network: ImageNetwork, flow: bool, clip: SnippetOptions) -> tuple[nn.Module, nn.Module]:
-    """Normalisation and network of one stream. BN-Inception's weights come from Caffe, the others' from torchvision."""
+    """Normalisation and network of one stream. BN-Inception's weights come from Caffe, the others'
+    from torchvision.
+    """
     caffe = network == "bn_inception"
     if not flow:
-        return (caffe_pixels() if caffe else PixelNorm(*_IMAGENET)), _image_network(network, 3, clip.batch_norm)
+        return (caffe_pixels() if caffe else PixelNorm(*_IMAGENET)), _image_network(
+            network, 3, clip.batch_norm
+        )
     levels = FlowNorm(clip.flow_zero, 1.0) if caffe else FlowNorm(clip.flow_zero)
     return levels, _image_network(network, 2 * clip.flow_length, clip.batch_norm)
 
 
-# ---- the pyramid ---------------------------------------------------------------------------------------------------------------------
+# ---- the pyramid ---------------------------------------------------------------------------------
 
 
 def _stpyramid(network: ImageNetwork, num_classes: int, options: Mapping[str, Any]) -> STPyramid:
     clip, how = split_options({"num_snippets": 3, **options}, SnippetOptions, PyramidOptions)
     spatial = FrameStream(*_parts(network, False, clip)) if how.sees_frames else None
     temporal = FrameStream(*_parts(network, True, clip)) if how.sees_flow else None
-    return STPyramid(clip.input_spec(how.sees_frames, how.sees_flow), spatial, temporal, num_classes, how)
+    return STPyramid(
+        clip.input_spec(how.sees_frames, how.sees_flow), spatial, temporal, num_classes, how
+    )
 
 
 def stpyramid_bn_inception(num_classes: int = 101, **pyramid: Any) -> STPyramid:
@@ -166,12 +212,14 @@ def stpyramid_vgg16(num_classes: int = 101, **pyramid: Any) -> STPyramid:
 
 
 def stpyramid_small(num_classes: int = 101, **pyramid: Any) -> STPyramid:
-    """STPyramid on small networks that learn from scratch on a CPU, 112 x 112 pixels: see `stpyramid_bn_inception`."""
+    """STPyramid on small networks that learn from scratch on a CPU, 112 x 112 pixels: see
+    `stpyramid_bn_inception`.
+    """
     own = {"snippet_width": 256, "guidance_width": 512, "width": 1024, "dropout": 0.5}
     return _stpyramid("small", num_classes, {**_SMALL_CLIP, **own, **pyramid})
 
 
-# ---- its baselines -------------------------------------------------------------------------------------------------------------------
+# ---- its baselines -------------------------------------------------------------------------------
 
 _SMALL_CLIP: dict[str, Any] = {"size": 112, "batch_norm": "batch"}
 
@@ -188,7 +236,8 @@ def _two_stream(network: ImageNetwork, num_classes: int, options: Mapping[str, A
 
 
 def two_stream_bn_inception(num_classes: int = 101, **streams: Any) -> TwoStream:
-    """Two streams on BN-Inception, late fusion: one frame and one snippet; with `num_frames` of 3, Temporal Segment Networks.
+    """Two streams on BN-Inception, late fusion: one frame and one snippet; with `num_frames` of 3,
+    Temporal Segment Networks.
 
     Args:
         num_classes: classes of the last layers.
@@ -204,32 +253,51 @@ def two_stream_vgg16(num_classes: int = 101, **streams: Any) -> TwoStream:
 
 def two_stream_small(num_classes: int = 101, **streams: Any) -> TwoStream:
     """Two streams on the networks of `stpyramid_small`: see `two_stream_bn_inception`."""
-    return _two_stream("small", num_classes, {**_SMALL_CLIP, "dropout": 0.5, "flow_dropout": 0.5, **streams})
+    return _two_stream(
+        "small", num_classes, {**_SMALL_CLIP, "dropout": 0.5, "flow_dropout": 0.5, **streams}
+    )
 
 
 def _lrcn(network: ImageNetwork, num_classes: int, options: Mapping[str, Any]) -> TwoStream:
     """Runs of frames, each with the one field that leaves it."""
-    own = {"num_frames": 16, "stride_frames": 1, "flow_length": 1, "dropout": 0.5, "flow_dropout": 0.5, "flow_weight": 2.0}
-    clip, how, recurrent = split_options({**own, **options}, SnippetOptions, StreamOptions, RecurrentOptions)
+    own = {
+        "num_frames": 16,
+        "stride_frames": 1,
+        "flow_length": 1,
+        "dropout": 0.5,
+        "flow_dropout": 0.5,
+        "flow_weight": 2.0,
+    }
+    clip, how, recurrent = split_options(
+        {**own, **options}, SnippetOptions, StreamOptions, RecurrentOptions
+    )
     spatial = temporal = None
     if how.streams != "temporal":
-        spatial = RecurrentStream(*_parts(network, False, clip), recurrent.width, num_classes, how.dropout)
+        spatial = RecurrentStream(
+            *_parts(network, False, clip), recurrent.width, num_classes, how.dropout
+        )
     if how.streams != "spatial":
-        temporal = RecurrentStream(*_parts(network, True, clip), recurrent.width, num_classes, how.flow_dropout)
+        temporal = RecurrentStream(
+            *_parts(network, True, clip), recurrent.width, num_classes, how.flow_dropout
+        )
     spec = clip.input_spec(spatial is not None, temporal is not None)
     return TwoStream(spec, spatial, temporal, num_classes, (1.0, how.flow_weight))
 
 
 def lrcn_bn_inception(num_classes: int = 101, **recurrent_streams: Any) -> TwoStream:
-    """LRCN on BN-Inception: 16 consecutive frames and fields, an LSTM over each, late fusion 1 to 2.
+    """LRCN on BN-Inception: 16 consecutive frames and fields, an LSTM over each, late fusion 1 to
+    2.
 
     Args:
         num_classes: classes of the last layers.
-        **recurrent_streams: fields of `RecurrentOptions`, `StreamOptions` and `SnippetOptions` that differ from its own.
+        **recurrent_streams: fields of `RecurrentOptions`, `StreamOptions` and `SnippetOptions` that
+            differ from its own.
     """
     return _lrcn("bn_inception", num_classes, recurrent_streams)
 
 
 def lrcn_small(num_classes: int = 101, **recurrent_streams: Any) -> TwoStream:
     """LRCN on the networks of `stpyramid_small`, 8 frames: see `lrcn_bn_inception`."""
-    return _lrcn("small", num_classes, {**_SMALL_CLIP, "num_frames": 8, "width": 128, **recurrent_streams})
+    return _lrcn(
+        "small", num_classes, {**_SMALL_CLIP, "num_frames": 8, "width": 128, **recurrent_streams}
+    )

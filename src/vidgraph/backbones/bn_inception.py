@@ -1,6 +1,7 @@
 """BN-Inception: the image network of temporal segment networks and of the spatiotemporal pyramid.
 
-Sources: Batch Normalization (ICML 2015), whose network it is; names of tensors, pools and biases as in the published PyTorch weights,
+Sources: Batch Normalization (ICML 2015), whose network it is; names of tensors, pools and biases as
+    in the published PyTorch weights,
 which came from Caffe, so that those load as they are.
 
 Shapes: N images, C channels, H W pixels or map.
@@ -22,7 +23,8 @@ class Unit:
 
     Attributes:
         name: such as "3a".
-        one: channels of the 1 x 1 convolution; None: the unit halves the map, and its pool is not projected.
+        one: channels of the 1 x 1 convolution; None: the unit halves the map, and its pool is not
+            projected.
         three: channels before and after the 3 x 3 convolution.
         double: channels before and after the two 3 x 3 convolutions.
         projection: channels after the pool, or None.
@@ -55,10 +57,12 @@ UNITS = (
 
 
 class BNInception(nn.Module):
-    """BN-Inception without its classifier: 10,270,240 parameters, 224 x 224 pixels to a map of 1024 x 7 x 7.
+    """BN-Inception without its classifier: 10,270,240 parameters, 224 x 224 pixels to a map of 1024
+    x 7 x 7.
 
-    All layers stand at the top of the module under the published names: `inception_3a_3x3_reduce` and its norm
-    `inception_3a_3x3_reduce_bn`. Norms have torch's momentum; the published port's 0.9 is Caffe's way to say 0.1.
+    All layers stand at the top of the module under the published names: `inception_3a_3x3_reduce`
+    and its norm `inception_3a_3x3_reduce_bn`. Norms have torch's momentum; the published port's 0.9
+    is Caffe's way to say 0.1.
 
     Args:
         in_channels: of the images: 3, or 2 L of a snippet of flow.
@@ -104,20 +108,33 @@ class BNInception(nn.Module):
         """One unit: its branches, joined in the order of the published weights."""
         name = f"inception_{unit.name}"
         three = self._convolve(f"{name}_3x3", self._convolve(f"{name}_3x3_reduce", x))
-        double = self._convolve(f"{name}_double_3x3_1", self._convolve(f"{name}_double_3x3_reduce", x))
+        double = self._convolve(
+            f"{name}_double_3x3_1", self._convolve(f"{name}_double_3x3_reduce", x)
+        )
         double = self._convolve(f"{name}_double_3x3_2", double)
         if unit.one is None:
-            # Odd maps: the convolutions round up and Caffe's pool does not. After a ReLU, a zero wins nowhere.
+            # Odd maps: the convolutions round up and Caffe's pool does not. After a ReLU, a zero
+            # wins nowhere.
             even = F.pad(x, (0, x.shape[3] % 2, 0, x.shape[2] % 2))
             return torch.cat([three, double, _halve(even)], dim=1)
         pooled = F.avg_pool2d(x, 3, 1, 1) if unit.pool == "average" else F.max_pool2d(x, 3, 1, 1)
-        return torch.cat([self._convolve(f"{name}_1x1", x), three, double, self._convolve(f"{name}_pool_proj", pooled)], dim=1)
+        return torch.cat(
+            [
+                self._convolve(f"{name}_1x1", x),
+                three,
+                double,
+                self._convolve(f"{name}_pool_proj", pooled),
+            ],
+            dim=1,
+        )
 
     def _convolve(self, name: str, x: Tensor) -> Tensor:
         """Convolution, norm, ReLU."""
         return F.relu(self.get_submodule(f"{name}_bn")(self.get_submodule(name)(x)), inplace=True)
 
-    def _add(self, name: str, in_channels: int, out_channels: int, kernel: int, stride: int = 1) -> None:
+    def _add(
+        self, name: str, in_channels: int, out_channels: int, kernel: int, stride: int = 1
+    ) -> None:
         self.add_module(name, nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2))
         self.add_module(f"{name}_bn", nn.BatchNorm2d(out_channels))
 

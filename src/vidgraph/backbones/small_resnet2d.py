@@ -13,7 +13,8 @@ from torch.nn import functional as F
 
 
 class Block(nn.Module):
-    """Two 3 x 3 convolutions with batch norm beside a shortcut; the first of them halves rows and columns.
+    """Two 3 x 3 convolutions with batch norm beside a shortcut; the first of them halves rows and
+    columns.
 
     Args:
         in_channels: of the map that comes in.
@@ -37,7 +38,8 @@ class Block(nn.Module):
 
 
 class SmallResNet2D(nn.Module):
-    """A first convolution of stride 2, then one block of stride 2 per further width: 112 x 112 pixels to 256 x 7 x 7.
+    """A first convolution of stride 2, then one block of stride 2 per further width: 112 x 112
+    pixels to 256 x 7 x 7.
 
     Args:
         widths: channels of the first convolution and of each block.

@@ -1,11 +1,13 @@
-"""Charades (Sigurdsson et al. 2016): the official annotation files as a table of videos and a table of action intervals.
+"""Charades (Sigurdsson et al. 2016): the official annotation files as a table of videos and a table
+of action intervals.
 
     Charades_v1_classes.txt   c008 Opening a door
-    Charades_v1_train.csv     id,subject,scene,...,actions,length        actions: c092 11.90 21.20;c147 0.00 12.60
-    Charades_v1_test.csv
+    Charades_v1_train.csv     id,subject,scene,...,actions,length        actions: c092 11.90
+    21.20;c147 0.00 12.60 Charades_v1_test.csv
 
-A class is named by its whole line, `c008 Opening a door`, so that classes sort in the official order and other tables may call them by
-their code. Videos are files ID.mp4, or folders of frames ID/ID-000001.jpg at 24 per second.
+A class is named by its whole line, `c008 Opening a door`, so that classes sort in the official
+order and other tables may call them by their code. Videos are files ID.mp4, or folders of frames
+ID/ID-000001.jpg at 24 per second.
 """
 
 from __future__ import annotations
@@ -19,10 +21,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from vidgraph.data.label_files import check_hold_out, check_videos_once, folder_in_table, names_in, read_label_file, share_of, write_csv
+from vidgraph.data.label_files import (
+    check_hold_out,
+    check_videos_once,
+    folder_in_table,
+    names_in,
+    read_label_file,
+    share_of,
+    write_csv,
+)
 from vidgraph.errors import DataError, TableError, nearest
 
-CLASSES, ANNOTATIONS = "Charades_v1_classes.txt", {"train": "Charades_v1_train.csv", "test": "Charades_v1_test.csv"}
+CLASSES, ANNOTATIONS = (
+    "Charades_v1_classes.txt",
+    {"train": "Charades_v1_train.csv", "test": "Charades_v1_test.csv"},
+)
 HELD = "val"
 FRAMES_PER_SECOND = 24  # of the official folders of frames
 
@@ -36,7 +49,9 @@ class _Action(NamedTuple):
 
 
 class _Sample(NamedTuple):
-    """One video of an annotation file: where it stands, its id, who is in it, its actions, its length (infinite if not told)."""
+    """One video of an annotation file: where it stands, its id, who is in it, its actions, its
+    length (infinite if not told).
+    """
 
     place: str
     video: str
@@ -57,7 +72,8 @@ class MadeTables:
         unused: the classes of the class list that none shows; the tables do not have them.
         num_actions: rows of the table of actions.
         cut: how many of these end at their video's end, but later in the official file.
-        left_out: actions that the table of actions lacks, since they begin after their video or end before they begin.
+        left_out: actions that the table of actions lacks, since they begin after their video or end
+            before they begin.
         absent: how many of the videos are not in the folder.
         videos: that folder.
         folders: whether videos are folders of frames.
@@ -79,26 +95,42 @@ class MadeTables:
         """For people."""
         rows = ", ".join(f"{split} {n:,}" for split, n in self.num_rows.items())
         lines = [
-            f"{self.path}: Charades, {sum(self.num_rows.values()):,} videos ({rows}), {self.num_classes} classes",
-            f"{self.intervals}: {self.num_actions:,} actions; train with --data.table.intervals {self.intervals}",
+            f"{self.path}: Charades, {sum(self.num_rows.values()):,} videos ({rows}), "
+            f"{self.num_classes} classes",
+            f"{self.intervals}: {self.num_actions:,} actions; train with --data.table.intervals "
+            f"{self.intervals}",
         ]
         if self.unused:
             more = f" and {len(self.unused) - 3} more" if len(self.unused) > 3 else ""
-            lines.append(f"note: no video shows {', '.join(self.unused[:3])}{more}; the tables do not have them")
+            lines.append(
+                f"note: no video shows {', '.join(self.unused[:3])}{more}; the tables do not have "
+                "them"
+            )
         if self.cut or self.left_out:
-            what = f"{self.cut:,} actions end after their video and are cut there, {self.left_out:,} lie outside of it and are left out"
+            what = (
+                f"{self.cut:,} actions end after their video and are cut there, "
+                f"{self.left_out:,} lie outside of it and are left out"
+            )
             lines.append(f"note: {what}; a video's label names them all")
         if self.folders:
-            lines.append(f"note: videos are folders of frames; train with --data.table.folder_fps {FRAMES_PER_SECOND}")
-        return [*lines, f"note: {self.videos} lacks {self.absent:,} of them"] if self.absent else lines
+            lines.append(
+                "note: videos are folders of frames; train with --data.table.folder_fps "
+                f"{FRAMES_PER_SECOND}"
+            )
+        return (
+            [*lines, f"note: {self.videos} lacks {self.absent:,} of them"] if self.absent else lines
+        )
 
 
-def make_tables(labels: str | Path, videos: str | Path, out: str | Path, hold_out: float = 0.0) -> MadeTables:
-    """Writes `video, label, split` (splits `train` and `test`, the official ones) and beside it, as OUT_intervals.csv, when what happens.
+def make_tables(
+    labels: str | Path, videos: str | Path, out: str | Path, hold_out: float = 0.0
+) -> MadeTables:
+    """Writes `video, label, split` (splits `train` and `test`, the official ones) and beside it, as
+    OUT_intervals.csv, when what happens.
 
-    Published numbers are on the official test videos, which papers also call validation. `hold_out` keeps a share of the training people
-    as split `val`, with all their videos: the official splits, too, have no person in common. Which people follows from a hash of their
-    ids.
+    Published numbers are on the official test videos, which papers also call validation. `hold_out`
+    keeps a share of the training people as split `val`, with all their videos: the official splits,
+    too, have no person in common. Which people follows from a hash of their ids.
 
     Args:
         labels: the folder of official annotation files.
@@ -107,7 +139,8 @@ def make_tables(labels: str | Path, videos: str | Path, out: str | Path, hold_ou
         hold_out: share of the training people, 0 to below 1.
 
     Raises:
-        DataError: a folder or an annotation file is missing, unreadable, or of another form; no video is there.
+        DataError: a folder or an annotation file is missing, unreadable, or of another form; no
+            video is there.
         TableError: an action of an unknown class, or a video that is listed twice.
         RunError: a table cannot be written.
     """
@@ -116,19 +149,48 @@ def make_tables(labels: str | Path, videos: str | Path, out: str | Path, hold_ou
         raise DataError(f"{out}: the table is written as .csv; name it so")
     check_hold_out(hold_out)
     classes = _read_classes(labels / CLASSES)
-    samples = {split: list(_read_samples(labels / name, classes)) for split, name in ANNOTATIONS.items()}
-    check_videos_once((sample.video, sample.place) for listed in samples.values() for sample in listed)
+    samples = {
+        split: list(_read_samples(labels / name, classes)) for split, name in ANNOTATIONS.items()
+    }
+    check_videos_once(
+        (sample.video, sample.place) for listed in samples.values() for sample in listed
+    )
     if hold_out:
-        train, held = ([s for s in samples["train"] if (share_of(s.subject) < hold_out) is held_out] for held_out in (False, True))
+        train, held = (
+            [s for s in samples["train"] if (share_of(s.subject) < hold_out) is held_out]
+            for held_out in (False, True)
+        )
         samples = {"train": train, HELD: held, "test": samples["test"]}
-    suffix, absent = _find_videos(videos, [sample.video for listed in samples.values() for sample in listed])
+    suffix, absent = _find_videos(
+        videos, [sample.video for listed in samples.values() for sample in listed]
+    )
     folder, intervals = folder_in_table(videos, out), out.with_name(f"{out.stem}_intervals.csv")
-    paths = {sample.video: (folder / f"{sample.video}{suffix}").as_posix() for listed in samples.values() for sample in listed}
-    rows = [(paths[s.video], "|".join(classes[code] for code in _codes(s)), split) for split, listed in samples.items() for s in listed]
+    paths = {
+        sample.video: (folder / f"{sample.video}{suffix}").as_posix()
+        for listed in samples.values()
+        for sample in listed
+    }
+    rows = [
+        (paths[s.video], "|".join(classes[code] for code in _codes(s)), split)
+        for split, listed in samples.items()
+        for s in listed
+    ]
     spans = [(s, action) for listed in samples.values() for s in listed for action in s.actions]
-    within = [(s, action) for s, action in spans if action.start_seconds < min(action.end_seconds, s.seconds)]
+    within = [
+        (s, action)
+        for s, action in spans
+        if action.start_seconds < min(action.end_seconds, s.seconds)
+    ]
     cut = sum(action.end_seconds > s.seconds for s, action in within)
-    lines = [(paths[s.video], classes[a.code], f"{a.start_seconds:g}", f"{min(a.end_seconds, s.seconds):g}") for s, a in within]
+    lines = [
+        (
+            paths[s.video],
+            classes[a.code],
+            f"{a.start_seconds:g}",
+            f"{min(a.end_seconds, s.seconds):g}",
+        )
+        for s, a in within
+    ]
     write_csv(intervals, ("video", "label", "start_seconds", "end_seconds"), lines)
     write_csv(out, ("video", "label", "split"), rows)
     used = {code for listed in samples.values() for sample in listed for code in _codes(sample)}
@@ -147,7 +209,7 @@ def make_tables(labels: str | Path, videos: str | Path, out: str | Path, hold_ou
     )
 
 
-# ---- annotation files ------------------------------------------------------------------------------------------------------------------
+# ---- annotation files ----------------------------------------------------------------------------
 
 
 def _read_classes(path: Path) -> dict[str, str]:
@@ -156,8 +218,13 @@ def _read_classes(path: Path) -> dict[str, str]:
     for number, line in enumerate(_text(path).splitlines(), start=1):
         found = re.fullmatch(r"(c\d+)\s+(\S.*)", line.strip())
         if line.strip() and (found is None or "|" in line):
-            raise TableError(f"{path}, line {number}: {line.strip()!r} is not of the form c008 Opening a door")
-        if found is not None and classes.setdefault(found[1], f"{found[1]} {found[2]}") != f"{found[1]} {found[2]}":
+            raise TableError(
+                f"{path}, line {number}: {line.strip()!r} is not of the form c008 Opening a door"
+            )
+        if (
+            found is not None
+            and classes.setdefault(found[1], f"{found[1]} {found[2]}") != f"{found[1]} {found[2]}"
+        ):
             raise TableError(f"{path}, line {number}: class {found[1]} is listed twice")
     if not classes:
         raise TableError(f"{path}: is empty; it must hold the classes")
@@ -166,7 +233,10 @@ def _read_classes(path: Path) -> dict[str, str]:
 
 def _text(path: Path) -> str:
     if not path.is_file():
-        raise DataError(f"{path}: there is no such file; give the folder of the official annotation files (Charades.zip)")
+        raise DataError(
+            f"{path}: there is no such file; give the folder of the official annotation files "
+            "(Charades.zip)"
+        )
     return read_label_file(path)
 
 
@@ -175,17 +245,25 @@ def _read_samples(path: Path, classes: dict[str, str]) -> Iterator[_Sample]:
     try:
         for name in ("id", "actions"):
             if name not in (reader.fieldnames or ()):
-                raise TableError(f"{path}, line 1: no column {name!r}{nearest(name, reader.fieldnames or ())}")
+                raise TableError(
+                    f"{path}, line 1: no column {name!r}{nearest(name, reader.fieldnames or ())}"
+                )
         for row in reader:
             place = f"{path}, line {reader.line_num}"
             video, seconds = (row["id"] or "").strip(), (row.get("length") or "").strip()
             if not video:
                 raise TableError(f"{place}: the id is empty")
-            actions = [_action(text, place, classes) for text in (row["actions"] or "").split(";") if text.strip()]
+            actions = [
+                _action(text, place, classes)
+                for text in (row["actions"] or "").split(";")
+                if text.strip()
+            ]
             length = _number(seconds, f"{place}: length") if seconds else math.inf
             yield _Sample(place, video, (row.get("subject") or video).strip(), actions, length)
     except csv.Error as error:
-        raise TableError(f"{path}, line {reader.line_num}: {error}; was it downloaded whole?") from error
+        raise TableError(
+            f"{path}, line {reader.line_num}: {error}; was it downloaded whole?"
+        ) from error
 
 
 def _action(text: str, place: str, classes: dict[str, str]) -> _Action:
@@ -194,8 +272,13 @@ def _action(text: str, place: str, classes: dict[str, str]) -> _Action:
     if len(words) != 3:
         raise TableError(f"{place}: action {text.strip()!r} is not of the form c092 11.90 21.20")
     if words[0] not in classes:
-        raise TableError(f"{place}: label {words[0]!r} is not among the {len(classes)} classes of {CLASSES}")
-    return _Action(words[0], *(_number(word, f"{place}: a time of action {text.strip()!r}") for word in words[1:]))
+        raise TableError(
+            f"{place}: label {words[0]!r} is not among the {len(classes)} classes of {CLASSES}"
+        )
+    return _Action(
+        words[0],
+        *(_number(word, f"{place}: a time of action {text.strip()!r}") for word in words[1:]),
+    )
 
 
 def _number(text: str, what: str) -> float:
@@ -213,15 +296,19 @@ def _codes(sample: _Sample) -> list[str]:
     return sorted({action.code for action in sample.actions})
 
 
-# ---- checks ----------------------------------------------------------------------------------------------------------------------------
+# ---- checks --------------------------------------------------------------------------------------
 
 
 def _find_videos(folder: Path, videos: list[str]) -> tuple[str, int]:
     """What the names of videos end in, and how many of them are absent."""
     present = names_in(folder)
-    counts = {suffix: sum(f"{video}{suffix}" in present for video in videos) for suffix in (".mp4", "")}
+    counts = {
+        suffix: sum(f"{video}{suffix}" in present for video in videos) for suffix in (".mp4", "")
+    }
     suffix = max(counts, key=lambda name: counts[name])
     if not counts[suffix]:
         example = f"{videos[0]}.mp4 or the folder {videos[0]}" if videos else "none listed"
-        raise DataError(f"{folder}: holds none of the {len(videos):,} videos; expected {example}, and on")
+        raise DataError(
+            f"{folder}: holds none of the {len(videos):,} videos; expected {example}, and on"
+        )
     return suffix, len(videos) - counts[suffix]

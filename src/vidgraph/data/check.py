@@ -1,4 +1,6 @@
-"""Finds what is wrong with a table's videos before a training does, and writes the list of those to leave out."""
+"""Finds what is wrong with a table's videos before a training does, and writes the list of those to
+leave out.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,8 @@ class Finding:
 
     Attributes:
         kind: one of `KINDS`.
-        file: the video as the table writes it; the first of several; empty where no file is at fault.
+        file: the video as the table writes it; the first of several; empty where no file is at
+            fault.
         rows: the table's rows at fault, counted as `VideoTable.frame` does.
         message: what is wrong, without file and rows.
     """
@@ -88,15 +91,29 @@ class CheckReport:
     @property
     def counts(self) -> dict[str, int]:
         """How many findings there are of each kind that occurs."""
-        return {kind: n for kind in KINDS if (n := sum(finding.kind == kind for finding in self.findings))}
+        return {
+            kind: n
+            for kind in KINDS
+            if (n := sum(finding.kind == kind for finding in self.findings))
+        }
 
     def lines(self, limit: int = 20) -> list[str]:
         """The report for people: a summary, then at most `limit` findings of each kind."""
         rows = ", ".join(f"{split} {n}" for split, n in self.num_rows.items())
-        lines = [f"{self.source}: rows {sum(self.num_rows.values())} ({rows}), files {self.num_files}, classes {self.num_classes}"]
+        lines = [
+            f"{self.source}: rows {sum(self.num_rows.values())} ({rows}), files {self.num_files}, "
+            f"classes {self.num_classes}"
+        ]
         if self.frames and self.fps:
-            rates = f"{self.fps[0]:g}" if self.fps[0] == self.fps[1] else f"{self.fps[0]:g} to {self.fps[1]:g}"
-            lines.append(f"{self.frames[0]} to {self.frames[2]} frames per file (median {self.frames[1]:g}) at {rates} frames per second")
+            rates = (
+                f"{self.fps[0]:g}"
+                if self.fps[0] == self.fps[1]
+                else f"{self.fps[0]:g} to {self.fps[1]:g}"
+            )
+            lines.append(
+                f"{self.frames[0]} to {self.frames[2]} frames per file (median "
+                f"{self.frames[1]:g}) at {rates} frames per second"
+            )
         lines += [f"note: {note}" for note in self.notes]
         for kind, count in self.counts.items():
             lines.append(f"{count} {kind}: {KINDS[kind]}")
@@ -115,18 +132,30 @@ class CheckReport:
         return {**asdict(self), "good": self.is_good, "counts": self.counts}
 
     def write_skip_list(self, path: str | Path) -> int:
-        """Writes the files that no row can use, one per line as the table names them, with a `# reason`; whole or not at all.
+        """Writes the files that no row can use, one per line as the table names them, with a `#
+        reason`; whole or not at all.
 
         Returns how many they are.
 
         Raises:
             RunError: the file cannot be written.
         """
-        unusable = list({finding.file: finding for finding in reversed(self.findings) if finding.kind in UNUSABLE}.values())[::-1]
-        lines = [f"# {len(unusable)} of {self.num_files} files of {Path(self.source).name} that cannot be used"]
+        unusable = list(
+            {
+                finding.file: finding
+                for finding in reversed(self.findings)
+                if finding.kind in UNUSABLE
+            }.values()
+        )[::-1]
+        lines = [
+            f"# {len(unusable)} of {self.num_files} files of {Path(self.source).name} that cannot "
+            "be used"
+        ]
         # "./" before a name that begins with "#", which would read as a comment
         lines += [
-            f"{'./' * f.file.startswith('#')}{f.file}  # {f.kind} ({_row_list(self.row_word, f.rows)}): {f.message}" for f in unusable
+            f"{'./' * f.file.startswith('#')}{f.file}  # {f.kind} "
+            f"({_row_list(self.row_word, f.rows)}): {f.message}"
+            for f in unusable
         ]
         with whole_file(path) as temporary:
             temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -142,11 +171,20 @@ def read_skip_list(path: str | Path) -> set[str]:
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except OSError as error:
-        raise DataError(f"{path}: the skip list cannot be read ({error.strerror or error})") from error
+        raise DataError(
+            f"{path}: the skip list cannot be read ({error.strerror or error})"
+        ) from error
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: is not a skip list; expected text with one video per line") from error
+        raise DataError(
+            f"{path}: is not a skip list; expected text with one video per line"
+        ) from error
     # Two blanks are what `write_skip_list` puts there, so a name that holds " # " survives.
-    names = (re.split(r"\s{2,}#\s|^\s*#", line, maxsplit=1)[0] if "  # " in line else re.split(r"(?:^|\s)#\s?", line)[0] for line in lines)
+    names = (
+        re.split(r"\s{2,}#\s|^\s*#", line, maxsplit=1)[0]
+        if "  # " in line
+        else re.split(r"(?:^|\s)#\s?", line)[0]
+        for line in lines
+    )
     return {os.path.normpath(name.strip()) for name in names if name.strip()}
 
 
@@ -167,16 +205,20 @@ def check_table(
     Args:
         table: the data set.
         min_frames: a file, or a row's span of it, with fewer frames is short.
-        spec: likewise if it has fewer frames than this model's clips, or than one of its snippets of flow takes.
+        spec: likewise if it has fewer frames than this model's clips, or than one of its snippets
+            of flow takes.
         class_names: the classes that are known; by default those of the table.
-        decode: "quick" indexes each file and decodes its first, middle and last frame; "full" decodes all.
+        decode: "quick" indexes each file and decodes its first, middle and last frame; "full"
+            decodes all.
         workers: processes; by default one per core, or none besides this one for a few files.
-        flow: where the videos' optical flow is, and its bound, as `open_video_flow` takes them; it is opened and decoded as the videos are.
+        flow: where the videos' optical flow is, and its bound, as `open_video_flow` takes them; it
+            is opened and decoded as the videos are.
         intervals: of the table; their actions are held against the videos' lengths and rows.
         progress: called with (files done, files in all) as the check goes on.
 
     Raises:
-        DataError: there is no flow at that place, or it has another bound; no process can be started.
+        DataError: there is no flow at that place, or it has another bound; no process can be
+            started.
     """
     if decode not in ("quick", "full"):
         raise ValueError(f"decode is {decode!r}; it must be 'quick' or 'full'")
@@ -215,7 +257,9 @@ def check_table(
 
 
 def _frames_of(spec: InputSpec) -> int:
-    """Frames that a clip of a model takes, and a snippet of flow, if it sees flow: L fields lie between L + 1 frames."""
+    """Frames that a clip of a model takes, and a snippet of flow, if it sees flow: L fields lie
+    between L + 1 frames.
+    """
     return max(spec.num_frames, spec.flow_length + 1 if spec.flow_length else 0)
 
 
@@ -231,9 +275,14 @@ class _File(NamedTuple):
 
 def _files(table: VideoTable) -> list[_File]:
     files: dict[str, _File] = {}
-    starts, ends = table.frame["start_seconds"].fillna(0.0), table.frame["end_seconds"].fillna(math.inf)
+    starts, ends = (
+        table.frame["start_seconds"].fillna(0.0),
+        table.frame["end_seconds"].fillna(math.inf),
+    )
     columns = (table.frame[c].tolist() for c in ("row", "name", "video", "split"))
-    for row, name, video, split, start, end in zip(*columns, starts.tolist(), ends.tolist(), strict=True):
+    for row, name, video, split, start, end in zip(
+        *columns, starts.tolist(), ends.tolist(), strict=True
+    ):
         file = files.setdefault(name, _File(name, video, [], [], []))
         file.rows.append(row)
         file.splits.append(split)
@@ -249,39 +298,78 @@ def _file_findings(files: list[_File], probes: list[Probe], needed: int) -> list
             continue
         if probe.flow_problem:
             findings.append(Finding("flow", file.name, tuple(file.rows), probe.flow_problem))
-        short = [(row, n) for row, n in zip(file.rows, probe.span_frames, strict=True) if n < needed]
+        short = [
+            (row, n) for row, n in zip(file.rows, probe.span_frames, strict=True) if n < needed
+        ]
         if len(short) == len(file.rows):
             most = max(n for _, n in short)
-            where = "" if most == probe.num_frames else f" in the span (the file has {probe.num_frames})"
-            findings.append(Finding("short", file.name, tuple(file.rows), f"{most} of the {needed} frames needed{where}"))
+            where = (
+                ""
+                if most == probe.num_frames
+                else f" in the span (the file has {probe.num_frames})"
+            )
+            findings.append(
+                Finding(
+                    "short",
+                    file.name,
+                    tuple(file.rows),
+                    f"{most} of the {needed} frames needed{where}",
+                )
+            )
         elif short:
-            message = f"{', '.join(str(n) for _, n in short)} of the {needed} frames needed in the span; mend or remove the row"
-            findings.append(Finding("short_span", file.name, tuple(row for row, _ in short), message))
+            message = (
+                f"{', '.join(str(n) for _, n in short)} of the {needed} frames needed in "
+                "the span; mend or remove the row"
+            )
+            findings.append(
+                Finding("short_span", file.name, tuple(row for row, _ in short), message)
+            )
     return findings
 
 
 def _copy_findings(table: VideoTable, files: list[_File], probes: list[Probe]) -> list[Finding]:
-    """Files, or copies of one file, that stand in two splits; copies and repeated rows within one."""
+    """Files, or copies of one file, that stand in two splits; copies and repeated rows within
+    one.
+    """
     findings = []
     readable = [file for file, probe in zip(files, probes, strict=True) if not probe.problem]
-    others = [[file] for file, probe in zip(files, probes, strict=True) if probe.problem]  # all empty files are equal: no news
+    others = [
+        [file] for file, probe in zip(files, probes, strict=True) if probe.problem
+    ]  # all empty files are equal: no news
     for same in [*_same_content(readable), *others]:
-        rows = sorted((row, split) for file in same for row, split in zip(file.rows, file.splits, strict=True))
-        copies = f"same content as {', '.join(file.name for file in same[1:])}" if len(same) > 1 else ""
+        rows = sorted(
+            (row, split) for file in same for row, split in zip(file.rows, file.splits, strict=True)
+        )
+        copies = (
+            f"same content as {', '.join(file.name for file in same[1:])}" if len(same) > 1 else ""
+        )
         by_split: dict[str, list[int]] = defaultdict(list)
         for row, split in rows:
             by_split[split].append(row)
         numbers = tuple(row for row, _ in rows)
         if len(by_split) > 1:
-            places = " and ".join(f"{split} ({_row_list(table.row_word, rows)})" for split, rows in by_split.items())
-            findings.append(Finding("two_splits", same[0].name, numbers, "; ".join(filter(None, (copies, f"in {places}")))))
+            places = " and ".join(
+                f"{split} ({_row_list(table.row_word, rows)})" for split, rows in by_split.items()
+            )
+            findings.append(
+                Finding(
+                    "two_splits",
+                    same[0].name,
+                    numbers,
+                    "; ".join(filter(None, (copies, f"in {places}"))),
+                )
+            )
         elif copies:
             findings.append(Finding("duplicate", same[0].name, numbers, copies))
     for file in files:
         repeated: dict[Any, list[int]] = defaultdict(list)
         for row, split, span in zip(file.rows, file.splits, file.spans, strict=True):
             repeated[split, span].append(row)
-        findings += [Finding("duplicate", file.name, tuple(rows), "the same sample again") for rows in repeated.values() if len(rows) > 1]
+        findings += [
+            Finding("duplicate", file.name, tuple(rows), "the same sample again")
+            for rows in repeated.values()
+            if len(rows) > 1
+        ]
     return findings
 
 
@@ -302,7 +390,11 @@ def _same_content(files: list[_File]) -> Iterator[list[_File]]:
 
 def _parts(path: str) -> list[Path]:
     """The file itself, or the files of a frame folder."""
-    return sorted(p for p in Path(path).iterdir() if p.is_file()) if os.path.isdir(path) else [Path(path)]
+    return (
+        sorted(p for p in Path(path).iterdir() if p.is_file())
+        if os.path.isdir(path)
+        else [Path(path)]
+    )
 
 
 def _size(path: str) -> int:
@@ -320,7 +412,9 @@ def _sha256(path: str) -> str:
 def _label_findings(table: VideoTable, class_names: Sequence[str]) -> list[Finding]:
     known, unknown = set(class_names), defaultdict(list)
     seen: dict[str, dict[str, int]] = {name: dict.fromkeys(table.splits, 0) for name in class_names}
-    for row, file, text, split in zip(*(table.frame[c].tolist() for c in ("row", "name", "label", "split")), strict=True):
+    for row, file, text, split in zip(
+        *(table.frame[c].tolist() for c in ("row", "name", "label", "split")), strict=True
+    ):
         for label in split_labels(text):
             if label in known:
                 seen[label][split] += 1
@@ -329,17 +423,25 @@ def _label_findings(table: VideoTable, class_names: Sequence[str]) -> list[Findi
     findings = []
     for label, places in unknown.items():
         message = f"label {label!r} is not among the {len(known)} classes{near_only(label, known)}"
-        findings.append(Finding("unknown_label", places[0][1], tuple(row for row, _ in places), message))
+        findings.append(
+            Finding("unknown_label", places[0][1], tuple(row for row, _ in places), message)
+        )
     for name, counts in seen.items():
         if absent := [split for split, n in counts.items() if not n]:
             having = ", ".join(f"{split} has {n}" for split, n in counts.items() if n)
-            message = f"class {name!r} has no row in {' or '.join(absent)}" + (f" ({having})" if having else "")
+            message = f"class {name!r} has no row in {' or '.join(absent)}" + (
+                f" ({having})" if having else ""
+            )
             findings.append(Finding("absent_class", "", (), message))
     return findings
 
 
-def _action_findings(table: VideoTable, intervals: Intervals, files: list[_File], probes: list[Probe]) -> list[Finding]:
-    """Actions that a training would stop at or that the table of videos does not know of; rows are those of the table of actions."""
+def _action_findings(
+    table: VideoTable, intervals: Intervals, files: list[_File], probes: list[Probe]
+) -> list[Finding]:
+    """Actions that a training would stop at or that the table of videos does not know of; rows are
+    those of the table of actions.
+    """
     findings: list[Finding] = []
     named: dict[str, set[str]] = defaultdict(set)
     for name, text in zip(table.frame["name"], table.frame["label"], strict=True):
@@ -347,22 +449,37 @@ def _action_findings(table: VideoTable, intervals: Intervals, files: list[_File]
     for file, probe in zip(files, probes, strict=True):
         actions = intervals.by_video.get(os.path.normpath(file.video), ())
         if late := [action for action in actions if action.start_seconds >= probe.end_seconds]:
-            message = f"{intervals.source.name}: at {late[0].start_seconds:g} s, and the video ends at {probe.end_seconds:.6g} s"
-            findings.append(Finding("late_action", file.name, tuple(action.row for action in late), message))
+            message = (
+                f"{intervals.source.name}: at {late[0].start_seconds:g} s, and the video "
+                f"ends at {probe.end_seconds:.6g} s"
+            )
+            findings.append(
+                Finding("late_action", file.name, tuple(action.row for action in late), message)
+            )
         for label in dict.fromkeys(action.label for action in actions):
             class_name = table.class_names[label]
             if class_name not in named[file.name]:
                 rows = tuple(action.row for action in actions if action.label == label)
-                message = f"{intervals.source.name}: {class_name!r} is not among the labels of the video in {table.source.name}"
+                message = (
+                    f"{intervals.source.name}: {class_name!r} is not among the labels of "
+                    f"the video in {table.source.name}"
+                )
                 findings.append(Finding("action_label", file.name, rows, message))
     return findings
 
 
 def _action_notes(table: VideoTable, intervals: Intervals) -> tuple[str, ...]:
     """How many videos have labels and no action: their training clips would show nothing."""
-    labelled = {os.path.normpath(v) for v, text in zip(table.frame["video"], table.frame["label"], strict=True) if text}
+    labelled = {
+        os.path.normpath(v)
+        for v, text in zip(table.frame["video"], table.frame["label"], strict=True)
+        if text
+    }
     if count := len(labelled - intervals.by_video.keys()):
-        return (f"{count} videos have labels and no action in {intervals.source.name}; their training clips are labelled with nothing",)
+        return (
+            f"{count} videos have labels and no action in {intervals.source.name}; their training "
+            "clips are labelled with nothing",
+        )
     return ()
 
 

@@ -1,6 +1,8 @@
-"""A table and an `InputSpec` make clips: which frames, decoded, cropped; the same ones for the same (seed, epoch, index).
+"""A table and an `InputSpec` make clips: which frames, decoded, cropped; the same ones for the same
+(seed, epoch, index).
 
-Shapes: B batch, V views of one clip, C channels, T frames, K boxes per frame, S snippets of flow, L fields per snippet, h w pixels of the
+Shapes: B batch, V views of one clip, C channels, T frames, K boxes per frame, S snippets of flow, L
+    fields per snippet, h w pixels of the
 crop.
 """
 
@@ -33,15 +35,31 @@ from vidgraph.video.snippets import draw_interval, read_snippets, snippet_fields
 from vidgraph.video.transforms import ClipTransform, CropPlan, FrameBoxes
 from vidgraph.video.views import ViewPlan, read_flow_views, read_frames, read_views
 
-_DIRECTION = re.compile(r"(?<![a-z])(?:(?P<counter>(?:counter|anti)[-_ ]?clockwise)|clockwise|left|right)(?![a-z])", re.IGNORECASE)
-_OPPOSITE = {"left": "right", "right": "left", "clockwise": "counterclockwise", "counterclockwise": "clockwise"}
+_DIRECTION = re.compile(
+    r"(?<![a-z])(?:(?P<counter>(?:counter|anti)[-_ ]?clockwise)|clockwise|left|right)(?![a-z])",
+    re.IGNORECASE,
+)
+_OPPOSITE = {
+    "left": "right",
+    "right": "left",
+    "clockwise": "counterclockwise",
+    "counterclockwise": "clockwise",
+}
 
 
 class ClipError(VideoError):
-    """The video of a row cannot be used. The line names the file and the table's row, also when a `DataLoader`'s worker met it."""
+    """The video of a row cannot be used. The line names the file and the table's row, also when a
+    `DataLoader`'s worker met it.
+    """
 
-    def __init__(self, path: str | Path, problem: str | None = None, frame: int | None = None) -> None:
-        if problem is None:  # torch rebuilds a worker's error from its printed traceback, whose last line is the error's own
+    def __init__(
+        self, path: str | Path, problem: str | None = None, frame: int | None = None
+    ) -> None:
+        if (
+            problem is None
+            # torch rebuilds a worker's error from its printed traceback, whose last line is the
+            # error's own
+        ):
             line = str(path).strip().splitlines()[-1].partition(": ")[2]
             place, _, problem = line.partition(": ")
             path, number = place, ""
@@ -74,10 +92,11 @@ class TrainingDraws(TypedDict, total=False):
 
     Attributes:
         flip: also mirror half of the training clips; their labels follow, see `mirrored_classes`.
-        short_side: least and greatest pixels of the shorter side of training frames before a random crop; None: crops of 80 to 100 %.
+        short_side: least and greatest pixels of the shorter side of training frames before a random
+            crop; None: crops of 80 to 100 %.
         brightness: share of the range by which training clips become lighter or darker.
-        crop_scales: sides of training crops as shares of the largest that fits, at thirteen places, as Temporal Segment Networks draw
-            them; in place of `short_side`.
+        crop_scales: sides of training crops as shares of the largest that fits, at thirteen places,
+            as Temporal Segment Networks draw them; in place of `short_side`.
     """
 
     flip: bool
@@ -87,19 +106,23 @@ class TrainingDraws(TypedDict, total=False):
 
 
 class ClipDataset(Dataset[ClipBatch]):
-    """The clips of one split of a table, as a map-style data set for a `DataLoader` with `collate_fn=dataset.collate`.
+    """The clips of one split of a table, as a map-style data set for a `DataLoader` with
+    `collate_fn=dataset.collate`.
 
-    Item i holds row `i // views.clips` of the split and its clip `i % views.clips`, as a `ClipBatch` of that clip's views. Frames, boxes
-    and flow of a view share one crop and one mirroring. Training draws frames, the distance of snippets, crop, flip and brightness from
-    a generator seeded by (seed, epoch, i): the number of workers, their order and what was read before change nothing.
-    Testing draws nothing.
+    Item i holds row `i // views.clips` of the split and its clip `i % views.clips`, as a
+    `ClipBatch` of that clip's views. Frames, boxes and flow of a view share one crop and one
+    mirroring. Training draws frames, the distance of snippets, crop, flip and brightness from a
+    generator seeded by (seed, epoch, i): the number of workers, their order and what was read
+    before change nothing. Testing draws nothing.
 
     Attributes:
         class_names: the table's, in the order of the class indices.
-        labels: of each row: int64 [num_rows], or 0/1 float32 [num_rows, num_classes] for a multi-label table.
+        labels: of each row: int64 [num_rows], or 0/1 float32 [num_rows, num_classes] for a
+            multi-label table.
         skipped: how many rows of the split the skip list left out; every score counts them.
         spec: what the clips are made for.
-        never_flipped: classes whose name tells left from right without a partner among the classes, if `flip` is on.
+        never_flipped: classes whose name tells left from right without a partner among the classes,
+            if `flip` is on.
 
     Args:
         table: the data set.
@@ -108,16 +131,20 @@ class ClipDataset(Dataset[ClipBatch]):
         train: random frames and crops rather than fixed ones.
         seed: of the random draws.
         skip: videos to leave out, as `read_skip_list` gives them.
-        views: clips and crops per row when testing; of training, what it says beside these and sizes.
+        views: clips and crops per row when testing; of training, what it says beside these and
+            sizes.
         boxes: the regions of every frame; read, and needed, if `spec` asks for boxes.
-        intervals: when which action happens; training clips then get the labels of the actions that they show, not those of their row.
+        intervals: when which action happens; training clips then get the labels of the actions that
+            they show, not those of their row.
         flow: the optical flow of every video; read, and needed, if `spec` asks for it.
         draws: of training, see `TrainingDraws`.
 
     Raises:
         TableError: the split has no rows.
-        DataError: the skip list leaves none of them, or there are no boxes or no flow for a model that takes them.
-        RecipeError: sizes that do not fit into each other; mirrored views of classes that tell left from right.
+        DataError: the skip list leaves none of them, or there are no boxes or no flow for a model
+            that takes them.
+        RecipeError: sizes that do not fit into each other; mirrored views of classes that tell left
+            from right.
     """
 
     def __init__(
@@ -137,8 +164,14 @@ class ClipDataset(Dataset[ClipBatch]):
     ) -> None:
         views = views or ViewPlan()
         if spec.boxes_per_frame and boxes is None:
-            what = f"the model takes {spec.boxes_per_frame} boxes per frame, and no store of boxes is given"
-            raise DataError(f"{table.source}: {what}; make one with vidgraph extract proposals, and name it with --data.table.boxes STORE")
+            what = (
+                f"the model takes {spec.boxes_per_frame} boxes per frame, and no store of "
+                "boxes is given"
+            )
+            raise DataError(
+                f"{table.source}: {what}; make one with vidgraph extract proposals, and name it "
+                "with --data.table.boxes STORE"
+            )
         if spec.flow_length and flow is None:
             raise no_flow(str(table.source), "--data.table.flow")
         if train and views.clips * views.views_per_clip > 1:
@@ -146,7 +179,10 @@ class ClipDataset(Dataset[ClipBatch]):
         rows, skip = table.rows(split), frozenset(skip)
         kept = rows[[not table.is_skipped(name, skip) for name in rows["name"]]]
         if kept.empty:
-            raise DataError(f"{table.source}: the skip list leaves none of the {len(rows)} rows of split {split!r}")
+            raise DataError(
+                f"{table.source}: the skip list leaves none of the {len(rows)} rows of split "
+                f"{split!r}"
+            )
         self.class_names = list(table.class_names)
         self.labels = torch.from_numpy(table.targets(kept))
         self.skipped = len(rows) - len(kept)
@@ -154,13 +190,21 @@ class ClipDataset(Dataset[ClipBatch]):
         views.crop_shape(spec)  # raises before the first video is read
         self._videos: list[str] = kept["video"].tolist()
         self._places = [table.where(row) for row in kept["row"]]
-        self._spans = list(zip(*(map(_none_if_nan, kept[c]) for c in ("start_seconds", "end_seconds")), strict=True))
+        self._spans = list(
+            zip(
+                *(map(_none_if_nan, kept[c]) for c in ("start_seconds", "end_seconds")), strict=True
+            )
+        )
         self._transform = ClipTransform(spec, train=train, **draws)
         self._boxes, self._intervals = boxes if spec.boxes_per_frame else None, intervals
         self._flow = flow if spec.flow_length else None
         self._mirror = torch.tensor(mirrored_classes(self.class_names))  # [num_classes]
         flip = draws.get("flip", False)
-        self.never_flipped = [name for name, k in zip(self.class_names, self._mirror.tolist(), strict=True) if flip and k < 0]
+        self.never_flipped = [
+            name
+            for name, k in zip(self.class_names, self._mirror.tolist(), strict=True)
+            if flip and k < 0
+        ]
         if views.mirrored:
             _check_mirrored_views(self.class_names, self._mirror.tolist())
         # In shared memory, so that workers that live through several epochs see it change.
@@ -177,14 +221,17 @@ class ClipDataset(Dataset[ClipBatch]):
         """The views of one clip as a batch; `index` is its row among the split's kept rows.
 
         Raises:
-            ClipError: the video is missing, a frame that the clip needs cannot be decoded, the row's span lies outside the video or
-                holds too few frames, or the boxes of the video are absent or not usable.
+            ClipError: the video is missing, a frame that the clip needs cannot be decoded, the
+                row's span lies outside the video or holds too few frames, or the boxes of the video
+                are absent or not usable.
         """
         if not 0 <= i < len(self):
             raise IndexError(f"clip {i} of {len(self)}")
         row, clip = divmod(i, self.views.clips)
         try:
-            video, frame_indices, regions, flow, label = self._draw(row, i) if self.train else self._look(row, clip)
+            video, frame_indices, regions, flow, label = (
+                self._draw(row, i) if self.train else self._look(row, clip)
+            )
         except (VideoError, DataError) as error:
             raise _with_place(error, self._videos[row], self._places[row]) from error
         count = len(video)
@@ -200,17 +247,25 @@ class ClipDataset(Dataset[ClipBatch]):
 
     def _boxes_at(self, row: int) -> Callable[[np.ndarray], FrameBoxes] | None:
         """What gives the boxes of a row's video by frame; None for models without boxes."""
-        return None if self._boxes is None else partial(self._boxes.boxes(self._videos[row]).at, count=self.spec.boxes_per_frame)
+        return (
+            None
+            if self._boxes is None
+            else partial(self._boxes.boxes(self._videos[row]).at, count=self.spec.boxes_per_frame)
+        )
 
     def _look(self, row: int, clip: int) -> _Clip:
         """The test views of one clip."""
         start, end = self._spans[row]
         with open_video(self._videos[row], folder_fps=self.views.folder_fps) as video:
-            pixels, frame_indices, regions = read_views(video, self.spec, self.views, clip, start, end, self._boxes_at(row))
+            pixels, frame_indices, regions = read_views(
+                video, self.spec, self.views, clip, start, end, self._boxes_at(row)
+            )
             flow = None
             if self._flow is not None:
                 reader = self._flow.reader(self._videos[row], video)
-                flow = read_flow_views(reader, video, self.spec, self.views, frame_indices, start, end)
+                flow = read_flow_views(
+                    reader, video, self.spec, self.views, frame_indices, start, end
+                )
         return _Clip(pixels, frame_indices, regions, flow, self.labels[row : row + 1])
 
     def _draw(self, row: int, i: int) -> _Clip:
@@ -219,7 +274,9 @@ class ClipDataset(Dataset[ClipBatch]):
         start, end = self._spans[row]
         with open_video(self._videos[row], folder_fps=plan.folder_fps) as video:
             times, bounds = video.timestamps_seconds, {"start_seconds": start, "end_seconds": end}
-            frame_indices = sample_frames(self.spec, times, **bounds, rng=rng, past_end=plan.past_end, spread=plan.spread)
+            frame_indices = sample_frames(
+                self.spec, times, **bounds, rng=rng, past_end=plan.past_end, spread=plan.spread
+            )
             frames = read_frames(video, self.spec, frame_indices)
             height, width = frames.shape[1:3]
             window, label = self._transform.plan(height, width, rng), self.labels[row : row + 1]
@@ -227,24 +284,48 @@ class ClipDataset(Dataset[ClipBatch]):
                 label = self._intervals.seen(self._videos[row], times, frame_indices)
             if window.flip:
                 mirrored = self._mirrored_label(label)
-                label, window = (label, replace(window, flip=False)) if mirrored is None else (mirrored, window)
-            flow = None if self._flow is None else self._drawn_flow(self._flow, row, video, frame_indices, window, rng)
+                label, window = (
+                    (label, replace(window, flip=False)) if mirrored is None else (mirrored, window)
+                )
+            flow = (
+                None
+                if self._flow is None
+                else self._drawn_flow(self._flow, row, video, frame_indices, window, rng)
+            )
         boxes_at = self._boxes_at(row)
-        regions = None if boxes_at is None else self._transform.regions(boxes_at(frame_indices), window, height, width)
-        return _Clip(self._transform.apply(frames, window)[0][None], frame_indices, regions, flow, label)
+        regions = (
+            None
+            if boxes_at is None
+            else self._transform.regions(boxes_at(frame_indices), window, height, width)
+        )
+        return _Clip(
+            self._transform.apply(frames, window)[0][None], frame_indices, regions, flow, label
+        )
 
     def _drawn_flow(
-        self, source: VideoFlow, row: int, video: Video, frame_indices: np.ndarray[Any, Any], window: CropPlan, rng: np.random.Generator
+        self,
+        source: VideoFlow,
+        row: int,
+        video: Video,
+        frame_indices: np.ndarray[Any, Any],
+        window: CropPlan,
+        rng: np.random.Generator,
     ) -> Tensor:
-        """The snippets of a training clip, at a random distance, cut as its frames are: uint8 [1, T, S, 2 L, h, w]."""
+        """The snippets of a training clip, at a random distance, cut as its frames are: uint8 [1,
+        T, S, 2 L, h, w].
+        """
         reader, interval = source.reader(self._videos[row], video), draw_interval(self.spec, rng)
         first, stop = span_frames(video.timestamps_seconds, *self._spans[row])
         last = min(stop - 1, reader.num_fields)
-        fields = snippet_fields(self.spec, frame_indices, first, last, interval=interval, past_end=self.views.past_end)
+        fields = snippet_fields(
+            self.spec, frame_indices, first, last, interval=interval, past_end=self.views.past_end
+        )
         return read_snippets(reader, fields, self._transform, [window], video.height, video.width)
 
     def _mirrored_label(self, label: Tensor) -> Tensor | None:
-        """The label of the mirrored clip, [1] or [1, num_classes]; None where a class has no mirror image."""
+        """The label of the mirrored clip, [1] or [1, num_classes]; None where a class has no mirror
+        image.
+        """
         classes = label if label.ndim == 1 else label[0].nonzero()[:, 0]
         mirrored = self._mirror[classes]
         if (mirrored < 0).any():
@@ -260,9 +341,10 @@ class ClipDataset(Dataset[ClipBatch]):
 def mirrored_classes(class_names: Sequence[str]) -> list[int]:
     """The class that each class becomes when its videos are mirrored, told by the names.
 
-    A class that says `left`, `right`, `clockwise` or `counterclockwise` becomes the class with the opposite words. One without such a
-    partner gets -1: mirrored, it would be of no class, so it must not be mirrored. That also keeps "pulling it right out" from being
-    mirrored, which costs a few varied clips and spares a list of idioms. All other classes stay themselves.
+    A class that says `left`, `right`, `clockwise` or `counterclockwise` becomes the class with the
+    opposite words. One without such a partner gets -1: mirrored, it would be of no class, so it
+    must not be mirrored. That also keeps "pulling it right out" from being mirrored, which costs a
+    few varied clips and spares a list of idioms. All other classes stay themselves.
     """
     plain, opposite = ([_sides(name, mirror) for name in class_names] for mirror in (False, True))
     index, count = {name: k for k, name in enumerate(plain)}, Counter(plain)
@@ -276,11 +358,16 @@ def _check_mirrored_views(class_names: Sequence[str], mirror: Sequence[int]) -> 
     """Raises RecipeError where a mirrored view may be of another class than its video."""
     told = next((name for k, name in enumerate(class_names) if mirror[k] != k), None)
     if told is not None:
-        raise RecipeError(f"class {told!r} tells left from right, so its mirrored views are not of it; leave out eval.mirrored")
+        raise RecipeError(
+            f"class {told!r} tells left from right, so its mirrored views are not of it; leave "
+            "out eval.mirrored"
+        )
 
 
 def _sides(name: str, mirror: bool) -> str:
-    """A class name with its directions spelt in one way, or exchanged; `swipe_left` and `SwipeLeft` hold one, "upright" does not."""
+    """A class name with its directions spelt in one way, or exchanged; `swipe_left` and `SwipeLeft`
+    hold one, "upright" does not.
+    """
 
     def spell(found: re.Match[str]) -> str:
         word = "counterclockwise" if found["counter"] else found[0].lower()
@@ -302,7 +389,9 @@ def collate(samples: Sequence[ClipBatch]) -> ClipBatch:
         index=_cat(samples, "index"),
         frame_indices=_cat(samples, "frame_indices"),
         names=[name for sample in samples for name in sample.names],
-        regions=Regions(*(_cat(regions, name) for name in ("boxes_xyxy", "scores", "mask"))) if regions else None,
+        regions=Regions(*(_cat(regions, name) for name in ("boxes_xyxy", "scores", "mask")))
+        if regions
+        else None,
         flow=_cat(samples, "flow") if num_flows else None,
     )
 
@@ -320,4 +409,6 @@ def _with_place(error: VideoError | DataError, video: str, place: str) -> ClipEr
     if isinstance(error, DataError):
         return ClipError(video, f"{error} ({place})")
     prefix = str(VideoError(error.path, "", error.frame)).rstrip()
-    return ClipError(error.path, f"{str(error).removeprefix(prefix).lstrip()} ({place})", error.frame)
+    return ClipError(
+        error.path, f"{str(error).removeprefix(prefix).lstrip()} ({place})", error.frame
+    )

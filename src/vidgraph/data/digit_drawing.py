@@ -1,7 +1,9 @@
-"""Moving digits, drawn: random numbers per clip, trajectories, sparse drawing and exact resizing. Pure functions of arrays.
+"""Moving digits, drawn: random numbers per clip, trajectories, sparse drawing and exact resizing.
+Pure functions of arrays.
 
-Everything works on a batch of clips at once and gives, bit for bit, what drawing every digit of every frame in turn and
-resizing every frame with Pillow gives (Duta et al., NeurIPS 2019, SyncMNIST).
+Everything works on a batch of clips at once and gives, bit for bit, what drawing every digit of
+every frame in turn and resizing every frame with Pillow gives (Duta et al., NeurIPS 2019,
+SyncMNIST).
 
 Shapes: B clips, T frames, n digits per clip, F = B * T frames, P ink pixels.
 Coordinates are (row, column) of a digit's top-left corner on the 100x100 canvas, 0..71.
@@ -27,7 +29,8 @@ _CLIPS_AT_ONCE = 32  # larger batches are drawn in parts, which stay in the proc
 
 @dataclass(frozen=True)
 class InkPixels:
-    """The ink of many digit images, one after the other: image m owns entries `starts[m] : starts[m] + counts[m]`.
+    """The ink of many digit images, one after the other: image m owns entries `starts[m] :
+    starts[m] + counts[m]`.
 
     Attributes:
         starts: first entry of each image, int64 [M].
@@ -48,7 +51,9 @@ def ink_pixels(images: NDArray[np.uint8]) -> InkPixels:
     """Collects the pixels of `images` [M, 28, 28] that are drawn."""
     owners, rows, columns = np.nonzero(images >= INK)
     counts = np.bincount(owners, minlength=len(images)).astype(np.int64)
-    return InkPixels(np.cumsum(counts) - counts, counts, rows, columns, images[owners, rows, columns])
+    return InkPixels(
+        np.cumsum(counts) - counts, counts, rows, columns, images[owners, rows, columns]
+    )
 
 
 @dataclass(frozen=True)
@@ -69,12 +74,16 @@ class Trajectories:
         return len(self.synchronous)
 
 
-def sequential_trajectories(labels: NDArray[np.int64], num_digits: int, num_clips: int, seed: int, num_frames: int = 10) -> Trajectories:
-    """The trajectories that the authors' script makes after `np.random.seed(seed)`: each clip depends on all before it.
+def sequential_trajectories(
+    labels: NDArray[np.int64], num_digits: int, num_clips: int, seed: int, num_frames: int = 10
+) -> Trajectories:
+    """The trajectories that the authors' script makes after `np.random.seed(seed)`: each clip
+    depends on all before it.
 
-    Digit 0 of clip i is image i (starting again after the last); the others are of different classes. The order of the draws,
-    from numpy's legacy generator, is that of their script: corners; classes; images; together or not (a share of 1/92 is
-    not); then per frame the common step, column first, and the free steps, row first.
+    Digit 0 of clip i is image i (starting again after the last); the others are of different
+    classes. The order of the draws, from numpy's legacy generator, is that of their script:
+    corners; classes; images; together or not (a share of 1/92 is not); then per frame the common
+    step, column first, and the free steps, row first.
 
     Args:
         labels: classes of all images, [M]; all ten must occur.
@@ -96,7 +105,9 @@ def sequential_trajectories(labels: NDArray[np.int64], num_digits: int, num_clip
         return int(randint(low, high)) if low < high else 0
 
     for clip in range(num_clips):
-        corners = [[int(randint(0, HIGHEST + 1)), int(randint(0, HIGHEST + 1))] for _ in range(num_digits)]
+        corners = [
+            [int(randint(0, HIGHEST + 1)), int(randint(0, HIGHEST + 1))] for _ in range(num_digits)
+        ]
         first = clip % len(labels)
         others = [c for c in range(10) if c != labels[first]]
         pools = [by_class[others[k]] for k in random.permutation(9)[: num_digits - 1]]
@@ -114,8 +125,15 @@ def sequential_trajectories(labels: NDArray[np.int64], num_digits: int, num_clip
     return Trajectories(coordinates, images, synchronous)
 
 
-def pair_label(first: NDArray[np.int64], second: NDArray[np.int64], synchronous: NDArray[np.bool_], num_classes: int) -> NDArray[np.int64]:
-    """Label of each clip: (1, 0) -> 0, (2, 0) -> 1, (2, 1) -> 2, ... whatever the order; the last label where nothing is synchronous."""
+def pair_label(
+    first: NDArray[np.int64],
+    second: NDArray[np.int64],
+    synchronous: NDArray[np.bool_],
+    num_classes: int,
+) -> NDArray[np.int64]:
+    """Label of each clip: (1, 0) -> 0, (2, 0) -> 1, (2, 1) -> 2, ... whatever the order; the last
+    label where nothing is synchronous.
+    """
     high, low = np.maximum(first, second), np.minimum(first, second)
     return np.where(synchronous, high * (high - 1) // 2 + low, num_classes * (num_classes - 1) // 2)
 
@@ -123,14 +141,20 @@ def pair_label(first: NDArray[np.int64], second: NDArray[np.int64], synchronous:
 def random_bits(seed: int, indices: NDArray[np.int64], count: int) -> NDArray[np.uint64]:
     """`count` random 64-bit numbers for each clip, a function of (seed, clip) only.
 
-    A counter-based generator (SplitMix64, Steele et al., OOPSLA 2014): number j of a clip is a hash of the clip's key plus j
-    times an odd constant, so that a whole batch is drawn in a few array operations.
+    A counter-based generator (SplitMix64, Steele et al., OOPSLA 2014): number j of a clip is a hash
+    of the clip's key plus j times an odd constant, so that a whole batch is drawn in a few array
+    operations.
 
     Returns:
         uint64 [B, count].
     """
-    keys = _mix(_mix(np.array([seed % 2**64], np.uint64)) ^ _mix(indices.astype(np.uint64) + np.uint64(0x632BE59BD9B4E019)))
-    return _mix(keys[:, None] + np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15))
+    keys = _mix(
+        _mix(np.array([seed % 2**64], np.uint64))
+        ^ _mix(indices.astype(np.uint64) + np.uint64(0x632BE59BD9B4E019))
+    )
+    return _mix(
+        keys[:, None] + np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    )
 
 
 def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
@@ -140,8 +164,12 @@ def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 
 def random_below(bits: NDArray[np.uint64], limit: NDArray[np.int64] | int) -> NDArray[np.int64]:
-    """Integers 0..limit-1 from random 64-bit numbers (bias below limit / 2**32); 0 where `limit` is 1 or 0."""
-    return ((bits >> np.uint64(32)) * np.asarray(limit).astype(np.uint64) >> np.uint64(32)).astype(np.int64)
+    """Integers 0..limit-1 from random 64-bit numbers (bias below limit / 2**32); 0 where `limit` is
+    1 or 0.
+    """
+    return ((bits >> np.uint64(32)) * np.asarray(limit).astype(np.uint64) >> np.uint64(32)).astype(
+        np.int64
+    )
 
 
 def random_unit(bits: NDArray[np.uint64]) -> NDArray[np.float64]:
@@ -149,12 +177,14 @@ def random_unit(bits: NDArray[np.uint64]) -> NDArray[np.float64]:
     return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
-def trajectories(bits: NDArray[np.uint64], num_digits: int, num_frames: int, synchronous: NDArray[np.bool_]) -> NDArray[np.int64]:
+def trajectories(
+    bits: NDArray[np.uint64], num_digits: int, num_frames: int, synchronous: NDArray[np.bool_]
+) -> NDArray[np.int64]:
     """Random walks of the digits; digits 0 and 1 of a synchronous clip share every displacement.
 
-    Each axis moves by a number from max(-10, -c) to min(10, 71 - c), the upper bound exclusive, so that no digit leaves the
-    canvas; the common move is bounded by both digits, and an axis with no room does not move. The first frame is already
-    after one move.
+    Each axis moves by a number from max(-10, -c) to min(10, 71 - c), the upper bound exclusive, so
+    that no digit leaves the canvas; the common move is bounded by both digits, and an axis with no
+    room does not move. The first frame is already after one move.
 
     Args:
         bits: uint64 [B, trajectory_draws(num_digits, num_frames)].
@@ -173,7 +203,9 @@ def trajectories(bits: NDArray[np.uint64], num_digits: int, num_frames: int, syn
         low, high = np.maximum(-MAX_STEP, -position), np.minimum(MAX_STEP, HIGHEST - position)
         step = low + random_below(moves[:, frame, :num_digits], high - low)  # [B, n, 2]
         low, room = low[:, :2].max(1), high[:, :2].min(1) - low[:, :2].max(1)
-        common = np.where(room > 0, low + random_below(moves[:, frame, num_digits], np.maximum(room, 0)), 0)  # [B, 2]
+        common = np.where(
+            room > 0, low + random_below(moves[:, frame, num_digits], np.maximum(room, 0)), 0
+        )  # [B, 2]
         step[:, :2] = np.where(synchronous[:, None, None], common[:, None], step[:, :2])
         position = position + step
         path[:, frame] = position
@@ -186,7 +218,8 @@ def trajectory_draws(num_digits: int, num_frames: int) -> int:
 
 
 def draw_clips(ink: InkPixels, image_indices: NDArray[np.int64], path: NDArray[np.int64]) -> Tensor:
-    """Draws digits (digit 0 first, later ones on top), stretches each frame to 0..255 and resizes it to 64x64.
+    """Draws digits (digit 0 first, later ones on top), stretches each frame to 0..255 and resizes
+    it to 64x64.
 
     Args:
         ink: the pixels of all digit images.
@@ -208,8 +241,12 @@ def draw_clips(ink: InkPixels, image_indices: NDArray[np.int64], path: NDArray[n
     return video
 
 
-def _draw(ink: InkPixels, image_indices: NDArray[np.int64], path: NDArray[np.int64]) -> NDArray[np.uint8]:
-    """The canvases as [column, F, row]: the first resizing pass, over columns, then runs along contiguous memory."""
+def _draw(
+    ink: InkPixels, image_indices: NDArray[np.int64], path: NDArray[np.int64]
+) -> NDArray[np.uint8]:
+    """The canvases as [column, F, row]: the first resizing pass, over columns, then runs along
+    contiguous memory.
+    """
     num_clips, num_frames, num_digits, _ = path.shape
     num_all = num_clips * num_frames
     canvas = np.zeros(CANVAS * num_all * CANVAS, np.uint8)
@@ -219,15 +256,23 @@ def _draw(ink: InkPixels, image_indices: NDArray[np.int64], path: NDArray[np.int
         counts = ink.counts[images]
         owner = np.repeat(np.arange(num_clips), counts)  # clip of each ink pixel, [P]
         first = np.cumsum(counts) - counts
-        pixel = np.arange(len(owner)) + (ink.starts[images] - first)[owner]  # its entry in `ink`, [P]
-        corner = frame_offset + path[:, :, digit, 1] * (num_all * CANVAS) + path[:, :, digit, 0]  # [B, T]
-        place = (ink.columns[pixel] * (num_all * CANVAS) + ink.rows[pixel])[:, None] + corner[owner]  # [P, T]
+        pixel = (
+            np.arange(len(owner)) + (ink.starts[images] - first)[owner]
+        )  # its entry in `ink`, [P]
+        corner = (
+            frame_offset + path[:, :, digit, 1] * (num_all * CANVAS) + path[:, :, digit, 0]
+        )  # [B, T]
+        place = (ink.columns[pixel] * (num_all * CANVAS) + ink.rows[pixel])[:, None] + corner[
+            owner
+        ]  # [P, T]
         canvas[place.ravel()] = np.repeat(ink.values[pixel], num_frames)
     return canvas.reshape(CANVAS, num_all, CANVAS)
 
 
 def canvas_boxes(path: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Boxes of digits in pixels of the 64x64 frame: top-left corners [..., 2] (row, column) -> [..., 4] (x0, y0, x1, y1)."""
+    """Boxes of digits in pixels of the 64x64 frame: top-left corners [..., 2] (row, column) ->
+    [..., 4] (x0, y0, x1, y1).
+    """
     corner = path[..., ::-1] * (FRAME / CANVAS)
     return np.concatenate([corner, corner + DIGIT * FRAME / CANVAS], -1).astype(np.float32)
 
@@ -245,7 +290,9 @@ _STRETCH = _stretch_table()
 
 
 def _stretch(canvas: NDArray[np.uint8]) -> None:
-    """Scales each frame of `canvas` [column, frame, row] in place so that its brightest pixel is 255."""
+    """Scales each frame of `canvas` [column, frame, row] in place so that its brightest pixel is
+    255.
+    """
     brightest = canvas.max(0).max(1)
     for value in np.unique(brightest):
         if value < 255:
@@ -256,8 +303,8 @@ def _stretch(canvas: NDArray[np.uint8]) -> None:
 def _resize_groups() -> list[tuple[slice, list[tuple[slice, int]]]]:
     """Pillow's antialiased bilinear filter from 100 to 64 pixels, in its fixed point.
 
-    25 inputs give 16 outputs over and over, so outputs that lie 16 apart have the same weights (but for the borders) and are
-    computed together.
+    25 inputs give 16 outputs over and over, so outputs that lie 16 apart have the same weights (but
+    for the borders) and are computed together.
 
     Returns:
         (outputs, [(inputs, weight), ...]) per group of outputs.
@@ -270,11 +317,16 @@ def _resize_groups() -> list[tuple[slice, list[tuple[slice, int]]]]:
         weights = [max(0.0, 1.0 - abs((i + 0.5 - centre) / scale)) for i in inputs]
         fixed = [int(0.5 + w / sum(weights) * (1 << _FRACTION_BITS)) for w in weights]
         offset = output // outputs_per_period * inputs_per_period
-        groups.setdefault(tuple((i - offset, w) for i, w in zip(inputs, fixed, strict=True) if w), []).append(output)
+        groups.setdefault(
+            tuple((i - offset, w) for i, w in zip(inputs, fixed, strict=True) if w), []
+        ).append(output)
     result = []
     for taps, outputs in groups.items():
         offsets = [o // outputs_per_period * inputs_per_period for o in (outputs[0], outputs[-1])]
-        rows = [(slice(offsets[0] + i, offsets[1] + i + 1, inputs_per_period), weight) for i, weight in taps]
+        rows = [
+            (slice(offsets[0] + i, offsets[1] + i + 1, inputs_per_period), weight)
+            for i, weight in taps
+        ]
         result.append((slice(outputs[0], outputs[-1] + 1, outputs_per_period), rows))
     return result
 
@@ -283,7 +335,9 @@ _GROUPS = _resize_groups()
 
 
 def _resize_first_axis(pixels: Tensor) -> Tensor:
-    """One pass of the resize: uint8 [100, ...] -> [64, ...], rounded to 8 bits as Pillow does after each pass."""
+    """One pass of the resize: uint8 [100, ...] -> [64, ...], rounded to 8 bits as Pillow does after
+    each pass.
+    """
     wide = pixels.to(torch.int32)
     result = torch.empty((FRAME, *pixels.shape[1:]), dtype=torch.uint8)
     for outputs, ((first_rows, first_weight), *others) in _GROUPS:

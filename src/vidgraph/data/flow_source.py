@@ -1,4 +1,6 @@
-"""Where the optical flow of a data set's videos comes from: a store, images of other tools, or computing on the way."""
+"""Where the optical flow of a data set's videos comes from: a store, images of other tools, or
+computing on the way.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,8 @@ class VideoFlow:
         stored: holds it, or None where it is computed as videos are read.
         method: by which it is then computed.
         bound: what a byte reaches to, pixels at 340x256.
-        short_side: pixels that the frames' shorter side is reduced to before it is computed; None: as they are.
+        short_side: pixels that the frames' shorter side is reduced to before it is computed; None:
+            as they are.
     """
 
     stored: FlowSource | None = None
@@ -36,7 +39,9 @@ class VideoFlow:
         return self.stored is None
 
     def method_dict(self) -> dict[str, Any]:
-        """How the fields are made, for the fingerprint of the data; flow that is computed on the way equals a store's of its method."""
+        """How the fields are made, for the fingerprint of the data; flow that is computed on the
+        way equals a store's of its method.
+        """
         if self.stored is not None:
             return self.stored.method_dict()
         from vidgraph.extraction.flow import FlowJob
@@ -47,7 +52,8 @@ class VideoFlow:
         """The fields of one video, which is open.
 
         Raises:
-            DataError: the store has none of it, or those of another video, or the video has no motion, being a single frame.
+            DataError: the store has none of it, or those of another video, or the video has no
+                motion, being a single frame.
         """
         if self.stored is not None:
             return self.stored.flow(path)
@@ -60,7 +66,8 @@ def open_video_flow(where: str | Path, bound: float = BOUND) -> VideoFlow:
     """Opens what a recipe or the command names.
 
     Args:
-        where: a store of flow, a folder of flow images, `live` to compute it with DIS, or `live:tvl1` and so on for another method.
+        where: a store of flow, a folder of flow images, `live` to compute it with DIS, or
+            `live:tvl1` and so on for another method.
         bound: what a byte reaches to, pixels at 340x256.
 
     Raises:
@@ -78,10 +85,12 @@ def open_video_flow(where: str | Path, bound: float = BOUND) -> VideoFlow:
 
 
 def flow_as_trained(run: str | Path, where: str | Path | None) -> VideoFlow:
-    """The flow to show a model: of a store, or computed on the way with the method and settings that a run folder was trained on.
+    """The flow to show a model: of a store, or computed on the way with the method and settings
+    that a run folder was trained on.
 
     Args:
-        run: the run folder; what else can name a model says nothing of flow, which is then DIS with a bound of 20 pixels.
+        run: the run folder; what else can name a model says nothing of flow, which is then DIS with
+            a bound of 20 pixels.
         where: as for `open_video_flow`; None: compute it.
 
     Raises:
@@ -90,17 +99,28 @@ def flow_as_trained(run: str | Path, where: str | Path | None) -> VideoFlow:
     from vidgraph.extraction.flow import METHODS
 
     try:
-        trained = json.loads((Path(run) / "data.json").read_text(encoding="utf-8")).get("flow") or {}
+        trained = (
+            json.loads((Path(run) / "data.json").read_text(encoding="utf-8")).get("flow") or {}
+        )
     except (OSError, ValueError, AttributeError):
         trained = {}
     settings, method = trained.get("settings", {}), trained.get("method")
     bound = float(settings.get("bound", BOUND))
     if where is not None:
         return open_video_flow(where, bound)
-    return VideoFlow(None, method if method in METHODS else VideoFlow.method, bound, settings.get("short_side"))
+    return VideoFlow(
+        None, method if method in METHODS else VideoFlow.method, bound, settings.get("short_side")
+    )
 
 
 def no_flow(where: str, how: str) -> DataError:
-    """What to tell a user whose model takes flow where none is named; `how` is the option that names it."""
-    what = "the model takes optical flow, and no store of it is given; make one with vidgraph extract flow, and name it with"
-    return DataError(f"{where}: {what} {how} STORE, or let it be computed on the way with {how} {LIVE}")
+    """What to tell a user whose model takes flow where none is named; `how` is the option that
+    names it.
+    """
+    what = (
+        "the model takes optical flow, and no store of it is given; make one with vidgraph "
+        "extract flow, and name it with"
+    )
+    return DataError(
+        f"{where}: {what} {how} STORE, or let it be computed on the way with {how} {LIVE}"
+    )

@@ -1,9 +1,11 @@
 """HMDB51 (Kuehne et al. 2011): the official split files as one table with a column per split.
 
-    brush_hair_test_split1.txt      April_09_brush_hair_u_nm_np1_ba_goo_0.avi 1        1 train, 2 test, 0 neither; and split 2, 3
+    brush_hair_test_split1.txt      April_09_brush_hair_u_nm_np1_ba_goo_0.avi 1        1 train, 2
+    test, 0 neither; and split 2, 3
 
-A file per class and split; of each class 70 clips are for training and 30 for test. A name begins with the film or web video that the clip
-was cut from. Videos are files below their class's folder or not, .avi as they come or re-encoded, or folders of frames.
+A file per class and split; of each class 70 clips are for training and 30 for test. A name begins
+with the film or web video that the clip was cut from. Videos are files below their class's folder
+or not, .avi as they come or re-encoded, or folders of frames.
 """
 
 from __future__ import annotations
@@ -29,12 +31,21 @@ _CODES = {"0": None, "1": "train", "2": "test"}
 Listed = dict[tuple[str, str], dict[str, str]]
 
 
-def make_table(labels: str | Path, videos: str | Path, out: str | Path, *, hold_out: float = 0.0, present_only: bool = False) -> MadeSplits:
-    """Writes `video, label, split01, split02, split03`, where `unused` clips are of neither part of a split.
+def make_table(
+    labels: str | Path,
+    videos: str | Path,
+    out: str | Path,
+    *,
+    hold_out: float = 0.0,
+    present_only: bool = False,
+) -> MadeSplits:
+    """Writes `video, label, split01, split02, split03`, where `unused` clips are of neither part of
+    a split.
 
-    The official splits have no validation clips. `hold_out` keeps a share of the films that training clips were cut from as split `val`,
-    with all their training clips; which ones follows from a hash of their names. Published numbers are means over the three test splits,
-    of networks that were trained on all training clips.
+    The official splits have no validation clips. `hold_out` keeps a share of the films that
+    training clips were cut from as split `val`, with all their training clips; which ones follows
+    from a hash of their names. Published numbers are means over the three test splits, of networks
+    that were trained on all training clips.
 
     Args:
         labels: the folder of official split files (test_train_splits).
@@ -44,7 +55,8 @@ def make_table(labels: str | Path, videos: str | Path, out: str | Path, *, hold_
         present_only: list only videos that are there, so that a part of the data set has no faults.
 
     Raises:
-        DataError: a folder is missing or unreadable, a class lacks the file of a split, or no video is there.
+        DataError: a folder is missing or unreadable, a class lacks the file of a split, or no video
+            is there.
         TableError: a file of another form, or a video that it lists twice.
         RunError: the table cannot be written.
     """
@@ -66,11 +78,17 @@ def _split_files(folder: Path) -> dict[tuple[str, str], Path]:
         if match := re.fullmatch(r"(?P<label>\w+)_test_split(?P<split>[123])\.txt", name):
             found[match["label"], match["split"]] = folder / name
     if not found:
-        raise DataError(f"{folder}: holds no file such as wave_test_split1.txt; give the folder of the official split files")
+        raise DataError(
+            f"{folder}: holds no file such as wave_test_split1.txt; give the folder of the "
+            "official split files"
+        )
     labels, splits = ({key[place] for key in found} for place in (0, 1))
     lacking = sorted({(label, split) for label in labels for split in splits} - found.keys())
     if lacking:
-        raise DataError(f"{folder}: lacks {lacking[0][0]}_test_split{lacking[0][1]}.txt, and other classes have that split")
+        raise DataError(
+            f"{folder}: lacks {lacking[0][0]}_test_split{lacking[0][1]}.txt, and other classes "
+            "have that split"
+        )
     return found
 
 
@@ -78,9 +96,14 @@ def _add_file(listed: Listed, path: Path, label: str, column: str, hold_out: flo
     for number, line in enumerate(read_label_file(path).splitlines(), start=1):
         if not line.strip():
             continue
-        place, found = f"{path}, line {number}", re.fullmatch(r"(?P<name>\S.*)\.avi\s+(?P<code>[012])", line.strip())
+        place, found = (
+            f"{path}, line {number}",
+            re.fullmatch(r"(?P<name>\S.*)\.avi\s+(?P<code>[012])", line.strip()),
+        )
         if found is None:
-            raise TableError(f"{place}: {line.strip()!r} is not of the form NAME.avi 1, with 0, 1 or 2")
+            raise TableError(
+                f"{place}: {line.strip()!r} is not of the form NAME.avi 1, with 0, 1 or 2"
+            )
         splits = listed.setdefault((label, found["name"]), {})
         if column in splits:
             raise TableError(f"{place}: video {found['name']} is listed a second time")

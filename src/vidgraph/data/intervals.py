@@ -3,7 +3,8 @@
     video,label,start_seconds,end_seconds
     Charades_v1/46GP8.mp4,c097 Walking through a doorway,24.3,30.4
 
-Videos are named as in the first table, relative to this file's own folder or absolute. Shapes: T frames of a clip.
+Videos are named as in the first table, relative to this file's own folder or absolute. Shapes: T
+frames of a clip.
 """
 
 from __future__ import annotations
@@ -57,9 +58,11 @@ class Intervals:
         return hashlib.sha256(self.source.read_bytes()).hexdigest()
 
     def seen(self, video: str, times_seconds: np.ndarray, frame_indices: np.ndarray) -> Tensor:
-        """The classes that are seen in a clip: of actions that last at any moment from its first frame to its last.
+        """The classes that are seen in a clip: of actions that last at any moment from its first
+        frame to its last.
 
-        An action that ends after its video is cut there. A clip that loops is two or more runs of frames, each by itself.
+        An action that ends after its video is cut there. A clip that loops is two or more runs of
+        frames, each by itself.
 
         Args:
             video: its path, as the table of videos has it.
@@ -85,7 +88,10 @@ class Intervals:
         if action.start_seconds >= last_seconds(times_seconds):
             where = f"{self.source.name}, {self.row_word} {action.row}"
             span = f"the action from {action.start_seconds:g} s to {action.end_seconds:g} s"
-            raise DataError(f"{span} ({where}) lies outside the video, whose last frame is shown at {float(times_seconds[-1]):.6g} s")
+            raise DataError(
+                f"{span} ({where}) lies outside the video, whose last frame is shown at "
+                f"{float(times_seconds[-1]):.6g} s"
+            )
 
 
 def last_seconds(times_seconds: np.ndarray) -> float:
@@ -98,7 +104,8 @@ def load_intervals(path: str | Path, table: VideoTable) -> Intervals:
     """Reads the actions of the videos of `table`.
 
     Raises:
-        TableError: no such file, a column is absent, a video or class that `table` does not have, or times that are none.
+        TableError: no such file, a column is absent, a video or class that `table` does not have,
+            or times that are none.
     """
     source = Path(path)
     word, header, lines = read_rows(source)
@@ -106,27 +113,48 @@ def load_intervals(path: str | Path, table: VideoTable) -> Intervals:
     for name in COLUMNS:
         if header.count(name) != 1:
             what = "no" if name not in header else "more than one"
-            raise TableError(f"{place}: {what} column {name!r}{near_only(name, set(header) - set(COLUMNS))}")
+            raise TableError(
+                f"{place}: {what} column {name!r}{near_only(name, set(header) - set(COLUMNS))}"
+            )
     records = [(row, {name: cells[header.index(name)] for name in COLUMNS}) for row, cells in lines]
     classes = {name: i for i, name in enumerate(table.class_names)}
     videos = {os.path.normpath(video) for video in table.frame["video"]}
-    names = {cells["video"]: os.path.normpath(source.parent / cells["video"]) for _, cells in records}
+    names = {
+        cells["video"]: os.path.normpath(source.parent / cells["video"]) for _, cells in records
+    }
     missing = {name for name, video in names.items() if video not in videos}
-    raise_first(source, word, [(row, problem) for row, cells in records if (problem := _problem(cells, classes, missing, table))])
+    raise_first(
+        source,
+        word,
+        [
+            (row, problem)
+            for row, cells in records
+            if (problem := _problem(cells, classes, missing, table))
+        ],
+    )
     found: dict[str, list[Interval]] = defaultdict(list)
     for row, cells in records:
-        action = Interval(classes[cells["label"]], float(cells["start_seconds"]), float(cells["end_seconds"]), row)
+        action = Interval(
+            classes[cells["label"]], float(cells["start_seconds"]), float(cells["end_seconds"]), row
+        )
         found[names[cells["video"]]].append(action)
-    return Intervals(source, {video: tuple(actions) for video, actions in found.items()}, len(classes), word)
+    return Intervals(
+        source, {video: tuple(actions) for video, actions in found.items()}, len(classes), word
+    )
 
 
-def _problem(cells: dict[str, str], classes: dict[str, Any], missing: set[str], table: VideoTable) -> str | None:
+def _problem(
+    cells: dict[str, str], classes: dict[str, Any], missing: set[str], table: VideoTable
+) -> str | None:
     """What is wrong with one row, or None."""
     if cells["video"] in missing:
         return f"video {cells['video']!r} is not in {table.source.name}"
     if cells["label"] not in classes:
         hint = near_only(cells["label"], classes)
-        return f"label {cells['label']!r} is not among the {len(classes)} classes of {table.source.name}{hint}"
+        return (
+            f"label {cells['label']!r} is not among the {len(classes)} classes of "
+            f"{table.source.name}{hint}"
+        )
     if empty := next((column for column in COLUMNS[2:] if not cells[column]), None):
         return f"{empty} is empty; an action needs both its times"
     return span_problem(cells)

@@ -1,4 +1,6 @@
-"""What data sets whose official label files become a table have in common: reading, holding videos out, writing."""
+"""What data sets whose official label files become a table have in common: reading, holding videos
+out, writing.
+"""
 
 from __future__ import annotations
 
@@ -43,12 +45,20 @@ class MadeSplits:
 
     def lines(self) -> list[str]:
         """For people."""
-        lines = [f"{self.path}: {self.dataset}, {self.num_videos:,} videos, {self.num_classes} classes"]
+        lines = [
+            f"{self.path}: {self.dataset}, {self.num_videos:,} videos, {self.num_classes} classes"
+        ]
         for column, counts in self.num_rows.items():
             rows = ", ".join(f"{split} {count:,}" for split, count in counts.items())
-            lines.append(f"  {column}: {rows}" + (f"; use it with columns split={column}" if column != "split" else ""))
+            lines.append(
+                f"  {column}: {rows}"
+                + (f"; use it with columns split={column}" if column != "split" else "")
+            )
         if self.absent:
-            lines.append(f"note: {self.videos} lacks {self.absent:,} of the listed videos" + ", which are left out" * self.left_out)
+            lines.append(
+                f"note: {self.videos} lacks {self.absent:,} of the listed videos"
+                + ", which are left out" * self.left_out
+            )
         return lines
 
 
@@ -86,7 +96,9 @@ def check_videos_once(videos: Iterable[tuple[str, str]]) -> None:
 
 
 def share_of(name: str) -> float:
-    """A number in [0, 1) that depends on the name alone: what is below a share is held out, on every machine alike."""
+    """A number in [0, 1) that depends on the name alone: what is below a share is held out, on
+    every machine alike.
+    """
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64
 
 
@@ -100,17 +112,22 @@ def names_in(folder: Path, suffix: str = "") -> set[str]:
         with os.scandir(folder) as entries:
             return {entry.name for entry in entries if entry.name.endswith(suffix)}
     except OSError as error:
-        raise DataError(f"{folder}: cannot be read ({error.strerror or error}); give the folder of the videos") from error
+        raise DataError(
+            f"{folder}: cannot be read ({error.strerror or error}); give the folder of the videos"
+        ) from error
 
 
 def folder_in_table(videos: Path, out: Path) -> Path:
-    """How a table at `out` names the folder `videos`: relative where it lies below the table's folder, else absolute."""
+    """How a table at `out` names the folder `videos`: relative where it lies below the table's
+    folder, else absolute.
+    """
     folder, base = videos.resolve(), out.parent.resolve()
     return folder.relative_to(base) if folder.is_relative_to(base) else folder
 
 
 def find_videos(folder: Path, videos: Sequence[tuple[str, str]]) -> tuple[list[str], list[bool]]:
-    """Where videos lie in a folder: below a folder of their class or not, as files of some suffix or folders of frames.
+    """Where videos lie in a folder: below a folder of their class or not, as files of some suffix
+    or folders of frames.
 
     Args:
         folder: of all videos.
@@ -126,12 +143,17 @@ def find_videos(folder: Path, videos: Sequence[tuple[str, str]]) -> tuple[list[s
     classes = {name for name, _ in videos} & below
     present = below | {f"{name}/{entry}" for name in classes for entry in names_in(folder / name)}
     layouts = [(with_class, suffix) for with_class in (True, False) for suffix in _SUFFIXES]
-    found = [[f"{name}/{video}{suffix}" if with_class else video + suffix for name, video in videos] for with_class, suffix in layouts]
+    found = [
+        [f"{name}/{video}{suffix}" if with_class else video + suffix for name, video in videos]
+        for with_class, suffix in layouts
+    ]
     paths = max(found, key=lambda paths: sum(path in present for path in paths))
     here = [path in present for path in paths]
     if not any(here):
         example = f"{videos[0][0]}/{videos[0][1]}.avi" if videos else "none listed"
-        raise DataError(f"{folder}: holds none of the {len(videos):,} videos; expected {example}, and on")
+        raise DataError(
+            f"{folder}: holds none of the {len(videos):,} videos; expected {example}, and on"
+        )
     return paths, here
 
 
@@ -149,7 +171,8 @@ def write_splits(
         out: the table.
         dataset: its name.
         videos: the folder that they lie in.
-        listed: class and name without suffix of each video -> its split in each column; none is `unused`.
+        listed: class and name without suffix of each video -> its split in each column; none is
+            `unused`.
         columns: of splits.
         present_only: leave out videos that are not there.
 
@@ -165,12 +188,20 @@ def write_splits(
     write_csv(
         out,
         ("video", "label", *columns),
-        (((folder / paths[i]).as_posix(), names[i][0], *row) for i, row in zip(kept, splits, strict=True)),
+        (
+            ((folder / paths[i]).as_posix(), names[i][0], *row)
+            for i, row in zip(kept, splits, strict=True)
+        ),
     )
     counts = {column: Counter(row[k] for row in splits) for k, column in enumerate(columns)}
-    ordered = {column: {split: n for split in ("train", "val", "test", UNUSED) if (n := of[split])} for column, of in counts.items()}
+    ordered = {
+        column: {split: n for split in ("train", "val", "test", UNUSED) if (n := of[split])}
+        for column, of in counts.items()
+    }
     num_classes = len({names[i][0] for i in kept})
-    return MadeSplits(out, dataset, len(kept), ordered, num_classes, here.count(False), present_only, videos)
+    return MadeSplits(
+        out, dataset, len(kept), ordered, num_classes, here.count(False), present_only, videos
+    )
 
 
 def check_table_name(out: Path) -> None:

@@ -1,4 +1,6 @@
-"""Opens the videos of a data set, on several processes, to see whether they and their optical flow can be read."""
+"""Opens the videos of a data set, on several processes, to see whether they and their optical flow
+can be read.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,8 @@ class ProbeTask(NamedTuple):
         path: the video.
         spans: of its rows, in seconds.
         full: decode everything instead of the first, middle and last frame and field.
-        flow: where its flow is and the bound of that, as `open_video_flow` takes them; None: nowhere.
+        flow: where its flow is and the bound of that, as `open_video_flow` takes them; None:
+            nowhere.
     """
 
     path: str
@@ -73,8 +76,19 @@ def _probe(task: ProbeTask) -> Probe:
             else:
                 video.read([0, video.num_frames // 2, video.num_frames - 1])
             times, fps = video.timestamps_seconds, float(video.fps)
-            found = Probe("", "", video.num_frames, fps, tuple(_frames_in(times, *span) for span in task.spans), last_seconds(times))
-            return found if task.flow is None else found._replace(flow_problem=_flow_problem(_opened(*task.flow), video, task))
+            found = Probe(
+                "",
+                "",
+                video.num_frames,
+                fps,
+                tuple(_frames_in(times, *span) for span in task.spans),
+                last_seconds(times),
+            )
+            return (
+                found
+                if task.flow is None
+                else found._replace(flow_problem=_flow_problem(_opened(*task.flow), video, task))
+            )
     except VideoError as error:
         return Probe("unreadable", str(error).removeprefix(path).lstrip(":,/ "))
 
@@ -97,16 +111,21 @@ def _flow_problem(flow: VideoFlow, video: Video, task: ProbeTask) -> str:
 
 
 def _frames_in(times: np.ndarray[Any, Any], start: float, end: float) -> int:
-    """Frames of a span as the sampler sees it: a short span between two frames still holds the one on the screen."""
+    """Frames of a span as the sampler sees it: a short span between two frames still holds the one
+    on the screen.
+    """
     try:
-        sample_frames(InputSpec(1, 1, 1, stride_frames=1), times, start_seconds=start, end_seconds=end)
+        sample_frames(
+            InputSpec(1, 1, 1, stride_frames=1), times, start_seconds=start, end_seconds=end
+        )
     except SpanError:
         return 0
     return max(1, int(((times >= start - 1e-6) & (times < end - 1e-6)).sum()))
 
 
 def probe_all(tasks: Sequence[ProbeTask], workers: int) -> Iterator[Probe]:
-    """`map(_probe, tasks)` on several processes; a file on which the decoder takes its process down costs only itself.
+    """`map(_probe, tasks)` on several processes; a file on which the decoder takes its process down
+    costs only itself.
 
     Raises:
         DataError: no process can be started.
@@ -114,7 +133,10 @@ def probe_all(tasks: Sequence[ProbeTask], workers: int) -> Iterator[Probe]:
     if workers <= 1 or len(tasks) <= 1:
         yield from map(_probe, tasks)
         return
-    done, spawn = 0, multiprocessing.get_context("spawn")  # forking a process that has run torch's threads may hang
+    done, spawn = (
+        0,
+        multiprocessing.get_context("spawn"),
+    )  # forking a process that has run torch's threads may hang
     while done < len(tasks):
         try:
             with ProcessPoolExecutor(min(workers, len(tasks) - done), mp_context=spawn) as pool:
@@ -133,7 +155,10 @@ def _start_a_process(context: SpawnContext) -> None:
         with ProcessPoolExecutor(1, mp_context=context) as pool:
             pool.submit(os.getpid).result()
     except BrokenProcessPool as error:
-        raise DataError("checking in several processes needs a script guarded by `if __name__ == '__main__':`, or workers=1") from error
+        raise DataError(
+            "checking in several processes needs a script guarded by `if __name__ == "
+            "'__main__':`, or workers=1"
+        ) from error
 
 
 def _probe_alone(task: ProbeTask, context: SpawnContext) -> Probe:

@@ -1,10 +1,12 @@
-"""SyncMNIST: which two of several wandering digits move together? (Duta, Nicolicioiu, Leordeanu, NeurIPS 2019)
+"""SyncMNIST: which two of several wandering digits move together? (Duta, Nicolicioiu, Leordeanu,
+NeurIPS 2019)
 
-Three, five or any number of digits of different classes walk at random over a 64x64 frame for 10 frames. The label is the
-unordered pair of classes that shares every displacement, or "none". The look of single frames says nothing about it.
+Three, five or any number of digits of different classes walk at random over a 64x64 frame for 10
+frames. The label is the unordered pair of classes that shares every displacement, or "none". The
+look of single frames says nothing about it.
 
-Data sets here hand out whole batches: `dataset.__getitems__([3, 5])` is a `ClipBatch`, so a `DataLoader` over one takes
-`collate_fn=passthrough_collate`.
+Data sets here hand out whole batches: `dataset.__getitems__([3, 5])` is a `ClipBatch`, so a
+`DataLoader` over one takes `collate_fn=passthrough_collate`.
 """
 
 from __future__ import annotations
@@ -30,7 +32,12 @@ from vidgraph.data.digit_drawing import (
     trajectories,
     trajectory_draws,
 )
-from vidgraph.data.digit_sources import Digits, load_digits, read_trajectories, released_trajectories
+from vidgraph.data.digit_sources import (
+    Digits,
+    load_digits,
+    read_trajectories,
+    released_trajectories,
+)
 from vidgraph.errors import DataError
 from vidgraph.records import ClipBatch, Regions
 
@@ -50,7 +57,9 @@ __all__ = [
 
 
 def pair_names(classes: Sequence[int] = range(10)) -> list[str]:
-    """Names of the labels: "1-0", "2-0", "2-1", ... for the unordered pairs of `classes`, then "none"."""
+    """Names of the labels: "1-0", "2-0", "2-1", ... for the unordered pairs of `classes`, then
+    "none".
+    """
     ordered = sorted(classes)
     return [f"{a}-{b}" for i, a in enumerate(ordered) for b in ordered[:i]] + ["none"]
 
@@ -63,8 +72,9 @@ def passthrough_collate(batch: ClipBatch) -> ClipBatch:
 class SyncMnistStream:
     """Endless fresh clips of synchronous digits; clip i is a function of (seed, i) alone.
 
-    The distribution is the authors' (uniform first image, other digits of different classes, their walk, their 1/92 share of
-    "none"); only the random numbers differ, so that any clip can be made without those before it.
+    The distribution is the authors' (uniform first image, other digits of different classes, their
+    walk, their 1/92 share of "none"); only the random numbers differ, so that any clip can be made
+    without those before it.
 
     Args:
         digits: the images to draw.
@@ -72,11 +82,11 @@ class SyncMnistStream:
         num_clips: length of one pass.
         seed: picks the clips.
         num_frames: T.
-        classes: digit classes that appear. As many digits as classes makes every clip show the same classes, so that single
-            frames cannot narrow the answer.
+        classes: digit classes that appear. As many digits as classes makes every clip show the same
+            classes, so that single frames cannot narrow the answer.
         no_sync_probability: share of clips in which no two digits move together ("none").
-        shuffle_layers: draw the digits in random order. The authors draw the pair first, under all others, which betrays it
-            where digits overlap.
+        shuffle_layers: draw the digits in random order. The authors draw the pair first, under all
+            others, which betrays it where digits overlap.
 
     Raises:
         DataError: fewer than two digits, more digits than classes, or a class without images.
@@ -95,11 +105,22 @@ class SyncMnistStream:
     ) -> None:
         self.classes = np.array(sorted(set(classes)), np.int64)
         if not 2 <= num_digits <= len(self.classes):
-            raise DataError(f"num_digits is {num_digits}; give 2 to {len(self.classes)}, the number of different classes")
+            raise DataError(
+                f"num_digits is {num_digits}; give 2 to {len(self.classes)}, the number of "
+                "different classes"
+            )
         _check_classes(digits, self.classes)
         if not 0 <= no_sync_probability <= 1:
-            raise DataError(f"no_sync_probability is {no_sync_probability}; give a share from 0 to 1")
-        self.digits, self.num_digits, self.num_clips, self.seed, self.num_frames = digits, num_digits, num_clips, seed, num_frames
+            raise DataError(
+                f"no_sync_probability is {no_sync_probability}; give a share from 0 to 1"
+            )
+        self.digits, self.num_digits, self.num_clips, self.seed, self.num_frames = (
+            digits,
+            num_digits,
+            num_clips,
+            seed,
+            num_frames,
+        )
         self.no_sync_probability, self.shuffle_layers = no_sync_probability, shuffle_layers
         self.class_names = pair_names(self.classes.tolist())
         groups = [digits.by_class[c] for c in self.classes]
@@ -116,24 +137,36 @@ class SyncMnistStream:
     def __getitems__(self, indices: Sequence[int]) -> ClipBatch:
         """Clips `indices` as one batch: video uint8 [B, 1, T, 64, 64].
 
-        The boxes come in the order of drawing, so the pair's are the first two unless `shuffle_layers` is on: a model that is
-        given boxes must not be told their order.
+        The boxes come in the order of drawing, so the pair's are the first two unless
+        `shuffle_layers` is on: a model that is given boxes must not be told their order.
         """
         rows = _checked(indices, self.num_clips)
         images, path, label = self.plan(rows)
         return _clip_batch(self.digits, images, path, label, rows)
 
-    def plan(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-        """What clips `rows` [B] show, undrawn: images [B, n], top-left corners on the canvas [B, T, n, 2], labels [B]."""
+    def plan(
+        self, rows: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """What clips `rows` [B] show, undrawn: images [B, n], top-left corners on the canvas [B, T,
+        n, 2], labels [B].
+        """
         n, num_classes = self.num_digits, len(self.classes)
-        bits = random_bits(self.seed, rows, 1 + num_classes + n + n + trajectory_draws(n, self.num_frames))
-        sync_bits, class_bits, image_bits, layer_bits, path_bits = np.split(bits, np.cumsum([1, num_classes, n, n]), axis=1)
+        bits = random_bits(
+            self.seed, rows, 1 + num_classes + n + n + trajectory_draws(n, self.num_frames)
+        )
+        sync_bits, class_bits, image_bits, layer_bits, path_bits = np.split(
+            bits, np.cumsum([1, num_classes, n, n]), axis=1
+        )
 
         synchronous = random_unit(sync_bits[:, 0]) >= self.no_sync_probability
-        first = random_below(image_bits[:, 0], len(self._pool))  # digit 0 is any image, so frequent classes come more often
+        first = random_below(
+            image_bits[:, 0], len(self._pool)
+        )  # digit 0 is any image, so frequent classes come more often
         first_class = np.searchsorted(self._starts, first, side="right") - 1
         keys = class_bits.copy()
-        keys[np.arange(len(rows)), first_class] = 0  # sorts to the front: the other digits have other classes
+        keys[np.arange(len(rows)), first_class] = (
+            0  # sorts to the front: the other digits have other classes
+        )
         positions = np.argsort(keys, axis=1, kind="stable")[:, :n]  # [B, n] places in self.classes
         chosen = self._starts[positions] + random_below(image_bits, self._counts[positions])
         chosen[:, 0] = first
@@ -152,23 +185,35 @@ class SyncMnistTest:
     """A fixed set of clips, made as the authors make theirs; frames are drawn when asked for.
 
     Args:
-        digits: the images that the trajectories are about: the MNIST test digits, for the published sets.
+        digits: the images that the trajectories are about: the MNIST test digits, for the published
+            sets.
         num_digits: digits per clip; 3 and 5 are published.
-        num_clips: the first so many clips. The generator draws them one after the other, so a shorter set is the beginning of a
-            longer one.
-        paths: trajectories to draw, from `released_trajectories` or `read_trajectories`; None: the authors' sequential generator.
+        num_clips: the first so many clips. The generator draws them one after the other, so a
+            shorter set is the beginning of a longer one.
+        paths: trajectories to draw, from `released_trajectories` or `read_trajectories`; None: the
+            authors' sequential generator.
         seed: of the sequential generator.
 
     Attributes:
         labels: label of every clip, int64 [num_clips].
 
     Raises:
-        DataError: trajectories that are too few, have another number of digits, or belong to other digit images.
+        DataError: trajectories that are too few, have another number of digits, or belong to other
+            digit images.
     """
 
-    def __init__(self, digits: Digits, num_digits: int, num_clips: int = 10_000, paths: Trajectories | None = None, seed: int = 0) -> None:
+    def __init__(
+        self,
+        digits: Digits,
+        num_digits: int,
+        num_clips: int = 10_000,
+        paths: Trajectories | None = None,
+        seed: int = 0,
+    ) -> None:
         if not 2 <= num_digits <= 10:
-            raise DataError(f"num_digits is {num_digits}; give 2 to 10, the number of different classes")
+            raise DataError(
+                f"num_digits is {num_digits}; give 2 to 10, the number of different classes"
+            )
         _check_classes(digits, np.arange(10))
         if paths is None:
             found = sequential_trajectories(digits.labels, num_digits, num_clips, seed)
@@ -188,13 +233,23 @@ class SyncMnistTest:
         return self.__getitems__([index])
 
     def __getitems__(self, indices: Sequence[int]) -> ClipBatch:
-        """Clips `indices` as one batch: video uint8 [B, 1, T, 64, 64]; boxes in the order of drawing, the pair first."""
+        """Clips `indices` as one batch: video uint8 [B, 1, T, 64, 64]; boxes in the order of
+        drawing, the pair first.
+        """
         rows = _checked(indices, self.num_clips)
-        return _clip_batch(self.digits, self.images[rows], self.coordinates[rows], self.labels[rows], rows)
+        return _clip_batch(
+            self.digits, self.images[rows], self.coordinates[rows], self.labels[rows], rows
+        )
 
 
-def load_test_set(num_digits: int, source: str | Path = "mnist", paths: str | Path | None = None, num_clips: int = 10_000) -> SyncMnistTest:
-    """The published test sets: 5 MNIST digits walk the released trajectories; all others the sequential generator's, with seed 0.
+def load_test_set(
+    num_digits: int,
+    source: str | Path = "mnist",
+    paths: str | Path | None = None,
+    num_clips: int = 10_000,
+) -> SyncMnistTest:
+    """The published test sets: 5 MNIST digits walk the released trajectories; all others the
+    sequential generator's, with seed 0.
 
     Args:
         num_digits: digits per clip.
@@ -207,14 +262,18 @@ def load_test_set(num_digits: int, source: str | Path = "mnist", paths: str | Pa
     """
     digits = load_digits(source, "test")
     released = paths is not None or (num_digits == 5 and str(source) != "embedded")
-    return SyncMnistTest(digits, num_digits, num_clips, released_trajectories(paths) if released else None)
+    return SyncMnistTest(
+        digits, num_digits, num_clips, released_trajectories(paths) if released else None
+    )
 
 
 class DigitStream:
-    """Still digits at random places, T = 1: to pre-train a stem on what digits look like, and on nothing that moves.
+    """Still digits at random places, T = 1: to pre-train a stem on what digits look like, and on
+    nothing that moves.
 
-    With one digit per frame the label is its class; with several, of different classes, 0/1 for every class that is in view. The
-    latter teaches a stem to tell digits apart where others lie over them, which single digits cannot.
+    With one digit per frame the label is its class; with several, of different classes, 0/1 for
+    every class that is in view. The latter teaches a stem to tell digits apart where others lie
+    over them, which single digits cannot.
 
     Args:
         digits: the images to draw.
@@ -224,9 +283,18 @@ class DigitStream:
     """
 
     def __init__(self, digits: Digits, num_clips: int, seed: int, num_digits: int = 1) -> None:
-        self.digits, self.num_clips, self.seed, self.num_digits = digits, num_clips, seed, num_digits
+        self.digits, self.num_clips, self.seed, self.num_digits = (
+            digits,
+            num_clips,
+            seed,
+            num_digits,
+        )
         self.class_names = [str(c) for c in range(10)]
-        self._frames = SyncMnistStream(digits, num_digits, num_clips, seed, num_frames=1, shuffle_layers=True) if num_digits > 1 else None
+        self._frames = (
+            SyncMnistStream(digits, num_digits, num_clips, seed, num_frames=1, shuffle_layers=True)
+            if num_digits > 1
+            else None
+        )
 
     def __len__(self) -> int:
         return self.num_clips
@@ -235,7 +303,9 @@ class DigitStream:
         return self.__getitems__([index])
 
     def __getitems__(self, indices: Sequence[int]) -> ClipBatch:
-        """Clips `indices` as one batch: video uint8 [B, 1, 1, 64, 64]; label int64 [B], or float [B, 10]."""
+        """Clips `indices` as one batch: video uint8 [B, 1, 1, 64, 64]; label int64 [B], or float
+        [B, 10].
+        """
         rows = _checked(indices, self.num_clips)
         if self._frames is not None:
             images, path, _ = self._frames.plan(rows)
@@ -250,25 +320,37 @@ class DigitStream:
 
 
 def appearance_accuracy(num_digits: int, no_sync_probability: float = 1 / 92) -> float:
-    """Best accuracy, 0..1, of someone who knows every digit but sees no motion: guess one of the pairs in view, or "none"."""
-    return max(no_sync_probability, (1 - no_sync_probability) / (num_digits * (num_digits - 1) // 2))
+    """Best accuracy, 0..1, of someone who knows every digit but sees no motion: guess one of the
+    pairs in view, or "none".
+    """
+    return max(
+        no_sync_probability, (1 - no_sync_probability) / (num_digits * (num_digits - 1) // 2)
+    )
 
 
-def _check_trajectories(found: Trajectories, digits: Digits, num_digits: int, num_clips: int) -> None:
+def _check_trajectories(
+    found: Trajectories, digits: Digits, num_digits: int, num_clips: int
+) -> None:
     if found.images.shape[1] != num_digits or len(found) < num_clips:
         shown = f"{len(found)} clips of {found.images.shape[1]} digits"
         raise DataError(f"the trajectories hold {shown}; asked for {num_clips} of {num_digits}")
-    # Digits of one clip are of different classes: with other images than the trajectories were made for, that fails at once.
+    # Digits of one clip are of different classes: with other images than the trajectories were made
+    # for, that fails at once.
     known = found.images.max() < len(digits)
     classes = np.sort(digits.labels[found.images], axis=1) if known else np.zeros((1, 2), np.int64)
     if (np.diff(classes, axis=1) == 0).any():
-        raise DataError("the trajectories were made for other digit images; use them with the MNIST test digits")
+        raise DataError(
+            "the trajectories were made for other digit images; use them with the MNIST test digits"
+        )
 
 
 def _check_classes(digits: Digits, classes: NDArray[np.int64]) -> None:
     absent = [int(c) for c in classes if not 0 <= c <= 9 or not len(digits.by_class[c])]
     if absent:
-        raise DataError(f"the digits have no image of class {absent[0]}; choose classes from 0 to 9 that they show")
+        raise DataError(
+            f"the digits have no image of class {absent[0]}; choose classes from 0 to 9 that they "
+            "show"
+        )
 
 
 def _checked(indices: Sequence[int], length: int) -> NDArray[np.int64]:
@@ -279,7 +361,11 @@ def _checked(indices: Sequence[int], length: int) -> NDArray[np.int64]:
 
 
 def _clip_batch(
-    digits: Digits, images: NDArray[np.int64], path: NDArray[np.int64], label: NDArray[np.int64], rows: NDArray[np.int64]
+    digits: Digits,
+    images: NDArray[np.int64],
+    path: NDArray[np.int64],
+    label: NDArray[np.int64],
+    rows: NDArray[np.int64],
 ) -> ClipBatch:
     """Draws the clips: images [B, n], path [B, T, n, 2]."""
     num_clips, num_frames, num_digits, _ = path.shape
@@ -290,5 +376,7 @@ def _clip_batch(
         label=torch.from_numpy(label.astype(np.int64)),
         index=torch.from_numpy(rows.copy()),
         frame_indices=torch.arange(num_frames).expand(num_clips, -1).contiguous(),
-        regions=Regions(torch.from_numpy(boxes), torch.ones(shape), torch.ones(shape, dtype=torch.bool)),
+        regions=Regions(
+            torch.from_numpy(boxes), torch.ones(shape), torch.ones(shape, dtype=torch.bool)
+        ),
     )

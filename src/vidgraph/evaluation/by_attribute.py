@@ -1,11 +1,13 @@
-"""Where a model is better than another: their scores over the classes that have something in common.
+"""Where a model is better than another: their scores over the classes that have something in
+common.
 
     class,Seq,PoseVar,Obj
     c000,1,0.74796,1
     c097,0,0.73142,0
 
-Such a table says something of every class: whether it is mostly part of a sequence, how much poses vary in it, whether an object is
-involved. It is the error analysis of figure 5 of Videos as Space-Time Region Graphs, after Sigurdsson et al. 2017.
+Such a table says something of every class: whether it is mostly part of a sequence, how much poses
+vary in it, whether an object is involved. It is the error analysis of figure 5 of Videos as
+Space-Time Region Graphs, after Sigurdsson et al. 2017.
 
 Shapes: n clips, K classes, R resamples.
 """
@@ -24,7 +26,9 @@ import numpy as np
 from vidgraph.errors import DataError, nearest
 from vidgraph.evaluation.metrics import Scores, class_rankings, resamples
 
-MOST_VALUES = 6  # a number with more different values is cut into three groups of about as many classes
+MOST_VALUES = (
+    6  # a number with more different values is cut into three groups of about as many classes
+)
 EVERYTHING = "all"
 
 
@@ -39,7 +43,8 @@ class Group:
 
 @dataclass(frozen=True)
 class GroupScore:
-    """What one or two models score on a group: mAP over its classes, or the accuracy of the clips of its classes, in percent.
+    """What one or two models score on a group: mAP over its classes, or the accuracy of the clips
+    of its classes, in percent.
 
     Attributes:
         attribute: of the group.
@@ -49,7 +54,8 @@ class GroupScore:
         scores: of each model.
         ci95: the 95 % interval of each score, by a bootstrap over clips.
         difference: the first model's score less the second's, in points; None for one model.
-        difference_ci95: its 95 % interval, from the same resamples for both models; None for one model.
+        difference_ci95: its 95 % interval, from the same resamples for both models; None for one
+            model.
     """
 
     attribute: str
@@ -102,8 +108,9 @@ def read_attributes(path: str | Path, wanted: Sequence[str] | None = None) -> At
 def group_classes(table: AttributeTable, class_names: Sequence[str]) -> list[Group]:
     """The groups of classes, those of one attribute one after another.
 
-    A class is called by its name, or by the first word of it, where names are `c008 Opening a door`. 0 and 1 are read as no and yes.
-    Numbers with many values become three groups; other values are groups as they are. An empty cell leaves the class out.
+    A class is called by its name, or by the first word of it, where names are `c008 Opening a
+    door`. 0 and 1 are read as no and yes. Numbers with many values become three groups; other
+    values are groups as they are. An empty cell leaves the class out.
 
     Args:
         table: of attributes.
@@ -117,7 +124,9 @@ def group_classes(table: AttributeTable, class_names: Sequence[str]) -> list[Gro
     for line, row in table.rows:
         if row["class"] not in places:
             hint = hint if "did you mean" in (hint := nearest(row["class"], places)) else ""
-            what = f"class {row['class']!r} is not among the {len(class_names)} that were scored{hint}"
+            what = (
+                f"class {row['class']!r} is not among the {len(class_names)} that were scored{hint}"
+            )
             raise DataError(f"{table.source}, line {line}: {what}")
         if found.setdefault(places[row["class"]], row) is not row:
             raise DataError(f"{table.source}, line {line}: class {row['class']!r} is listed twice")
@@ -134,15 +143,23 @@ def group_classes(table: AttributeTable, class_names: Sequence[str]) -> list[Gro
 def _read(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
     """The columns, and each row with its line."""
     try:
-        reader = csv.reader(io.StringIO(path.read_text(encoding="utf-8-sig"), newline=""), strict=True)
-        lines = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader if any(cells)]
+        reader = csv.reader(
+            io.StringIO(path.read_text(encoding="utf-8-sig"), newline=""), strict=True
+        )
+        lines = [
+            (reader.line_num, [cell.strip() for cell in cells]) for cells in reader if any(cells)
+        ]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path}: cannot be read as CSV ({error})") from error
     header = lines[0][1] if lines else []
     if "class" not in header or len(header) < 2 or len(set(header)) < len(header):
-        raise DataError(f"{path}: its first line must name a column class and at least one attribute, each once")
+        raise DataError(
+            f"{path}: its first line must name a column class and at least one attribute, each once"
+        )
     if short := next((line for line, cells in lines if len(cells) != len(header)), None):
-        raise DataError(f"{path}, line {short}: has not as many columns as the first line, {len(header)}")
+        raise DataError(
+            f"{path}, line {short}: has not as many columns as the first line, {len(header)}"
+        )
     return header, [(line, dict(zip(header, cells, strict=True))) for line, cells in lines[1:]]
 
 
@@ -159,20 +176,33 @@ def _grouped(values: dict[int, str]) -> dict[str, list[int]]:
     try:
         numbers = {text: float(text) for text in distinct}
     except ValueError:
-        return {text: [place for place, value in values.items() if value == text] for text in distinct}
+        return {
+            text: [place for place, value in values.items() if value == text] for text in distinct
+        }
     if set(numbers.values()) <= {0.0, 1.0}:
-        return {word: chosen for k, word in enumerate(("no", "yes")) if (chosen := [p for p, v in values.items() if numbers[v] == k])}
+        return {
+            word: chosen
+            for k, word in enumerate(("no", "yes"))
+            if (chosen := [p for p, v in values.items() if numbers[v] == k])
+        }
     if len(distinct) <= MOST_VALUES:
-        return {text: [p for p, v in values.items() if v == text] for text in sorted(distinct, key=lambda text: numbers[text])}
+        return {
+            text: [p for p, v in values.items() if v == text]
+            for text in sorted(distinct, key=lambda text: numbers[text])
+        }
     edges = np.quantile([numbers[value] for value in values.values()], [1 / 3, 2 / 3])
     groups = []
     for third in range(3):
-        members = [place for place, value in values.items() if int((numbers[value] > edges).sum()) == third]
+        members = [
+            place for place, value in values.items() if int((numbers[value] > edges).sum()) == third
+        ]
         groups.append((members, [numbers[values[place]] for place in members]))
     return {f"{min(own):.4g} to {max(own):.4g}": members for members, own in groups if members}
 
 
-def score_groups(groups: Sequence[Group], models: Sequence[Scores], num_resamples: int = 400, seed: int = 0) -> list[GroupScore]:
+def score_groups(
+    groups: Sequence[Group], models: Sequence[Scores], num_resamples: int = 400, seed: int = 0
+) -> list[GroupScore]:
     """What one or two models score on all classes, and on each group.
 
     Args:
@@ -186,7 +216,9 @@ def score_groups(groups: Sequence[Group], models: Sequence[Scores], num_resample
     """
     _check_same(models)
     labels = models[0].labels
-    hot = labels > 0.5 if labels.ndim == 2 else np.eye(len(models[0].class_names), dtype=bool)[labels]  # [n, K]
+    hot = (
+        labels > 0.5 if labels.ndim == 2 else np.eye(len(models[0].class_names), dtype=bool)[labels]
+    )  # [n, K]
     everything = Group(EVERYTHING, "", np.ones(hot.shape[1], dtype=bool))
     present = hot.any(0)
     kept = [group for group in (everything, *groups) if (group.classes & present).any()]
@@ -195,7 +227,13 @@ def score_groups(groups: Sequence[Group], models: Sequence[Scores], num_resample
     scorers = [_scorer(model, masks) for model in models]
     measured = np.stack([scorer(alone)[0] for scorer in scorers])  # [models, G]
     drawn = np.stack(
-        [np.concatenate(parts) for parts in zip(*([s(c) for s in scorers] for c in resamples(len(hot), num_resamples, seed)), strict=True)]
+        [
+            np.concatenate(parts)
+            for parts in zip(
+                *([s(c) for s in scorers] for c in resamples(len(hot), num_resamples, seed)),
+                strict=True,
+            )
+        ]
     )  # [models, R, G]
     rows = []
     for g, (group, mask) in enumerate(zip(kept, masks, strict=True)):
@@ -220,14 +258,26 @@ def _check_same(models: Sequence[Scores]) -> None:
     for other in models[1:]:
         if other.class_names != first.class_names:
             counts = f"{len(first.class_names)} and {len(other.class_names)}"
-            raise DataError(f"the two were scored on different classes ({counts}), or their classes are in another order")
-        same = other.labels.shape == first.labels.shape and np.array_equal(other.labels, first.labels)
-        if not same or [Path(name).stem for name in other.names] != [Path(name).stem for name in first.names]:
-            raise DataError(f"the two were scored on different clips ({first.n:,} and {other.n:,}), or the clips are in another order")
+            raise DataError(
+                f"the two were scored on different classes ({counts}), or their classes are in "
+                "another order"
+            )
+        same = other.labels.shape == first.labels.shape and np.array_equal(
+            other.labels, first.labels
+        )
+        if not same or [Path(name).stem for name in other.names] != [
+            Path(name).stem for name in first.names
+        ]:
+            raise DataError(
+                f"the two were scored on different clips ({first.n:,} and {other.n:,}), or the "
+                "clips are in another order"
+            )
 
 
 def _scorer(model: Scores, masks: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-    """A function from how often each clip counts, [R, n], to the score of each group in percent, [R, G]."""
+    """A function from how often each clip counts, [R, n], to the score of each group in percent,
+    [R, G].
+    """
     scale = 100 * model.kept
     if model.labels.ndim == 2:
         rankings = class_rankings(model.probabilities, model.labels)
@@ -238,7 +288,9 @@ def _scorer(model: Scores, masks: np.ndarray) -> Callable[[np.ndarray], np.ndarr
             for k in np.flatnonzero(used):
                 ap[:, k] = rankings[k].precision(counts)
             weights = masks.T * ~np.isnan(ap)[:, :, None]  # [R, K, G]
-            return scale * _ratio(np.einsum("rk,rkg->rg", np.nan_to_num(ap), weights), weights.sum(1))
+            return scale * _ratio(
+                np.einsum("rk,rkg->rg", np.nan_to_num(ap), weights), weights.sum(1)
+            )
 
         return mean_precision
     members = masks[:, model.labels].T.astype(np.float64)  # [n, G]
@@ -247,7 +299,9 @@ def _scorer(model: Scores, masks: np.ndarray) -> Callable[[np.ndarray], np.ndarr
 
 
 def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    return np.divide(part, whole, out=np.full(np.shape(part), np.nan, dtype=np.float64), where=whole > 0)
+    return np.divide(
+        part, whole, out=np.full(np.shape(part), np.nan, dtype=np.float64), where=whole > 0
+    )
 
 
 def _interval(values: np.ndarray) -> tuple[float, float]:
@@ -257,12 +311,31 @@ def _interval(values: np.ndarray) -> tuple[float, float]:
 
 def to_text(rows: Sequence[GroupScore], names: Sequence[str]) -> str:
     """A table for people; `names` are those of the models."""
-    head = ["attribute", "value", "classes", "clips", *names, *(["difference", "95 % interval"] if len(names) == 2 else [])]
+    head = [
+        "attribute",
+        "value",
+        "classes",
+        "clips",
+        *names,
+        *(["difference", "95 % interval"] if len(names) == 2 else []),
+    ]
     lines = [head]
     for row in rows:
-        cells = [row.attribute, row.value, str(row.num_classes), f"{row.num_clips:,}", *(f"{score:.2f}" for score in row.scores)]
+        cells = [
+            row.attribute,
+            row.value,
+            str(row.num_classes),
+            f"{row.num_clips:,}",
+            *(f"{score:.2f}" for score in row.scores),
+        ]
         if row.difference is not None and row.difference_ci95 is not None:
-            cells += [f"{row.difference:+.2f}", f"{row.difference_ci95[0]:+.2f} to {row.difference_ci95[1]:+.2f}"]
+            cells += [
+                f"{row.difference:+.2f}",
+                f"{row.difference_ci95[0]:+.2f} to {row.difference_ci95[1]:+.2f}",
+            ]
         lines.append(cells)
     widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
-    return "\n".join("  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines)
+    return "\n".join(
+        "  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    )

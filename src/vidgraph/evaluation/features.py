@@ -1,4 +1,5 @@
-"""The vectors that a model classifies, collected while it is scored: what a picture of its feature space is drawn from.
+"""The vectors that a model classifies, collected while it is scored: what a picture of its feature
+space is drawn from.
 
 Shapes: B clips, M samples, D width, K classes.
 """
@@ -17,10 +18,11 @@ from vidgraph.records import ClipBatch
 
 
 class FeatureRecorder:
-    """Collects the input of a model's classifier for every clip that passes, and averages the views of a sample.
+    """Collects the input of a model's classifier for every clip that passes, and averages the views
+    of a sample.
 
-    Of a model with several classifiers, such as two streams, the vectors stand side by side; of one that classifies every frame, their
-    mean over frames is taken.
+    Of a model with several classifiers, such as two streams, the vectors stand side by side; of one
+    that classifies every frame, their mean over frames is taken.
 
     Example::
 
@@ -38,7 +40,10 @@ class FeatureRecorder:
     @contextmanager
     def watching(self, model: nn.Module) -> Iterator[None]:
         """While open, every forward pass of the model is recorded."""
-        handles = [module.register_forward_pre_hook(self._keep(name)) for name, module in _classifiers(model)]
+        handles = [
+            module.register_forward_pre_hook(self._keep(name))
+            for name, module in _classifiers(model)
+        ]
         handles.append(model.register_forward_hook(self._finish))
         try:
             yield
@@ -54,7 +59,9 @@ class FeatureRecorder:
             self._labels |= dict(zip(batch.index.tolist(), batch.label.tolist(), strict=True))
 
     def features(self) -> tuple[np.ndarray, np.ndarray]:
-        """One vector per sample, float32 [M, D], and the labels, [M] or [M, K]; in the order of the data set."""
+        """One vector per sample, float32 [M, D], and the labels, [M] or [M, K]; in the order of the
+        data set.
+        """
         vectors = torch.cat(self._vectors).double().numpy()
         rows, place = np.unique(self._rows, return_inverse=True)
         assert len(vectors) == len(place)
@@ -72,12 +79,21 @@ class FeatureRecorder:
     def _finish(self, _model: nn.Module, _args: Any, logits: Tensor) -> None:
         """After a pass over B clips: [B, D] of all classifiers."""
         batch = len(logits)
-        parts = [vectors.reshape(batch, -1, vectors.shape[-1]).mean(dim=1) for vectors in self._inputs.values()]
+        parts = [
+            vectors.reshape(batch, -1, vectors.shape[-1]).mean(dim=1)
+            for vectors in self._inputs.values()
+        ]
         self._vectors.append(torch.cat(parts, dim=1))
         self._inputs.clear()
 
 
 def _classifiers(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    """The linear layers named `classifier`, at the top or in streams; else whatever the model calls its classifier."""
-    named = [(name, module) for name, module in model.named_modules() if name.rpartition(".")[2] == "classifier"]
+    """The linear layers named `classifier`, at the top or in streams; else whatever the model calls
+    its classifier.
+    """
+    named = [
+        (name, module)
+        for name, module in model.named_modules()
+        if name.rpartition(".")[2] == "classifier"
+    ]
     return [pair for pair in named if isinstance(pair[1], nn.Linear)] or named

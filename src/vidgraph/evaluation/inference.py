@@ -14,7 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from vidgraph.errors import DataError, RecipeError, nearest
-from vidgraph.evaluation.metrics import SOFTMAXED, Scores, score_multi_label, score_single_label, softmaxed
+from vidgraph.evaluation.metrics import (
+    SOFTMAXED,
+    Scores,
+    score_multi_label,
+    score_single_label,
+    softmaxed,
+)
 from vidgraph.records import ClipBatch, InputSpec
 
 ViewFusion = Literal["mean", "max", "logits", "max_logits"]
@@ -44,8 +50,8 @@ def evaluate(
 ) -> Scores:
     """Scores `model` on all clips of `loader`.
 
-    Clips of the same `index` are views of one sample and are fused before scoring. int64 labels [B] are single-label (softmax);
-    float labels [B, K] are multi-label (sigmoid).
+    Clips of the same `index` are views of one sample and are fused before scoring. int64 labels [B]
+    are single-label (softmax); float labels [B, K] are multi-label (sigmoid).
 
     Args:
         model: has `input_spec`; gives logits [B, K]. Its training mode is put back afterwards.
@@ -54,13 +60,15 @@ def evaluate(
         skipped: samples that were left out; each score counts them as wrong.
         device: where the model runs.
         precision: "fp32" or "bf16" (autocast).
-        views: "mean" or "max" of probabilities, or the mean ("logits") or maximum ("max_logits") of logits.
+        views: "mean" or "max" of probabilities, or the mean ("logits") or maximum ("max_logits") of
+            logits.
         chunk: most clips in one forward pass; None: the whole batch. It changes memory, not scores.
         progress: called with the number of clips just done.
 
     Raises:
-        DataError: no clips, a label outside the classes, views of one sample that disagree on the label, or a model whose number of
-            outputs is not the number of classes or whose outputs are not finite.
+        DataError: no clips, a label outside the classes, views of one sample that disagree on the
+            label, or a model whose number of outputs is not the number of classes or whose outputs
+            are not finite.
     """
     fused = _Fused(views, class_names)
     model = model.to(device)
@@ -77,12 +85,17 @@ def evaluate(
 
 
 def predict_batch(
-    model: nn.Module, batch: ClipBatch, device: torch.device | str = "cpu", precision: str = "fp32", chunk: int | None = None
+    model: nn.Module,
+    batch: ClipBatch,
+    device: torch.device | str = "cpu",
+    precision: str = "fp32",
+    chunk: int | None = None,
 ) -> Tensor:
     """Logits of a batch, float32 [B, K] on the CPU, computed for `chunk` clips at a time.
 
     Raises:
-        RecipeError: an unknown precision, or a model that cannot take frames of another size than its own.
+        RecipeError: an unknown precision, or a model that cannot take frames of another size than
+            its own.
     """
     if precision not in _PRECISIONS:
         raise RecipeError(f"unknown precision {precision!r}{nearest(precision, _PRECISIONS)}")
@@ -100,11 +113,16 @@ def predict_batch(
 
 
 def _other_size(error: Exception, batch: ClipBatch, spec: InputSpec) -> RecipeError | None:
-    """What to tell the user if a model fails on frames that are not of its own size; None for all other failures."""
+    """What to tell the user if a model fails on frames that are not of its own size; None for all
+    other failures.
+    """
     given, own = tuple(batch.video.shape[3:]), (spec.height, spec.width)
     if given == own or isinstance(error, torch.OutOfMemoryError):
         return None
-    what = f"the model takes frames of {own[0]}x{own[1]} pixels and cannot use views of {given[0]}x{given[1]} ({error})"
+    what = (
+        f"the model takes frames of {own[0]}x{own[1]} pixels and cannot use views of "
+        f"{given[0]}x{given[1]} ({error})"
+    )
     return RecipeError(f"{what}; leave out eval.full_frame and eval.crop_size")
 
 
@@ -135,7 +153,9 @@ class _Fused:
         check_fusion(views)
         self.views: ViewFusion = views
         self.class_names = class_names
-        self.rows: dict[int, Tensor] = {}  # running sum or maximum, so that 30 views cost no more memory than one
+        self.rows: dict[
+            int, Tensor
+        ] = {}  # running sum or maximum, so that 30 views cost no more memory than one
         self.num_views: dict[int, int] = {}
         self.labels: dict[int, Any] = {}
         self.names: dict[int, str] = {}
@@ -149,35 +169,65 @@ class _Fused:
         self.multi_label = batch.label.ndim == 2
         self.softmaxed &= self.multi_label and softmaxed(logits.numpy())
         scores = view_scores(logits, self.multi_label, self.views)
-        for row, index, label, name in zip(scores, batch.index.tolist(), batch.label.tolist(), names, strict=True):
+        for row, index, label, name in zip(
+            scores, batch.index.tolist(), batch.label.tolist(), names, strict=True
+        ):
             if self.labels.setdefault(index, label) != label:
                 raise DataError(f"{name}: two views of sample {index} have different labels")
             seen = self.rows.get(index)
-            self.rows[index] = row if seen is None else torch.maximum(seen, row) if self.views in _MAXIMA else seen + row
+            self.rows[index] = (
+                row
+                if seen is None
+                else torch.maximum(seen, row)
+                if self.views in _MAXIMA
+                else seen + row
+            )
             self.num_views[index] = self.num_views.get(index, 0) + 1
             self.names[index] = name
 
     def _check(self, logits: Tensor, batch: ClipBatch, names: list[str]) -> None:
         num_classes = len(self.class_names)
         if logits.shape[1] != num_classes:
-            raise DataError(f"the model has {logits.shape[1]} outputs but the data set has {num_classes} classes; re-head it first")
+            raise DataError(
+                f"the model has {logits.shape[1]} outputs but the data set has {num_classes} "
+                "classes; re-head it first"
+            )
         finite = torch.isfinite(logits).all(1)
         if not finite.all():
-            raise DataError(f"{names[int((~finite).nonzero()[0])]}: the model's output is not finite; are its weights sound?")
+            raise DataError(
+                f"{names[int((~finite).nonzero()[0])]}: the model's output is not finite; are its "
+                "weights sound?"
+            )
         if batch.label.ndim == 2 and batch.label.shape[1] != num_classes:
-            raise DataError(f"{names[0]}: labels hold {batch.label.shape[1]} classes, not {num_classes}")
-        outside = (batch.label < 0) | (batch.label >= num_classes) if batch.label.ndim == 1 else torch.zeros(1, dtype=torch.bool)
+            raise DataError(
+                f"{names[0]}: labels hold {batch.label.shape[1]} classes, not {num_classes}"
+            )
+        outside = (
+            (batch.label < 0) | (batch.label >= num_classes)
+            if batch.label.ndim == 1
+            else torch.zeros(1, dtype=torch.bool)
+        )
         if outside.any():
             place = int(outside.nonzero()[0])
-            raise DataError(f"{names[place]}: label {int(batch.label[place])} is outside the {num_classes} classes; check the table")
+            raise DataError(
+                f"{names[place]}: label {int(batch.label[place])} is outside the {num_classes} "
+                "classes; check the table"
+            )
 
     def scores(self, skipped: int) -> Scores:
         """Fuses and scores, in the order of the data set."""
         if not self.rows:
-            raise DataError("there are no clips to score; is the split empty, or are all its files on the skip list?")
+            raise DataError(
+                "there are no clips to score; is the split empty, or are all its files on the "
+                "skip list?"
+            )
         order = sorted(self.rows)
         counts = torch.tensor([1 if self.views in _MAXIMA else self.num_views[i] for i in order])
-        probabilities = _finish(torch.stack([self.rows[i] for i in order]) / counts[:, None], self.multi_label, self.views)
+        probabilities = _finish(
+            torch.stack([self.rows[i] for i in order]) / counts[:, None],
+            self.multi_label,
+            self.views,
+        )
         score = score_multi_label if self.multi_label else score_single_label
         scores = score(
             probabilities.float().numpy(),

@@ -1,6 +1,7 @@
 """`test.json` in a run folder: the score on the test split, kept so that the split is scored once.
 
-It also holds which clips were right, for comparisons on the same clips, and what was scored: the weights, the test clips, the code.
+It also holds which clips were right, for comparisons on the same clips, and what was scored: the
+weights, the test clips, the code.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ class KeptScore:
         weights: sha256 of the weights file.
         hardware: what it was trained and scored on.
         commit: of the code, or None outside of a checkout.
-        correct: one "1" or "0" per clip in the order of the split; None where clips have several labels each.
+        correct: one "1" or "0" per clip in the order of the split; None where clips have several
+            labels each.
     """
 
     measured_on: str
@@ -48,7 +50,9 @@ class KeptScore:
     correct: str | None = field(repr=False)
 
     def correct_clips(self) -> np.ndarray | None:
-        """1.0 for each clip that was right, 0.0 for the others and for each that was skipped, float64 [n + skipped]."""
+        """1.0 for each clip that was right, 0.0 for the others and for each that was skipped,
+        float64 [n + skipped].
+        """
         if self.correct is None:
             return None
         right = np.frombuffer(self.correct.encode("ascii"), np.uint8) == ord("1")
@@ -66,7 +70,9 @@ def keep_score(folder: Path, weights_file: Path, scores: Scores, measured_on: st
         weights=_file_hash(weights_file),
         hardware=describe_hardware(),
         commit=code_commit(),
-        correct="".join("01"[int(right)] for right in scores.correct) if scores.labels.ndim == 1 else None,
+        correct="".join("01"[int(right)] for right in scores.correct)
+        if scores.labels.ndim == 1
+        else None,
     )
     write_json(folder / KEPT_SCORE, asdict(kept))
     return kept
@@ -85,9 +91,14 @@ def kept_score(folder: Path, weights_file: Path) -> KeptScore | None:
         content = json.loads(path.read_text(encoding="utf-8"))
         kept = KeptScore(**{**content, "ci95": tuple(content["ci95"])})
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise RunError(f"{path}: is not a whole score file; delete it to score the test split again") from error
+        raise RunError(
+            f"{path}: is not a whole score file; delete it to score the test split again"
+        ) from error
     if kept.weights != _file_hash(weights_file):
-        raise RunError(f"{path}: is the score of other weights than {weights_file.name} beside it; delete it to score these")
+        raise RunError(
+            f"{path}: is the score of other weights than {weights_file.name} beside it; delete it "
+            "to score these"
+        )
     return kept
 
 

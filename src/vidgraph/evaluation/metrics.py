@@ -1,6 +1,7 @@
 """Scores of a set of clips, in percent, each with a 95 % interval.
 
-Every score counts the clips that were skipped as wrong: it is multiplied by n / (n + skipped), where n clips were scored.
+Every score counts the clips that were skipped as wrong: it is multiplied by n / (n + skipped),
+where n clips were scored.
 
 Shapes: n clips, K classes, R resamples.
 """
@@ -18,25 +19,30 @@ from vidgraph.errors import DataError
 _Z95 = 1.959963984540054  # two-sided 95 % point of the normal distribution
 _CHUNK = 50  # resamples drawn at once; bounds memory to 50 x n counts
 SOFTMAXED = (
-    "the scores of every clip sum to 1, as after a softmax, though clips have several labels each: classes then take from each other "
+    "the scores of every clip sum to 1, as after a softmax, though clips have several labels "
+    "each: classes then take from each other "
     "what they should share, and mAP falls; score them with a sigmoid per class"
 )
 
 
 @dataclass(frozen=True)
 class Scores:
-    """How well a model did on a split, in percent. A score that makes no sense for the labels is None.
+    """How well a model did on a split, in percent. A score that makes no sense for the labels is
+    None.
 
     Attributes:
         top1: clips whose likeliest class is right; single-label only.
-        top5: clips whose right class is among the five likeliest; single-label with more than five classes only.
+        top5: clips whose right class is among the five likeliest; single-label with more than five
+            classes only.
         mean_class: mean over classes of the share of their clips that are right; single-label only.
         map: mean over classes of average precision; multi-label only.
         n: clips that were scored.
-        skipped: clips that were left out; they count as wrong in the four scores and their intervals.
-        ci95: 95 % interval of each score that is not None. top1 and top5: Wilson; the others: bootstrap over clips.
-        per_class: one `{name, n, accuracy}` (multi-label: `{name, n, ap}`) per class, over scored clips only; None for a class without
-            clips.
+        skipped: clips that were left out; they count as wrong in the four scores and their
+            intervals.
+        ci95: 95 % interval of each score that is not None. top1 and top5: Wilson; the others:
+            bootstrap over clips.
+        per_class: one `{name, n, accuracy}` (multi-label: `{name, n, ap}`) per class, over scored
+            clips only; None for a class without clips.
         labels: the truth, int64 [n] or 0/1 [n, K].
         probabilities: mean over the views of each clip, float32 [n, K].
         indices: row of each clip in its data set, ascending, int64 [n].
@@ -84,11 +90,15 @@ class Scores:
         Raises:
             DataError: the clips have several labels each.
         """
-        return confusion_matrix(self.probabilities.argmax(1), self._single_labels(), len(self.per_class))
+        return confusion_matrix(
+            self.probabilities.argmax(1), self._single_labels(), len(self.per_class)
+        )
 
     def _single_labels(self) -> np.ndarray:
         if self.labels.ndim != 1:
-            raise DataError("the clips have several labels each, so there is no right class to count")
+            raise DataError(
+                "the clips have several labels each, so there is no right class to count"
+            )
         return self.labels
 
     @property
@@ -106,10 +116,24 @@ class Scores:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for `eval --json`, rounded to a thousandth of a point."""
-        rounded = {name: _round(getattr(self, name)) for name in ("top1", "top5", "mean_class", "map")}
+        rounded = {
+            name: _round(getattr(self, name)) for name in ("top1", "top5", "mean_class", "map")
+        }
         ci95 = {name: [_round(low), _round(high)] for name, (low, high) in self.ci95.items()}
-        per_class = [{key: _round(value) if isinstance(value, float) else value for key, value in row.items()} for row in self.per_class]
-        return {**rounded, "n": self.n, "skipped": self.skipped, "ci95": ci95, "per_class": per_class}
+        per_class = [
+            {
+                key: _round(value) if isinstance(value, float) else value
+                for key, value in row.items()
+            }
+            for row in self.per_class
+        ]
+        return {
+            **rounded,
+            "n": self.n,
+            "skipped": self.skipped,
+            "ci95": ci95,
+            "per_class": per_class,
+        }
 
 
 @dataclass(frozen=True)
@@ -168,7 +192,10 @@ def score_single_label(
         top5 = 100.0 * num_top5 / (n + skipped)
         ci95["top5"] = wilson_interval(num_top5, n + skipped)
     ci95["mean_class"] = _bootstrap(mean_class, n, num_resamples, seed)
-    accuracies = [float(100 * correct[labels == k].mean()) if (labels == k).any() else None for k in range(num_classes)]
+    accuracies = [
+        float(100 * correct[labels == k].mean()) if (labels == k).any() else None
+        for k in range(num_classes)
+    ]
     sizes = np.bincount(labels, minlength=num_classes).tolist()
     return Scores(
         top1=100.0 * int(correct.sum()) / (n + skipped),
@@ -178,7 +205,10 @@ def score_single_label(
         n=n,
         skipped=skipped,
         ci95=ci95,
-        per_class=[{"name": c, "n": m, "accuracy": a} for c, m, a in zip(class_names, sizes, accuracies, strict=True)],
+        per_class=[
+            {"name": c, "n": m, "accuracy": a}
+            for c, m, a in zip(class_names, sizes, accuracies, strict=True)
+        ],
         labels=labels,
         probabilities=probabilities,
         indices=indices,
@@ -197,14 +227,19 @@ def score_multi_label(
     num_resamples: int = 200,
     seed: int = 0,
 ) -> Scores:
-    """Mean average precision over the classes that have a positive clip; arguments as `score_single_label`, labels 0/1 [n, K].
+    """Mean average precision over the classes that have a positive clip; arguments as
+    `score_single_label`, labels 0/1 [n, K].
 
-    As in the official evaluation of Charades, a clip without any label ranks behind all others. A note warns of softmaxed scores.
+    As in the official evaluation of Charades, a clip without any label ranks behind all others. A
+    note warns of softmaxed scores.
     """
     n, kept = len(labels), len(labels) / (len(labels) + skipped)
     classes = class_rankings(probabilities, labels)
     alone = np.ones((1, n), dtype=np.float32)
-    precisions = [float(100 * ranking.precision(alone)[0]) if ranking.num_positives else None for ranking in classes]
+    precisions = [
+        float(100 * ranking.precision(alone)[0]) if ranking.num_positives else None
+        for ranking in classes
+    ]
     present = [ranking for ranking in classes if ranking.num_positives]
 
     def mean_precision(counts: np.ndarray) -> np.ndarray:
@@ -220,7 +255,8 @@ def score_multi_label(
         skipped=skipped,
         ci95={"map": _bootstrap(mean_precision, n, num_resamples, seed)} if found else {},
         per_class=[
-            {"name": name, "n": ranking.num_positives, "ap": p} for name, ranking, p in zip(class_names, classes, precisions, strict=True)
+            {"name": name, "n": ranking.num_positives, "ap": p}
+            for name, ranking, p in zip(class_names, classes, precisions, strict=True)
         ],
         labels=labels,
         probabilities=probabilities,
@@ -231,19 +267,29 @@ def score_multi_label(
 
 
 def class_rankings(probabilities: np.ndarray, labels: np.ndarray) -> list[Ranking]:
-    """The clips of each class by falling score, for `score_multi_label`: [n, K] and 0/1 [n, K] to K rankings."""
+    """The clips of each class by falling score, for `score_multi_label`: [n, K] and 0/1 [n, K] to K
+    rankings.
+    """
     positive = labels > 0.5
     ranked = np.where(positive.any(1, keepdims=True), probabilities, -np.inf)
     return [Ranking(ranked[:, k], positive[:, k]) for k in range(labels.shape[1])]
 
 
 def softmaxed(scores: np.ndarray) -> bool:
-    """Whether the scores of each clip, [n, K], sum to 1 as after a softmax. Those of independent classes do not, but by chance."""
-    return len(scores) > 1 and scores.shape[1] > 1 and bool((scores >= 0).all() and (np.abs(scores.sum(1) - 1) < 1e-3).all())
+    """Whether the scores of each clip, [n, K], sum to 1 as after a softmax. Those of independent
+    classes do not, but by chance.
+    """
+    return (
+        len(scores) > 1
+        and scores.shape[1] > 1
+        and bool((scores >= 0).all() and (np.abs(scores.sum(1) - 1) < 1e-3).all())
+    )
 
 
 def top_k_correct(probabilities: np.ndarray, labels: np.ndarray, k: int) -> np.ndarray:
-    """Whether the right class is among the k likeliest; of equal ones the earlier class comes first. bool [n]."""
+    """Whether the right class is among the k likeliest; of equal ones the earlier class comes
+    first. bool [n].
+    """
     own = probabilities[np.arange(len(labels)), labels][:, None]
     earlier = np.arange(probabilities.shape[1])[None, :] < labels[:, None]
     rank = ((probabilities > own) | ((probabilities == own) & earlier)).sum(1)
@@ -252,19 +298,26 @@ def top_k_correct(probabilities: np.ndarray, labels: np.ndarray, k: int) -> np.n
 
 def confusion_matrix(predicted: np.ndarray, labels: np.ndarray, num_classes: int) -> np.ndarray:
     """Number of clips of class i taken for class j at [i, j]; int64 [K, K]."""
-    return np.bincount(labels * num_classes + predicted, minlength=num_classes**2).reshape(num_classes, num_classes)
+    return np.bincount(labels * num_classes + predicted, minlength=num_classes**2).reshape(
+        num_classes, num_classes
+    )
 
 
 def average_precision(scores: np.ndarray, positive: np.ndarray) -> float:
-    """Mean, over the positives, of the precision among all that rank at least as high; nan without positives.
+    """Mean, over the positives, of the precision among all that rank at least as high; nan without
+    positives.
 
     Equal scores share one rank, so that the order of the rows does not matter.
     """
-    return float(Ranking(scores, positive).precision(np.ones((1, len(scores)), dtype=np.float32))[0])
+    return float(
+        Ranking(scores, positive).precision(np.ones((1, len(scores)), dtype=np.float32))[0]
+    )
 
 
 def wilson_interval(num_correct: int, total: int) -> tuple[float, float]:
-    """95 % Wilson score interval of a proportion, in percent. It stays inside 0 to 100 and is of use at the ends too."""
+    """95 % Wilson score interval of a proportion, in percent. It stays inside 0 to 100 and is of
+    use at the ends too.
+    """
     if total < 1:
         raise DataError("there is no interval for a score over no clips")
     share, z2 = num_correct / total, _Z95**2
@@ -273,7 +326,9 @@ def wilson_interval(num_correct: int, total: int) -> tuple[float, float]:
     return max(0.0, float(100 * (centre - half))), min(100.0, float(100 * (centre + half)))
 
 
-def paired_bootstrap(correct_a: np.ndarray, correct_b: np.ndarray, num_resamples: int = 10_000, seed: int = 0) -> PairedDifference:
+def paired_bootstrap(
+    correct_a: np.ndarray, correct_b: np.ndarray, num_resamples: int = 10_000, seed: int = 0
+) -> PairedDifference:
     """Compares two models that were scored on the same clips in the same order.
 
     Args:
@@ -286,10 +341,15 @@ def paired_bootstrap(correct_a: np.ndarray, correct_b: np.ndarray, num_resamples
         DataError: the two do not have the same number of clips, or none.
     """
     if len(correct_a) != len(correct_b) or len(correct_a) == 0:
-        raise DataError(f"paired scores need the same clips; got {len(correct_a)} and {len(correct_b)}")
+        raise DataError(
+            f"paired scores need the same clips; got {len(correct_a)} and {len(correct_b)}"
+        )
     n = len(correct_a)
-    gap, counts = np.unique(np.round(np.subtract(correct_a, correct_b, dtype=np.float64), 9), return_counts=True)
-    # Clips differ only in their gap, which takes few values, and drawing n clips draws how often each comes from a multinomial.
+    gap, counts = np.unique(
+        np.round(np.subtract(correct_a, correct_b, dtype=np.float64), 9), return_counts=True
+    )
+    # Clips differ only in their gap, which takes few values, and drawing n clips draws how often
+    # each comes from a multinomial.
     drawn = np.random.default_rng(seed).multinomial(n, counts / n, size=num_resamples)
     gaps = np.round(drawn @ gap, 6)
     low, high = np.percentile(100 * gaps / n, [2.5, 97.5])
@@ -298,7 +358,9 @@ def paired_bootstrap(correct_a: np.ndarray, correct_b: np.ndarray, num_resamples
 
 
 class Ranking:
-    """The clips of one class by falling score, so that the precision of many weightings costs one cumulative sum each."""
+    """The clips of one class by falling score, so that the precision of many weightings costs one
+    cumulative sum each.
+    """
 
     def __init__(self, scores: np.ndarray, positive: np.ndarray) -> None:
         self.order = np.argsort(-scores, kind="stable")
@@ -309,19 +371,30 @@ class Ranking:
         self.last = np.searchsorted(-sorted_scores, -sorted_scores, side="right") - 1
 
     def precision(self, counts: np.ndarray) -> np.ndarray:
-        """Average precision with each clip counted `counts` times: [R, n] to [R]; nan where no positive is drawn."""
+        """Average precision with each clip counted `counts` times: [R, n] to [R]; nan where no
+        positive is drawn.
+        """
         weights = counts[:, self.order].astype(np.float64)
         hits = np.cumsum(weights * self.positive, axis=1)
         seen = np.cumsum(weights, axis=1)
         at_positives = self.last[self.positive]
         own = weights[:, self.positive]
-        shares = np.divide(hits[:, at_positives], seen[:, at_positives], out=np.zeros_like(own), where=seen[:, at_positives] > 0)
+        shares = np.divide(
+            hits[:, at_positives],
+            seen[:, at_positives],
+            out=np.zeros_like(own),
+            where=seen[:, at_positives] > 0,
+        )
         total = own.sum(1)
-        result: np.ndarray = np.divide((own * shares).sum(1), total, out=np.full(len(total), np.nan), where=total > 0)
+        result: np.ndarray = np.divide(
+            (own * shares).sum(1), total, out=np.full(len(total), np.nan), where=total > 0
+        )
         return result
 
 
-def _bootstrap(score: Callable[[np.ndarray], np.ndarray], n: int, num_resamples: int, seed: int) -> tuple[float, float]:
+def _bootstrap(
+    score: Callable[[np.ndarray], np.ndarray], n: int, num_resamples: int, seed: int
+) -> tuple[float, float]:
     """95 % percentile interval of `score` over resampled clips."""
     values = np.concatenate([score(counts) for counts in resamples(n, num_resamples, seed)])
     low, high = np.nanpercentile(values, [2.5, 97.5])

@@ -1,6 +1,8 @@
-"""Videos shared out over the machines of a Ray cluster. Ray repeats the video of a process or machine that is lost.
+"""Videos shared out over the machines of a Ray cluster. Ray repeats the video of a process or
+machine that is lost.
 
-The cluster's machines have to see videos and store under the same paths, and to have vidgraph installed.
+The cluster's machines have to see videos and store under the same paths, and to have vidgraph
+installed.
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ from vidgraph.extraction.tasks import Extracted, Job, Outcome, Task, do_task
 def on_cluster(job: Job, tasks: list[Task], store: Store) -> Generator[Outcome]:
     """Yields what became of each video, in the order in which they end.
 
-    The cluster is the one that the environment variable RAY_ADDRESS names, else the one that this machine belongs to.
+    The cluster is the one that the environment variable RAY_ADDRESS names, else the one that this
+    machine belongs to.
 
     Raises:
         VidgraphError: Ray is not installed, or there is no cluster.
@@ -33,7 +36,8 @@ def on_cluster(job: Job, tasks: list[Task], store: Store) -> Generator[Outcome]:
         waiting = list(reversed(tasks))
         running: dict[Any, Task] = {}
         while waiting or running:
-            # A few more than can run, so that no process waits for its next video, and machines that join are used.
+            # A few more than can run, so that no process waits for its next video, and machines
+            # that join are used.
             most = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
             while waiting and len(running) < most:
                 task = waiting.pop()
@@ -56,7 +60,9 @@ def _connect() -> tuple[Any, bool]:
     try:
         import ray
     except ImportError as error:
-        raise VidgraphError("--cluster needs Ray, which is not installed here: pip install 'vidgraph[cluster]'") from error
+        raise VidgraphError(
+            "--cluster needs Ray, which is not installed here: pip install 'vidgraph[cluster]'"
+        ) from error
     if ray.is_initialized():
         return ray, False
     try:
@@ -64,7 +70,8 @@ def _connect() -> tuple[Any, bool]:
     except (ConnectionError, RuntimeError, ValueError) as error:
         what = " ".join(str(error).split())[:200]
         raise VidgraphError(
-            f"no Ray cluster is found ({what}); start one with ray start --head, or set RAY_ADDRESS to HOST:PORT"
+            f"no Ray cluster is found ({what}); start one with ray start --head, or set "
+            "RAY_ADDRESS to HOST:PORT"
         ) from error
     return ray, True
 

@@ -3,8 +3,9 @@
     {"format": "vidgraph-store", "format_version": 1, "record": "boxes", ...}
     record of the first stored frame, record of the second, ...
 
-The line says which video the records are of (name, size, sha256), how they were made (method, version, settings), which frames they
-belong to, and where each record ends. What is in a record is the business of its kind: boxes in `store.py`, flow in `flow_store.py`.
+The line says which video the records are of (name, size, sha256), how they were made (method,
+version, settings), which frames they belong to, and where each record ends. What is in a record is
+the business of its kind: boxes in `store.py`, flow in `flow_store.py`.
 """
 
 from __future__ import annotations
@@ -50,7 +51,12 @@ class Method:
 
     def to_dict(self) -> dict[str, Any]:
         """As it stands in files."""
-        return {"record": self.record, "method": self.name, "version": self.version, "settings": self.settings}
+        return {
+            "record": self.record,
+            "method": self.name,
+            "version": self.version,
+            "settings": self.settings,
+        }
 
     @classmethod
     def from_dict(cls, content: Any) -> Method:
@@ -85,7 +91,8 @@ class Header:
         method: how the records were made.
         source: of which video.
         num_frames: of the video.
-        height: rows of its frames, in pixels; of the fields, if the records are flow, which may be smaller.
+        height: rows of its frames, in pixels; of the fields, if the records are flow, which may be
+            smaller.
         width: columns of them, in pixels.
         reach_frames: a record also stands for frames up to this far from its own.
         frame_indices: source frame of each record, increasing.
@@ -122,7 +129,9 @@ def write_records(path: str | Path, header: Header, records: Iterable[bytes]) ->
             raise ValueError(f"{len(ends)} records for {len(header.frame_indices)} frames")
         content = {"format": FORMAT, "format_version": FORMAT_VERSION, **header.method.to_dict()}
         content |= {key: value for key, value in asdict(header).items() if key != "method"}
-        line = json.dumps(content | {"ends": ends, "crc32": checksums}, separators=(",", ":")).encode()
+        line = json.dumps(
+            content | {"ends": ends, "crc32": checksums}, separators=(",", ":")
+        ).encode()
         waiting.seek(0)
         with whole_file(path) as temporary, open(temporary, "wb") as file:
             file.write(line + b"\n")
@@ -152,7 +161,10 @@ class RecordFile:
             self._start, size = len(line), self.path.stat().st_size
             whole = self._start + (self._ends[-1] if self._ends else 0)
             if size != whole:
-                raise DataError(f"{path}: is {'cut short' if size < whole else 'too long'}, {size:,} bytes instead of {whole:,}; {_AGAIN}")
+                raise DataError(
+                    f"{path}: is {'cut short' if size < whole else 'too long'}, {size:,} bytes "
+                    f"instead of {whole:,}; {_AGAIN}"
+                )
         except BaseException:
             self._file.close()
             raise
@@ -167,7 +179,10 @@ class RecordFile:
         self._file.seek(self._start + begin)
         record = self._file.read(self._ends[place] - begin)
         if zlib.crc32(record) != self._checksums[place]:
-            raise DataError(f"{self.path}, frame {self.header.frame_indices[place]}: the record is damaged; delete the file and {_AGAIN}")
+            raise DataError(
+                f"{self.path}, frame {self.header.frame_indices[place]}: the record is damaged; "
+                f"delete the file and {_AGAIN}"
+            )
         return record
 
     def close(self) -> None:
@@ -177,7 +192,12 @@ class RecordFile:
     def __enter__(self) -> RecordFile:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.close()
 
 
@@ -189,24 +209,38 @@ def _parse(path: Path, line: bytes) -> tuple[Header, list[int], list[int]]:
         content = json.loads(line)
         version = content["format_version"]
     except (ValueError, KeyError) as error:
-        raise DataError(f"{path}: is cut short or damaged, its first line is not whole; {_AGAIN}") from error
+        raise DataError(
+            f"{path}: is cut short or damaged, its first line is not whole; {_AGAIN}"
+        ) from error
     if version != FORMAT_VERSION:
-        raise DataError(f"{path}: is of format version {version}, and this vidgraph reads {FORMAT_VERSION}; extract into a new store")
+        raise DataError(
+            f"{path}: is of format version {version}, and this vidgraph reads {FORMAT_VERSION}; "
+            "extract into a new store"
+        )
     try:
         method = Method.from_dict(content)
         source = Source(**content["source"])
         frames = [int(index) for index in content["frame_indices"]]
-        num_frames, height, width, reach = (int(content[key]) for key in ("num_frames", "height", "width", "reach_frames"))
+        num_frames, height, width, reach = (
+            int(content[key]) for key in ("num_frames", "height", "width", "reach_frames")
+        )
         ends, checksums = content["ends"], content["crc32"]
     except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{path}: its first line is damaged ({error}); delete the file and {_AGAIN}") from error
-    increasing = bool(np.all(np.diff(frames) > 0)) and (not frames or 0 <= frames[0] <= frames[-1] < num_frames)
+        raise DataError(
+            f"{path}: its first line is damaged ({error}); delete the file and {_AGAIN}"
+        ) from error
+    increasing = bool(np.all(np.diff(frames) > 0)) and (
+        not frames or 0 <= frames[0] <= frames[-1] < num_frames
+    )
     if not (len(frames) == len(ends) == len(checksums) and increasing):
-        raise DataError(f"{path}: its first line is damaged (its frames do not fit together); delete the file and {_AGAIN}")
+        raise DataError(
+            f"{path}: its first line is damaged (its frames do not fit together); delete the file "
+            f"and {_AGAIN}"
+        )
     return Header(method, source, num_frames, height, width, reach, frames), ends, checksums
 
 
-# ---- what a video is known by ------------------------------------------------------------------------------------------------------------
+# ---- what a video is known by --------------------------------------------------------------------
 
 
 def source_of(video: str | Path, name: str) -> Source:
@@ -230,11 +264,19 @@ def size_of(video: str | Path) -> int:
         OSError: it cannot be read.
     """
     path = Path(video)
-    return sum(image.stat().st_size for image in _images(path)) if path.is_dir() else path.stat().st_size
+    return (
+        sum(image.stat().st_size for image in _images(path))
+        if path.is_dir()
+        else path.stat().st_size
+    )
 
 
 def _images(folder: Path) -> list[Path]:
-    return [file for file in folder.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".")]
+    return [
+        file
+        for file in folder.iterdir()
+        if file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".")
+    ]
 
 
 def _sha256(file: Path) -> str:

@@ -1,8 +1,9 @@
 """Runs one job over many videos and stores what it gives: one file per video, whole or not at all.
 
-A video whose file is there is left alone, so that the same call continues what was interrupted, even by `kill -9`. The videos are
-shared out among processes of this machine (`processes.py`) or of a Ray cluster (`cluster.py`); which of them does a video, and in what
-order, changes no byte of its file. A video that fails does not stop the others.
+A video whose file is there is left alone, so that the same call continues what was interrupted,
+even by `kill -9`. The videos are shared out among processes of this machine (`processes.py`) or of
+a Ray cluster (`cluster.py`); which of them does a video, and in what order, changes no byte of its
+file. A video that fails does not stop the others.
 """
 
 from __future__ import annotations
@@ -59,17 +60,21 @@ def extract(
         tasks: the videos; their names differ.
         folder: the store; begun where it does not exist.
         workers: processes on this machine; 1 works in the calling process.
-        on: "cluster" shares the videos out over a Ray cluster instead, which has to see videos and store under the same paths.
+        on: "cluster" shares the videos out over a Ray cluster instead, which has to see videos and
+            store under the same paths.
         progress: called with (videos done now, videos to be done now) as the run goes on.
 
     Raises:
-        DataError: two videos of one name, a store of something else, or what the job needs is missing.
+        DataError: two videos of one name, a store of something else, or what the job needs is
+            missing.
         RunError: the store is in use or cannot be written.
         VidgraphError: there is no Ray, or no cluster.
     """
     twice = [name for name, count in Counter(task.name for task in tasks).items() if count > 1]
     if twice:
-        raise DataError(f"{twice[0]}: two videos have this name; extract them into different stores")
+        raise DataError(
+            f"{twice[0]}: two videos have this name; extract them into different stores"
+        )
     begin, store = time.perf_counter(), Store.claim(folder, job.method())
     with _held(store.folder):
         store.settle()
@@ -99,7 +104,9 @@ def extract(
     return Report(done, kept, sorted(failures), counts, time.perf_counter() - begin)
 
 
-def _outcomes(job: Job, tasks: list[Task], store: Store, workers: int, on: str) -> Generator[Outcome]:
+def _outcomes(
+    job: Job, tasks: list[Task], store: Store, workers: int, on: str
+) -> Generator[Outcome]:
     workers = min(workers, len(tasks))
     if on == "cluster" and tasks:
         yield from on_cluster(job, tasks, store)
@@ -111,9 +118,11 @@ def _outcomes(job: Job, tasks: list[Task], store: Store, workers: int, on: str) 
 
 
 def _state(store: Store, task: Task) -> str | None:
-    """None if the video has to be done, "" if its file is there, else why it must not be overwritten.
+    """None if the video has to be done, "" if its file is there, else why it must not be
+    overwritten.
 
-    A file that is cut short or of other settings is worth nothing and is written anew. One of another video is somebody's.
+    A file that is cut short or of other settings is worth nothing and is written anew. One of
+    another video is somebody's.
     """
     path = store.path_of(task.name)
     try:
@@ -127,7 +136,12 @@ def _state(store: Store, task: Task) -> str | None:
         same = header.source.size == size_of(task.video)
     except OSError:
         return None  # the attempt will say what is wrong with the video
-    return "" if same else f"{path}: holds another video of this name, or this one before it changed; delete it, or choose another --out"
+    return (
+        ""
+        if same
+        else f"{path}: holds another video of this name, or this one before it changed; delete "
+        "it, or choose another --out"
+    )
 
 
 def _remove_leftovers(folder: Path) -> None:
@@ -138,7 +152,8 @@ def _remove_leftovers(folder: Path) -> None:
 
 @contextmanager
 def _held(folder: Path) -> Iterator[None]:
-    """Keeps other runs out of a store; the system forgets the lock when this process ends, however it ends.
+    """Keeps other runs out of a store; the system forgets the lock when this process ends, however
+    it ends.
 
     Raises:
         RunError: another run is in the store, or it cannot be written.
@@ -151,12 +166,16 @@ def _held(folder: Path) -> Iterator[None]:
     try:
         handle = os.open(folder / ".lock", os.O_CREAT | os.O_RDWR, 0o644)
     except OSError as error:
-        raise RunError(f"{folder}: cannot be used as a store ({error.strerror or error})") from error
+        raise RunError(
+            f"{folder}: cannot be used as a store ({error.strerror or error})"
+        ) from error
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         os.close(handle)
-        raise RunError(f"{folder}: another extraction is writing into it; wait for it, or choose another --out") from error
+        raise RunError(
+            f"{folder}: another extraction is writing into it; wait for it, or choose another --out"
+        ) from error
     except OSError:
         pass  # a file system without locks
     try:

@@ -1,11 +1,13 @@
 """Optical flow: how far each pixel of a frame moves up to the next one, by one of four methods.
 
-    dis         OpenCV's dense inverse search, preset medium (Kroeger et al., ECCV 2016); the default
-    tvl1        OpenCV's dual TV-L1 with its own settings (Zach et al., 2007), as the Spatiotemporal Pyramid paper and TSN have it; slow
-    farneback   OpenCV's polynomial expansion (Farneback, 2003)
-    raft        torchvision's RAFT (Teed and Deng, ECCV 2020); needs weights, and a GPU to be of use
+    dis         OpenCV's dense inverse search, preset medium (Kroeger et al., ECCV 2016); the
+    default tvl1        OpenCV's dual TV-L1 with its own settings (Zach et al., 2007), as the
+    Spatiotemporal Pyramid paper and TSN have it; slow farneback   OpenCV's polynomial expansion
+    (Farneback, 2003) raft        torchvision's RAFT (Teed and Deng, ECCV 2020); needs weights, and
+    a GPU to be of use
 
-`FlowJob` stores the flow of many videos; `LiveFlow` computes that of one video as it is read. Both give equal bytes.
+`FlowJob` stores the flow of many videos; `LiveFlow` computes that of one video as it is read. Both
+give equal bytes.
 
 Shapes: n fields, H W pixels; the last axis is x, y.
 """
@@ -56,11 +58,13 @@ class FlowJob:
     Attributes:
         algorithm: one of `METHODS`.
         bound: motion that 8 bits reach to, in pixels at 340x256.
-        short_side: frames are reduced to this many pixels of the shorter side before; None: fields are of the video's own size.
+        short_side: frames are reduced to this many pixels of the shorter side before; None: fields
+            are of the video's own size.
         weights: of raft: None for torchvision's, a file, or `random`.
 
     Raises:
-        DataError: a method that does not exist, a bound of no motion, or weights for a method that has none.
+        DataError: a method that does not exist, a bound of no motion, or weights for a method that
+            has none.
     """
 
     algorithm: str = "dis"
@@ -70,7 +74,10 @@ class FlowJob:
 
     def __post_init__(self) -> None:
         if self.algorithm not in METHODS:
-            raise DataError(f"there is no method {self.algorithm!r} of optical flow{nearest(self.algorithm, METHODS)}")
+            raise DataError(
+                f"there is no method {self.algorithm!r} of optical "
+                f"flow{nearest(self.algorithm, METHODS)}"
+            )
         if not 0 < self.bound < float("inf"):
             raise DataError(f"the bound of flow is a number of pixels above 0, not {self.bound:g}")
         if self.weights is not None and self.algorithm != "raft":
@@ -81,7 +88,8 @@ class FlowJob:
         return self.algorithm == "raft"
 
     def method(self) -> Method:
-        """Settings that the fields depend on. Of raft, its weights are looked for, and downloaded where they are torchvision's.
+        """Settings that the fields depend on. Of raft, its weights are looked for, and downloaded
+        where they are torchvision's.
 
         Raises:
             WeightsError: there are none, or they are not those of the network.
@@ -99,14 +107,21 @@ class FlowJob:
 
         def work(task: Task) -> Extracted:
             with open_video(task.video) as video:
-                num_fields, (height, width) = _num_fields(video), _field_size(video, self.short_side)
+                num_fields, (height, width) = (
+                    _num_fields(video),
+                    _field_size(video, self.short_side),
+                )
             counts = Counter[str]()
             records = self._records(task.video, num_fields, estimator, counts)
-            return Extracted(list(range(num_fields)), num_fields + 1, height, width, 0, records, counts)
+            return Extracted(
+                list(range(num_fields)), num_fields + 1, height, width, 0, records, counts
+            )
 
         return work
 
-    def _records(self, path: Path, num_fields: int, estimator: Estimator, counts: Counter[str]) -> Iterator[bytes]:
+    def _records(
+        self, path: Path, num_fields: int, estimator: Estimator, counts: Counter[str]
+    ) -> Iterator[bytes]:
         """One field after another, so that a long video needs no more memory than a short one."""
         with open_video(path) as video:
             for frame, (following,) in prepared_frames(video, range(num_fields), estimator):
@@ -117,7 +132,8 @@ class FlowJob:
 
 
 class LiveFlow:
-    """The flow of one video, computed as it is read; see `FieldReader`. Equal to what `FlowJob` stores.
+    """The flow of one video, computed as it is read; see `FieldReader`. Equal to what `FlowJob`
+    stores.
 
     Fields that were read are kept, up to 256 MiB of them, for snippets and views overlap.
 
@@ -135,11 +151,20 @@ class LiveFlow:
     """
 
     def __init__(
-        self, video: Video, method: str = "dis", *, bound: float = BOUND, short_side: int | None = None, weights: str | None = None
+        self,
+        video: Video,
+        method: str = "dis",
+        *,
+        bound: float = BOUND,
+        short_side: int | None = None,
+        weights: str | None = None,
     ) -> None:
         FlowJob(method, bound, short_side, weights)  # refuses what makes no sense
         self._video, self._bound = video, bound
-        self._num_fields, (self._height, self._width) = _num_fields(video), _field_size(video, short_side)
+        self._num_fields, (self._height, self._width) = (
+            _num_fields(video),
+            _field_size(video, short_side),
+        )
         self._estimator = open_estimator(method, short_side, weights)
         self._kept: dict[int, NDArray[np.uint8]] = {}
 
@@ -180,7 +205,9 @@ class LiveFlow:
 
 def _num_fields(video: Video) -> int:
     if video.num_frames < 2:
-        raise VideoError(video.path, "the video has one frame, and optical flow is the motion between two")
+        raise VideoError(
+            video.path, "the video has one frame, and optical flow is the motion between two"
+        )
     return video.num_frames - 1
 
 
@@ -189,10 +216,12 @@ def _field_size(video: Video, short_side: int | None) -> tuple[int, int]:
     return reduced_size(*size, short_side or min(size))
 
 
-# ---- methods -----------------------------------------------------------------------------------------------------------------------------
+# ---- methods -------------------------------------------------------------------------------------
 
 
-def open_estimator(method: str, short_side: int | None = None, weights: str | None = None) -> Estimator:
+def open_estimator(
+    method: str, short_side: int | None = None, weights: str | None = None
+) -> Estimator:
     """One of `METHODS`, loaded.
 
     Raises:
@@ -212,7 +241,9 @@ class _OpenCVFlow:
     offsets: tuple[int, ...] = (1,)
 
     def __init__(self, calculate: Callable[[Grey, Grey], Any], short_side: int | None) -> None:
-        cv2.setNumThreads(1)  # DIS depends on the number of threads; videos are done in parallel, not pixels
+        cv2.setNumThreads(
+            1
+        )  # DIS depends on the number of threads; videos are done in parallel, not pixels
         self._calculate, self._short_side = calculate, short_side
 
     def prepare(self, pixels: NDArray[np.uint8]) -> Grey:
@@ -236,11 +267,22 @@ def _dis() -> Callable[[Grey, Grey], Any]:
 
 def _tvl1() -> Callable[[Grey, Grey], Any]:
     if not hasattr(cv2, "optflow"):
-        raise DataError("TV-L1 is in OpenCV's contrib modules: uninstall every opencv package, then install opencv-contrib-python-headless")
+        raise DataError(
+            "TV-L1 is in OpenCV's contrib modules: uninstall every opencv package, then install "
+            "opencv-contrib-python-headless"
+        )
     method = cv2.optflow.DualTVL1OpticalFlow.create()
     return lambda frame, following: method.calc(frame, following, None)  # type: ignore[call-overload]
 
 
 def _farneback() -> Callable[[Grey, Grey], Any]:
-    settings = {"pyr_scale": 0.5, "levels": 5, "winsize": 11, "iterations": 5, "poly_n": 5, "poly_sigma": 1.1, "flags": 0}
+    settings = {
+        "pyr_scale": 0.5,
+        "levels": 5,
+        "winsize": 11,
+        "iterations": 5,
+        "poly_n": 5,
+        "poly_sigma": 1.1,
+        "flags": 0,
+    }
     return lambda frame, following: cv2.calcOpticalFlowFarneback(frame, following, None, **settings)  # type: ignore[call-overload]

@@ -1,8 +1,9 @@
 """Optical flow in 8 bits: what every source of fields offers, and how pixels become bytes and back.
 
-A field holds how far each pixel of a frame moves up to the next one, x to the right and y down. A byte stands for -bound to +bound,
-where the bound is said for a frame of 340x256 pixels (two-stream networks, TSN: 20 pixels) and grows with the frame: x by its width,
-y by its height. Bytes therefore mean the same at every size, and fields may be resized like pictures.
+A field holds how far each pixel of a frame moves up to the next one, x to the right and y down. A
+byte stands for -bound to +bound, where the bound is said for a frame of 340x256 pixels (two-stream
+networks, TSN: 20 pixels) and grows with the frame: x by its width, y by its height. Bytes therefore
+mean the same at every size, and fields may be resized like pictures.
 
 Shapes: n fields, H W pixels; the last axis is x, y.
 """
@@ -66,8 +67,9 @@ def bounds_pixels(height: int, width: int, bound: float = BOUND) -> NDArray[np.f
 def quantise(field: NDArray[np.float32], bound: float = BOUND) -> NDArray[np.uint8]:
     """Pixels in 8 bits: 255 (v / bound + 1) / 2, rounded, motion beyond the bound cut off.
 
-    Halves are rounded away from the middle, so that a mirrored field gives 255 less the bytes, exactly. The one value that no byte can
-    treat so is 0: it lies between 127 and 128 and becomes 128, as in TSN's files.
+    Halves are rounded away from the middle, so that a mirrored field gives 255 less the bytes,
+    exactly. The one value that no byte can treat so is 0: it lies between 127 and 128 and becomes
+    128, as in TSN's files.
 
     Args:
         field: motion in pixels of the field, [..., H, W, 2].
@@ -79,13 +81,19 @@ def quantise(field: NDArray[np.float32], bound: float = BOUND) -> NDArray[np.uin
     return np.where(levels < 0, 127 - away, 128 + away).astype(np.uint8)
 
 
-def dequantise(fields: NDArray[np.uint8], bound: float = BOUND, zero: float = NO_MOTION) -> NDArray[np.float32]:
-    """Bytes as motion in pixels of the field, at most half a level (0.08 pixels at 340x256) from what was within the bound.
+def dequantise(
+    fields: NDArray[np.uint8], bound: float = BOUND, zero: float = NO_MOTION
+) -> NDArray[np.float32]:
+    """Bytes as motion in pixels of the field, at most half a level (0.08 pixels at 340x256) from
+    what was within the bound.
 
     Args:
         fields: [..., H, W, 2].
         bound: that they were made with.
-        zero: the byte of no motion: 127.5, under which a mirrored field is the exact opposite, or 128 as TSN has it.
+        zero: the byte of no motion: 127.5, under which a mirrored field is the exact opposite, or
+            128 as TSN has it.
     """
     height, width = fields.shape[-3:-1]
-    return (fields.astype(np.float32) - np.float32(zero)) * (bounds_pixels(height, width, bound) / _HALF_RANGE)
+    return (fields.astype(np.float32) - np.float32(zero)) * (
+        bounds_pixels(height, width, bound) / _HALF_RANGE
+    )

@@ -1,10 +1,12 @@
 """Flow as folders of images, the way most extraction tools write it; read in place.
 
-    FOLDER/v_Lunges_g01_c01/flow_x_00001.jpg, flow_y_00001.jpg, ...    TSN, denseflow; also x_00001.jpg
-    FOLDER/u/v_Lunges_g01_c01/frame000001.jpg, FOLDER/v/...            Feichtenhofer et al.
+    FOLDER/v_Lunges_g01_c01/flow_x_00001.jpg, flow_y_00001.jpg, ...    TSN, denseflow; also
+    x_00001.jpg FOLDER/u/v_Lunges_g01_c01/frame000001.jpg, FOLDER/v/...            Feichtenhofer et
+    al.
 
-There may be folders of classes in between, as in the videos' own paths. The folder of a single video may be given, too. Numbers start
-at 0 or 1. Images do not say what they were made of, by which method, and with which bound; only their number is held against the video.
+There may be folders of classes in between, as in the videos' own paths. The folder of a single
+video may be given, too. Numbers start at 0 or 1. Images do not say what they were made of, by which
+method, and with which bound; only their number is held against the video.
 
 Shapes: n fields, H W pixels; the last axis is x, y.
 """
@@ -50,13 +52,20 @@ class FlowImages:
 
     def method_dict(self) -> dict[str, Any]:
         """See `FlowSource`; images do not say by which method they were made."""
-        return {"record": FLOW, "method": "images", "version": 1, "settings": {"bound": self._bound}}
+        return {
+            "record": FLOW,
+            "method": "images",
+            "version": 1,
+            "settings": {"bound": self._bound},
+        }
 
     def flow(self, video: str | Path) -> ImageFlow:
-        """The flow of one video: of the longest end of its path, without the suffix, that is a folder here.
+        """The flow of one video: of the longest end of its path, without the suffix, that is a
+        folder here.
 
         Raises:
-            DataError: there is none, x and y do not fit together, or their number does not fit the video.
+            DataError: there is none, x and y do not fit together, or their number does not fit the
+                video.
         """
         path = Path(os.path.abspath(video))
         for end in _ends(path):
@@ -64,14 +73,20 @@ class FlowImages:
             if where is not None:
                 break
         else:
-            raise DataError(f"{self.folder}: holds no flow images of {video}, no folder {path.stem} with flow_x_00001.jpg and so on")
+            raise DataError(
+                f"{self.folder}: holds no flow images of {video}, no folder {path.stem} with "
+                "flow_x_00001.jpg and so on"
+            )
         reader = ImageFlow(*where)
         with open_video(path) as opened:
             num_frames = opened.num_frames
         # Some tools repeat the last field, and some lose the first frame.
         if not num_frames - 2 <= reader.num_fields <= num_frames:
             place = where[0][0].parent
-            raise DataError(f"{place}: holds {reader.num_fields} fields, and {video} has {num_frames} frames; extract its flow again")
+            raise DataError(
+                f"{place}: holds {reader.num_fields} fields, and {video} has {num_frames} frames; "
+                "extract its flow again"
+            )
         return reader
 
 
@@ -112,7 +127,10 @@ class ImageFlow:
                 pixels = _decoded(file)
                 if pixels.shape != self._shape:
                     size = f"{pixels.shape[1]}x{pixels.shape[0]}"
-                    raise DataError(f"{file}: its size {size} differs from {self.width}x{self.height} of the first field")
+                    raise DataError(
+                        f"{file}: its size {size} differs from {self.width}x{self.height} of the "
+                        "first field"
+                    )
                 fields[asked == index, :, :, axis] = pixels
         return fields
 
@@ -125,11 +143,13 @@ def _decoded(file: Path) -> NDArray[np.uint8]:
     return np.asarray(pixels, np.uint8)
 
 
-# ---- where the images of a video are -----------------------------------------------------------------------------------------------------
+# ---- where the images of a video are -------------------------------------------------------------
 
 
 def _ends(video: Path) -> list[str]:
-    """Ends of a video's path without its suffix, the longest first; the last is empty, for the folder of a single video."""
+    """Ends of a video's path without its suffix, the longest first; the last is empty, for the
+    folder of a single video.
+    """
     parts = (video if video.is_dir() else video.with_suffix("")).parts[1:]
     return ["/".join(parts[start:]) for start in range(len(parts) + 1)]
 
@@ -139,7 +159,8 @@ def _has_uv(folder: Path) -> bool:
 
 
 def _pair(folder: Path, end: str) -> tuple[list[Path], list[Path]] | None:
-    """Images of x and of y of the video whose path has this end, in order; None where there are none.
+    """Images of x and of y of the video whose path has this end, in order; None where there are
+    none.
 
     Raises:
         DataError: there is one of x without one of y, or a number is missing.
@@ -153,11 +174,19 @@ def _pair(folder: Path, end: str) -> tuple[list[Path], list[Path]] | None:
     numbers, where = sorted(x), folder / end
     if x.keys() != y.keys():
         odd = min(x.keys() ^ y.keys())
-        raise DataError(f"{where}: has an image number {odd} of only one of x and y; extract its flow again")
+        raise DataError(
+            f"{where}: has an image number {odd} of only one of x and y; extract its flow again"
+        )
     first = numbers[0]
     if first > 1 or numbers != list(range(first, first + len(numbers))):
-        missing = 1 if first > 1 else next(number for number in range(first, numbers[-1]) if number not in x)
-        raise DataError(f"{where}: lacks the flow images of number {missing}; extract its flow again")
+        missing = (
+            1
+            if first > 1
+            else next(number for number in range(first, numbers[-1]) if number not in x)
+        )
+        raise DataError(
+            f"{where}: lacks the flow images of number {missing}; extract its flow again"
+        )
     return [x[number] for number in numbers], [y[number] for number in numbers]
 
 
@@ -166,4 +195,8 @@ def _by_number(folder: Path, pattern: re.Pattern[str], axis: str) -> dict[int, P
     if not folder.is_dir():
         return {}
     found = ((pattern.fullmatch(name), name) for name in os.listdir(folder))
-    return {int(match["number"]): folder / name for match, name in found if match and axis in match.groupdict().get("axis", "").lower()}
+    return {
+        int(match["number"]): folder / name
+        for match, name in found
+        if match and axis in match.groupdict().get("axis", "").lower()
+    }

@@ -19,7 +19,9 @@ from vidgraph.extraction.tasks import Extracted, Task
 from vidgraph.video.reader import open_video
 
 Unit = Literal["pixels", "fractions"]
-_OVERHANG_PIXELS = 1.0  # detectors and people draw a little over the border; more is a mistake, and a box of another size of frame
+# detectors and people draw a little over the border; more is a mistake, and a box of another size
+# of frame
+_OVERHANG_PIXELS = 1.0
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,8 @@ class GivenBoxesJob:
         origin: what they are, such as `csv` or `something-else`.
         sha256: of the files that they come from, so that a store never holds boxes of two of them.
         unit: of the corners.
-        reach_frames: a frame that was not looked at takes the boxes of one up to this far away; 0: it has none.
+        reach_frames: a frame that was not looked at takes the boxes of one up to this far away; 0:
+            it has none.
     """
 
     origin: str
@@ -63,7 +66,12 @@ class GivenBoxesJob:
 
     def method(self) -> Method:
         """See `Job.method`."""
-        return Method(BOXES, self.origin, 1, {"sha256": self.sha256, "unit": self.unit, "reach_frames": self.reach_frames})
+        return Method(
+            BOXES,
+            self.origin,
+            1,
+            {"sha256": self.sha256, "unit": self.unit, "reach_frames": self.reach_frames},
+        )
 
     def start(self) -> Callable[[Task], Extracted]:
         """See `Job.start`."""
@@ -75,9 +83,15 @@ class GivenBoxesJob:
             num_frames, height, width = video.num_frames, video.height, video.width
         if len(late := np.flatnonzero(given.frame_of >= num_frames)):
             box = int(late[0])
-            raise DataError(f"{given.place(box)}: names frame {given.frame_of[box]} of {task.video}, which has {num_frames} frames")
+            raise DataError(
+                f"{given.place(box)}: names frame {given.frame_of[box]} of {task.video}, which "
+                f"has {num_frames} frames"
+            )
         if len(given.frames) and given.frames[-1] >= num_frames:
-            raise DataError(f"{given.places[0]}: names frame {given.frames[-1]} of {task.video}, which has {num_frames} frames")
+            raise DataError(
+                f"{given.places[0]}: names frame {given.frames[-1]} of {task.video}, which has "
+                f"{num_frames} frames"
+            )
         fractions = self._fractions(given, height, width, str(task.video))
         records, bare = [], 0
         for frame in given.frames:
@@ -85,9 +99,13 @@ class GivenBoxesJob:
             records.append(encode_boxes(fractions[own], given.scores[own]))
             bare += not own.any()
         counts = {"frames": len(records), "boxes": len(fractions), "bare": bare}
-        return Extracted(given.frames.tolist(), num_frames, height, width, self.reach_frames, records, counts)
+        return Extracted(
+            given.frames.tolist(), num_frames, height, width, self.reach_frames, records, counts
+        )
 
-    def _fractions(self, given: GivenBoxes, height: int, width: int, video: str) -> NDArray[np.float64]:
+    def _fractions(
+        self, given: GivenBoxes, height: int, width: int, video: str
+    ) -> NDArray[np.float64]:
         """Corners as fractions of the frame, cut off at its border, [n, 4]."""
         size = np.array([width, height, width, height], np.float64)
         pixels = given.boxes_xyxy * (size if self.unit == "fractions" else 1.0)
@@ -95,5 +113,8 @@ class GivenBoxesJob:
         if over.any():
             box = int(np.flatnonzero(over.any(1))[0])
             corners = ", ".join(f"{value:g}" for value in given.boxes_xyxy[box])
-            raise DataError(f"{given.place(box)}: box {corners} lies outside the frame of {video}, which has {width}x{height} pixels")
+            raise DataError(
+                f"{given.place(box)}: box {corners} lies outside the frame of {video}, which has "
+                f"{width}x{height} pixels"
+            )
         return (pixels / size).clip(0, 1)

@@ -1,7 +1,8 @@
 """Videos shared out among processes of this machine, each of which does one after another.
 
-A process that dies costs only the video that it was at, which is tried once more on another process: the crash may have come from
-outside. If the calling process dies, the others finish their video and end.
+A process that dies costs only the video that it was at, which is tried once more on another
+process: the crash may have come from outside. If the calling process dies, the others finish their
+    video and end.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ class _Worker:
 
     def __init__(self, context: SpawnContext, job: Job, store: Store) -> None:
         self.line, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs, job, store.folder, store.method.record), daemon=True)
+        self.process = context.Process(
+            target=_serve, args=(theirs, job, store.folder, store.method.record), daemon=True
+        )
         self.process.start()
         theirs.close()  # so that the line ends when the process does
         self.task: Task | None = None
@@ -59,7 +62,9 @@ def in_processes(job: Job, tasks: list[Task], store: Store, workers: int) -> Gen
     Raises:
         DataError: no process can be started.
     """
-    context = multiprocessing.get_context("spawn")  # forking a process that has run torch's threads may hang
+    context = multiprocessing.get_context(
+        "spawn"
+    )  # forking a process that has run torch's threads may hang
     waiting, tries, left = deque(tasks), Counter[str](), len(tasks)
     pool = [_Worker(context, job, store) for _ in range(workers)]
     try:
@@ -92,19 +97,31 @@ def in_processes(job: Job, tasks: list[Task], store: Store, workers: int) -> Gen
 
 def died(task: Task, times: int) -> Outcome:
     """The outcome of a video that took its process down."""
-    return Outcome(task.name, f"{task.video}: the process that worked on it died {times} times; it crashes, or memory ran out")
+    return Outcome(
+        task.name,
+        f"{task.video}: the process that worked on it died {times} times; it crashes, or memory "
+        "ran out",
+    )
 
 
 def _check_started(worker: _Worker) -> None:
     if not worker.ready:
         worker.process.join()
-        guard = "a script that extracts in several processes needs the guard `if __name__ == '__main__':`, or workers=1"
-        raise DataError(f"a process for the extraction ended as it started (code {worker.process.exitcode}); {guard}")
+        guard = (
+            "a script that extracts in several processes needs the guard `if __name__ == "
+            "'__main__':`, or workers=1"
+        )
+        raise DataError(
+            f"a process for the extraction ended as it started (code {worker.process.exitcode}); "
+            f"{guard}"
+        )
 
 
 def _serve(line: Connection, job: Job, folder: Path, record: str) -> None:
     """What a process does: say that it is ready, then take videos until the line ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal; the first one decides
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # Ctrl-C reaches all processes of a terminal; the first one decides
     use_one_thread()
     try:
         work, store = job.start(), Store(folder, record)

@@ -1,8 +1,8 @@
 """Boxes that may hold something, proposed for the frames of a video by one of three sources.
 
-    rpn                region proposal network of a COCO detector, as the STRG paper uses it; needs weights
-    selective-search   OpenCV's grouping of alike regions (Uijlings et al., IJCV 2013); needs none
-    motion             regions that move against the background; needs none
+    rpn                region proposal network of a COCO detector, as the STRG paper uses it; needs
+    weights selective-search   OpenCV's grouping of alike regions (Uijlings et al., IJCV 2013);
+    needs none motion             regions that move against the background; needs none
 
 Shapes: n boxes of one frame, H W pixels.
 """
@@ -40,11 +40,13 @@ class ProposalJob:
         count: most boxes per frame, those of highest score.
         every: distance of the frames that are looked at, in source frames; 1 for all.
         fps: in place of `every`, frames per second of video.
-        short_side: the frames' shorter side as the source sees it, in pixels; None: 800 for rpn, 160 for selective-search, 128 for motion.
+        short_side: the frames' shorter side as the source sees it, in pixels; None: 800 for rpn,
+            160 for selective-search, 128 for motion.
         weights: of rpn: None for torchvision's, a file, or `random`.
 
     Raises:
-        DataError: a source that does not exist, both `every` and `fps`, or weights for a source that has none.
+        DataError: a source that does not exist, both `every` and `fps`, or weights for a source
+            that has none.
     """
 
     source: str
@@ -56,9 +58,14 @@ class ProposalJob:
 
     def __post_init__(self) -> None:
         if self.source not in SOURCES:
-            raise DataError(f"there is no source {self.source!r} of boxes{nearest(self.source, SOURCES)}")
+            raise DataError(
+                f"there is no source {self.source!r} of boxes{nearest(self.source, SOURCES)}"
+            )
         if self.fps is not None and (self.every != 1 or not self.fps > 0):
-            raise DataError(f"frames are chosen by fps, which is above 0, or by every; got {self.fps:g} and {self.every}")
+            raise DataError(
+                f"frames are chosen by fps, which is above 0, or by every; got {self.fps:g} and "
+                f"{self.every}"
+            )
         if self.weights is not None and self.source != "rpn":
             raise DataError(f"the source {self.source} has no weights; they belong to rpn")
 
@@ -67,12 +74,15 @@ class ProposalJob:
         return self.source == "rpn"
 
     def method(self) -> Method:
-        """Settings that the boxes depend on. Of the rpn, its weights are looked for, and downloaded where they are torchvision's.
+        """Settings that the boxes depend on. Of the rpn, its weights are looked for, and downloaded
+        where they are torchvision's.
 
         Raises:
             WeightsError: there are none, or they are not those of the network.
         """
-        settings: dict[str, Any] = {"count": self.count} | ({"every": self.every} if self.fps is None else {"fps": self.fps})
+        settings: dict[str, Any] = {"count": self.count} | (
+            {"every": self.every} if self.fps is None else {"fps": self.fps}
+        )
         settings["short_side"] = self._short_side
         if self.source == "rpn":
             from vidgraph.extraction.rpn import weights_name
@@ -87,10 +97,22 @@ class ProposalJob:
         def work(task: Task) -> Extracted:
             with open_video(task.video) as video:
                 frames = frame_grid(video, self.every, self.fps)
-                found = [cut(*source.propose(frame, others), self.count) for frame, others in prepared_frames(video, frames, source)]
-                counts = {"frames": len(frames), "boxes": sum(len(b) for b, _ in found), "bare": sum(not len(b) for b, _ in found)}
-                records, reach = [encode_boxes(*boxes) for boxes in found], grid_reach(frames, video.num_frames)
-                return Extracted(frames, video.num_frames, video.height, video.width, reach, records, counts)
+                found = [
+                    cut(*source.propose(frame, others), self.count)
+                    for frame, others in prepared_frames(video, frames, source)
+                ]
+                counts = {
+                    "frames": len(frames),
+                    "boxes": sum(len(b) for b, _ in found),
+                    "bare": sum(not len(b) for b, _ in found),
+                }
+                records, reach = (
+                    [encode_boxes(*boxes) for boxes in found],
+                    grid_reach(frames, video.num_frames),
+                )
+                return Extracted(
+                    frames, video.num_frames, video.height, video.width, reach, records, counts
+                )
 
         return work
 
@@ -112,29 +134,41 @@ class ProposalJob:
         return MovingRegions(self._short_side)
 
 
-# ---- frames ------------------------------------------------------------------------------------------------------------------------------
+# ---- frames --------------------------------------------------------------------------------------
 
 
 def frame_grid(video: Video, every: int, fps: float | None) -> list[int]:
-    """The frames that are looked at: 0, `every`, 2 `every`, ...; or those on the screen at 0 s, 1 / fps s, 2 / fps s, ..."""
+    """The frames that are looked at: 0, `every`, 2 `every`, ...; or those on the screen at 0 s, 1 /
+    fps s, 2 / fps s, ...
+    """
     if fps is None:
         return list(range(0, video.num_frames, every))
     times = video.timestamps_seconds
     wanted = np.arange(int(np.floor(times[-1] * fps)) + 1) / fps
-    return sorted(set((np.searchsorted(times, wanted + 1e-3, side="right") - 1).clip(min=0).tolist()))
+    return sorted(
+        set((np.searchsorted(times, wanted + 1e-3, side="right") - 1).clip(min=0).tolist())
+    )
 
 
 def grid_reach(frames: Sequence[int], num_frames: int) -> int:
-    """How far the frame of a video that is furthest from all of `frames` is from the nearest of them."""
+    """How far the frame of a video that is furthest from all of `frames` is from the nearest of
+    them.
+    """
     between = max((int(gap) // 2 for gap in np.diff(frames)), default=0)
     return max(between, frames[0], num_frames - 1 - frames[-1])
 
 
-def prepared_frames(video: Video, frames: Sequence[int], source: FrameUser) -> Iterator[tuple[Any, list[Any]]]:
-    """Each of `frames` and its neighbours, as the source prepares them; every frame is decoded and prepared once."""
+def prepared_frames(
+    video: Video, frames: Sequence[int], source: FrameUser
+) -> Iterator[tuple[Any, list[Any]]]:
+    """Each of `frames` and its neighbours, as the source prepares them; every frame is decoded and
+    prepared once.
+    """
     end, furthest = video.num_frames, max(map(abs, source.offsets), default=0)
     near = {frame: [frame + offset for offset in source.offsets] for frame in frames}
-    needed = {index for frame, others in near.items() for index in (frame, *others) if 0 <= index < end}
+    needed = {
+        index for frame, others in near.items() for index in (frame, *others) if 0 <= index < end
+    }
     read, held = _read(video, sorted(needed)), dict[int, Any]()
     for frame, others in near.items():
         while not needed.isdisjoint((frame, *others)):
@@ -160,7 +194,7 @@ def _read(video: Video, wanted: Sequence[int]) -> Iterator[tuple[int, NDArray[np
         yield from zip(part, video.read(part), strict=True)
 
 
-# ---- boxes -------------------------------------------------------------------------------------------------------------------------------
+# ---- boxes ---------------------------------------------------------------------------------------
 
 
 def cut(boxes_xyxy: Boxes, scores: Boxes, count: int) -> tuple[Boxes, Boxes]:

@@ -1,4 +1,5 @@
-"""torchvision's RAFT (Teed and Deng, ECCV 2020), as a method of optical flow. It takes seconds per frame on a CPU.
+"""torchvision's RAFT (Teed and Deng, ECCV 2020), as a method of optical flow. It takes seconds per
+frame on a CPU.
 
 Shapes: H W pixels of a frame, H' W' those that the network sees.
 """
@@ -16,7 +17,10 @@ from vidgraph.extraction.network_weights import PublishedWeights
 from vidgraph.extraction.sources import reduced
 
 _WEIGHTS = PublishedWeights(
-    Raft_Large_Weights.C_T_SKHT_V2, "raft", "raft_large", "use --method dis, tvl1 or farneback, which need none"
+    Raft_Large_Weights.C_T_SKHT_V2,
+    "raft",
+    "raft_large",
+    "use --method dis, tvl1 or farneback, which need none",
 )  # trained on FlyingChairs, FlyingThings3D, then Sintel, KITTI and HD1K
 _STEP, _LEAST_SIDE = 8, 128  # sides that the network takes: multiples of 8, and at least 16 of them
 _UPDATES = 12  # torchvision's own default
@@ -26,7 +30,8 @@ class Raft:
     """The large RAFT with 12 updates.
 
     Args:
-        weights: None for torchvision's, a file with them, or `random` (the same each time, for tests).
+        weights: None for torchvision's, a file with them, or `random` (the same each time, for
+            tests).
         short_side: frames are reduced to this many pixels of the shorter side; None: not.
 
     Raises:
@@ -46,14 +51,19 @@ class Raft:
     def prepare(self, pixels: NDArray[np.uint8]) -> Tensor:
         """The frame, reduced, as the network takes it: RGB from -1 to 1, [1, 3, H, W]."""
         smaller = pixels if self._short_side is None else reduced(pixels, self._short_side)
-        return torch.from_numpy(smaller.copy()).to(self._device).permute(2, 0, 1)[None].float() / 127.5 - 1
+        return (
+            torch.from_numpy(smaller.copy()).to(self._device).permute(2, 0, 1)[None].float() / 127.5
+            - 1
+        )
 
     def field(self, frame: Tensor, following: Tensor) -> NDArray[np.float32]:
         """See `Estimator.field`."""
         height, width = frame.shape[-2:]
         margin = [0, _padded(width) - width, 0, _padded(height) - height]
         with torch.inference_mode():
-            both = [F.pad(image, margin, mode="replicate") for image in (frame, following)]  # [1, 3, H', W']
+            both = [
+                F.pad(image, margin, mode="replicate") for image in (frame, following)
+            ]  # [1, 3, H', W']
             flow = self._network(*both, num_flow_updates=_UPDATES)[-1]  # [1, 2, H', W']
         return flow[0, :, :height, :width].permute(1, 2, 0).float().cpu().numpy()
 

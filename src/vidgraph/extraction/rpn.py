@@ -1,6 +1,8 @@
-"""The region proposal network of torchvision's COCO detector, as a source of boxes (the STRG paper, section 3: a class-agnostic RPN).
+"""The region proposal network of torchvision's COCO detector, as a source of boxes (the STRG paper,
+section 3: a class-agnostic RPN).
 
-torchvision's network was trained together with its detector; the paper's (Detectron's) was trained as an RPN alone.
+torchvision's network was trained together with its detector; the paper's (Detectron's) was trained
+as an RPN alone.
 
 Shapes: H W pixels, n boxes of one frame.
 """
@@ -32,11 +34,12 @@ _LONG_OVER_SHORT = 1333 / 800  # the longer side is no more than this times the 
 
 
 class RegionProposals:
-    """ResNet-50-FPN up to its RPN: anchors of 32 to 512 pixels on five levels, the best 1,000 of each, overlaps above 0.7 removed per
-    level, then all by objectness.
+    """ResNet-50-FPN up to its RPN: anchors of 32 to 512 pixels on five levels, the best 1,000 of
+    each, overlaps above 0.7 removed per level, then all by objectness.
 
     Args:
-        weights: None for torchvision's COCO weights, a file with them, or `random` (the same each time, for tests).
+        weights: None for torchvision's COCO weights, a file with them, or `random` (the same each
+            time, for tests).
         short_side: pixels that the frame's shorter side is resized to; 800 as in training.
 
     Raises:
@@ -53,7 +56,9 @@ class RegionProposals:
         )
 
     def prepare(self, pixels: NDArray[np.uint8]) -> Tensor:
-        """The frame as the network takes it: RGB in [0, 1], [3, H, W]. Its statistics are taken out by the network's own transform."""
+        """The frame as the network takes it: RGB in [0, 1], [3, H, W]. Its statistics are taken out
+        by the network's own transform.
+        """
         return torch.from_numpy(pixels.copy()).to(self._device).permute(2, 0, 1).float() / 255
 
     def propose(self, frame: Tensor, neighbours: Sequence[Tensor]) -> tuple[Boxes, Boxes]:
@@ -66,19 +71,33 @@ class RegionProposals:
         return fractions.float().cpu().numpy(), scores.float().cpu().numpy()
 
     def _filtered(self, images: Any, features: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """What the RPN's own `forward` does, with the scores that it drops: boxes in resized pixels [n, 4] and objectness [n]."""
+        """What the RPN's own `forward` does, with the scores that it drops: boxes in resized pixels
+        [n, 4] and objectness [n].
+        """
         rpn = self._rpn
         objectness, deltas = rpn.head(features)
-        anchors, counts = rpn.anchor_generator(images, features), [level[0].numel() for level in objectness]
-        objectness, deltas = (_one_row_per_anchor(levels, size) for levels, size in ((objectness, 1), (deltas, 4)))
+        anchors, counts = (
+            rpn.anchor_generator(images, features),
+            [level[0].numel() for level in objectness],
+        )
+        objectness, deltas = (
+            _one_row_per_anchor(levels, size) for levels, size in ((objectness, 1), (deltas, 4))
+        )
         proposals = rpn.box_coder.decode(deltas, anchors).view(1, -1, 4)
-        (boxes,), (scores,) = rpn.filter_proposals(proposals, objectness, images.image_sizes, counts)
+        (boxes,), (scores,) = rpn.filter_proposals(
+            proposals, objectness, images.image_sizes, counts
+        )
         return boxes, scores
 
 
 def _one_row_per_anchor(levels: Sequence[Tensor], size: int) -> Tensor:
-    """Maps [1, A * size, h, w] of all levels as rows in the order of the anchors: level, row, column, anchor; [rows, size]."""
-    rows = [level.view(-1, size, *level.shape[2:]).permute(2, 3, 0, 1).reshape(-1, size) for level in levels]
+    """Maps [1, A * size, h, w] of all levels as rows in the order of the anchors: level, row,
+    column, anchor; [rows, size].
+    """
+    rows = [
+        level.view(-1, size, *level.shape[2:]).permute(2, 3, 0, 1).reshape(-1, size)
+        for level in levels
+    ]
     return torch.cat(rows)
 
 

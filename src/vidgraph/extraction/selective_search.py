@@ -19,13 +19,15 @@ _RING = 0.25  # of the box's size, on each side: the surroundings that it is hel
 
 
 class SelectiveSearch:
-    """Boxes of regions that grow together by colour, texture and size (Uijlings et al., IJCV 2013; OpenCV's fast mode).
+    """Boxes of regions that grow together by colour, texture and size (Uijlings et al., IJCV 2013;
+    OpenCV's fast mode).
 
-    OpenCV hands the boxes out in an order that is half drawn at random and differs from run to run; which boxes there are does not.
-    Here they are ordered by how much the colours in a box differ from those around it (the cue "colour contrast" of Alexe et al., CVPR
-    2010): half the sum of absolute differences of the two colour histograms, from 0 to 1. So that neither halves of the background nor
-    specks come first, it is multiplied by the square of the share of these surroundings that lies inside the frame, and by the fourth
-    root of the box's share of the frame.
+    OpenCV hands the boxes out in an order that is half drawn at random and differs from run to run;
+    which boxes there are does not. Here they are ordered by how much the colours in a box differ
+    from those around it (the cue "colour contrast" of Alexe et al., CVPR 2010): half the sum of
+    absolute differences of the two colour histograms, from 0 to 1. So that neither halves of the
+    background nor specks come first, it is multiplied by the square of the share of these
+    surroundings that lies inside the frame, and by the fourth root of the box's share of the frame.
 
     Args:
         short_side: pixels of the shorter side that frames are reduced to.
@@ -42,15 +44,21 @@ class SelectiveSearch:
         """The frame, reduced, in the order of channels that OpenCV takes, [H, W, 3]."""
         return np.ascontiguousarray(reduced(pixels, self._short_side)[..., ::-1])
 
-    def propose(self, frame: NDArray[np.uint8], neighbours: Sequence[NDArray[np.uint8]]) -> tuple[Boxes, Boxes]:
+    def propose(
+        self, frame: NDArray[np.uint8], neighbours: Sequence[NDArray[np.uint8]]
+    ) -> tuple[Boxes, Boxes]:
         """See `BoxSource.propose`."""
         height, width = frame.shape[:2]
         self._search.setBaseImage(frame)
         self._search.switchToSelectiveSearchFast()
         found = np.asarray(self._search.process(), np.int64).reshape(-1, 4)
-        boxes = np.unique(np.concatenate([found[:, :2], found[:, :2] + found[:, 2:]], axis=1), axis=0)
+        boxes = np.unique(
+            np.concatenate([found[:, :2], found[:, :2] + found[:, 2:]], axis=1), axis=0
+        )
         sides = boxes[:, 2:] - boxes[:, :2]
-        boxes = boxes[(sides.min(1) >= _LEAST_SIDE * min(height, width)) & (sides < (width, height)).any(1)]
+        boxes = boxes[
+            (sides.min(1) >= _LEAST_SIDE * min(height, width)) & (sides < (width, height)).any(1)
+        ]
         scores = _contrast(frame, boxes)
         fractions = (boxes / np.array([width, height, width, height])).astype(np.float32)
         kept = suppress(fractions, scores)

@@ -14,7 +14,9 @@ import torch
 from numpy.typing import NDArray
 from torchvision.ops import nms
 
-NMS_IOU = 0.7  # of two boxes of one frame that overlap more, the one of lower score goes; as in the RPN
+NMS_IOU = (
+    0.7  # of two boxes of one frame that overlap more, the one of lower score goes; as in the RPN
+)
 
 Boxes = NDArray[np.float32]
 
@@ -47,8 +49,12 @@ class BoxSource(FrameUser, Protocol):
 
 
 def suppress(boxes_xyxy: Boxes, scores: Boxes) -> NDArray[np.int64]:
-    """Which boxes stay, highest score first, when of two that overlap by more than `NMS_IOU` only the higher stays."""
-    kept: NDArray[np.int64] = nms(torch.from_numpy(boxes_xyxy), torch.from_numpy(scores), NMS_IOU).numpy()
+    """Which boxes stay, highest score first, when of two that overlap by more than `NMS_IOU` only
+    the higher stays.
+    """
+    kept: NDArray[np.int64] = nms(
+        torch.from_numpy(boxes_xyxy), torch.from_numpy(scores), NMS_IOU
+    ).numpy()
     return kept
 
 
@@ -63,4 +69,8 @@ def reduced(pixels: NDArray[np.uint8], short_side: int) -> NDArray[np.uint8]:
 def reduced_size(height: int, width: int, short_side: int) -> tuple[int, int]:
     """Rows and columns of a `reduced` frame."""
     scale = short_side / min(height, width)
-    return (height, width) if scale >= 1 else (max(1, round(height * scale)), max(1, round(width * scale)))
+    return (
+        (height, width)
+        if scale >= 1
+        else (max(1, round(height * scale)), max(1, round(width * scale)))
+    )

@@ -38,7 +38,8 @@ class Extracted:
         width: columns of its frames.
         reach_frames: how far from its own frame a record also stands.
         records: one per entry of `frame_indices`; may be a generator.
-        counts: what to say of it in the end, such as {"boxes": 120}; read when all records have been taken.
+        counts: what to say of it in the end, such as {"boxes": 120}; read when all records have
+            been taken.
     """
 
     frame_indices: list[int]
@@ -51,16 +52,22 @@ class Extracted:
 
 
 class Job(Protocol):
-    """What is done to each video. A frozen dataclass: it travels to other processes, which start it once and use it for many videos."""
+    """What is done to each video. A frozen dataclass: it travels to other processes, which start it
+    once and use it for many videos.
+    """
 
     def __hash__(self) -> int: ...
 
     def method(self) -> Method:
-        """How the records are made, as the store remembers it. Fails early where something that every video needs is missing."""
+        """How the records are made, as the store remembers it. Fails early where something that
+        every video needs is missing.
+        """
         ...
 
     def start(self) -> Callable[[Task], Extracted]:
-        """Loads what all videos share, such as a network, and gives the function that does one video."""
+        """Loads what all videos share, such as a network, and gives the function that does one
+        video.
+        """
         ...
 
 
@@ -82,16 +89,27 @@ class Outcome:
 
 
 def do_task(work: Callable[[Task], Extracted], task: Task, store: Store) -> Outcome:
-    """Does one video and writes its file. Whatever goes wrong is told in the outcome, for one video must not stop the others."""
+    """Does one video and writes its file. Whatever goes wrong is told in the outcome, for one video
+    must not stop the others.
+    """
     try:
         found = work(task)
         source = source_of(task.video, task.name)
         sizes = (found.num_frames, found.height, found.width, found.reach_frames)
-        write_records(store.path_of(task.name), Header(store.method, source, *sizes, found.frame_indices), found.records)
+        write_records(
+            store.path_of(task.name),
+            Header(store.method, source, *sizes, found.frame_indices),
+            found.records,
+        )
     except RunError as error:  # the disk is full, or the store is not writable
         return Outcome(task.name, str(error), fatal=True)
     except VidgraphError as error:
-        return Outcome(task.name, str(error) if str(task.video) in str(error) else str(VideoError(task.video, str(error))))
+        return Outcome(
+            task.name,
+            str(error)
+            if str(task.video) in str(error)
+            else str(VideoError(task.video, str(error))),
+        )
     except Exception as error:
         return Outcome(task.name, str(VideoError(task.video, f"{type(error).__name__}: {error}")))
     return Outcome(task.name, counts=dict(found.counts))

@@ -1,7 +1,9 @@
-"""The fixed multi-scale grid of RSTG: its nodes, neighbours and position maps, and the way back to a feature map.
+"""The fixed multi-scale grid of RSTG: its nodes, neighbours and position maps, and the way back to
+a feature map.
 
-Nodes cover the frame in regular grids, one per scale; `scales=(3, 2, 1)` gives N = 9 + 4 + 1 = 14 nodes, row by row, finest
-grid first. Source: Recurrent Space-time Graph Neural Networks (NeurIPS 2019), graph creation, and its authors' code.
+Nodes cover the frame in regular grids, one per scale; `scales=(3, 2, 1)` gives N = 9 + 4 + 1 = 14
+nodes, row by row, finest grid first. Source: Recurrent Space-time Graph Neural Networks (NeurIPS
+2019), graph creation, and its authors' code.
 
 Shapes: B batch, T frames, C channels, H W map, N nodes, P side of a position map.
 """
@@ -27,20 +29,24 @@ def num_nodes(scales: Sequence[int]) -> int:
 
 
 def _count(size: int) -> Tensor:
-    """0, 1, ..., size - 1. On the CPU even where a model is being built on the meta device: what is fixed has values there too."""
+    """0, 1, ..., size - 1. On the CPU even where a model is being built on the meta device: what is
+    fixed has values there too.
+    """
     return torch.arange(size, dtype=torch.float64, device="cpu")
 
 
 def area_weights(in_size: int, out_size: int) -> Tensor:
-    """One axis of an area resize: the share of input cell i in output cell o, by exact fractional overlap.
+    """One axis of an area resize: the share of input cell i in output cell o, by exact fractional
+    overlap.
 
     Args:
         in_size: cells before.
         out_size: cells after.
 
     Returns:
-        float64 [out_size, in_size]; each row sums to 1. Equal to TensorFlow's `resize_area`; torch's "area" mode is adaptive
-        average pooling, which differs where the sizes do not divide.
+        float64 [out_size, in_size]; each row sums to 1. Equal to TensorFlow's `resize_area`;
+        torch's "area" mode is adaptive average pooling, which differs where the sizes do not
+        divide.
     """
     step = in_size / out_size
     left = _count(out_size)[:, None] * step
@@ -60,9 +66,11 @@ def pooling_matrix(scales: Sequence[int], height: int, width: int) -> Tensor:
 
 
 def moment_matrices(scales: Sequence[int], height: int, width: int) -> Tensor:
-    """First moments of a map inside the region of each node: its mean weighted with where in the region a value lies.
+    """First moments of a map inside the region of each node: its mean weighted with where in the
+    region a value lies.
 
-    Positions run from -1 to 1 across a region, at the centre of what a cell of the map shares with it. An option of ours, not in the paper.
+    Positions run from -1 to 1 across a region, at the centre of what a cell of the map shares with
+    it. An option of ours, not in the paper.
 
     Returns:
         float32 [2, N, H * W]: horizontal, then vertical.
@@ -76,7 +84,9 @@ def moment_matrices(scales: Sequence[int], height: int, width: int) -> Tensor:
 
 
 def _offsets(in_size: int, out_size: int) -> Tensor:
-    """Position of the shared part of each input cell inside each output cell, -1 to 1 across it, [out_size, in_size]."""
+    """Position of the shared part of each input cell inside each output cell, -1 to 1 across it,
+    [out_size, in_size].
+    """
     step = in_size / out_size
     left = _count(out_size)[:, None] * step
     cell = _count(in_size)[None, :]
@@ -90,7 +100,9 @@ def unpooling_matrix(scales: Sequence[int], height: int, width: int) -> Tensor:
     Returns:
         float32 [H * W, N]: `map.reshape(H * W, C) = matrix @ nodes`.
     """
-    columns = [torch.kron(area_weights(scale, height), area_weights(scale, width)) for scale in scales]
+    columns = [
+        torch.kron(area_weights(scale, height), area_weights(scale, width)) for scale in scales
+    ]
     return torch.cat(columns, dim=1).float()
 
 
@@ -107,8 +119,9 @@ def node_boxes(scales: Sequence[int]) -> Tensor:
 def adjacency(scales: Sequence[int]) -> Tensor:
     """Which nodes are neighbours: their closed regions share more than a corner.
 
-    Regions that overlap (across scales) or share a stretch of border are linked; two that only touch at a corner are not, nor is
-    a node with itself. Worked out on a grid that all scales divide, so that no rounding decides.
+    Regions that overlap (across scales) or share a stretch of border are linked; two that only
+    touch at a corner are not, nor is a node with itself. Worked out on a grid that all scales
+    divide, so that no rounding decides.
 
     Returns:
         bool [N, N], symmetric; for scales (3, 2, 1): 45 undirected edges.
@@ -123,7 +136,8 @@ def adjacency(scales: Sequence[int]) -> Tensor:
 
 
 def position_maps(scales: Sequence[int], size: int = 6) -> Tensor:
-    """Where each node is: a Gaussian bump of peak 1 over the node's own cell of a size x size map, zero elsewhere.
+    """Where each node is: a Gaussian bump of peak 1 over the node's own cell of a size x size map,
+    zero elsewhere.
 
     Returns:
         float32 [N, size * size]. The paper's "positional" variant; fixed, not learned.
@@ -132,7 +146,9 @@ def position_maps(scales: Sequence[int], size: int = 6) -> Tensor:
         ValueError: a scale has more cells than the map.
     """
     if max(scales) > size:
-        raise ValueError(f"a position map of side {size} cannot hold a grid of {max(scales)} x {max(scales)}")
+        raise ValueError(
+            f"a position map of side {size} cannot hold a grid of {max(scales)} x {max(scales)}"
+        )
     maps = []
     for scale in scales:
         cell = size // scale
@@ -140,21 +156,29 @@ def position_maps(scales: Sequence[int], size: int = 6) -> Tensor:
         bump = torch.exp(-(offset**2) / (2 * _POSITION_STD**2))
         for row, column in product(range(scale), repeat=2):
             canvas = torch.zeros(size, size, dtype=torch.float64, device="cpu")
-            canvas[row * cell : (row + 1) * cell, column * cell : (column + 1) * cell] = torch.outer(bump, bump)
+            canvas[row * cell : (row + 1) * cell, column * cell : (column + 1) * cell] = (
+                torch.outer(bump, bump)
+            )
             maps.append(canvas.flatten())
     return torch.stack(maps).float()
 
 
 def grid_graph(scales: Sequence[int]) -> Graph:
     """Nodes, neighbours and names together, for explanations and pictures."""
-    names = tuple(f"{scale}x{scale} ({row}, {column})" for scale in scales for row, column in product(range(scale), repeat=2))
+    names = tuple(
+        f"{scale}x{scale} ({row}, {column})"
+        for scale in scales
+        for row, column in product(range(scale), repeat=2)
+    )
     return Graph(node_boxes(scales), adjacency(scales), names)
 
 
 def centres(flat: Tensor, means: Tensor, moments: Tensor) -> Tensor:
-    """Where in each region a feature's energy lies, from its middle: [B, T, H * W, C] to [B, T, N, 2 C], horizontal then vertical.
+    """Where in each region a feature's energy lies, from its middle: [B, T, H * W, C] to [B, T, N,
+    2 C], horizontal then vertical.
 
-    The share of the energy and not its amount: a digit that is half hidden, or falls between two cells, is still where it is.
+    The share of the energy and not its amount: a digit that is half hidden, or falls between two
+    cells, is still where it is.
     """
     energy = flat.square()
     mass = means @ energy + _LEAST_ENERGY  # [B, T, N, C]

@@ -1,7 +1,10 @@
-"""Which boxes of neighbouring frames overlap: the forward and the backward graph of STRG, kept as one block per pair of frames.
+"""Which boxes of neighbouring frames overlap: the forward and the backward graph of STRG, kept as
+one block per pair of frames.
 
-Source: Videos as Space-Time Region Graphs (ECCV 2018), section 4.3. Boxes are linked to those of the next frame only, so that of the
-N x N entries of a graph, with N = T * K, all but T - 1 blocks of K x K are zero: at 16 frames of 50 boxes 94 of 100. They are never made.
+Source: Videos as Space-Time Region Graphs (ECCV 2018), section 4.3. Boxes are linked to those of
+    the next frame only, so that of the
+N x N entries of a graph, with N = T * K, all but T - 1 blocks of K x K are zero: at 16 frames of 50
+boxes 94 of 100. They are never made.
 
 Shapes: B batch, T frames, K boxes per frame, N nodes, D width.
 """
@@ -16,7 +19,8 @@ _TINY = torch.finfo(torch.float32).tiny  # zero by this is zero, and no overlap 
 
 
 def pairwise_iou(first_xyxy: Tensor, second_xyxy: Tensor) -> Tensor:
-    """Intersection over union of every box with every other, in continuous coordinates: a box from 2 to 5 is 3 wide.
+    """Intersection over union of every box with every other, in continuous coordinates: a box from
+    2 to 5 is 3 wide.
 
     Args:
         first_xyxy: [..., K, 4].
@@ -40,7 +44,9 @@ def _common(first: Tensor, second: Tensor, axis: int) -> Tensor:
 
 def _area(boxes: Tensor) -> Tensor:
     """[..., 4] to [...]; a side below zero is none."""
-    return (boxes[..., 2] - boxes[..., 0]).clamp(min=0) * (boxes[..., 3] - boxes[..., 1]).clamp(min=0)
+    return (boxes[..., 2] - boxes[..., 0]).clamp(min=0) * (boxes[..., 3] - boxes[..., 1]).clamp(
+        min=0
+    )
 
 
 def overlaps(boxes_xyxy: Tensor, mask: Tensor) -> Tensor:
@@ -58,7 +64,8 @@ def overlaps(boxes_xyxy: Tensor, mask: Tensor) -> Tensor:
 
 
 def overlap_graphs(boxes_xyxy: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """The forward and the backward graph of whole batches (equation 3). The second is transposed first and normalised then.
+    """The forward and the backward graph of whole batches (equation 3). The second is transposed
+    first and normalised then.
 
     Args:
         boxes_xyxy: [B, T, K, 4].
@@ -66,8 +73,8 @@ def overlap_graphs(boxes_xyxy: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
 
     Returns:
         front, the share of box j at t + 1 in box i at t at [b, t, i, j];
-        back, the share of box i at t in box j at t + 1 at [b, t, j, i]; float32 [B, T - 1, K, K] each.
-        Every row sums to 1, or to 0 where its box overlaps none.
+        back, the share of box i at t in box j at t + 1 at [b, t, j, i]; float32 [B, T - 1, K, K]
+        each. Every row sums to 1, or to 0 where its box overlaps none.
     """
     sigma = overlaps(boxes_xyxy, mask)
     return _normalised(sigma), _normalised(sigma.transpose(-1, -2))
@@ -79,7 +86,8 @@ def _normalised(sigma: Tensor) -> Tensor:
 
 
 def gather_next(front: Tensor, nodes: Tensor) -> Tensor:
-    """The product of the forward graph with the nodes: what each node collects from the boxes of the next frame that it overlaps.
+    """The product of the forward graph with the nodes: what each node collects from the boxes of
+    the next frame that it overlaps.
 
     Args:
         front: [B, T - 1, K, K].
@@ -92,12 +100,16 @@ def gather_next(front: Tensor, nodes: Tensor) -> Tensor:
 
 
 def gather_previous(back: Tensor, nodes: Tensor) -> Tensor:
-    """The product of the backward graph with the nodes, [B, T, K, D]: see `gather_next`; zero in the first frame."""
+    """The product of the backward graph with the nodes, [B, T, K, D]: see `gather_next`; zero in
+    the first frame.
+    """
     return F.pad(back @ nodes[:, :-1], (0, 0, 0, 0, 1, 0))
 
 
 def dense_graphs(front: Tensor, back: Tensor) -> tuple[Tensor, Tensor]:
-    """Both graphs as the paper writes them, [B, N, N] each with node t * K + k. For tests and measurements; no model makes them."""
+    """Both graphs as the paper writes them, [B, N, N] each with node t * K + k. For tests and
+    measurements; no model makes them.
+    """
     batch, pairs, boxes = front.shape[:3]
     dense = [front.new_zeros(batch, pairs + 1, boxes, pairs + 1, boxes) for _ in range(2)]
     for t in range(pairs):

@@ -19,32 +19,44 @@ _SIDE = 7  # cells per side that RoIAlign makes of a box before the maximum
 
 
 def step_frames(num_frames: int, num_steps: int, device: torch.device | str = "cpu") -> Tensor:
-    """The sampled frame whose boxes each step of a map takes: floor(step * T / P), int64 [P]; 0, 2, 4, ... where a map halves them."""
+    """The sampled frame whose boxes each step of a map takes: floor(step * T / P), int64 [P]; 0, 2,
+    4, ... where a map halves them.
+    """
     return torch.arange(num_steps, device=device) * num_frames // num_steps
 
 
 def regions_of_steps(regions: Regions, num_steps: int) -> Regions:
-    """The boxes of every step of a map, [B, P, K, ...], from those of every frame, [B, T, K, ...]."""
+    """The boxes of every step of a map, [B, P, K, ...], from those of every frame, [B, T, K,
+    ...].
+    """
     num_frames = regions.mask.shape[1]
     if num_frames == num_steps:
         return regions
     frames = step_frames(num_frames, num_steps, regions.mask.device)
-    return Regions(*(x.index_select(1, frames) for x in (regions.boxes_xyxy, regions.scores, regions.mask)))
+    return Regions(
+        *(x.index_select(1, frames) for x in (regions.boxes_xyxy, regions.scores, regions.mask))
+    )
 
 
 def region_nodes(
-    features: Tensor, regions: Regions, crop_size: tuple[int, int], *, aligned: bool = True, sampling_ratio: int = 2
+    features: Tensor,
+    regions: Regions,
+    crop_size: tuple[int, int],
+    *,
+    aligned: bool = True,
+    sampling_ratio: int = 2,
 ) -> Tensor:
     """RoIAlign of each box on its own step of the map, 7 x 7 cells, and their maximum.
 
-    Boxes are scaled by the size of the map over the size of the crop in each direction, so that crops whose sides are no multiple of the
-    stride are right too.
+    Boxes are scaled by the size of the map over the size of the crop in each direction, so that
+    crops whose sides are no multiple of the stride are right too.
 
     Args:
         features: feature map, [B, D, P, H, W].
         regions: boxes of every step in pixels of the crop, [B, P, K, ...]; see `regions_of_steps`.
         crop_size: rows and columns of the crop.
-        aligned: cell i is the point i + 0.5, as it should be; False: the point i, as in the first RoIAlign.
+        aligned: cell i is the point i + 0.5, as it should be; False: the point i, as in the first
+            RoIAlign.
         sampling_ratio: points per cell and direction; 0: as many as the box has cells of the map.
 
     Returns:
@@ -64,13 +76,18 @@ def region_nodes(
 
 
 def mean_over_regions(nodes: Tensor, mask: Tensor) -> Tensor:
-    """Mean of the nodes that exist: [B, P, K, D] and [B, P, K] to [B, D]; zero for a clip without any."""
+    """Mean of the nodes that exist: [B, P, K, D] and [B, P, K] to [B, D]; zero for a clip without
+    any.
+    """
     total = nodes.float().masked_fill(~mask[..., None], 0).sum(dim=(1, 2))
     return (total / mask.sum(dim=(1, 2)).clamp(min=1)[:, None]).to(nodes.dtype)
 
 
-def _strongest_cells(maps: Tensor, boxes: Tensor, sampling_ratio: int, aligned: bool) -> tuple[Tensor, Tensor]:
-    """The largest of the 7 x 7 cells of each box, per channel, and which of them it is, [R, K, D] each.
+def _strongest_cells(
+    maps: Tensor, boxes: Tensor, sampling_ratio: int, aligned: bool
+) -> tuple[Tensor, Tensor]:
+    """The largest of the 7 x 7 cells of each box, per channel, and which of them it is, [R, K, D]
+    each.
 
     Args:
         maps: [R, D, H, W].
@@ -78,37 +95,55 @@ def _strongest_cells(maps: Tensor, boxes: Tensor, sampling_ratio: int, aligned: 
         sampling_ratio: points per cell and direction.
         aligned: with the half-cell shift.
     """
-    from torchvision.ops import roi_align  # here, so that importing the package does not import torchvision
+    from torchvision.ops import (
+        roi_align,
+    )  # here, so that importing the package does not import torchvision
 
     num_maps, count = boxes.shape[:2]
     owner = torch.arange(num_maps, device=boxes.device).repeat_interleave(count)
     rois = torch.cat([owner[:, None].to(boxes), boxes.flatten(0, 1)], dim=1)  # [R * K, 5]
-    cells = roi_align(maps, rois, _SIDE, sampling_ratio=sampling_ratio, aligned=aligned)  # [R * K, D, 7, 7]
+    cells = roi_align(
+        maps, rois, _SIDE, sampling_ratio=sampling_ratio, aligned=aligned
+    )  # [R * K, D, 7, 7]
     values, cell = cells.flatten(2).max(dim=2)
     return values.unflatten(0, (num_maps, count)), cell.unflatten(0, (num_maps, count))
 
 
 class _StrongestCell(torch.autograd.Function):
-    """RoIAlign and maximum in one, whose backward pass visits the one cell of each box and channel that was the largest.
+    """RoIAlign and maximum in one, whose backward pass visits the one cell of each box and channel
+    that was the largest.
 
-    RoIAlign's own backward pass visits all 49, though 48 of them have a gradient of zero, and takes longer than all layers of the graph.
+    RoIAlign's own backward pass visits all 49, though 48 of them have a gradient of zero, and takes
+    longer than all layers of the graph.
     """
 
     @staticmethod
-    def forward(ctx: Any, maps: Tensor, boxes: Tensor, sampling_ratio: int, aligned: bool) -> Tensor:
+    def forward(
+        ctx: Any, maps: Tensor, boxes: Tensor, sampling_ratio: int, aligned: bool
+    ) -> Tensor:
         values, cell = _strongest_cells(maps, boxes, sampling_ratio, aligned)
         ctx.save_for_backward(boxes, cell)
-        ctx.shape, ctx.sampling_ratio, ctx.shift = maps.shape, sampling_ratio, 0.5 if aligned else 0.0
+        ctx.shape, ctx.sampling_ratio, ctx.shift = (
+            maps.shape,
+            sampling_ratio,
+            0.5 if aligned else 0.0,
+        )
         return values
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
         boxes, cell = ctx.saved_tensors
         num_maps, width, height, columns = ctx.shape
-        cell = cell.transpose(1, 2).contiguous()  # [R, D, K]: each channel of each map is added to by itself
+        cell = cell.transpose(
+            1, 2
+        ).contiguous()  # [R, D, K]: each channel of each map is added to by itself
         share = gradient.transpose(1, 2).contiguous() / ctx.sampling_ratio**2
-        rows = _taps(boxes[..., 1], boxes[..., 3], cell // _SIDE, height, ctx.sampling_ratio, ctx.shift)
-        sides = _taps(boxes[..., 0], boxes[..., 2], cell % _SIDE, columns, ctx.sampling_ratio, ctx.shift)
+        rows = _taps(
+            boxes[..., 1], boxes[..., 3], cell // _SIDE, height, ctx.sampling_ratio, ctx.shift
+        )
+        sides = _taps(
+            boxes[..., 0], boxes[..., 2], cell % _SIDE, columns, ctx.sampling_ratio, ctx.shift
+        )
         found = gradient.new_zeros(num_maps, width, height * columns)
         for y, weight_y in rows:
             for x, weight_x in sides:
@@ -116,8 +151,11 @@ class _StrongestCell(torch.autograd.Function):
         return found.reshape(ctx.shape), None, None, None
 
 
-def _taps(low: Tensor, high: Tensor, cell: Tensor, size: int, ratio: int, shift: float) -> list[tuple[Tensor, Tensor]]:
-    """Along one axis, the cells of the map that the points of a cell of RoIAlign are read from, each with its share.
+def _taps(
+    low: Tensor, high: Tensor, cell: Tensor, size: int, ratio: int, shift: float
+) -> list[tuple[Tensor, Tensor]]:
+    """Along one axis, the cells of the map that the points of a cell of RoIAlign are read from,
+    each with its share.
 
     Args:
         low: where each box begins, in cells of the map, [R, K].
@@ -128,7 +166,8 @@ def _taps(low: Tensor, high: Tensor, cell: Tensor, size: int, ratio: int, shift:
         shift: half a cell where RoIAlign is aligned.
 
     Returns:
-        2 * ratio pairs (index, share), [R, D, K] each: two neighbours per point, whose shares sum to 1, or to 0 outside of the map.
+        2 * ratio pairs (index, share), [R, D, K] each: two neighbours per point, whose shares sum
+        to 1, or to 0 outside of the map.
     """
     start, length = (low - shift)[:, None], (high - low)[:, None]  # [R, 1, K]
     length = (length if shift else length.clamp(min=1)) / _SIDE  # of a cell

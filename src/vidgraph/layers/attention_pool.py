@@ -1,6 +1,7 @@
 """Attention pooling: a mean over the places of a map whose weights another map decides.
 
-Source: Spatiotemporal Pyramid Network (CVPR 2017), "spatiotemporal attention": two convolutions, softmax over the places, weighted pooling
+Source: Spatiotemporal Pyramid Network (CVPR 2017), "spatiotemporal attention": two convolutions,
+    softmax over the places, weighted pooling
 of the spatial feature map.
 
 Shapes: B batch, C channels of the map, G channels of the guidance, H W map.
@@ -16,10 +17,11 @@ from vidgraph.layers.norms import full_precision
 
 
 class AttentionPool(nn.Module):
-    """a = softmax over places of conv2(relu(conv1(guidance))); the pooled vector is the sum of a times the features at each place.
+    """a = softmax over places of conv2(relu(conv1(guidance))); the pooled vector is the sum of a
+    times the features at each place.
 
-    The second convolution starts at zero, so that all weights are equal and training starts from average pooling. It has no bias: a
-    softmax does not see one.
+    The second convolution starts at zero, so that all weights are equal and training starts from
+    average pooling. It has no bias: a softmax does not see one.
 
     Args:
         guidance_channels: G.
@@ -49,19 +51,25 @@ class AttentionPool(nn.Module):
             guidance: what decides where, on the same places, [B, G, H, W].
 
         Returns:
-            The pooled vector [B, C], and the weight of each place, float32 [B, H, W], which sum to 1.
+            The pooled vector [B, C], and the weight of each place, float32 [B, H, W], which sum to
+            1.
 
         Raises:
             ValueError: maps of another size.
         """
         if features.shape[2:] != guidance.shape[2:]:
-            raise ValueError(f"the guidance {list(guidance.shape)} has other places than the features {list(features.shape)}")
+            raise ValueError(
+                f"the guidance {list(guidance.shape)} has other places than the features "
+                f"{list(features.shape)}"
+            )
         # One number per place: [B, 1, H, W]
         hidden = self.conv1(guidance)
         logits = self.conv2(F.relu(hidden) if self.relu else hidden)
         with full_precision(logits):
             # Weights of the places: [B, H, W]
-            weights = logits.float().flatten(1).softmax(dim=1).reshape(len(logits), *logits.shape[2:])
+            weights = (
+                logits.float().flatten(1).softmax(dim=1).reshape(len(logits), *logits.shape[2:])
+            )
             # Their mean of the features: [B, C]
             pooled = torch.einsum("bchw,bhw->bc", features.float(), weights)
         return pooled.to(features.dtype), weights

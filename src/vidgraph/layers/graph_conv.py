@@ -1,6 +1,7 @@
 """Graph convolutions over regions: along the similarity graph, the overlap graphs, or all of them.
 
-Source: Videos as Space-Time Region Graphs (ECCV 2018), section 5. Where it leaves a choice, docs/departures.md has ours.
+Source: Videos as Space-Time Region Graphs (ECCV 2018), section 5. Where it leaves a choice,
+    docs/departures.md has ours.
 
 Shapes: B batch, T frames, K boxes per frame, N = T * K nodes of a clip, D width.
 """
@@ -29,9 +30,11 @@ class RegionGraphOptions:
     """Which graph over regions.
 
     Attributes:
-        graph: "none": no regions, the backbone alone; "avgpool": the mean of the regions' features; "sim": the similarity graph; "st": the
-            two overlap graphs, in space and time; "joint": both.
-        fusion: of "joint": "late": two branches of layers whose last outputs are summed; "joint": all three graphs in every layer.
+        graph: "none": no regions, the backbone alone; "avgpool": the mean of the regions' features;
+            "sim": the similarity graph; "st": the two overlap graphs, in space and time; "joint":
+            both.
+        fusion: of "joint": "late": two branches of layers whose last outputs are summed; "joint":
+            all three graphs in every layer.
         width: of the nodes and all layers (D).
         num_layers: graph convolutions, one after another.
         residual: each layer but the last adds its input to its output.
@@ -50,14 +53,18 @@ class RegionGraphOptions:
     def __post_init__(self) -> None:
         for name in ("width", "num_layers"):
             if getattr(self, name) < 1:
-                raise RecipeError(f"{name} is {getattr(self, name)}; a graph over regions needs at least 1")
+                raise RecipeError(
+                    f"{name} is {getattr(self, name)}; a graph over regions needs at least 1"
+                )
 
     def branches(self) -> dict[str, tuple[Edges, ...]]:
         """The graphs that each branch of layers works along."""
         if self.graph == "joint" and self.fusion == "joint":
             return {"all": ("similarity", *_OVERLAP)}
         kinds: dict[str, tuple[Edges, ...]] = {"similarity": ("similarity",), "overlap": _OVERLAP}
-        chosen = {"sim": ["similarity"], "st": ["overlap"], "joint": ["similarity", "overlap"]}.get(self.graph, [])
+        chosen = {"sim": ["similarity"], "st": ["overlap"], "joint": ["similarity", "overlap"]}.get(
+            self.graph, []
+        )
         return {name: kinds[name] for name in chosen}
 
 
@@ -87,18 +94,27 @@ class Links:
 
 
 class GraphConvolution(nn.Module):
-    """One layer: Z = sum over graphs of G X W, each graph with its own W (equations 4 and 5); no bias.
+    """One layer: Z = sum over graphs of G X W, each graph with its own W (equations 4 and 5); no
+    bias.
 
     Args:
         width: of the nodes (D), in and out.
         edges: the graphs.
-        last: the last layer is plain and its W are zero; all others are followed by layer norm and ReLU. The last one's output is then
-            exactly zero at initialisation. With a ReLU after it, it would stay zero: no gradient passes a ReLU that gives zero.
+        last: the last layer is plain and its W are zero; all others are followed by layer norm and
+            ReLU. The last one's output is then exactly zero at initialisation. With a ReLU after
+            it, it would stay zero: no gradient passes a ReLU that gives zero.
         residual: a layer that is not the last adds its input to its output.
         affine: the layer norm has a gain and a bias.
     """
 
-    def __init__(self, width: int, edges: Sequence[Edges], last: bool, residual: bool = False, affine: bool = True) -> None:
+    def __init__(
+        self,
+        width: int,
+        edges: Sequence[Edges],
+        last: bool,
+        residual: bool = False,
+        affine: bool = True,
+    ) -> None:
         super().__init__()
         self.edges, self.last, self.residual = tuple(edges), last, residual and not last
         self.weights = nn.ModuleDict({name: nn.Linear(width, width, bias=False) for name in edges})
@@ -116,7 +132,9 @@ class GraphConvolution(nn.Module):
 
     def forward(self, nodes: Tensor, links: Links) -> Tensor:
         """[B, T, K, D] to the same shape."""
-        products: list[Tensor] = [self.weights[edges](links.gather(edges, nodes)) for edges in self.edges]
+        products: list[Tensor] = [
+            self.weights[edges](links.gather(edges, nodes)) for edges in self.edges
+        ]
         summed = sum(products[1:], start=products[0])
         if self.last:
             return summed
@@ -137,9 +155,13 @@ class RegionGraph(nn.Module):
         self.options = options
         branches = options.branches()
         edges = {name for branch in branches.values() for name in branch}
-        self.similarity = SimilarityGraph(options.width, options.scale) if "similarity" in edges else None
+        self.similarity = (
+            SimilarityGraph(options.width, options.scale) if "similarity" in edges else None
+        )
         self.with_overlap = "front" in edges
-        self.branches = nn.ModuleDict({name: nn.ModuleList(_layers(branch, options)) for name, branch in branches.items()})
+        self.branches = nn.ModuleDict(
+            {name: nn.ModuleList(_layers(branch, options)) for name, branch in branches.items()}
+        )
 
     def links(self, nodes: Tensor, boxes_xyxy: Tensor, mask: Tensor) -> Links:
         """The graphs, made once for all layers: see `forward` for the arguments."""
@@ -159,12 +181,14 @@ class RegionGraph(nn.Module):
             mask: True where a region exists, [B, T, K].
 
         Returns:
-            [B, T, K, D]: the sum of the branches, exactly zero at initialisation; for "avgpool" the nodes as they came. Where no region
-            exists the values mean nothing, and none of the others depends on them.
+            [B, T, K, D]: the sum of the branches, exactly zero at initialisation; for "avgpool" the
+            nodes as they came. Where no region exists the values mean nothing, and none of the
+            others depends on them.
         """
         if not self.branches:
             return nodes
-        # Who resembles whom, [B, N, N], and who overlaps whom one frame on and one frame back, [B, T - 1, K, K] each
+        # Who resembles whom, [B, N, N], and who overlaps whom one frame on and one frame back, [B,
+        # T - 1, K, K] each
         links = self.links(nodes, boxes_xyxy, mask)
         # Each branch by itself through all its layers, [B, T, K, D]; summed in the end
         outputs = []
@@ -179,4 +203,7 @@ class RegionGraph(nn.Module):
 
 def _layers(edges: Sequence[Edges], options: RegionGraphOptions) -> list[GraphConvolution]:
     last = options.num_layers - 1
-    return [GraphConvolution(options.width, edges, i == last, options.residual, options.affine) for i in range(options.num_layers)]
+    return [
+        GraphConvolution(options.width, edges, i == last, options.residual, options.affine)
+        for i in range(options.num_layers)
+    ]

@@ -1,4 +1,5 @@
-"""Pixels and optical flow to the numbers that a network was trained on; part of the model, saved with it.
+"""Pixels and optical flow to the numbers that a network was trained on; part of the model, saved
+with it.
 
 Shapes: B batch, C channels, T frames, H W pixels.
 """
@@ -17,8 +18,8 @@ class PixelNorm(nn.Module):
     Args:
         mean: of [0, 1] pixels, one per channel.
         std: of [0, 1] pixels, one per channel.
-        reverse: the network takes the channels in reverse order, as those from Caffe take BGR; `mean` and `std` are in the order of the
-            clips.
+        reverse: the network takes the channels in reverse order, as those from Caffe take BGR;
+            `mean` and `std` are in the order of the clips.
     """
 
     mean: Tensor
@@ -37,7 +38,9 @@ class PixelNorm(nn.Module):
             ValueError: another number of channels than this model takes.
         """
         if video.dim() != 5 or video.shape[1] != len(self.mean):
-            raise ValueError(f"this model takes clips [B, {len(self.mean)}, T, H, W], not {list(video.shape)}")
+            raise ValueError(
+                f"this model takes clips [B, {len(self.mean)}, T, H, W], not {list(video.shape)}"
+            )
         unit = video.float() / 255 if video.dtype == torch.uint8 else video
         normal = (unit - self.mean) / self.std
         return normal.flip(1) if self.reverse else normal
@@ -49,13 +52,16 @@ def caffe_pixels() -> PixelNorm:
 
 
 class FlowNorm(nn.Module):
-    """Centres and scales optical flow that was stored in 8 bits, from 0 to 255 for minus to plus the bound.
+    """Centres and scales optical flow that was stored in 8 bits, from 0 to 255 for minus to plus
+    the bound.
 
     Args:
-        zero: level of no motion. At 127.5 a mirrored field, 255 - x, is exactly the negative of the field. 128: as temporal segment
-            networks subtract it, where a field without motion is stored as 128 and becomes 0, and its mirror image becomes -1.
-        std: levels that become one. The default suits networks that take ImageNet's normalised pixels: the mean of their deviations; 1
-            leaves levels, as the published BN-Inception takes them.
+        zero: level of no motion. At 127.5 a mirrored field, 255 - x, is exactly the negative of the
+            field. 128: as temporal segment networks subtract it, where a field without motion is
+            stored as 128 and becomes 0, and its mirror image becomes -1.
+        std: levels that become one. The default suits networks that take ImageNet's normalised
+            pixels: the mean of their deviations; 1 leaves levels, as the published BN-Inception
+                takes them.
     """
 
     def __init__(self, zero: float = 127.5, std: float = 255 * 0.226) -> None:
@@ -63,7 +69,9 @@ class FlowNorm(nn.Module):
         self.zero, self.std = zero, std
 
     def forward(self, flow: Tensor) -> Tensor:
-        """Flow of any shape, uint8 or float from 0 to 255, to float32 of the same shape; other floats keep their type."""
+        """Flow of any shape, uint8 or float from 0 to 255, to float32 of the same shape; other
+        floats keep their type.
+        """
         levels = flow if flow.is_floating_point() else flow.float()
         return (levels - self.zero) / self.std
 

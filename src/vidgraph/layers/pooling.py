@@ -10,11 +10,13 @@ from torch.nn import functional as F
 
 
 def window_means(features: Tensor, window: tuple[int, int] | None) -> Tensor:
-    """Mean over all frames and each window of the map: what a model trained on small frames pools from larger ones.
+    """Mean over all frames and each window of the map: what a model trained on small frames pools
+    from larger ones.
 
     Args:
         features: feature map, [B, C, T, H, W].
-        window: rows and columns; windows stand one cell apart and a smaller map is one window. None for the whole map.
+        window: rows and columns; windows stand one cell apart and a smaller map is one window. None
+            for the whole map.
 
     Returns:
         One vector per window, [B, P, C].

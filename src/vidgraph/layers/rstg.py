@@ -1,6 +1,8 @@
-"""The recurrent space-time graph: time stages (LSTM) alternate with space stages (send, gather, update).
+"""The recurrent space-time graph: time stages (LSTM) alternate with space stages (send, gather,
+update).
 
-Source: Recurrent Space-time Graph Neural Networks for Video Understanding (NeurIPS 2019) and its authors' code. Where slides and
+Source: Recurrent Space-time Graph Neural Networks for Video Understanding (NeurIPS 2019) and its
+    authors' code. Where slides and
 code differ, the default is the code, and the slides' reading is an option (docs/departures.md).
 
 Shapes: B batch, C channels, T frames, H W map, N nodes, E edges, D width, S stages.
@@ -30,22 +32,29 @@ class GraphOptions:
     Attributes:
         scales: cells per side of each grid.
         num_stages: space stages (the paper's K).
-        time_stages: "all": an LSTM before each space stage and a final one; "final": only the final one (paper's 1-temp-stage);
-            "none": no LSTM, the mean over time (Space-Only); "only": no space stage (Time-Only); "homogeneous": no LSTM, a node's
-            past self is one more neighbour, whose message the same MLP computes.
-        attention: "simple": additive, as the authors' SyncMNIST configuration; "dot": products of learned projections, as their
-            Something-Something ones; "dot_neighbours": the slides' equations 6 and 7, raw products over neighbours.
-        mask_non_edges: softmax over true neighbours. The authors' code leaves the others in with logit 0.
+        time_stages: "all": an LSTM before each space stage and a final one; "final": only the final
+            one (paper's 1-temp-stage); "none": no LSTM, the mean over time (Space-Only); "only": no
+            space stage (Time-Only); "homogeneous": no LSTM, a node's past self is one more
+            neighbour, whose message the same MLP computes.
+        attention: "simple": additive, as the authors' SyncMNIST configuration; "dot": products of
+            learned projections, as their Something-Something ones; "dot_neighbours": the slides'
+            equations 6 and 7, raw products over neighbours.
+        mask_non_edges: softmax over true neighbours. The authors' code leaves the others in with
+            logit 0.
         position_maps: nodes tell their place when they send (the paper's Positional variant).
         scalewise_update: one update MLP per scale.
-        norm: over messages, updates and created nodes: "none", "layer" (all axes jointly) or "batch".
+        norm: over messages, updates and created nodes: "none", "layer" (all axes jointly) or
+            "batch".
         node_batch_norm: batch norm of the created nodes, as the authors do on SyncMNIST.
         readout: "mean" over time (code) or "last" frame (slides).
-        moments: of ours: created nodes also hold normalised first moments, that is where in its region a feature lies.
+        moments: of ours: created nodes also hold normalised first moments, that is where in its
+            region a feature lies.
         differences: of ours: created nodes also hold their change since the previous frame.
-        context: of ours: created nodes also hold what the node of the whole frame holds; the last scale must be 1.
-        initialisation: "glorot" with zero biases, as the authors; "he": of ours, gain sqrt(2) before each ReLU and a forget bias of
-            1, which keeps about three times as much of a clip's signal through three stages.
+        context: of ours: created nodes also hold what the node of the whole frame holds; the last
+            scale must be 1.
+        initialisation: "glorot" with zero biases, as the authors; "he": of ours, gain sqrt(2)
+            before each ReLU and a forget bias of 1, which keeps about three times as much of a
+            clip's signal through three stages.
     """
 
     scales: tuple[int, ...] = (3, 2, 1)
@@ -65,24 +74,37 @@ class GraphOptions:
 
     def __post_init__(self) -> None:
         if self.num_stages < 1:
-            raise RecipeError(f"num_stages is {self.num_stages}; give at least 1, or time_stages only for a graph without space stages")
+            raise RecipeError(
+                f"num_stages is {self.num_stages}; give at least 1, or time_stages only for a "
+                "graph without space stages"
+            )
         if not self.scales or min(self.scales) < 1:
-            raise RecipeError(f"scales are cells per side of each grid, at least 1, such as [3, 2, 1], not {list(self.scales)}")
+            raise RecipeError(
+                "scales are cells per side of each grid, at least 1, such as [3, 2, 1], not "
+                f"{list(self.scales)}"
+            )
         if self.context and self.scales[-1] != 1:
-            raise RecipeError(f"context needs a node of the whole frame: the last of scales is 1, not {self.scales[-1]}")
+            raise RecipeError(
+                "context needs a node of the whole frame: the last of scales is 1, not "
+                f"{self.scales[-1]}"
+            )
 
 
 def _keep(module: nn.Module, name: str, fixed: Tensor) -> None:
-    """Registers a tensor that is neither learned nor saved, on the device that the module is being built on."""
+    """Registers a tensor that is neither learned nor saved, on the device that the module is being
+    built on.
+    """
     module.register_buffer(name, fixed.to(torch.get_default_device()), persistent=False)
 
 
 class NodeCreation(nn.Module):
-    """Feature map to nodes: means over regions and, if asked, where a feature lies there, how all that changes, and the whole frame's.
+    """Feature map to nodes: means over regions and, if asked, where a feature lies there, how all
+    that changes, and the whole frame's.
 
     Args:
         in_channels: channels of the map (C).
-        map_size: rows and columns that filters are kept for; other sizes are allowed and computed when met.
+        map_size: rows and columns that filters are kept for; other sizes are allowed and computed
+            when met.
         options: which graph.
     """
 
@@ -92,19 +114,34 @@ class NodeCreation(nn.Module):
     def __init__(self, in_channels: int, map_size: tuple[int, int], options: GraphOptions) -> None:
         super().__init__()
         self.options, self.map_size = options, map_size
-        copies = (3 if options.moments else 1) * (2 if options.differences else 1) * (2 if options.context else 1)
+        copies = (
+            (3 if options.moments else 1)
+            * (2 if options.differences else 1)
+            * (2 if options.context else 1)
+        )
         self.out_channels = in_channels * copies
         means, moments = self._make_filters(*map_size)
         _keep(self, "means", means)
         _keep(self, "moments", moments)
-        # Places and differences are small beside the features themselves: bring all to one scale before they are mixed.
-        self.standardise = LastAxisBatchNorm(self.out_channels) if options.moments or options.differences else nn.Identity()
+        # Places and differences are small beside the features themselves: bring all to one scale
+        # before they are mixed.
+        self.standardise = (
+            LastAxisBatchNorm(self.out_channels)
+            if options.moments or options.differences
+            else nn.Identity()
+        )
 
     def _make_filters(self, height: int, width: int) -> tuple[Tensor, Tensor]:
-        """Means [N, H * W]; first moments [2, N, H * W], in halves of the frame, so that one step counts alike at every scale."""
+        """Means [N, H * W]; first moments [2, N, H * W], in halves of the frame, so that one step
+        counts alike at every scale.
+        """
         scales = self.options.scales
-        size = torch.cat([torch.full((scale * scale, 1), 1 / scale, device="cpu") for scale in scales])
-        return grid.pooling_matrix(scales, height, width), grid.moment_matrices(scales, height, width) * size
+        size = torch.cat(
+            [torch.full((scale * scale, 1), 1 / scale, device="cpu") for scale in scales]
+        )
+        return grid.pooling_matrix(scales, height, width), grid.moment_matrices(
+            scales, height, width
+        ) * size
 
     def forward(self, features: Tensor) -> Tensor:
         """[B, C, T, H, W] to [B, T, N, out_channels]."""
@@ -115,20 +152,34 @@ class NodeCreation(nn.Module):
         nodes = means.to(flat) @ flat  # [B, T, N, C]
         if self.options.moments:
             with full_precision(flat):  # a move of a tenth of a region is below what bf16 keeps
-                nodes = torch.cat([nodes, grid.centres(flat.float(), means.to(flat.device), moments.to(flat.device)).to(nodes)], dim=-1)
+                nodes = torch.cat(
+                    [
+                        nodes,
+                        grid.centres(
+                            flat.float(), means.to(flat.device), moments.to(flat.device)
+                        ).to(nodes),
+                    ],
+                    dim=-1,
+                )
         if self.options.differences:
             change = nodes[:, 1:] - nodes[:, :-1]
-            nodes = torch.cat([nodes, F.pad(change, (0, 0, 0, 0, 1, 0))], dim=-1)  # no past: no change
+            nodes = torch.cat(
+                [nodes, F.pad(change, (0, 0, 0, 0, 1, 0))], dim=-1
+            )  # no past: no change
         if self.options.context:
-            nodes = torch.cat([nodes, nodes[:, :, -1:].expand_as(nodes)], dim=-1)  # the last node is the whole frame's
+            nodes = torch.cat(
+                [nodes, nodes[:, :, -1:].expand_as(nodes)], dim=-1
+            )  # the last node is the whole frame's
         standard: Tensor = self.standardise(nodes)
         return standard
 
 
 class Send(nn.Module):
-    """Messages between nodes: an MLP over (source, destination), ReLU after both layers (slides' equation 5).
+    """Messages between nodes: an MLP over (source, destination), ReLU after both layers (slides'
+    equation 5).
 
-    The first layer is linear in the pair, so it is applied to sources and destinations once each and summed; no pair is concatenated.
+    The first layer is linear in the pair, so it is applied to sources and destinations once each
+    and summed; no pair is concatenated.
 
     Args:
         width: of nodes and messages (D).
@@ -142,7 +193,9 @@ class Send(nn.Module):
 
     def __init__(self, width: int, options: GraphOptions, norm_axes: int = 3) -> None:
         super().__init__()
-        positions = grid.position_maps(options.scales) if options.position_maps else torch.zeros(0, 0)
+        positions = (
+            grid.position_maps(options.scales) if options.position_maps else torch.zeros(0, 0)
+        )
         _keep(self, "positions", positions)
         destination, source = grid.adjacency(options.scales).nonzero(as_tuple=True)
         size = grid.num_nodes(options.scales)
@@ -167,7 +220,9 @@ class Send(nn.Module):
         return message
 
     def all_pairs(self, nodes: Tensor, past: Tensor | None = None) -> Tensor:
-        """[B, T, N, D] to messages [B, T, N, N, D], destination first; with `past`, its message is column N + 1 of each node."""
+        """[B, T, N, D] to messages [B, T, N, N, D], destination first; with `past`, its message is
+        column N + 1 of each node.
+        """
         source, destination = self.parts(nodes)
         hidden = destination[..., :, None, :] + source[..., None, :, :]  # [B, T, N, N, D]
         if past is not None:
@@ -176,7 +231,9 @@ class Send(nn.Module):
         return self.finish(hidden)
 
     def edges(self, nodes: Tensor) -> Tensor:
-        """[B, T, N, D] to messages [B, T, E, D] of the true edges only, in row-major order of the adjacency."""
+        """[B, T, N, D] to messages [B, T, E, D] of the true edges only, in row-major order of the
+        adjacency.
+        """
         hidden = torch.cat(self.parts(nodes), dim=-2)  # [B, T, 2 N, D]
         return self.finish(self.ends.to(hidden) @ hidden)
 
@@ -200,15 +257,26 @@ class Attention(nn.Module):
         self.key = nn.Linear(width, heads)
 
     def forward(self, nodes: Tensor, past: Tensor | None = None) -> Tensor:
-        """[B, T, N, D] to [B, T, N, N]; with `past`, [B, T, N, N + 1]. Rows sum to 1 except for "dot_neighbours"."""
+        """[B, T, N, D] to [B, T, N, N]; with `past`, [B, T, N, N + 1]. Rows sum to 1 except for
+        "dot_neighbours".
+        """
         query, key = self.query(nodes), self.key(nodes)
-        scores = query + key.transpose(-1, -2) if self.kind == "simple" else query @ key.transpose(-1, -2)
+        scores = (
+            query + key.transpose(-1, -2)
+            if self.kind == "simple"
+            else query @ key.transpose(-1, -2)
+        )
         linked = self.linked.expand_as(scores)
         if past is not None:
             own = self.key(past)
-            from_past = query + own if self.kind == "simple" else (query * own).sum(-1, keepdim=True)
+            from_past = (
+                query + own if self.kind == "simple" else (query * own).sum(-1, keepdim=True)
+            )
             exists = _has_past(nodes).expand_as(from_past)
-            scores, linked = torch.cat([scores, from_past], dim=-1), torch.cat([linked, exists], dim=-1)
+            scores, linked = (
+                torch.cat([scores, from_past], dim=-1),
+                torch.cat([linked, exists], dim=-1),
+            )
         return self._weigh(scores, linked, past is not None)
 
     def _weigh(self, scores: Tensor, linked: Tensor, with_past: bool) -> Tensor:
@@ -219,10 +287,14 @@ class Attention(nn.Module):
             scores = F.leaky_relu(scores * edge, 0.2) + edge
         if self.mask:
             return scores.masked_fill(~linked, float("-inf")).softmax(dim=-1)
-        # The authors multiply by the adjacency, so a non-edge keeps logit 0 and takes its share of the softmax.
+        # The authors multiply by the adjacency, so a non-edge keeps logit 0 and takes its share of
+        # the softmax.
         logits = scores * edge
         if with_past:  # but a past that does not exist has no share
-            logits = torch.cat([logits[..., :-1], logits[..., -1:].masked_fill(~linked[..., -1:], float("-inf"))], dim=-1)
+            logits = torch.cat(
+                [logits[..., :-1], logits[..., -1:].masked_fill(~linked[..., -1:], float("-inf"))],
+                dim=-1,
+            )
         return logits.softmax(dim=-1)
 
 
@@ -232,7 +304,8 @@ def _has_past(nodes: Tensor) -> Tensor:
 
 
 class SpaceStage(nn.Module):
-    """One round of messages inside each frame: send, gather by attention, update (slides' equations 5 to 8).
+    """One round of messages inside each frame: send, gather by attention, update (slides' equations
+    5 to 8).
 
     Args:
         width: of nodes and messages (D).
@@ -249,15 +322,22 @@ class SpaceStage(nn.Module):
         self.send = Send(width, options, norm_axes=2 if self.edges_only else 3)
         self.attention = Attention(width, options)
         self.gather_bias = None if self.plain_sum else nn.Parameter(torch.zeros(width))
-        self.gather_norm = make_norm(options.norm if options.attention == "simple" else "none", width, num_axes=2)
+        self.gather_norm = make_norm(
+            options.norm if options.attention == "simple" else "none", width, num_axes=2
+        )
         num_updates = len(options.scales) if options.scalewise_update else 1
         self.update = nn.ModuleList(
-            nn.Sequential(nn.Linear(2 * width, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU()) for _ in range(num_updates)
+            nn.Sequential(
+                nn.Linear(2 * width, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU()
+            )
+            for _ in range(num_updates)
         )
         self.update_norm = make_norm(options.norm, width, num_axes=2)
 
     def forward(self, nodes: Tensor) -> tuple[Tensor, Tensor]:
-        """[B, T, N, D] to updated nodes [B, T, N, D] and attention [B, T, N, N]; "homogeneous": [B, T, N, N + 1]."""
+        """[B, T, N, D] to updated nodes [B, T, N, D] and attention [B, T, N, N]; "homogeneous": [B,
+        T, N, N + 1].
+        """
         past = F.pad(nodes[:, :-1], (0, 0, 0, 0, 1, 0)) if self.homogeneous else None
         attention = self.attention(nodes, past)
         if self.edges_only:
@@ -269,7 +349,9 @@ class SpaceStage(nn.Module):
         return self._update(nodes, gathered), attention
 
     def _gather_edges(self, attention: Tensor, messages: Tensor) -> Tensor:
-        """Sum of the edges' messages, weighted, at their destinations: [B, T, N, N] and [B, T, E, D] to [B, T, N, D]."""
+        """Sum of the edges' messages, weighted, at their destinations: [B, T, N, N] and [B, T, E,
+        D] to [B, T, N, D].
+        """
         weights = attention.flatten(-2)[..., self.send.edge_index]  # [B, T, E]
         arrive = self.send.ends[:, attention.shape[-1] :].T.to(messages)  # [N, E]
         return (arrive * weights.to(messages)[..., None, :]) @ messages
@@ -278,7 +360,9 @@ class SpaceStage(nn.Module):
         pairs = torch.cat([nodes, gathered], dim=-1)  # [B, T, N, 2 D]
         if self.options.scalewise_update:
             groups = torch.split(pairs, [scale * scale for scale in self.options.scales], dim=-2)
-            updated = torch.cat([mlp(group) for mlp, group in zip(self.update, groups, strict=True)], dim=-2)
+            updated = torch.cat(
+                [mlp(group) for mlp, group in zip(self.update, groups, strict=True)], dim=-2
+            )
         else:
             updated = self.update[0](pairs)
         normed: Tensor = self.update_norm(updated)
@@ -286,7 +370,8 @@ class SpaceStage(nn.Module):
 
 
 class TimeStage(nn.Module):
-    """An LSTM over the frames of every node by itself, all nodes in one call, from a zero state (slides' equation 9).
+    """An LSTM over the frames of every node by itself, all nodes in one call, from a zero state
+    (slides' equation 9).
 
     Args:
         width: of nodes (D), in and out.
@@ -332,26 +417,36 @@ class RecurrentSpaceTimeGraph(nn.Module):
         self.create = NodeCreation(in_channels, map_size, options)
         needed = self.create.out_channels != width if project is None else project
         self.project = nn.Linear(self.create.out_channels, width) if needed else nn.Identity()
-        self.node_batch_norm = LastAxisBatchNorm(width, eps=1e-3, momentum=0.01) if options.node_batch_norm else nn.Identity()
+        self.node_batch_norm = (
+            LastAxisBatchNorm(width, eps=1e-3, momentum=0.01)
+            if options.node_batch_norm
+            else nn.Identity()
+        )
         self.node_norm = make_norm(options.norm, width, num_axes=3)
         self.num_stages = 0 if options.time_stages == "only" else options.num_stages
         self.space = SpaceStage(width, options) if self.num_stages else None
         self.time = TimeStage(width) if options.time_stages == "all" else None
-        self.final_time = TimeStage(width) if options.time_stages in ("all", "final", "only") else None
+        self.final_time = (
+            TimeStage(width) if options.time_stages in ("all", "final", "only") else None
+        )
         self.project_back = nn.Linear(width, in_channels) if project_back else nn.Identity()
         self.out_channels = in_channels if project_back else width
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Initial weights: Glorot uniform per layer and per gate of an LSTM, biases zero; "he": see `GraphOptions`.
+        """Initial weights: Glorot uniform per layer and per gate of an LSTM, biases zero; "he": see
+        `GraphOptions`.
 
-        Torch's own defaults have a third of Glorot's variance; through three stages nothing of the clip would be left.
+        Torch's own defaults have a third of Glorot's variance; through three stages nothing of the
+        clip would be left.
         """
         he = self.options.initialisation == "he"
         for name, layer in self.named_modules():
             if isinstance(layer, nn.Linear):
                 before_relu = ".send." in name or ".update." in name
-                nn.init.xavier_uniform_(layer.weight, gain=math.sqrt(2) if he and before_relu else 1.0)
+                nn.init.xavier_uniform_(
+                    layer.weight, gain=math.sqrt(2) if he and before_relu else 1.0
+                )
                 if layer.bias is not None:
                     nn.init.zeros_(layer.bias)
             elif isinstance(layer, nn.LSTM):
@@ -370,7 +465,9 @@ class RecurrentSpaceTimeGraph(nn.Module):
         return self.readout(nodes)
 
     def forward_map(self, features: Tensor) -> Tensor:
-        """Feature map [B, C, T, H, W] to a map of the same size, [B, D, T, H, W]: each node painted over its region, scales summed."""
+        """Feature map [B, C, T, H, W] to a map of the same size, [B, D, T, H, W]: each node painted
+        over its region, scales summed.
+        """
         nodes, _ = self.reason(features)
         height, width = features.shape[-2:]
         paint = grid.unpooling_matrix(self.options.scales, height, width).to(nodes)

@@ -15,10 +15,12 @@ from vidgraph.layers.norms import full_precision
 
 
 class SimilarityGraph(nn.Module):
-    """Softmax of learned products: F(x_i, x_j) = (w x_i)^T (w' x_j), and G_ij its softmax over j (equations 1 and 2).
+    """Softmax of learned products: F(x_i, x_j) = (w x_i)^T (w' x_j), and G_ij its softmax over j
+    (equations 1 and 2).
 
-    The weights start small, N(0, 0.01): at torch's own start a node of 512 channels would give most of its attention to one other
-    node before anything is learned, and the softmax would pass hardly any gradient back.
+    The weights start small, N(0, 0.01): at torch's own start a node of 512 channels would give most
+    of its attention to one other node before anything is learned, and the softmax would pass hardly
+    any gradient back.
 
     Args:
         width: of the nodes (D).
@@ -45,10 +47,12 @@ class SimilarityGraph(nn.Module):
             mask: True where a node exists, [B, N].
 
         Returns:
-            Weight of node j in node i at [b, i, j], float32 [B, N, N]. Rows of nodes that exist sum to 1; the rows and columns of all
-            others are zero.
+            Weight of node j in node i at [b, i, j], float32 [B, N, N]. Rows of nodes that exist sum
+            to 1; the rows and columns of all others are zero.
         """
-        with full_precision(nodes):  # products of 512 channels: bf16 would move a logit by more than a softmax forgives
+        with full_precision(
+            nodes
+        ):  # products of 512 channels: bf16 would move a logit by more than a softmax forgives
             query = F.linear(nodes.float(), self.query.weight.float())  # [B, N, D]
             key = F.linear(nodes.float(), self.key.weight.float())  # [B, N, D]
             logits = query @ key.transpose(1, 2) * self.scale  # [B, N, N]

@@ -1,6 +1,7 @@
 """Models that pool a feature map and classify: no graph, no recurrence.
 
-Shapes: B batch, C channels, T frames, S snippets at each frame, L flow fields per snippet, H W map, P windows, K classes.
+Shapes: B batch, C channels, T frames, S snippets at each frame, L flow fields per snippet, H W map,
+    P windows, K classes.
 """
 
 from __future__ import annotations
@@ -20,9 +21,10 @@ from vidgraph.records import InputSpec
 class PooledClassifier(nn.Module):
     """Stem, mean over space and time, dropout, classifier: C2D and I3D, and plain stems.
 
-    Frames of another size than the model was trained on need no crops: the mean runs over the whole map. With `window`, every part of
-    the map that has the training size is classified by itself, and their scores are averaged, as the authors of RSTG ("logits") and of
-    the non-local networks ("probabilities", for one label per clip) test. At the training size all are the same.
+    Frames of another size than the model was trained on need no crops: the mean runs over the whole
+    map. With `window`, every part of the map that has the training size is classified by itself,
+    and their scores are averaged, as the authors of RSTG ("logits") and of the non-local networks
+    ("probabilities", for one label per clip) test. At the training size all are the same.
 
     Args:
         input_spec: what the model eats.
@@ -31,7 +33,8 @@ class PooledClassifier(nn.Module):
         in_channels: channels of that map (C).
         num_classes: classes of the last layer (K).
         dropout: share of the pooled channels that training leaves out.
-        window: rows and columns of the map at the training size; None for the mean over the whole map.
+        window: rows and columns of the map at the training size; None for the mean over the whole
+            map.
         average: what is averaged over windows.
     """
 
@@ -64,7 +67,8 @@ class PooledClassifier(nn.Module):
 
 
 class EvidenceClassifier(nn.Module):
-    """The mean of a stem's own evidence over frames and map, and a bias: what pre-trains a stem that says where it sees what.
+    """The mean of a stem's own evidence over frames and map, and a bias: what pre-trains a stem
+    that says where it sees what.
 
     Args:
         input_spec: what the model eats.
@@ -73,7 +77,9 @@ class EvidenceClassifier(nn.Module):
         num_classes: of those maps.
     """
 
-    def __init__(self, input_spec: InputSpec, pixels: nn.Module, stem: nn.Module, num_classes: int) -> None:
+    def __init__(
+        self, input_spec: InputSpec, pixels: nn.Module, stem: nn.Module, num_classes: int
+    ) -> None:
         super().__init__()
         self.input_spec = input_spec
         self.pixels, self.stem = pixels, stem
@@ -89,7 +95,8 @@ class EvidenceClassifier(nn.Module):
 
 
 class SegmentStream(FrameStream):
-    """One stream of Temporal Segment Networks: every image is classified by itself, and their scores are averaged before any softmax.
+    """One stream of Temporal Segment Networks: every image is classified by itself, and their
+    scores are averaged before any softmax.
 
     Source: Temporal Segment Networks (Wang et al., ECCV 2016), its average consensus.
 
@@ -100,14 +107,18 @@ class SegmentStream(FrameStream):
         dropout: share of the pooled channels that training leaves out.
     """
 
-    def __init__(self, pixels: nn.Module, backbone: nn.Module, num_classes: int, dropout: float = 0.8) -> None:
+    def __init__(
+        self, pixels: nn.Module, backbone: nn.Module, num_classes: int, dropout: float = 0.8
+    ) -> None:
         super().__init__(pixels, backbone)
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(self.out_channels, num_classes)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Classifier: normal of deviation 0.001, bias zero, as the authors of Temporal Segment Networks start it."""
+        """Classifier: normal of deviation 0.001, bias zero, as the authors of Temporal Segment
+        Networks start it.
+        """
         nn.init.normal_(self.classifier.weight, std=0.001)
         nn.init.zeros_(self.classifier.bias)
 
@@ -121,9 +132,11 @@ class SegmentStream(FrameStream):
 
 
 class TwoStream(nn.Module):
-    """Frames and flow, each scored by a network of its own, and the weighted mean of both scores ("late fusion"); or one of the two alone.
+    """Frames and flow, each scored by a network of its own, and the weighted mean of both scores
+    ("late fusion"); or one of the two alone.
 
-    Sources: Two-Stream Convolutional Networks (Simonyan and Zisserman, NIPS 2014); with segments, Temporal Segment Networks. Each stream is
+    Sources: Two-Stream Convolutional Networks (Simonyan and Zisserman, NIPS 2014); with segments,
+        Temporal Segment Networks. Each stream is
     trained on a loss of its own, as if the other were not there.
 
     Args:
@@ -131,7 +144,8 @@ class TwoStream(nn.Module):
         spatial: frames [B, C, T, H, W] to logits [B, K]; None without.
         temporal: flow [B, T, S, 2 L, H, W] to logits [B, K]; None without.
         num_classes: of both (K).
-        weights: of frames and flow in the mean; the authors of Temporal Segment Networks have 1 to 1.5.
+        weights: of frames and flow in the mean; the authors of Temporal Segment Networks have 1 to
+            1.5.
     """
 
     def __init__(
@@ -145,7 +159,11 @@ class TwoStream(nn.Module):
         super().__init__()
         self.input_spec = input_spec
         self.spatial, self.temporal = spatial, temporal
-        there = [weight for weight, stream in zip(weights, (spatial, temporal), strict=True) if stream is not None]
+        there = [
+            weight
+            for weight, stream in zip(weights, (spatial, temporal), strict=True)
+            if stream is not None
+        ]
         self.classifier = _WeightedMean(there, num_classes)
 
     def forward(self, video: Tensor | None = None, flow: Tensor | None = None) -> Tensor:
@@ -167,10 +185,18 @@ class TwoStream(nn.Module):
         logits: Tensor = self.classifier(*scores)
         return logits
 
-    def training_logits(self, video: Tensor | None = None, flow: Tensor | None = None) -> list[tuple[float, Tensor]]:
-        """The logits that training takes its loss of, [B, K] each, with their weights: of every stream that learns."""
+    def training_logits(
+        self, video: Tensor | None = None, flow: Tensor | None = None
+    ) -> list[tuple[float, Tensor]]:
+        """The logits that training takes its loss of, [B, K] each, with their weights: of every
+        stream that learns.
+        """
         pairs = self._streams(video, flow)
-        learning = [pair for pair in pairs if any(parameter.requires_grad for parameter in pair[0].parameters())]
+        learning = [
+            pair
+            for pair in pairs
+            if any(parameter.requires_grad for parameter in pair[0].parameters())
+        ]
         return [(1.0, stream(clip)) for stream, clip in learning or pairs]
 
     def _streams(self, video: Tensor | None, flow: Tensor | None) -> list[tuple[nn.Module, Tensor]]:
@@ -190,7 +216,9 @@ class _WeightedMean(nn.Module):
 
     def forward(self, *scores: Tensor) -> Tensor:
         """[B, K] each, to the same shape."""
-        return torch.stack([share * score for share, score in zip(self.shares, scores, strict=True)]).sum(dim=0)
+        return torch.stack(
+            [share * score for share, score in zip(self.shares, scores, strict=True)]
+        ).sum(dim=0)
 
 
 class _Bias(nn.Module):
@@ -207,7 +235,9 @@ class _Bias(nn.Module):
 
 
 def _mean_probability(logits: Tensor) -> Tensor:
-    """Logits whose softmax is the mean of the windows' softmaxes: [B, P, K] to [B, K]. One window keeps its own."""
+    """Logits whose softmax is the mean of the windows' softmaxes: [B, P, K] to [B, K]. One window
+    keeps its own.
+    """
     if logits.shape[1] == 1:
         return logits[:, 0]
     return logits.log_softmax(dim=2).logsumexp(dim=1) - math.log(logits.shape[1])

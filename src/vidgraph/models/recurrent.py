@@ -1,6 +1,7 @@
 """Recurrent baselines: those that RSTG is measured against, and that of the pyramid.
 
-Shapes: B batch, C channels, T frames, S snippets at each frame, L flow fields per snippet, H W map, D width, K classes.
+Shapes: B batch, C channels, T frames, S snippets at each frame, L flow fields per snippet, H W map,
+    D width, K classes.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from vidgraph.records import InputSpec
 
 
 class MeanLSTM(nn.Module):
-    """Stem, mean over the map, LSTM over the frames, classifier on its last state (the RSTG paper's "Mean + LSTM").
+    """Stem, mean over the map, LSTM over the frames, classifier on its last state (the RSTG paper's
+    "Mean + LSTM").
 
     Args:
         input_spec: what the model eats.
@@ -24,7 +26,15 @@ class MeanLSTM(nn.Module):
         num_classes: classes of the last layer.
     """
 
-    def __init__(self, input_spec: InputSpec, pixels: nn.Module, stem: nn.Module, in_channels: int, width: int, num_classes: int) -> None:
+    def __init__(
+        self,
+        input_spec: InputSpec,
+        pixels: nn.Module,
+        stem: nn.Module,
+        in_channels: int,
+        width: int,
+        num_classes: int,
+    ) -> None:
         super().__init__()
         self.input_spec = input_spec
         self.pixels, self.stem = pixels, stem
@@ -43,11 +53,13 @@ class MeanLSTM(nn.Module):
 
 
 class ConvLSTM(nn.Module):
-    """Stem, convolutions that take each frame's map to one vector, LSTM over the frames, classifier on its last state ("Conv + LSTM").
+    """Stem, convolutions that take each frame's map to one vector, LSTM over the frames, classifier
+    on its last state ("Conv + LSTM").
 
-    Where `MeanLSTM` averages the map, two convolutions are learned: the first halves it, the second is as large as what is left, so
-    that the vector can say where in the frame something is. The paper gives neither their number nor their widths; these are ours.
-    Not to be mixed up with the LSTM whose gates are convolutions, which goes by a similar name.
+    Where `MeanLSTM` averages the map, two convolutions are learned: the first halves it, the second
+    is as large as what is left, so that the vector can say where in the frame something is. The
+    paper gives neither their number nor their widths; these are ours. Not to be mixed up with the
+    LSTM whose gates are convolutions, which goes by a similar name.
 
     Args:
         input_spec: what the model eats.
@@ -58,11 +70,21 @@ class ConvLSTM(nn.Module):
         num_classes: classes of the last layer.
     """
 
-    def __init__(self, input_spec: InputSpec, pixels: nn.Module, stem: nn.Module, conv_width: int, width: int, num_classes: int) -> None:
+    def __init__(
+        self,
+        input_spec: InputSpec,
+        pixels: nn.Module,
+        stem: nn.Module,
+        conv_width: int,
+        width: int,
+        num_classes: int,
+    ) -> None:
         super().__init__()
         self.input_spec = input_spec
         self.pixels, self.stem = pixels, stem
-        self.reduce = _map_to_vector(cast(int, stem.out_channels), conv_width, cast(tuple[int, int], stem.map_size))
+        self.reduce = _map_to_vector(
+            cast(int, stem.out_channels), conv_width, cast(tuple[int, int], stem.map_size)
+        )
         self.lstm = nn.LSTM(conv_width, width, batch_first=True)
         self.classifier = nn.Linear(width, num_classes)
 
@@ -81,9 +103,11 @@ class ConvLSTM(nn.Module):
 
 
 class RecurrentStream(FrameStream):
-    """One stream of LRCN: an image network on every image, LSTM over them, and the mean of the scores after every step.
+    """One stream of LRCN: an image network on every image, LSTM over them, and the mean of the
+    scores after every step.
 
-    Source: Long-term Recurrent Convolutional Networks (Donahue et al., CVPR 2015), "single-layer LSTM" after the image network. Its image
+    Source: Long-term Recurrent Convolutional Networks (Donahue et al., CVPR 2015), "single-layer
+        LSTM" after the image network. Its image
     network ends in a fully connected layer; here the mean of the map takes that layer's place.
 
     Args:
@@ -94,7 +118,14 @@ class RecurrentStream(FrameStream):
         dropout: share of the LSTM's inputs and of its outputs that training leaves out.
     """
 
-    def __init__(self, pixels: nn.Module, backbone: nn.Module, width: int, num_classes: int, dropout: float = 0.5) -> None:
+    def __init__(
+        self,
+        pixels: nn.Module,
+        backbone: nn.Module,
+        width: int,
+        num_classes: int,
+        dropout: float = 0.5,
+    ) -> None:
         super().__init__(pixels, backbone)
         self.dropout = nn.Dropout(dropout)
         self.lstm = nn.LSTM(self.out_channels, width, batch_first=True)

@@ -1,4 +1,5 @@
-"""RSTG: a recurrent space-time graph over the feature map of a stem, or inside a 3D backbone, then a classifier.
+"""RSTG: a recurrent space-time graph over the feature map of a stem, or inside a 3D backbone, then
+a classifier.
 
 Source: Recurrent Space-time Graph Neural Networks for Video Understanding, NeurIPS 2019.
 
@@ -31,7 +32,14 @@ class RSTG(nn.Module):
         num_classes: classes of the last layer.
     """
 
-    def __init__(self, input_spec: InputSpec, pixels: nn.Module, stem: nn.Module, graph: RecurrentSpaceTimeGraph, num_classes: int) -> None:
+    def __init__(
+        self,
+        input_spec: InputSpec,
+        pixels: nn.Module,
+        stem: nn.Module,
+        graph: RecurrentSpaceTimeGraph,
+        num_classes: int,
+    ) -> None:
         super().__init__()
         self.input_spec = input_spec
         self.pixels, self.stem, self.graph = pixels, stem, graph
@@ -55,13 +63,16 @@ class RSTG(nn.Module):
 
 
 class BackboneRSTG(nn.Module):
-    """A 3D backbone with recurrent space-time graphs, each added to what the backbone computes without it; then a classifier.
+    """A 3D backbone with recurrent space-time graphs, each added to what the backbone computes
+    without it; then a classifier.
 
-    Graphs between the backbone's blocks ("RSTG-to-map") are part of the backbone; the one on its last map ("RSTG-to-vec") is given
-    apart. At initialisation all of them add zero: the model is then the backbone with a pooled classifier.
+    Graphs between the backbone's blocks ("RSTG-to-map") are part of the backbone; the one on its
+    last map ("RSTG-to-vec") is given apart. At initialisation all of them add zero: the model is
+    then the backbone with a pooled classifier.
 
-    Larger frames than in training need no crops. With `window`, every part of the map that has the training size is scored, and the
-    scores are averaged, as the authors do; the classifier is linear, so that the means of the parts can be averaged before it.
+    Larger frames than in training need no crops. With `window`, every part of the map that has the
+    training size is scored, and the scores are averaged, as the authors do; the classifier is
+    linear, so that the means of the parts can be averaged before it.
 
     Args:
         input_spec: what the model eats.
@@ -71,7 +82,8 @@ class BackboneRSTG(nn.Module):
         num_classes: classes of the last layer.
         on_top: the graph on the last map; None for the pooled map alone.
         dropout: before the classifier.
-        window: rows and columns of the last map at the training size; None for the mean over the whole map.
+        window: rows and columns of the last map at the training size; None for the mean over the
+            whole map.
     """
 
     def __init__(
@@ -95,7 +107,8 @@ class BackboneRSTG(nn.Module):
         """Clips [B, C, T, H, W], uint8 or in [0, 1], to logits [B, num_classes]."""
         # Pixels to a feature map, through any graphs on the way: [B, C, T, H, W]
         features = self.stem(self.pixels(video))
-        # Mean over frames and the windows of the map, and what the regions of the last map have to add: [B, C]
+        # Mean over frames and the windows of the map, and what the regions of the last map have to
+        # add: [B, C]
         vector = window_means(features, self.window).mean(dim=1)
         if self.on_top is not None:
             vector = vector + self.on_top(features)
@@ -107,9 +120,14 @@ class BackboneRSTG(nn.Module):
     def explain(self, video: Tensor) -> list[Explanation]:
         """Nodes, edges and attention per clip: [B, C, T, H, W] to one explanation each.
 
-        With several graphs, the stages of one follow those of the one before it. A step of a map stands for all frames that it covers.
+        With several graphs, the stages of one follow those of the one before it. A step of a map
+        stands for all frames that it covers.
         """
-        options = next(module.options for module in self.modules() if isinstance(module, RecurrentSpaceTimeGraph))
+        options = next(
+            module.options
+            for module in self.modules()
+            if isinstance(module, RecurrentSpaceTimeGraph)
+        )
         with _recorded_attention(self) as attentions:
             self(video)
         return _explanations(options, attentions, len(video), video.shape[2])
@@ -120,10 +138,16 @@ def _recorded_attention(model: nn.Module) -> Iterator[list[Tensor]]:
     """Collects the attention of every space stage that runs, [B, T, N, N], in order."""
     attentions: list[Tensor] = []
 
-    def record(_stage: nn.Module, _inputs: tuple[Tensor, ...], output: tuple[Tensor, Tensor]) -> None:
+    def record(
+        _stage: nn.Module, _inputs: tuple[Tensor, ...], output: tuple[Tensor, Tensor]
+    ) -> None:
         attentions.append(output[1])
 
-    handles = [stage.register_forward_hook(record) for stage in model.modules() if isinstance(stage, SpaceStage)]
+    handles = [
+        stage.register_forward_hook(record)
+        for stage in model.modules()
+        if isinstance(stage, SpaceStage)
+    ]
     try:
         yield attentions
     finally:
@@ -131,14 +155,21 @@ def _recorded_attention(model: nn.Module) -> Iterator[list[Tensor]]:
             handle.remove()
 
 
-def _explanations(options: GraphOptions, attentions: Sequence[Tensor], batch: int, frames: int) -> list[Explanation]:
-    """One explanation per clip from the attention of each stage, [B, T', N, N] with T' steps for the clip's T frames."""
+def _explanations(
+    options: GraphOptions, attentions: Sequence[Tensor], batch: int, frames: int
+) -> list[Explanation]:
+    """One explanation per clip from the attention of each stage, [B, T', N, N] with T' steps for
+    the clip's T frames.
+    """
     graph = grid_graph(options.scales)
     size = len(graph.names)
     boxes = graph.node_boxes_xyxy.expand(frames, -1, -1)  # [T, N, 4]
     stages = torch.zeros(batch, 0, frames, size, size)
     if attentions:
         steps = [torch.arange(frames) * attention.shape[1] // frames for attention in attentions]
-        cut = [attention[..., :size].float().cpu()[:, step] for attention, step in zip(attentions, steps, strict=True)]
+        cut = [
+            attention[..., :size].float().cpu()[:, step]
+            for attention, step in zip(attentions, steps, strict=True)
+        ]
         stages = torch.stack(cut, dim=1)  # [B, S, T, N, N]
     return [Explanation(boxes, graph.adjacency, attention, graph.names) for attention in stages]

@@ -1,4 +1,5 @@
-"""A clip network that stands on a per-frame stem, so that it starts from the stem that other models start from.
+"""A clip network that stands on a per-frame stem, so that it starts from the stem that other models
+start from.
 
 Shapes: B batch, C channels, T frames, H W map.
 """
@@ -15,8 +16,8 @@ from vidgraph.records import InputSpec
 class StemmedClassifier(nn.Module):
     """Stem, backbone over the stem's maps, mean over space and time, classifier.
 
-    Stem and backbone have names of their own (`PooledClassifier` has one for both), so that the stem alone can be loaded, frozen, or
-    keep its statistics.
+    Stem and backbone have names of their own (`PooledClassifier` has one for both), so that the
+    stem alone can be loaded, frozen, or keep its statistics.
 
     Args:
         input_spec: what the model eats.
@@ -26,7 +27,14 @@ class StemmedClassifier(nn.Module):
         num_classes: classes of the last layer.
     """
 
-    def __init__(self, input_spec: InputSpec, pixels: nn.Module, stem: nn.Module, backbone: nn.Module, num_classes: int) -> None:
+    def __init__(
+        self,
+        input_spec: InputSpec,
+        pixels: nn.Module,
+        stem: nn.Module,
+        backbone: nn.Module,
+        num_classes: int,
+    ) -> None:
         super().__init__()
         self.input_spec = input_spec
         self.pixels, self.stem, self.backbone = pixels, stem, backbone

@@ -1,1 +1,3 @@
-"""The Lightning module and data module, with optimiser and schedule as plain functions beside them."""
+"""The Lightning module and data module, with optimiser and schedule as plain functions beside
+them.
+"""

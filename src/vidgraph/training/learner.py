@@ -20,7 +20,9 @@ from vidgraph.training.stages import Stage
 
 @dataclass
 class Window:
-    """Sums since the last row of metrics.csv; saved with the checkpoint so that a continued training writes the same rows."""
+    """Sums since the last row of metrics.csv; saved with the checkpoint so that a continued
+    training writes the same rows.
+    """
 
     loss: float = 0.0
     correct: float = 0.0
@@ -30,7 +32,9 @@ class Window:
 
 @dataclass(frozen=True)
 class Validation:
-    """Scores of the validation split: mean loss, and accuracy in percent or, with several labels per clip, mAP in percent."""
+    """Scores of the validation split: mean loss, and accuracy in percent or, with several labels
+    per clip, mAP in percent.
+    """
 
     loss: float
     accuracy: float | None
@@ -60,11 +64,14 @@ class Learner(L.LightningModule):
     def training_step(self, batch: ClipBatch, batch_index: int) -> Tensor:
         scores = training_scores(self.model, batch)
         logits = scores[0][1]  # [B, num_classes]
-        loss = torch.stack([weight * classification_loss(part, batch.label) for weight, part in scores]).sum()
+        loss = torch.stack(
+            [weight * classification_loss(part, batch.label) for weight, part in scores]
+        ).sum()
         value = loss.item()
         if not math.isfinite(value):
             raise RunError(
-                f"the loss is {value} after {self.clips_seen:,} clips; training stopped, last.ckpt is from before. "
+                f"the loss is {value} after {self.clips_seen:,} clips; training stopped, "
+                "last.ckpt is from before. "
                 "Lower train.lr, set train.clip_norm, or use train.precision fp32"
             )
         self.window.loss += value
@@ -80,14 +87,18 @@ class Learner(L.LightningModule):
         seen, length = self.clips_seen - self.stage.first, self.stage.last - self.stage.first
         set_rate(self.trainer.optimizers[0], schedule_factor(self.recipe, seen, length))
 
-    def transfer_batch_to_device(self, batch: ClipBatch, device: torch.device, dataloader_idx: int) -> ClipBatch:
+    def transfer_batch_to_device(
+        self, batch: ClipBatch, device: torch.device, dataloader_idx: int
+    ) -> ClipBatch:
         return batch.to(device, non_blocking=True)
 
 
 def training_scores(model: nn.Module, batch: ClipBatch) -> list[tuple[float, Tensor]]:
-    """The logits that the loss is taken of, [B, num_classes] each, with the weight of each; what counts as right goes by the first.
+    """The logits that the loss is taken of, [B, num_classes] each, with the weight of each; what
+    counts as right goes by the first.
 
-    Of most models that is their output. One that is trained on several says so by a method `training_logits`.
+    Of most models that is their output. One that is trained on several says so by a method
+    `training_logits`.
     """
     inputs = batch.inputs(cast(InputSpec, model.input_spec))
     if not hasattr(model, "training_logits"):
@@ -96,7 +107,9 @@ def training_scores(model: nn.Module, batch: ClipBatch) -> list[tuple[float, Ten
 
 
 def classification_loss(logits: Tensor, label: Tensor) -> Tensor:
-    """Cross-entropy for class indices [B]; mean binary cross-entropy for 0/1 rows [B, num_classes]."""
+    """Cross-entropy for class indices [B]; mean binary cross-entropy for 0/1 rows [B,
+    num_classes].
+    """
     if label.ndim == 2:
         return F.binary_cross_entropy_with_logits(logits.float(), label.float())
     return F.cross_entropy(logits.float(), label)
@@ -110,11 +123,18 @@ def correct_count(logits: Tensor, label: Tensor) -> float:
 
 
 @torch.inference_mode()
-def validate(model: nn.Module, batches: Iterable[ClipBatch], device: torch.device, bf16: bool, gather: Any = None) -> Validation:
+def validate(
+    model: nn.Module,
+    batches: Iterable[ClipBatch],
+    device: torch.device,
+    bf16: bool,
+    gather: Any = None,
+) -> Validation:
     """Scores `batches` and leaves the model's modules in the modes that they were in.
 
     Args:
-        gather: with several processes, a function from this process's (logits, labels) to the list of all processes' pairs.
+        gather: with several processes, a function from this process's (logits, labels) to the list
+            of all processes' pairs.
     """
     modes = {module: module.training for module in model.modules()}
     model.eval()
@@ -132,7 +152,9 @@ def validate(model: nn.Module, batches: Iterable[ClipBatch], device: torch.devic
 
 
 def score(logits: Tensor, labels: Tensor) -> Validation:
-    """Loss and accuracy or mAP over a whole split: logits [M, num_classes], labels [M] or [M, num_classes]."""
+    """Loss and accuracy or mAP over a whole split: logits [M, num_classes], labels [M] or [M,
+    num_classes].
+    """
     loss = classification_loss(logits, labels).item()
     if labels.ndim == 1:
         return Validation(loss, 100 * correct_count(logits, labels) / len(labels), None)
@@ -141,5 +163,7 @@ def score(logits: Tensor, labels: Tensor) -> Validation:
     present = labels.sum(0) > 0  # a class that no clip shows has no average precision
     if not present.any():
         return Validation(loss, None, 0.0)
-    scores = multilabel_average_precision(logits[:, present].sigmoid(), labels[:, present].long(), int(present.sum()), average="macro")
+    scores = multilabel_average_precision(
+        logits[:, present].sigmoid(), labels[:, present].long(), int(present.sum()), average="macro"
+    )
     return Validation(loss, None, 100 * float(scores))

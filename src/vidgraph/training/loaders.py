@@ -1,7 +1,8 @@
 """From a data set to batches in an order that a position alone decides.
 
-Training walks positions 0, 1, 2, ... without end. A position is a pass over the data set and a place in that pass's shuffled order, so a
-training that continues at position p sees exactly what it would have seen, whatever the number of workers or processes.
+Training walks positions 0, 1, 2, ... without end. A position is a pass over the data set and a
+place in that pass's shuffled order, so a training that continues at position p sees exactly what it
+would have seen, whatever the number of workers or processes.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ class ClipSequence(Dataset[ClipBatch]):
     """Endless passes over a data set; asks for whole batches by position.
 
     Args:
-        dataset: map-style. Its `__getitems__(indices)`, where it has one, returns a finished batch; otherwise samples are collated.
+        dataset: map-style. Its `__getitems__(indices)`, where it has one, returns a finished batch;
+            otherwise samples are collated.
         collate: makes a batch of samples; unused where the data set makes batches itself.
         shuffle: each pass has its own order, drawn from (seed, pass).
         seed: of the orders.
@@ -37,7 +39,8 @@ class ClipSequence(Dataset[ClipBatch]):
         self._own_copy = False
 
     def __getitems__(self, positions: list[int]) -> ClipBatch | VidgraphError:
-        # A worker process cannot raise an error with its message alone: torch would add the worker's traceback. So it is handed over.
+        # A worker process cannot raise an error with its message alone: torch would add the
+        # worker's traceback. So it is handed over.
         try:
             return self.fetch(positions)
         except VidgraphError as error:
@@ -49,7 +52,10 @@ class ClipSequence(Dataset[ClipBatch]):
             batch: ClipBatch = self.dataset.__getitems__([self.place(p)[1] for p in positions])
             return batch
         if get_worker_info() is not None and not self._own_copy:
-            self.dataset, self._own_copy = copy.deepcopy(self.dataset), True  # workers can be in different passes; none may move another's
+            self.dataset, self._own_copy = (
+                copy.deepcopy(self.dataset),
+                True,
+            )  # workers can be in different passes; none may move another's
         samples = []
         for epoch, index in map(self.place, positions):
             if hasattr(self.dataset, "set_epoch"):
@@ -70,10 +76,17 @@ class ClipSequence(Dataset[ClipBatch]):
 
 
 class PositionBatches(Sampler[list[int]]):
-    """Endless batches of positions from `first` on; process `rank` of `world_size` takes its share of every batch."""
+    """Endless batches of positions from `first` on; process `rank` of `world_size` takes its share
+    of every batch.
+    """
 
     def __init__(self, first: int, batch_size: int, rank: int = 0, world_size: int = 1) -> None:
-        self.first, self.batch_size, self.rank, self.share = first, batch_size, rank, batch_size // world_size
+        self.first, self.batch_size, self.rank, self.share = (
+            first,
+            batch_size,
+            rank,
+            batch_size // world_size,
+        )
 
     def __iter__(self) -> Iterator[list[int]]:
         start = self.first + self.rank * self.share
@@ -83,12 +96,15 @@ class PositionBatches(Sampler[list[int]]):
 
 
 class ClipLoader:
-    """Iterates over batches, adds up the seconds spent waiting for them, and raises what a worker could not read.
+    """Iterates over batches, adds up the seconds spent waiting for them, and raises what a worker
+    could not read.
 
     It has no length: training stops by its number of steps.
     """
 
-    def __init__(self, sequence: ClipSequence, batches: Any, workers: int, pin_memory: bool) -> None:
+    def __init__(
+        self, sequence: ClipSequence, batches: Any, workers: int, pin_memory: bool
+    ) -> None:
         self.wait_seconds = 0.0
         self._loader = DataLoader(
             sequence,
@@ -97,7 +113,8 @@ class ClipLoader:
             num_workers=workers,
             pin_memory=pin_memory,
             worker_init_fn=_ignore_interrupts,
-            generator=torch.Generator(),  # its own, so that starting an iterator does not advance the training's random numbers
+            # its own, so that starting an iterator does not advance the training's random numbers
+            generator=torch.Generator(),
         )
 
     def __iter__(self) -> Iterator[ClipBatch]:
@@ -113,7 +130,9 @@ class ClipLoader:
             yield batch
 
 
-def validation_batches(num_clips: int, batch_size: int, rank: int = 0, world_size: int = 1) -> list[list[int]]:
+def validation_batches(
+    num_clips: int, batch_size: int, rank: int = 0, world_size: int = 1
+) -> list[list[int]]:
     """Positions 0..num_clips-1 once, split over the processes."""
     mine = list(range(rank, num_clips, world_size))
     return [mine[start : start + batch_size] for start in range(0, len(mine), batch_size)]
@@ -128,10 +147,15 @@ def _next(batches: Iterator[Any]) -> Any:
 
 
 def killed_worker(error: RuntimeError) -> RunError | None:
-    """What to tell the user if torch reports that a worker process is gone, which it may do from any line; None for other errors."""
+    """What to tell the user if torch reports that a worker process is gone, which it may do from
+    any line; None for other errors.
+    """
     if "DataLoader worker" not in str(error) or "Caught" in str(error):
         return None
-    return RunError("a data worker was killed, most likely for lack of memory; lower train.workers or train.batch_size, then --resume")
+    return RunError(
+        "a data worker was killed, most likely for lack of memory; lower train.workers or "
+        "train.batch_size, then --resume"
+    )
 
 
 def _passthrough(batch: Any) -> Any:

@@ -24,24 +24,41 @@ class ProgressReport:
         place: the stage, such as "stage 2 of 3, joint", where there are several.
     """
 
-    def __init__(self, total_clips: int, first_clip: int, log_every_seconds: float, show: bool, place: str = "") -> None:
+    def __init__(
+        self,
+        total_clips: int,
+        first_clip: int,
+        log_every_seconds: float,
+        show: bool,
+        place: str = "",
+    ) -> None:
         self.total, self.every, self.show = total_clips, log_every_seconds, show
         self._place = f"{place}  " if place else ""
         self.train_seconds = 0.0
         self.rate = self.waiting = 0.0
-        self._last = (first_clip, 0.0, 0.0)  # clips, training seconds, waiting seconds at the last measurement
+        self._last = (
+            first_clip,
+            0.0,
+            0.0,
+        )  # clips, training seconds, waiting seconds at the last measurement
         self._first_step = True
         self._clips, self._printed_at = first_clip, time.monotonic()
         self._loss = self._accuracy = float("nan")
         self._live: Live | None = None
         if show and sys.stdout.isatty():
-            self._live = Live(get_renderable=self._render, console=Console(file=sys.stdout), refresh_per_second=4)
+            self._live = Live(
+                get_renderable=self._render, console=Console(file=sys.stdout), refresh_per_second=4
+            )
             self._live.start()
 
     def step(self, clips: int, loss: float, accuracy: float, wait_seconds: float) -> None:
-        """After a step: clips seen, mean loss and accuracy (percent) lately, and all seconds that were waited for data so far."""
+        """After a step: clips seen, mean loss and accuracy (percent) lately, and all seconds that
+        were waited for data so far.
+        """
         self._clips, self._loss, self._accuracy = clips, loss, accuracy
-        if self._first_step:  # took the start of workers and of kernels: not a measure of what follows
+        if (
+            self._first_step
+        ):  # took the start of workers and of kernels: not a measure of what follows
             self._first_step, self._last = False, (clips, self.train_seconds, wait_seconds)
         elif self.train_seconds - self._last[1] >= 2.0:
             self.measure(wait_seconds)
@@ -60,18 +77,28 @@ class ProgressReport:
         self._last = (self._clips, self.train_seconds, wait_seconds)
 
     def line(self) -> str:
-        scores = f"{self._place}{self._clips:,} of {self.total:,} clips  loss {self._loss:.4f}  accuracy {self._accuracy:.1f} %"
+        scores = (
+            f"{self._place}{self._clips:,} of {self.total:,} clips  loss {self._loss:.4f}  "
+            f"accuracy {self._accuracy:.1f} %"
+        )
         if not self.rate:
             return scores
         left = duration((self.total - self._clips) / self.rate)
-        return f"{scores}  {self.rate:.0f} clips/s  waiting for data {100 * self.waiting:.0f} %  {left} left"
+        return (
+            f"{scores}  {self.rate:.0f} clips/s  waiting for data {100 * self.waiting:.0f} %  "
+            f"{left} left"
+        )
 
     def _render(self) -> Group:
         """A bar, and below it the numbers, which may wrap."""
         return Group(ProgressBar(total=self.total, completed=self._clips), Text(self.line()))
 
     def validation(self, clips: int, result: Validation, best: bool) -> None:
-        name, value = ("accuracy", result.accuracy) if result.accuracy is not None else ("mAP", result.map or 0.0)
+        name, value = (
+            ("accuracy", result.accuracy)
+            if result.accuracy is not None
+            else ("mAP", result.map or 0.0)
+        )
         scores = f"loss {result.loss:.4f}  {name} {value:.2f} %{'  best so far' if best else ''}"
         self.say(f"{self._place}validation at {clips:,} clips  {scores}")
 

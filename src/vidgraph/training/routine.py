@@ -20,7 +20,13 @@ from vidgraph.errors import RunError
 from vidgraph.training.learner import Learner, Validation, Window, validate
 from vidgraph.training.loaders import ClipLoader
 from vidgraph.training.progress import ProgressReport
-from vidgraph.training.run_folder import METRICS, MetricsFile, random_state, restore_random_state, save_checkpoint
+from vidgraph.training.run_folder import (
+    METRICS,
+    MetricsFile,
+    random_state,
+    restore_random_state,
+    save_checkpoint,
+)
 
 SaveWeights = Callable[[nn.Module, Path], None]
 
@@ -33,7 +39,8 @@ class TrainingRoutine(L.Callback):
         train_loader: for its waiting time.
         make_val_loader: gives one pass over the validation split, or None without one.
         save_weights: writes `model.safetensors` and `config.json`.
-        checkpoint: content of the `last.ckpt` to continue from within this stage, or None at its beginning.
+        checkpoint: content of the `last.ckpt` to continue from within this stage, or None at its
+            beginning.
         seconds_before: spent in training steps already.
     """
 
@@ -48,13 +55,15 @@ class TrainingRoutine(L.Callback):
     ) -> None:
         self.folder, self.train_loader, self.make_val_loader = folder, train_loader, make_val_loader
         self.save_weights, self.checkpoint = save_weights, checkpoint
-        self.best: tuple[float, float] | None = tuple(checkpoint["best"]) if checkpoint and checkpoint["best"] else None
+        self.best: tuple[float, float] | None = (
+            tuple(checkpoint["best"]) if checkpoint and checkpoint["best"] else None
+        )
         self.last_validation: Validation | None = None
         self.seconds_before = seconds_before
         self.stopped_by: int | None = None
         self._old_handlers: dict[int, Any] = {}
 
-    # ---- start and end -------------------------------------------------------------------------------------------------------------
+    # ---- start and end ---------------------------------------------------------------------------
 
     def on_train_start(self, trainer: L.Trainer, learner: L.LightningModule) -> None:
         assert isinstance(learner, Learner)
@@ -67,15 +76,22 @@ class TrainingRoutine(L.Callback):
             self.checkpoint = None  # its tensors are no longer needed
         recipe, show = learner.recipe, trainer.is_global_zero
         stage = learner.stage
-        self.report = ProgressReport(stage.total, learner.clips_seen, recipe.log_every_seconds, show, stage.place)
+        self.report = ProgressReport(
+            stage.total, learner.clips_seen, recipe.log_every_seconds, show, stage.place
+        )
         if continued:
             self.report.say(f"continues at {learner.clips_seen:,} of {stage.total:,} clips")
         if stage.place:
             learning = sum(p.numel() for p in learner.model.parameters() if p.requires_grad)
-            self.report.say(f"{stage.place}: {stage.last - stage.first:,} clips, {learning / 1e6:.2f} M parameters learn")
+            self.report.say(
+                f"{stage.place}: {stage.last - stage.first:,} clips, {learning / 1e6:.2f} M "
+                "parameters learn"
+            )
         self.metrics = MetricsFile(self.folder / METRICS, learner.clips_seen) if show else None
         if threading.current_thread() is threading.main_thread():
-            self._old_handlers = {s: signal.signal(s, self._request_stop) for s in (signal.SIGINT, signal.SIGTERM)}
+            self._old_handlers = {
+                s: signal.signal(s, self._request_stop) for s in (signal.SIGINT, signal.SIGTERM)
+            }
         self._resumed_clock()
 
     def teardown(self, trainer: L.Trainer, learner: L.LightningModule, stage: str) -> None:
@@ -90,9 +106,16 @@ class TrainingRoutine(L.Callback):
             sys.exit(128 + number)
         self.stopped_by = number
 
-    # ---- after every step ----------------------------------------------------------------------------------------------------------
+    # ---- after every step ------------------------------------------------------------------------
 
-    def on_train_batch_end(self, trainer: L.Trainer, learner: L.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self,
+        trainer: L.Trainer,
+        learner: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
         assert isinstance(learner, Learner)
         self.report.train_seconds += time.perf_counter() - self._clock
         recipe, before = learner.recipe, learner.clips_seen
@@ -112,7 +135,9 @@ class TrainingRoutine(L.Callback):
             self._validate(trainer, learner)
         if (due(recipe.checkpoint_every_clips) or stop) and trainer.is_global_zero:
             self._save(trainer, learner)
-        if finished and self.best is None and trainer.is_global_zero:  # no validation split: the last weights are the result
+        if (
+            finished and self.best is None and trainer.is_global_zero
+        ):  # no validation split: the last weights are the result
             self.save_weights(learner.model, self.folder)
         trainer.should_stop = trainer.should_stop or stop
         self._resumed_clock()
@@ -145,7 +170,9 @@ class TrainingRoutine(L.Callback):
         assert self.make_val_loader is not None
         gather = _gather if trainer.world_size > 1 else None
         bf16 = learner.recipe.precision == "bf16"
-        result = validate(learner.model, self.make_val_loader(), trainer.strategy.root_device, bf16, gather)
+        result = validate(
+            learner.model, self.make_val_loader(), trainer.strategy.root_device, bf16, gather
+        )
         best = self.best is None or result.score > self.best
         self.last_validation = result
         if best:
@@ -153,18 +180,26 @@ class TrainingRoutine(L.Callback):
             if trainer.is_global_zero:
                 self.save_weights(learner.model, self.folder)
         self.report.validation(learner.clips_seen, result, best)
-        self._write(trainer, learner, val_loss=result.loss, val_accuracy=result.accuracy, val_map=result.map)
+        self._write(
+            trainer, learner, val_loss=result.loss, val_accuracy=result.accuracy, val_map=result.map
+        )
 
     def _write(self, trainer: L.Trainer, learner: Learner, **values: float | None) -> None:
         if self.metrics is None:
             return
-        self.metrics.add(clips=learner.clips_seen, seconds=self.seconds_before + self.report.train_seconds, **values)
+        self.metrics.add(
+            clips=learner.clips_seen,
+            seconds=self.seconds_before + self.report.train_seconds,
+            **values,
+        )
         present = {name: value for name, value in values.items() if value is not None}
         try:
             for logger in trainer.loggers:
                 logger.log_metrics(present, step=learner.clips_seen)
         except OSError as error:
-            raise RunError(f"{self.folder}: TensorBoard events cannot be written ({error.strerror or error})") from error
+            raise RunError(
+                f"{self.folder}: TensorBoard events cannot be written ({error.strerror or error})"
+            ) from error
 
     def _save(self, trainer: L.Trainer, learner: Learner) -> None:
         content = {
@@ -199,4 +234,7 @@ def _sum_windows(window: Window, world_size: int) -> Window:
 def stop_message(stopped_by: int, clips_seen: int, folder: Path) -> str:
     """What the user reads after Ctrl-C."""
     name = signal.Signals(stopped_by).name
-    return f"stopped by {name} after {clips_seen:,} clips; saved. Continue with: vidgraph train {folder} --resume"
+    return (
+        f"stopped by {name} after {clips_seen:,} clips; saved. Continue with: vidgraph train "
+        f"{folder} --resume"
+    )

@@ -1,4 +1,6 @@
-"""The run folder: its lock, `last.ckpt`, `metrics.csv`. Every file is written whole or not at all."""
+"""The run folder: its lock, `last.ckpt`, `metrics.csv`. Every file is written whole or not at
+all.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,18 @@ from vidgraph.files import whole_file
 
 CHECKPOINT = "last.ckpt"
 METRICS = "metrics.csv"
-COLUMNS = ("clips", "seconds", "train_loss", "train_accuracy", "lr", "clips_per_second", "data_wait", "val_loss", "val_accuracy", "val_map")
+COLUMNS = (
+    "clips",
+    "seconds",
+    "train_loss",
+    "train_accuracy",
+    "lr",
+    "clips_per_second",
+    "data_wait",
+    "val_loss",
+    "val_accuracy",
+    "val_map",
+)
 
 
 @contextmanager
@@ -36,7 +49,9 @@ def run_lock(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         _take(path)
     except OSError as error:
-        raise RunError(f"{folder} cannot be used as a run folder: {error.strerror or error}") from error
+        raise RunError(
+            f"{folder} cannot be used as a run folder: {error.strerror or error}"
+        ) from error
     try:
         yield
     finally:
@@ -52,7 +67,14 @@ def _take(path: Path) -> None:
             path.unlink(missing_ok=True)
             continue
         with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump({"pid": os.getpid(), "host": socket.gethostname(), "started": _start_of(os.getpid())}, file)
+            json.dump(
+                {
+                    "pid": os.getpid(),
+                    "host": socket.gethostname(),
+                    "started": _start_of(os.getpid()),
+                },
+                file,
+            )
         return
 
 
@@ -63,9 +85,16 @@ def _raise_if_alive(path: Path) -> None:
     except (OSError, ValueError, KeyError, TypeError):
         return  # cut short by a crash while it was written
     if host != socket.gethostname():
-        raise RunError(f"{path.parent} is in use by process {pid} on {host}; if that is over, delete {path}")
-    if _is_alive(pid) and _start_of(pid) == started:  # process numbers are used again, start times are not
-        raise RunError(f"{path.parent} is in use by another training (process {pid}); choose another --out or stop that one")
+        raise RunError(
+            f"{path.parent} is in use by process {pid} on {host}; if that is over, delete {path}"
+        )
+    if (
+        _is_alive(pid) and _start_of(pid) == started
+    ):  # process numbers are used again, start times are not
+        raise RunError(
+            f"{path.parent} is in use by another training (process {pid}); choose another --out "
+            "or stop that one"
+        )
 
 
 def _is_alive(pid: int) -> bool:
@@ -97,7 +126,9 @@ def save_checkpoint(content: Mapping[str, Any], folder: Path) -> None:
         try:
             torch.save(dict(content), temporary)
         except RuntimeError as error:  # torch's own writer hides the system's reason
-            raise RunError(f"{path}: cannot be written (is the disk full?); an older file there is intact") from error
+            raise RunError(
+                f"{path}: cannot be written (is the disk full?); an older file there is intact"
+            ) from error
 
 
 def load_checkpoint(folder: Path) -> dict[str, Any]:
@@ -110,9 +141,14 @@ def load_checkpoint(folder: Path) -> dict[str, Any]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
-        raise WeightsError(f"{path}: cannot be read, it is truncated or not a checkpoint; start again in another --out") from error
+        raise WeightsError(
+            f"{path}: cannot be read, it is truncated or not a checkpoint; start again in another "
+            "--out"
+        ) from error
     if not isinstance(content, dict) or content.get("format") != 1:
-        raise WeightsError(f"{path}: not a training checkpoint of this version; start again in another --out")
+        raise WeightsError(
+            f"{path}: not a training checkpoint of this version; start again in another --out"
+        )
     return content
 
 
@@ -123,7 +159,10 @@ def check_matches(model: torch.nn.Module, state: Mapping[str, torch.Tensor], pat
     for name in sorted(mine.keys() | theirs.keys()):
         if mine.get(name) != theirs.get(name):
             here, there = mine.get(name, "absent"), theirs.get(name, "absent")
-            raise WeightsError(f"{path} is of another model: {name} is {there} in the file and {here} in this model")
+            raise WeightsError(
+                f"{path} is of another model: {name} is {there} in the file and {here} in this "
+                "model"
+            )
 
 
 def random_state() -> dict[str, Any]:
@@ -148,23 +187,35 @@ def restore_random_state(state: Mapping[str, Any]) -> None:
 
 
 class MetricsFile:
-    """`metrics.csv`: one row per logging or validation point, added at once. Accuracies in percent, `data_wait` a share of 1.
+    """`metrics.csv`: one row per logging or validation point, added at once. Accuracies in percent,
+    `data_wait` a share of 1.
 
     Args:
         path: the file.
-        keep_until: rows past this many clips were written after the checkpoint that is continued from; they are dropped.
+        keep_until: rows past this many clips were written after the checkpoint that is continued
+            from; they are dropped.
     """
 
     def __init__(self, path: Path, keep_until: int) -> None:
         self.path = path
-        kept = [row for row in read_metrics(path) if int(row["clips"]) <= keep_until] if path.exists() and keep_until else []
-        with whole_file(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        kept = (
+            [row for row in read_metrics(path) if int(row["clips"]) <= keep_until]
+            if path.exists() and keep_until
+            else []
+        )
+        with (
+            whole_file(path) as temporary,
+            open(temporary, "w", newline="", encoding="utf-8") as file,
+        ):
             writer = csv.DictWriter(file, COLUMNS)
             writer.writeheader()
             writer.writerows(kept)
 
     def add(self, **values: float | None) -> None:
-        texts = {name: "" if value is None else f"{value:.6g}" if isinstance(value, float) else value for name, value in values.items()}
+        texts = {
+            name: "" if value is None else f"{value:.6g}" if isinstance(value, float) else value
+            for name, value in values.items()
+        }
         try:
             with open(self.path, "a", newline="", encoding="utf-8") as file:
                 csv.DictWriter(file, COLUMNS, restval="").writerow(texts)
@@ -175,4 +226,8 @@ class MetricsFile:
 def read_metrics(path: Path) -> list[dict[str, str]]:
     """Rows of `metrics.csv`; one that a crash cut short is left out."""
     with open(path, newline="", encoding="utf-8") as file:
-        return [row for row in csv.DictReader(file) if all(row.get(name) is not None for name in COLUMNS) and row["clips"].isdigit()]
+        return [
+            row
+            for row in csv.DictReader(file)
+            if all(row.get(name) is not None for name in COLUMNS) and row["clips"].isdigit()
+        ]

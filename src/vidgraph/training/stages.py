@@ -1,4 +1,6 @@
-"""The stages of a training: where each begins and ends, counted in clips of the whole training, and what learns in it."""
+"""The stages of a training: where each begins and ends, counted in clips of the whole training, and
+what learns in it.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,8 @@ from vidgraph.training.optim import freeze
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of a training with an optimiser and a schedule of its own. Most trainings are one stage without a name.
+    """A part of a training with an optimiser and a schedule of its own. Most trainings are one
+    stage without a name.
 
     Attributes:
         name: as the recipe has it; empty for a training without stages.
@@ -44,10 +47,23 @@ def plan_stages(recipe: TrainRecipe, num_train: int) -> list[Stage]:
     own = train_stages(recipe)
     ends = [0]
     for _, part in own:
-        wanted = part.clips if part.clips is not None else part.epochs * num_train if part.epochs is not None else 0
+        wanted = (
+            part.clips
+            if part.clips is not None
+            else part.epochs * num_train
+            if part.epochs is not None
+            else 0
+        )
         ends.append(ends[-1] + math.ceil(wanted / part.batch_size) * part.batch_size)
     return [
-        Stage(name, part, ends[i], ends[i + 1], ends[-1], f"stage {i + 1} of {len(own)}, {name}" if name else "")
+        Stage(
+            name,
+            part,
+            ends[i],
+            ends[i + 1],
+            ends[-1],
+            f"stage {i + 1} of {len(own)}, {name}" if name else "",
+        )
         for i, (name, part) in enumerate(own)
     ]
 
@@ -58,7 +74,8 @@ def total_clips(recipe: TrainRecipe, num_train: int) -> int:
 
 
 def begin_stage(model: nn.Module, learning: Sequence[nn.Parameter], recipe: TrainRecipe) -> None:
-    """Makes everything learn that is to learn at all, less what this stage freezes: what an earlier one froze is free again.
+    """Makes everything learn that is to learn at all, less what this stage freezes: what an earlier
+    one froze is free again.
 
     Args:
         model: to be trained.

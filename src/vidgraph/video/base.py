@@ -16,11 +16,13 @@ from vidgraph.errors import VideoError
 
 
 class Video(ABC):
-    """An open video. Frame `i` is the i-th frame in the order of showing, counted from 0; use as a context manager.
+    """An open video. Frame `i` is the i-th frame in the order of showing, counted from 0; use as a
+    context manager.
 
     Attributes:
         path: the file or folder.
-        declared_num_frames: what the file's header says, or None where it says nothing; for reports only.
+        declared_num_frames: what the file's header says, or None where it says nothing; for reports
+            only.
     """
 
     path: Path
@@ -34,7 +36,9 @@ class Video(ABC):
     @property
     @abstractmethod
     def timestamps_seconds(self) -> np.ndarray:
-        """When each frame is shown, float64 [num_frames]; the first is 0, gaps are as in the file."""
+        """When each frame is shown, float64 [num_frames]; the first is 0, gaps are as in the
+        file.
+        """
 
     @property
     @abstractmethod
@@ -53,7 +57,8 @@ class Video(ABC):
 
     @abstractmethod
     def frames(self) -> Iterator[np.ndarray]:
-        """All frames from first to last, each uint8 [H, W, 3] in RGB; equal to `read`, without its repeated starts.
+        """All frames from first to last, each uint8 [H, W, 3] in RGB; equal to `read`, without its
+        repeated starts.
 
         Raises:
             VideoError: at the first frame that cannot be decoded.
@@ -61,14 +66,17 @@ class Video(ABC):
 
     @abstractmethod
     def _read_sorted(self, wanted: list[int]) -> Iterator[tuple[int, np.ndarray]]:
-        """Yields (index, pixels [H, W, 3]) once for each index of `wanted` (increasing, all valid), in any order."""
+        """Yields (index, pixels [H, W, 3]) once for each index of `wanted` (increasing, all valid),
+        in any order.
+        """
 
     @abstractmethod
     def close(self) -> None:
         """Releases the file. Reading afterwards is an error."""
 
     def read(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Reads frames by index, in the order asked; an index may come several times and is decoded once.
+        """Reads frames by index, in the order asked; an index may come several times and is decoded
+        once.
 
         Args:
             indices: frame indices, [T].
@@ -77,14 +85,17 @@ class Video(ABC):
             Pixels in RGB, uint8 [T, H, W, 3].
 
         Raises:
-            VideoError: an index lies outside the video, or its frame cannot be decoded; `error.frame` is the index.
+            VideoError: an index lies outside the video, or its frame cannot be decoded;
+                `error.frame` is the index.
         """
         asked = np.asarray(indices, dtype=np.int64).reshape(-1)
         if asked.size == 0:
             return np.empty((0, self.height, self.width, 3), dtype=np.uint8)
         for index in (int(asked.min()), int(asked.max())):
             if not self._has(index):
-                raise VideoError(self.path, f"there is no such frame; {self._length_in_words()}", frame=index)
+                raise VideoError(
+                    self.path, f"there is no such frame; {self._length_in_words()}", frame=index
+                )
         places: dict[int, list[int]] = {}
         for place, index in enumerate(asked.tolist()):
             places.setdefault(index, []).append(place)
@@ -93,7 +104,10 @@ class Video(ABC):
             if clip is None:
                 clip = np.empty((len(asked), *pixels.shape), dtype=np.uint8)  # [T, H, W, 3]
             if pixels.shape != clip.shape[1:]:
-                problem = f"its size {_size(pixels)} differs from {_size(clip[0])} of the frames before it; re-encode to one size"
+                problem = (
+                    f"its size {_size(pixels)} differs from {_size(clip[0])} of the frames "
+                    "before it; re-encode to one size"
+                )
                 raise VideoError(self.path, problem, frame=index)
             clip[places[index]] = pixels
         assert clip is not None
@@ -110,7 +124,12 @@ class Video(ABC):
     def __enter__(self) -> Video:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.close()
 
 

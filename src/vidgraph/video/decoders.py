@@ -16,8 +16,9 @@ from vidgraph.video.writer import write_video
 def probe_decoders() -> dict[str, str]:
     """Writes a small clip, reads three of its frames with each decoder and compares.
 
-    PyAV is what `open_video` uses. torchcodec is reported where it is installed; `open_video` does not use it even then: on frames
-    spread over a video it was slower here (benchmarks/reader.py times both), and how it treats damaged files is not established.
+    PyAV is what `open_video` uses. torchcodec is reported where it is installed; `open_video` does
+    not use it even then: on frames spread over a video it was slower here (benchmarks/reader.py
+    times both), and how it treats damaged files is not established.
 
     Returns:
         Decoder name -> `"ok ..."` with its version, or one line that says why it cannot be used.
@@ -33,22 +34,32 @@ def probe_decoders() -> dict[str, str]:
             with open_video(path) as video:
                 is_exact = np.array_equal(video.read(indices), clip[indices])
         except (VidgraphError, av.FFmpegError) as error:
-            return {"pyav": f"does not decode a probe clip ({error})", "torchcodec": "not probed: there is no probe clip"}
+            return {
+                "pyav": f"does not decode a probe clip ({error})",
+                "torchcodec": "not probed: there is no probe clip",
+            }
         write_video(path, clip, fps=25)
         with open_video(path) as video:
             reference = video.read(indices)
         ffmpeg = ".".join(map(str, av.library_versions["libavcodec"]))
-        pyav = f"ok (PyAV {av.__version__}, libavcodec {ffmpeg})" if is_exact else "decodes a lossless probe clip wrongly"
+        pyav = (
+            f"ok (PyAV {av.__version__}, libavcodec {ffmpeg})"
+            if is_exact
+            else "decodes a lossless probe clip wrongly"
+        )
         return {"pyav": pyav, "torchcodec": _probe_torchcodec(path, indices, reference)}
 
 
 def _probe_torchcodec(path: Path, indices: list[int], reference: np.ndarray) -> str:
-    # Without FFmpeg's shared libraries torchcodec fails at import (OSError) or at first use (RuntimeError), by version.
+    # Without FFmpeg's shared libraries torchcodec fails at import (OSError) or at first use
+    # (RuntimeError), by version.
     try:
         import torchcodec
         from torchcodec.decoders import VideoDecoder
 
-        decoder = VideoDecoder(str(path), seek_mode="exact", num_ffmpeg_threads=1, dimension_order="NHWC")
+        decoder = VideoDecoder(
+            str(path), seek_mode="exact", num_ffmpeg_threads=1, dimension_order="NHWC"
+        )
         frames = decoder.get_frames_at(indices).data.numpy()
     except ImportError:
         return "not installed"

@@ -20,17 +20,27 @@ IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
 
 
 class FrameFolder(Video):
-    """The images of one folder, shown at a constant rate that the caller knows; folders hold no times."""
+    """The images of one folder, shown at a constant rate that the caller knows; folders hold no
+    times.
+    """
 
     def __init__(self, path: Path, fps: float) -> None:
         if not fps > 0:
-            raise VideoError(path, f"the rate of a folder of images must be above 0 frames per second; got {fps}")
+            raise VideoError(
+                path, f"the rate of a folder of images must be above 0 frames per second; got {fps}"
+            )
         self.path, self._fps = path, float(fps)
         self.declared_num_frames = None
-        images = (file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith("."))
+        images = (
+            file
+            for file in path.iterdir()
+            if file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".")
+        )
         self.files = sorted(images, key=lambda image: natural_key(image.name))
         if not self.files:
-            raise VideoError(path, f"the folder holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
+            raise VideoError(
+                path, f"the folder holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})"
+            )
         self._refuse_gaps()
         self._shape: tuple[int, ...] | None = None
 
@@ -66,7 +76,9 @@ class FrameFolder(Video):
         """Nothing is held open."""
 
     def _refuse_gaps(self) -> None:
-        """Images numbered from 0 or 1 are a video's frames, so a hole is a lost frame. Every fifth frame, times and names are let be."""
+        """Images numbered from 0 or 1 are a video's frames, so a hole is a lost frame. Every fifth
+        frame, times and names are let be.
+        """
         named = [re.fullmatch(r"(\D*)(\d+)", file.stem) for file in self.files]
         if not all(named) or len({name[1] for name in named if name}) > 1:
             return
@@ -77,7 +89,9 @@ class FrameFolder(Video):
             return
         before, after = (self.files[int(steps.argmax()) + place].name for place in (0, 1))
         count = "a frame image is" if missing == 1 else f"{missing} frame images are"
-        raise VideoError(self.path, f"{count} missing, after {before} comes {after}; extract the frames again")
+        raise VideoError(
+            self.path, f"{count} missing, after {before} comes {after}; extract the frames again"
+        )
 
     def _first_shape(self) -> tuple[int, ...]:
         if self._shape is None:
@@ -89,13 +103,20 @@ class FrameFolder(Video):
         height, width = self._first_shape()[:2]
         if pixels.shape[:2] != (height, width):
             size = f"{pixels.shape[1]}x{pixels.shape[0]}"
-            raise VideoError(self.files[index], f"its size {size} differs from {width}x{height} of the folder's first image", frame=index)
+            raise VideoError(
+                self.files[index],
+                f"its size {size} differs from {width}x{height} of the folder's first image",
+                frame=index,
+            )
         return pixels
 
     def _decode(self, index: int) -> np.ndarray:
-        # Pillow reports broken files by OSError, SyntaxError (PNG chunks) or ValueError, depending on the format.
+        # Pillow reports broken files by OSError, SyntaxError (PNG chunks) or ValueError, depending
+        # on the format.
         try:
             with Image.open(self.files[index]) as image:
                 return np.asarray(image.convert("RGB"))  # [H, W, 3]
         except (OSError, SyntaxError, ValueError) as error:
-            raise VideoError(self.files[index], f"the image cannot be decoded ({error})", frame=index) from error
+            raise VideoError(
+                self.files[index], f"the image cannot be decoded ({error})", frame=index
+            ) from error

@@ -1,7 +1,8 @@
 """Which H.264 packets are clean places to start decoding.
 
-Containers and parsers also call frames "key" that are none: plain I frames, and the first frame of an intra refresh, after
-which a decoder is right only many frames later. Decoding from these gives pixels that are nearly right and flagged by nobody.
+Containers and parsers also call frames "key" that are none: plain I frames, and the first frame of
+an intra refresh, after which a decoder is right only many frames later. Decoding from these gives
+pixels that are nearly right and flagged by nobody.
 """
 
 from __future__ import annotations
@@ -13,13 +14,16 @@ _SEI_RECOVERY_POINT = 6
 
 
 def is_clean_start(packet: bytes, extradata: bytes | None) -> bool:
-    """Whether decoding may start at `packet` and give exactly what a decode from the beginning gives.
+    """Whether decoding may start at `packet` and give exactly what a decode from the beginning
+    gives.
 
-    True for an IDR frame, and for a recovery point that recovers at once (the I frame of an open group of pictures).
+    True for an IDR frame, and for a recovery point that recovers at once (the I frame of an open
+    group of pictures).
 
     Args:
         packet: one packet as demuxed.
-        extradata: the decoder configuration; starts with 1 where units are prefixed by their length (.mp4, .mkv).
+        extradata: the decoder configuration; starts with 1 where units are prefixed by their length
+            (.mp4, .mkv).
     """
     for unit in _units(packet, extradata):
         kind = unit[0] & 31
@@ -44,7 +48,9 @@ def _units(packet: bytes, extradata: bytes | None) -> Iterator[bytes]:
 
 
 def _recovers_at_once(unit: bytes) -> bool:
-    """Whether a supplemental unit holds a recovery point with recovery_frame_cnt 0 (H.264, D.1.8: a leading 1 bit codes 0)."""
+    """Whether a supplemental unit holds a recovery point with recovery_frame_cnt 0 (H.264, D.1.8: a
+    leading 1 bit codes 0).
+    """
     payload = unit[1:].replace(b"\0\0\3", b"\0\0")
     position = 0
     while position + 2 < len(payload):

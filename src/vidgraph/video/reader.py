@@ -1,16 +1,20 @@
 """Exact frames of a video, by index, at the cost of what is needed.
 
-A file is read in three steps: one pass over its packets (`packet_index.py`), a plan of stretches that each start at a
-key frame and stop at the last frame wanted, and decoding of these stretches (`file_decoder.py`).
+A file is read in three steps: one pass over its packets (`packet_index.py`), a plan of stretches
+that each start at a key frame and stop at the last frame wanted, and decoding of these stretches
+(`file_decoder.py`).
 
 The rules, in short:
 
-* Frame `i` is the i-th frame that a decode from the start would show. Times never decide which frame is read.
-* `num_frames` is what decodes: the frames after the last key frame are decoded once when it is first asked for, and frames
-  missing or broken at the end are not counted. A damaged frame before that is counted, and raises when it is read.
-* A frame is damaged if the decoder says so, or if anything it builds upon is: pixels that a decoder had to guess are never
-  handed out. What no decoder can see stays unseen: H.264 and MPEG-4 carry no checksums, and a few changed bytes within one
-  frame may decode without a complaint.
+* Frame `i` is the i-th frame that a decode from the start would show. Times never decide which
+frame is read. * `num_frames` is what decodes: the frames after the last key frame are decoded once
+when it is first asked for, and frames
+  missing or broken at the end are not counted. A damaged frame before that is counted, and raises
+  when it is read.
+* A frame is damaged if the decoder says so, or if anything it builds upon is: pixels that a decoder
+had to guess are never
+  handed out. What no decoder can see stays unseen: H.264 and MPEG-4 carry no checksums, and a few
+  changed bytes within one frame may decode without a complaint.
 
 Shapes: T frames asked for, H W pixels.
 """
@@ -28,14 +32,22 @@ from vidgraph.errors import VideoError
 from vidgraph.video.base import Video
 from vidgraph.video.file_decoder import FileDecoder
 from vidgraph.video.frame_folder import FrameFolder
-from vidgraph.video.packet_index import IndexCache, PacketIndex, index_by_decoding, index_by_time, packets_tell_frames
+from vidgraph.video.packet_index import (
+    IndexCache,
+    PacketIndex,
+    index_by_decoding,
+    index_by_time,
+    packets_tell_frames,
+)
 from vidgraph.video.webm import missing_bytes
 
-# Frames that had to be decoded to find the length are kept for reading, up to this much memory per open video.
+# Frames that had to be decoded to find the length are kept for reading, up to this much memory per
+# open video.
 _KEEP_BYTES = 64 << 20
 # Where the end of a file is too large to be kept, so many of its last frames are looked at first.
 _TAIL_FRAMES = 16
-# Decoding on over a gap of this many packets is cheaper than ending a stretch and starting the next at its key frame.
+# Decoding on over a gap of this many packets is cheaper than ending a stretch and starting the next
+# at its key frame.
 _DECODE_OVER_PACKETS = 2
 
 _INDICES = IndexCache()
@@ -50,8 +62,8 @@ def open_video(path: str | Path, *, num_threads: int = 1, folder_fps: float = 25
         folder_fps: frames per second of a folder of images, which holds no times.
 
     Raises:
-        VideoError: missing, empty, not a video, only audio, a WebM or Matroska file that is cut short, or a folder without images or
-            with a gap in their numbers.
+        VideoError: missing, empty, not a video, only audio, a WebM or Matroska file that is cut
+            short, or a folder without images or with a gap in their numbers.
     """
     path = Path(path)
     if path.is_dir():
@@ -98,7 +110,11 @@ class VideoFile(Video):
 
     def _build_index(self) -> PacketIndex:
         if cut := missing_bytes(self.path):
-            raise VideoError(self.path, f"the file is cut short, {cut:,} bytes that it announces are missing; fetch it again")
+            raise VideoError(
+                self.path,
+                f"the file is cut short, {cut:,} bytes that it announces are missing; fetch it "
+                "again",
+            )
         facts, records = self._decoder.facts(), self._decoder.scan()
         if not records:
             raise VideoError(self.path, "the file holds no frames")
@@ -106,14 +122,20 @@ class VideoFile(Video):
         if packets_tell_frames(facts, records):
             return index
         errors = set(index.errors)
-        decoded = [number for number, frame in self._decoder.decode(index, 0, len(records) - 1, None, errors) if self._keep(number, frame)]
+        decoded = [
+            number
+            for number, frame in self._decoder.decode(index, 0, len(records) - 1, None, errors)
+            if self._keep(number, frame)
+        ]
         index = index_by_decoding(facts, records, decoded, errors)
         index.errors |= errors
         self._set_length(index, {number for number in decoded if number not in errors}, first=0)
         return index
 
     def _tails(self, first: int, end: int) -> list[set[int] | None]:
-        """Which packets to decode to find the last sound frame: all (None) if they can be kept; else a few, then all."""
+        """Which packets to decode to find the last sound frame: all (None) if they can be kept;
+        else a few, then all.
+        """
         facts, packets = self._index.facts, self._index.order[first:end]
         if len(packets) * facts.width * facts.height * 3 // 2 <= _KEEP_BYTES - self._kept_bytes:
             return [None]
@@ -128,8 +150,13 @@ class VideoFile(Video):
         return True
 
     def _set_length(self, index: PacketIndex, sound: set[int], first: int) -> bool:
-        """Sets the length to just after the last frame, from `first` on, that decodes soundly; False if there is none."""
-        last = next((i for i in range(len(index.order) - 1, first - 1, -1) if int(index.order[i]) in sound), None)
+        """Sets the length to just after the last frame, from `first` on, that decodes soundly;
+        False if there is none.
+        """
+        last = next(
+            (i for i in range(len(index.order) - 1, first - 1, -1) if int(index.order[i]) in sound),
+            None,
+        )
         if last is not None:
             index.num_frames = last + 1
         return last is not None
@@ -139,14 +166,21 @@ class VideoFile(Video):
         index = self._index
         end = len(index.order)
         while index.num_frames is None and end > 0:
-            # Decode the last stretch that starts at a key frame; go one back as long as nothing in it decodes.
+            # Decode the last stretch that starts at a key frame; go one back as long as nothing in
+            # it decodes.
             first = int(np.flatnonzero(index.starts[:end] == index.starts[:end].max())[0])
             for wanted in self._tails(first, end):
                 errors: set[int] = set()
                 start, stop = int(index.starts[first]), int(index.order[first:end].max())
-                decoded = [n for n, frame in self._decoder.decode(index, start, stop, wanted, errors) if self._keep(n, frame)]
+                decoded = [
+                    n
+                    for n, frame in self._decoder.decode(index, start, stop, wanted, errors)
+                    if self._keep(n, frame)
+                ]
                 index.errors |= errors
-                if self._set_length(index, {number for number in decoded if number not in index.errors}, first):
+                if self._set_length(
+                    index, {number for number in decoded if number not in index.errors}, first
+                ):
                     break
             end = first
         if not index.num_frames:
@@ -175,9 +209,15 @@ class VideoFile(Video):
         return self._size
 
     def _has(self, index: int) -> bool:
-        """Frames before the last key frame are there whatever the end of the file looks like, so it need not be decoded."""
+        """Frames before the last key frame are there whatever the end of the file looks like, so it
+        need not be decoded.
+        """
         known = self._index.num_frames
-        if known is None and 0 <= index < len(self._index.order) and self._index.starts[index] < self._index.starts.max():
+        if (
+            known is None
+            and 0 <= index < len(self._index.order)
+            and self._index.starts[index] < self._index.starts.max()
+        ):
             return True
         return super()._has(index)
 
@@ -211,7 +251,9 @@ class VideoFile(Video):
                 yield place, self._decoder.to_rgb(self._kept[number])
         for stretch in self._stretches(sorted(missing)):
             errors = set(index.errors)
-            for number, frame in self._decoder.decode(index, stretch.start, stretch.stop, stretch.wanted, errors):
+            for number, frame in self._decoder.decode(
+                index, stretch.start, stretch.stop, stretch.wanted, errors
+            ):
                 place = int(index.rank[number])
                 if place in missing and not index.is_damaged(number, errors):
                     missing.discard(place)
@@ -220,9 +262,11 @@ class VideoFile(Video):
             yield place, self._decode_alone(place)
 
     def _decode_alone(self, place: int) -> np.ndarray:
-        """A frame that did not come out, or not soundly, among others: damage elsewhere can make a decoder drop sound frames.
+        """A frame that did not come out, or not soundly, among others: damage elsewhere can make a
+        decoder drop sound frames.
 
-        Tries from the frame's own start, then from one key frame before it, where a container's mark was wrong.
+        Tries from the frame's own start, then from one key frame before it, where a container's
+        mark was wrong.
         """
         index = self._index
         number, start = int(index.order[place]), int(index.starts[place])
@@ -231,7 +275,10 @@ class VideoFile(Video):
             for found, frame in self._decoder.decode(index, begin, number, {number}, errors):
                 if found == number and not index.is_damaged(number, errors):
                     return self._decoder.to_rgb(frame)
-        problem = "the frame cannot be decoded, its data are damaged or missing; re-encode the video or put it on the skip list"
+        problem = (
+            "the frame cannot be decoded, its data are damaged or missing; re-encode the "
+            "video or put it on the skip list"
+        )
         raise VideoError(self.path, problem, frame=place)
 
     def _stretches(self, places: list[int]) -> list[_Stretch]:

@@ -1,6 +1,8 @@
-"""The views of a video in a test: which clips, and which crops of each. Evaluation and prediction both take them from here.
+"""The views of a video in a test: which clips, and which crops of each. Evaluation and prediction
+both take them from here.
 
-Shapes: N frames of the video, V views of one clip, C channels, T frames, K boxes per frame, S snippets of flow, L fields per snippet,
+Shapes: N frames of the video, V views of one clip, C channels, T frames, K boxes per frame, S
+    snippets of flow, L fields per snippet,
 h w pixels of a view.
 """
 
@@ -19,7 +21,13 @@ from vidgraph.records import InputSpec, Regions
 from vidgraph.video.base import Video
 from vidgraph.video.sampling import PastEnd, Spread, sample_frames, span_frames
 from vidgraph.video.snippets import FieldReader, read_snippets, snippet_fields
-from vidgraph.video.transforms import ClipTransform, CropPlan, FrameBoxes, corner_windows, crop_windows
+from vidgraph.video.transforms import (
+    ClipTransform,
+    CropPlan,
+    FrameBoxes,
+    corner_windows,
+    crop_windows,
+)
 
 CropPlaces = Literal["line", "corners"]
 NUM_CORNERS = 5  # with the centre
@@ -27,17 +35,22 @@ NUM_CORNERS = 5  # with the centre
 
 @dataclass(frozen=True)
 class ViewPlan:
-    """How a video is shown to a model in a test: `clips` times `crops` views, or twice as many with `mirrored`.
+    """How a video is shown to a model in a test: `clips` times `crops` views, or twice as many with
+    `mirrored`.
 
-    The test of Temporal Segment Networks, 25 clips and ten crops of each, is `ViewPlan(25, 5, crop_places="corners", mirrored=True)`.
+    The test of Temporal Segment Networks, 25 clips and ten crops of each, is `ViewPlan(25, 5,
+    crop_places="corners", mirrored=True)`.
 
     Attributes:
         clips: spread over the video, see `sample_frames`.
         crops: of each clip; 1 is the centre.
-        crop_places: `line`: evenly along the frame's longer side; `corners`: the four corners and the centre, five in all.
+        crop_places: `line`: evenly along the frame's longer side; `corners`: the four corners and
+            the centre, five in all.
         mirrored: every crop is also shown mirrored, after all that are not.
-        full_frame: whole frames, their shape kept, in place of crops; for models that are fully convolutional.
-        short_side: pixels of the frames' shorter side before cropping; None: as large as the crop fills.
+        full_frame: whole frames, their shape kept, in place of crops; for models that are fully
+            convolutional.
+        short_side: pixels of the frames' shorter side before cropping; None: as large as the crop
+            fills.
         crop_size: side of square crops in pixels; None: the model's own height and width.
         past_end: what a clip longer than the video does.
         spread: where the frames of a model that looks at the whole video lie.
@@ -59,18 +72,27 @@ class ViewPlan:
 
     def __post_init__(self) -> None:
         if min(self.clips, self.crops) < 1:
-            raise ValueError(f"clips and crops must be at least 1; got {self.clips} and {self.crops}")
+            raise ValueError(
+                f"clips and crops must be at least 1; got {self.clips} and {self.crops}"
+            )
         for name, value, known in (
             ("past_end", self.past_end, PastEnd),
             ("spread", self.spread, Spread),
             ("crop_places", self.crop_places, CropPlaces),
         ):
             if value not in get_args(known):
-                raise ValueError(f"{name} must be one of {', '.join(get_args(known))}; got {value!r}")
+                raise ValueError(
+                    f"{name} must be one of {', '.join(get_args(known))}; got {value!r}"
+                )
         if any(size is not None and size < 1 for size in (self.crop_size, self.short_side)):
-            raise ValueError(f"crop_size and short_side are numbers of pixels; got {self.crop_size} and {self.short_side}")
+            raise ValueError(
+                f"crop_size and short_side are numbers of pixels; got {self.crop_size} and "
+                f"{self.short_side}"
+            )
         if self.crop_places == "corners" and (self.crops != NUM_CORNERS or self.full_frame):
-            raise ValueError(f"the four corners and the centre are {NUM_CORNERS} crops; got {self.crops}")
+            raise ValueError(
+                f"the four corners and the centre are {NUM_CORNERS} crops; got {self.crops}"
+            )
 
     @property
     def views_per_clip(self) -> int:
@@ -78,7 +100,9 @@ class ViewPlan:
 
     @property
     def middle(self) -> int:
-        """Which view of a clip is the one in the middle: the centre crop, where there is one, not mirrored."""
+        """Which view of a clip is the one in the middle: the centre crop, where there is one, not
+        mirrored.
+        """
         return 0 if self.full_frame else self.crops // 2
 
     def crop_shape(self, spec: InputSpec) -> tuple[int, int]:
@@ -87,9 +111,16 @@ class ViewPlan:
         Raises:
             RecipeError: it does not fit into frames of `short_side`.
         """
-        size = (spec.height, spec.width) if self.crop_size is None else (self.crop_size, self.crop_size)
+        size = (
+            (spec.height, spec.width)
+            if self.crop_size is None
+            else (self.crop_size, self.crop_size)
+        )
         if self.short_side is not None and self.short_side < min(size) and not self.full_frame:
-            raise RecipeError(f"crops of {size[0]}x{size[1]} pixels do not fit into frames whose shorter side is {self.short_side}")
+            raise RecipeError(
+                f"crops of {size[0]}x{size[1]} pixels do not fit into frames whose shorter side "
+                f"is {self.short_side}"
+            )
         return size
 
     def windows(self, spec: InputSpec, height: int, width: int) -> list[CropPlan]:
@@ -98,8 +129,14 @@ class ViewPlan:
         if self.crop_places == "corners":
             windows = corner_windows(height, width, size, self.short_side)
         else:
-            windows = crop_windows(height, width, size, self.crops, self.short_side, self.full_frame)
-        return windows + [replace(window, flip=True) for window in windows] if self.mirrored else windows
+            windows = crop_windows(
+                height, width, size, self.crops, self.short_side, self.full_frame
+            )
+        return (
+            windows + [replace(window, flip=True) for window in windows]
+            if self.mirrored
+            else windows
+        )
 
 
 def read_views(
@@ -120,7 +157,8 @@ def read_views(
         clip: which of the plan's clips, from 0.
         start_seconds: take frames shown at or after this time only.
         end_seconds: take frames shown before this time only.
-        boxes_at: gives the boxes of source frames [T]; they are moved as the pixels of each view are.
+        boxes_at: gives the boxes of source frames [T]; they are moved as the pixels of each view
+            are.
 
     Returns:
         pixels, uint8 [V, C, T, h, w]; nothing is decoded for a model without channels;
@@ -149,16 +187,30 @@ def read_views(
         return pixels, indices, None
     boxes = boxes_at(indices)
     views = [transform.regions(boxes, window, height, width) for window in windows]
-    return pixels, indices, Regions(*(torch.cat([getattr(view, name) for view in views]) for name in ("boxes_xyxy", "scores", "mask")))
+    return (
+        pixels,
+        indices,
+        Regions(
+            *(
+                torch.cat([getattr(view, name) for view in views])
+                for name in ("boxes_xyxy", "scores", "mask")
+            )
+        ),
+    )
 
 
 def read_frames(video: Video, spec: InputSpec, indices: np.ndarray) -> np.ndarray:
-    """The frames of a clip, uint8 [T, H, W, 3]; with no channels at all, and nothing decoded, for a model that sees flow only.
+    """The frames of a clip, uint8 [T, H, W, 3]; with no channels at all, and nothing decoded, for a
+    model that sees flow only.
 
     Raises:
         VideoError: a frame cannot be decoded.
     """
-    return video.read(indices) if spec.channels else np.empty((len(indices), video.height, video.width, 0), np.uint8)
+    return (
+        video.read(indices)
+        if spec.channels
+        else np.empty((len(indices), video.height, video.width, 0), np.uint8)
+    )
 
 
 def read_flow_views(
@@ -191,6 +243,10 @@ def read_flow_views(
     """
     first, stop = span_frames(video.timestamps_seconds, start_seconds, end_seconds)
     last = min(stop - 1, reader.num_fields)
-    fields = snippet_fields(spec, frame_indices, first, last, interval=plan.snippet_interval, past_end=plan.past_end)
+    fields = snippet_fields(
+        spec, frame_indices, first, last, interval=plan.snippet_interval, past_end=plan.past_end
+    )
     windows = plan.windows(spec, video.height, video.width)
-    return read_snippets(reader, fields, ClipTransform(spec, train=False), windows, video.height, video.width)
+    return read_snippets(
+        reader, fields, ClipTransform(spec, train=False), windows, video.height, video.width
+    )

@@ -1,17 +1,23 @@
-"""How long a WebM or Matroska file says it is: a download that broke off decodes without a complaint, only shorter."""
+"""How long a WebM or Matroska file says it is: a download that broke off decodes without a
+complaint, only shorter.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import BinaryIO
 
-_HEADER, _SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"  # EBML (RFC 8794) and Matroska (RFC 9559) element identifiers
+_HEADER, _SEGMENT = (
+    b"\x1a\x45\xdf\xa3",
+    b"\x18\x53\x80\x67",
+)  # EBML (RFC 8794) and Matroska (RFC 9559) element identifiers
 
 
 def missing_bytes(path: Path) -> int:
     """By how many bytes the file is shorter than its segment says.
 
-    0 for a whole file, for one whose writer did not know its length (a live stream), and for other formats.
+    0 for a whole file, for one whose writer did not know its length (a live stream), and for other
+    formats.
     """
     try:
         with open(path, "rb") as file:
@@ -27,7 +33,9 @@ def missing_bytes(path: Path) -> int:
 
 
 def _length(file: BinaryIO) -> int | None:
-    """A variable-length number: the zeros before its first one tell how many bytes follow the first; all ones is "unknown"."""
+    """A variable-length number: the zeros before its first one tell how many bytes follow the
+    first; all ones is "unknown".
+    """
     first = file.read(1)
     if not first or not first[0]:
         return None

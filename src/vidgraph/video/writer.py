@@ -29,21 +29,25 @@ def write_video(
     lossless: bool = False,
     key_frame_every: int = 30,
 ) -> None:
-    """Writes `frames` to an .mp4 file, whole or not at all; an older file at `path` is replaced only on success.
+    """Writes `frames` to an .mp4 file, whole or not at all; an older file at `path` is replaced
+    only on success.
 
     Equal frames give equal files whatever the number of processors: the encoder runs on one thread.
 
     Args:
         path: the file to write; must end in `.mp4`.
-        frames: uint8 [T, H, W, 3] in RGB, or [T, H, W] in grey; what gives one frame after another need not hold them all.
+        frames: uint8 [T, H, W, 3] in RGB, or [T, H, W] in grey; what gives one frame after another
+            need not hold them all.
         fps: frames per second.
         crf: constant rate factor of x264: 0 nearly exact, 18 hardly visible loss, 51 worst.
-        lossless: every pixel is read back exactly by `open_video`. Such files use profiles that FFmpeg reads but
-            few browsers show, and `crf` is ignored.
-        key_frame_every: largest distance between key frames, in frames; short distances make random reads cheap.
+        lossless: every pixel is read back exactly by `open_video`. Such files use profiles that
+            FFmpeg reads but few browsers show, and `crf` is ignored.
+        key_frame_every: largest distance between key frames, in frames; short distances make random
+            reads cheap.
 
     Raises:
-        VideoError: wrong suffix, shape, dtype or rate; frames of several sizes; or the encoder refuses them.
+        VideoError: wrong suffix, shape, dtype or rate; frames of several sizes; or the encoder
+            refuses them.
         RunError: the folder cannot be written or the disk is full.
     """
     if Path(path).suffix.lower() != ".mp4":
@@ -67,14 +71,18 @@ def write_video(
                 if pixel_format == "gray":
                     stream.codec_context.color_range = ColorRange.JPEG
                 for index, pixels in enumerate(chain([first], whole)):
-                    frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="gray" if is_grey else "rgb24")
+                    frame = av.VideoFrame.from_ndarray(
+                        np.ascontiguousarray(pixels), format="gray" if is_grey else "rgb24"
+                    )
                     frame.pts, frame.time_base = index, 1 / rate
                     if pixel_format == "gray":
                         frame.color_range = ColorRange.JPEG
                     container.mux(stream.encode(frame))
                 container.mux(stream.encode())
         except av.FFmpegError as error:
-            if error.errno in errno.errorcode and error.errno != errno.EINVAL:  # the system's refusal, not the encoder's
+            if (
+                error.errno in errno.errorcode and error.errno != errno.EINVAL
+            ):  # the system's refusal, not the encoder's
                 raise OSError(error.errno, error.strerror) from error
             raise VideoError(path, f"the frames cannot be encoded ({error.strerror})") from error
 
@@ -83,18 +91,32 @@ def _checked(path: str | Path, frames: Iterable[np.ndarray]) -> Iterator[np.ndar
     """The frames, at least one, each of the first one's shape."""
     shape = None
     for pixels in frames:
-        is_picture = pixels.dtype == np.uint8 and pixels.size and (pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] == 3))
+        is_picture = (
+            pixels.dtype == np.uint8
+            and pixels.size
+            and (pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] == 3))
+        )
         if not is_picture or pixels.shape != (shape or pixels.shape):
-            wanted = "[H, W, 3] or [H, W] and not empty" if shape is None else f"{list(shape)} as the first"
-            raise VideoError(path, f"each frame must be uint8 {wanted}; got {pixels.dtype} {list(pixels.shape)}")
+            wanted = (
+                "[H, W, 3] or [H, W] and not empty"
+                if shape is None
+                else f"{list(shape)} as the first"
+            )
+            raise VideoError(
+                path, f"each frame must be uint8 {wanted}; got {pixels.dtype} {list(pixels.shape)}"
+            )
         shape = pixels.shape
         yield pixels
     if shape is None:
         raise VideoError(path, "there are no frames to write")
 
 
-def _codec_and_format(is_grey: bool, lossless: bool, height: int, width: int) -> tuple[Literal["libx264", "libx264rgb"], str]:
-    """4:2:0 chroma needs even sizes; odd sizes keep every pixel in 4:4:4 instead of losing a row or column."""
+def _codec_and_format(
+    is_grey: bool, lossless: bool, height: int, width: int
+) -> tuple[Literal["libx264", "libx264rgb"], str]:
+    """4:2:0 chroma needs even sizes; odd sizes keep every pixel in 4:4:4 instead of losing a row or
+    column.
+    """
     if lossless:
         return ("libx264", "gray") if is_grey else ("libx264rgb", "rgb24")
     return "libx264", "yuv420p" if height % 2 == 0 and width % 2 == 0 else "yuv444p"

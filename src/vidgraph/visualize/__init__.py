@@ -1,1 +1,3 @@
-"""Pictures: graph over frames, curves, matrices, the HTML report. The only importer of matplotlib."""
+"""Pictures: graph over frames, curves, matrices, the HTML report. The only importer of
+matplotlib.
+"""

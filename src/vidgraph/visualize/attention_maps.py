@@ -1,4 +1,5 @@
-"""Where in each frame a model looks, drawn over the frame: the attention of models without nodes, whose weights are of a map's cells.
+"""Where in each frame a model looks, drawn over the frame: the attention of models without nodes,
+whose weights are of a map's cells.
 
 Shapes: T frames, h w cells of the map, H W pixels.
 """
@@ -32,9 +33,11 @@ class AttentionPictures:
         self.scale = max(_LEAST_SCALE, float(self.shares.max()))
 
     def over_frame(self, frame: np.ndarray, t: int, *, side: int = 512) -> np.ndarray:
-        """One frame, dark where it gets less than an even share of the attention, and warmer the more it gets above one.
+        """One frame, dark where it gets less than an even share of the attention, and warmer the
+        more it gets above one.
 
-        Even attention leaves the frame as it is. Between the centres of cells the weights are interpolated.
+        Even attention leaves the frame as it is. Between the centres of cells the weights are
+        interpolated.
 
         Args:
             frame: uint8 [H, W, 3], the part of the picture that the model saw.
@@ -46,22 +49,34 @@ class AttentionPictures:
         """
         picture = enlarge(frame, side).astype(np.float64)
         height, width = picture.shape[:2]
-        share = np.asarray(Image.fromarray(self.shares[t].astype(np.float32)).resize((width, height), Image.Resampling.BILINEAR))
+        share = np.asarray(
+            Image.fromarray(self.shares[t].astype(np.float32)).resize(
+                (width, height), Image.Resampling.BILINEAR
+            )
+        )
         dimmed = picture * (_DARKEST + (1 - _DARKEST) * np.clip(share, 0, 1))[..., None]
-        strength = np.log(np.maximum(share, 1)) / np.log(self.scale)  # by ratios: a peak does not hide what is twice an even share
+        strength = np.log(np.maximum(share, 1)) / np.log(
+            self.scale
+        )  # by ratios: a peak does not hide what is twice an even share
         colours = 255 * matplotlib.colormaps["plasma"](0.5 + 0.45 * strength)[..., :3]
         blend = (_STRONGEST * strength)[..., None]
-        drawn: np.ndarray = np.clip(dimmed * (1 - blend) + colours * blend, 0, 255).round().astype(np.uint8)
+        drawn: np.ndarray = (
+            np.clip(dimmed * (1 - blend) + colours * blend, 0, 255).round().astype(np.uint8)
+        )
         return drawn
 
     def looked_at(self, t: int) -> float:
-        """How much of the frame the attention is spread over, from one cell's part to 1: two to the power of its entropy, by all cells."""
+        """How much of the frame the attention is spread over, from one cell's part to 1: two to the
+        power of its entropy, by all cells.
+        """
         weights = self.shares[t].ravel() / self.shares[t].size
         some = weights[weights > 0]
         return float(np.exp(-(some * np.log(some)).sum()) / weights.size)
 
     def place(self, t: int) -> tuple[float, float]:
-        """Where the most attention goes: the centre of that cell, from the left and from the top, in fractions of the frame."""
+        """Where the most attention goes: the centre of that cell, from the left and from the top,
+        in fractions of the frame.
+        """
         row, column = np.unravel_index(int(self.shares[t].argmax()), self.shares[t].shape)
         height, width = self.shares[t].shape
         return (float(column) + 0.5) / width, (float(row) + 0.5) / height

@@ -1,4 +1,5 @@
-"""A picture of a feature space: every sample a dot, near those whose features are like its own (t-SNE).
+"""A picture of a feature space: every sample a dot, near those whose features are like its own
+(t-SNE).
 
 Shapes: M samples, D width.
 """
@@ -31,27 +32,39 @@ def chosen_classes(labels: np.ndarray, num_classes: int = MOST_CLASSES, seed: in
         seed: of the choice.
     """
     there = np.unique(labels)
-    chosen = there if len(there) <= num_classes else np.random.default_rng(seed).choice(there, num_classes, replace=False)
+    chosen = (
+        there
+        if len(there) <= num_classes
+        else np.random.default_rng(seed).choice(there, num_classes, replace=False)
+    )
     return sorted(int(k) for k in chosen)
 
 
 def embed(features: np.ndarray, seed: int = 0) -> np.ndarray:
-    """Places in the plane by t-SNE, [M, D] to [M, 2]: cosine distances, perplexity 30, or less where there are few samples.
+    """Places in the plane by t-SNE, [M, D] to [M, 2]: cosine distances, perplexity 30, or less
+    where there are few samples.
 
     Raises:
         DataError: fewer than five samples.
     """
     if len(features) < _LEAST_POINTS:
-        raise DataError(f"an embedding of {len(features)} samples shows nothing; give a split with at least {_LEAST_POINTS}")
+        raise DataError(
+            f"an embedding of {len(features)} samples shows nothing; give a split with at least "
+            f"{_LEAST_POINTS}"
+        )
     from sklearn.manifold import TSNE
 
     perplexity = min(30.0, (len(features) - 1) / 3)
-    places: np.ndarray = TSNE(2, perplexity=perplexity, metric="cosine", init="random", random_state=seed).fit_transform(features)
+    places: np.ndarray = TSNE(
+        2, perplexity=perplexity, metric="cosine", init="random", random_state=seed
+    ).fit_transform(features)
     return places
 
 
 def embedding_chart(places: np.ndarray, labels: np.ndarray, class_names: Sequence[str]) -> bytes:
-    """Dots at `places` [M, 2], a colour and a mark per class. Axes are left out: those of t-SNE mean nothing."""
+    """Dots at `places` [M, 2], a colour and a mark per class. Axes are left out: those of t-SNE
+    mean nothing.
+    """
     figure, axes = new_figure(7.6, 5.2)
     handles = []
     for number, k in enumerate(sorted({int(label) for label in labels})):
@@ -60,7 +73,9 @@ def embedding_chart(places: np.ndarray, labels: np.ndarray, class_names: Sequenc
             "marker": _MARKERS[number // len(LINE_COLOURS) % len(_MARKERS)],
         }
         own = labels == k
-        axes.plot(*places[own].T, linestyle="", markersize=4.5, alpha=0.8, markeredgewidth=0, **style)
+        axes.plot(
+            *places[own].T, linestyle="", markersize=4.5, alpha=0.8, markeredgewidth=0, **style
+        )
         handles.append(Line2D([], [], linestyle="", markersize=6, label=class_names[k], **style))
     axes.set_xticks([])
     axes.set_yticks([])
@@ -70,7 +85,13 @@ def embedding_chart(places: np.ndarray, labels: np.ndarray, class_names: Sequenc
     return to_png(figure)
 
 
-def write_embedding(path: str | Path, features: np.ndarray, labels: np.ndarray, class_names: Sequence[str], seed: int = 0) -> list[str]:
+def write_embedding(
+    path: str | Path,
+    features: np.ndarray,
+    labels: np.ndarray,
+    class_names: Sequence[str],
+    seed: int = 0,
+) -> list[str]:
     """Draws the features of up to ten classes and 2,000 samples.
 
     Args:
@@ -88,7 +109,10 @@ def write_embedding(path: str | Path, features: np.ndarray, labels: np.ndarray, 
         RunError: the file cannot be written.
     """
     if labels.ndim != 1:
-        raise DataError("an embedding colours each sample by its class, and these have several labels each; leave out --embedding")
+        raise DataError(
+            "an embedding colours each sample by its class, and these have several labels each; "
+            "leave out --embedding"
+        )
     classes = chosen_classes(labels, seed=seed)
     rows = np.flatnonzero(np.isin(labels, classes))
     if len(rows) > _MOST_POINTS:

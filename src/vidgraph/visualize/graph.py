@@ -14,7 +14,12 @@ from PIL import Image, ImageDraw, ImageFont
 
 from vidgraph.records import Explanation
 
-NODE_COLOURS = ((86, 180, 233), (94, 214, 160), (240, 160, 205), (240, 228, 66))  # light, and distinct to colour-blind eyes
+NODE_COLOURS = (
+    (86, 180, 233),
+    (94, 214, 160),
+    (240, 160, 205),
+    (240, 228, 66),
+)  # light, and distinct to colour-blind eyes
 _OVERSAMPLE = 2  # drawn larger and shrunk, for smooth lines
 _DIM = 0.7  # brightness of the frame under the graph
 _MIN_GAP = 0.075  # between two node discs, as a fraction of the shorter side
@@ -51,9 +56,11 @@ def num_stages(explanation: Explanation) -> int:
 
 
 def edge_shares(explanation: Explanation) -> np.ndarray:
-    """How each receiver divides its attention among its true neighbours; float32 [S, T, N, N], source j of destination i at [i, j].
+    """How each receiver divides its attention among its true neighbours; float32 [S, T, N, N],
+    source j of destination i at [i, j].
 
-    The shares of a receiver sum to 1, whatever its attention to others; raw products count by magnitude.
+    The shares of a receiver sum to 1, whatever its attention to others; raw products count by
+    magnitude.
     """
     linked = explanation.adjacency.bool().cpu().numpy()
     weights = np.abs(explanation.attention.detach().float().cpu().numpy()) * linked
@@ -65,23 +72,32 @@ def edge_shares(explanation: Explanation) -> np.ndarray:
 def edge_preferences(explanation: Explanation) -> np.ndarray:
     """`edge_shares` less an even share, zero where there is no edge; float32 [S, T, N, N].
 
-    Plain attention would call edges strong only because their receiver has few neighbours to choose from: a corner of RSTG's grid has 4,
-    its coarsest node 13.
+    Plain attention would call edges strong only because their receiver has few neighbours to choose
+    from: a corner of RSTG's grid has 4, its coarsest node 13.
     """
     linked = explanation.adjacency.bool().cpu().numpy()
-    preferences: np.ndarray = np.where(linked, edge_shares(explanation) - _even_shares(explanation)[:, None], 0).astype(np.float32)
+    preferences: np.ndarray = np.where(
+        linked, edge_shares(explanation) - _even_shares(explanation)[:, None], 0
+    ).astype(np.float32)
     return preferences
 
 
 def preference_scale(explanation: Explanation) -> float:
-    """The preference that is drawn widest and brightest, one for all stages and frames; never so small that even attention looks strong."""
+    """The preference that is drawn widest and brightest, one for all stages and frames; never so
+    small that even attention looks strong.
+    """
     preferences = edge_preferences(explanation)
     return max(_LEAST_SCALE, float(preferences.max())) if preferences.size else _LEAST_SCALE
 
 
 def strongest_edges(explanation: Explanation, stage: int, count: int = 5) -> list[Edge]:
-    """The `count` edges of a stage that receivers prefer most over an even share, averaged over the frames; most preferred first."""
-    shares, preference = edge_shares(explanation)[stage], edge_preferences(explanation)[stage].mean(0)
+    """The `count` edges of a stage that receivers prefer most over an even share, averaged over the
+    frames; most preferred first.
+    """
+    shares, preference = (
+        edge_shares(explanation)[stage],
+        edge_preferences(explanation)[stage].mean(0),
+    )
     even = _even_shares(explanation)
     listed = [(int(i), int(j)) for i, j in explanation.adjacency.nonzero().tolist()]
     listed.sort(key=lambda pair: -preference[pair])
@@ -89,7 +105,16 @@ def strongest_edges(explanation: Explanation, stage: int, count: int = 5) -> lis
     for destination, source in listed[:count]:
         share = shares[:, destination, source]  # [T]
         names = explanation.names[source], explanation.names[destination]
-        edges.append(Edge(stage, *names, float(share.mean()), float(share.max()), int(share.argmax()), float(even[destination])))
+        edges.append(
+            Edge(
+                stage,
+                *names,
+                float(share.mean()),
+                float(share.max()),
+                int(share.argmax()),
+                float(even[destination]),
+            )
+        )
     return edges
 
 
@@ -100,7 +125,9 @@ def _even_shares(explanation: Explanation) -> np.ndarray:
 
 
 def node_groups(explanation: Explanation) -> list[int]:
-    """Group of each node by the size of its box in the first frame, smallest first; one group if the sizes differ too much."""
+    """Group of each node by the size of its box in the first frame, smallest first; one group if
+    the sizes differ too much.
+    """
     boxes = explanation.node_boxes_xyxy[0].double().cpu().numpy()
     areas = ((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])).round(4)
     sizes = sorted(set(areas.tolist()))
@@ -110,12 +137,20 @@ def node_groups(explanation: Explanation) -> list[int]:
 
 
 def draw_graph(
-    frame: np.ndarray, explanation: Explanation, t: int, stage: int, *, num_edges: int = 8, side: int = 512, boldness: float = 1.0
+    frame: np.ndarray,
+    explanation: Explanation,
+    t: int,
+    stage: int,
+    *,
+    num_edges: int = 8,
+    side: int = 512,
+    boldness: float = 1.0,
 ) -> np.ndarray:
     """Draws node boxes and the strongest edges of one frame and stage.
 
-    An arrow runs from the sender to the receiver; the wider and brighter it is, the more the receiver prefers it over an even share of its
-    attention, on one scale for all frames and stages. The disc of a node grows with the attention that others pay to it.
+    An arrow runs from the sender to the receiver; the wider and brighter it is, the more the
+    receiver prefers it over an even share of its attention, on one scale for all frames and stages.
+    The disc of a node grows with the attention that others pay to it.
 
     Args:
         frame: uint8 [H, W, 3], the part of the picture that the model saw.
@@ -133,7 +168,9 @@ def draw_graph(
     boxes = explanation.node_boxes_xyxy[t].double().cpu().numpy()
     groups = node_groups(explanation)
     for node in sorted(range(len(boxes)), key=lambda n: -groups[n]):
-        canvas.box(boxes[node], NODE_COLOURS[groups[node]], inset=2.0 + 2.0 * (max(groups) - groups[node]))
+        canvas.box(
+            boxes[node], NODE_COLOURS[groups[node]], inset=2.0 + 2.0 * (max(groups) - groups[node])
+        )
     places = _places(boxes, groups, canvas.aspect)
     if not num_stages(explanation):
         for node, place in enumerate(places):
@@ -144,12 +181,20 @@ def draw_graph(
         canvas.arrow(places[source], places[destination], float(strengths[destination, source]))
     heard = edge_shares(explanation)[stage, t].sum(0)  # attention that others pay to each node, [N]
     for node, place in enumerate(places):
-        canvas.disc(place, NODE_COLOURS[groups[node]], float(heard[node] / heard.max()) if heard.max() > 0 else 0.0)
+        canvas.disc(
+            place,
+            NODE_COLOURS[groups[node]],
+            float(heard[node] / heard.max()) if heard.max() > 0 else 0.0,
+        )
     return canvas.pixels()
 
 
-def draw_node_key(frame: np.ndarray, explanation: Explanation, *, side: int = 320) -> list[np.ndarray]:
-    """Which node is where, in the first frame: one picture per group of equal boxes, each box with its name. uint8 [h, w, 3] each."""
+def draw_node_key(
+    frame: np.ndarray, explanation: Explanation, *, side: int = 320
+) -> list[np.ndarray]:
+    """Which node is where, in the first frame: one picture per group of equal boxes, each box with
+    its name. uint8 [h, w, 3] each.
+    """
     groups, boxes = node_groups(explanation), explanation.node_boxes_xyxy[0].double().cpu().numpy()
     pictures = []
     for group in sorted(set(groups)):
@@ -162,7 +207,9 @@ def draw_node_key(frame: np.ndarray, explanation: Explanation, *, side: int = 32
 
 
 def enlarge(frame: np.ndarray, side: int) -> np.ndarray:
-    """Resizes uint8 [H, W, 3] so that its shorter side is `side` pixels, both sides even (H.264 wants that)."""
+    """Resizes uint8 [H, W, 3] so that its shorter side is `side` pixels, both sides even (H.264
+    wants that).
+    """
     height, width = frame.shape[:2]
     scale = side / min(height, width)
     size = (2 * max(1, round(width * scale / 2)), 2 * max(1, round(height * scale / 2)))
@@ -171,7 +218,9 @@ def enlarge(frame: np.ndarray, side: int) -> np.ndarray:
 
 def attention_colour(strength: float) -> tuple[int, int, int]:
     """Colour of an edge: 0 weakest, 1 strongest of the clip."""
-    red, green, blue, _ = matplotlib.colormaps["plasma"](0.30 + 0.68 * min(1.0, max(0.0, strength)), bytes=True)
+    red, green, blue, _ = matplotlib.colormaps["plasma"](
+        0.30 + 0.68 * min(1.0, max(0.0, strength)), bytes=True
+    )
     return int(red), int(green), int(blue)
 
 
@@ -182,19 +231,31 @@ def font(size: float, bold: bool = False) -> ImageFont.FreeTypeFont:
 
 
 def _top_edges(strengths: np.ndarray, count: int) -> list[tuple[int, int]]:
-    """(destination, source) of the largest strengths, largest first; those under a tenth of the scale are left out."""
+    """(destination, source) of the largest strengths, largest first; those under a tenth of the
+    scale are left out.
+    """
     order = np.argsort(-strengths, axis=None, kind="stable")[:count]
     pairs = [divmod(int(flat), strengths.shape[1]) for flat in order]
     return [pair for pair in pairs if strengths[pair] > 0.1]
 
 
-def _places(boxes: np.ndarray, groups: list[int], aspect: tuple[float, float]) -> list[tuple[float, float]]:
-    """Where each node's disc goes: the centre of its box, or beside it where a smaller node already is. Fractions of the frame."""
+def _places(
+    boxes: np.ndarray, groups: list[int], aspect: tuple[float, float]
+) -> list[tuple[float, float]]:
+    """Where each node's disc goes: the centre of its box, or beside it where a smaller node already
+    is. Fractions of the frame.
+    """
     width, height = aspect  # of the frame in units of its shorter side
     places: dict[int, tuple[float, float]] = {}
     for node in sorted(range(len(boxes)), key=lambda n: groups[n]):
-        x, y = (boxes[node, 0] + boxes[node, 2]) / 2 * width, (boxes[node, 1] + boxes[node, 3]) / 2 * height
-        options = [(x, y)] + [(x + _SHIFT * math.cos(a), y + _SHIFT * math.sin(a)) for a in np.arange(-1.309, 4.9, math.pi / 6)]
+        x, y = (
+            (boxes[node, 0] + boxes[node, 2]) / 2 * width,
+            (boxes[node, 1] + boxes[node, 3]) / 2 * height,
+        )
+        options = [(x, y)] + [
+            (x + _SHIFT * math.cos(a), y + _SHIFT * math.sin(a))
+            for a in np.arange(-1.309, 4.9, math.pi / 6)
+        ]
         free = [p for p in options if all(math.dist(p, q) >= _MIN_GAP for q in places.values())]
         places[node] = free[0] if free else (x, y)
     return [(places[n][0] / width, places[n][1] / height) for n in range(len(boxes))]
@@ -214,7 +275,9 @@ class Canvas:
         self.boldness = boldness
         self.unit = boldness * min(self.height, self.width) * _OVERSAMPLE / 512
         image = Image.fromarray((frame * dim).astype(np.uint8))
-        self.image = image.resize((self.width * _OVERSAMPLE, self.height * _OVERSAMPLE), Image.Resampling.BILINEAR)
+        self.image = image.resize(
+            (self.width * _OVERSAMPLE, self.height * _OVERSAMPLE), Image.Resampling.BILINEAR
+        )
         self.draw = ImageDraw.Draw(self.image, "RGBA")
 
     @property
@@ -227,12 +290,23 @@ class Canvas:
         """The drawing, uint8 [h, w, 3]."""
         return np.asarray(self.image.resize((self.width, self.height), Image.Resampling.LANCZOS))
 
-    def box(self, box: np.ndarray, colour: tuple[int, int, int], inset: float, width: float = 1.6, alpha: int = 190) -> None:
-        """The outline of a node's region, drawn `inset` inside so that outlines of different sizes lie side by side."""
+    def box(
+        self,
+        box: np.ndarray,
+        colour: tuple[int, int, int],
+        inset: float,
+        width: float = 1.6,
+        alpha: int = 190,
+    ) -> None:
+        """The outline of a node's region, drawn `inset` inside so that outlines of different sizes
+        lie side by side.
+        """
         x0, y0, x1, y1 = self._corners(box)
         gap = min(inset * self.unit / self.boldness, (x1 - x0) / 3, (y1 - y0) / 3)
         corners = [x0 + gap, y0 + gap, max(x0 + gap, x1 - 1 - gap), max(y0 + gap, y1 - 1 - gap)]
-        self.draw.rectangle(corners, outline=(*colour, alpha), width=max(2, round(width * self.unit)))
+        self.draw.rectangle(
+            corners, outline=(*colour, alpha), width=max(2, round(width * self.unit))
+        )
 
     def arrow(
         self,
@@ -242,7 +316,8 @@ class Canvas:
         colour: tuple[int, int, int] | None = None,
         bow: float = 0.16,
     ) -> None:
-        """A bowed arrow, so that two that run against each other stay apart; a dark rim keeps it visible on bright pixels.
+        """A bowed arrow, so that two that run against each other stay apart; a dark rim keeps it
+        visible on bright pixels.
 
         Args:
             source: where it starts, in fractions of the frame.
@@ -280,7 +355,9 @@ class Canvas:
         points = [self._at(place) for place in places]
         if len(points) > 1:
             self.draw.line(points, fill=(0, 0, 0, 150), width=round(5 * self.unit), joint="curve")
-            self.draw.line(points, fill=(*colour, 255), width=max(2, round(2.4 * self.unit)), joint="curve")
+            self.draw.line(
+                points, fill=(*colour, 255), width=max(2, round(2.4 * self.unit)), joint="curve"
+            )
         for x, y in points:
             radius = 3 * self.unit
             self.draw.ellipse([x - radius, y - radius, x + radius, y + radius], fill=(*colour, 255))
@@ -299,7 +376,15 @@ class Canvas:
         while size > 8 * self.unit and font(size).getlength(text) > 0.88 * (x1 - x0):
             size *= 0.92
         middle = ((x0 + x1) / 2, (y0 + y1) / 2)
-        self.draw.text(middle, text, font=font(size), fill="white", anchor="mm", stroke_width=round(2 * self.unit), stroke_fill="black")
+        self.draw.text(
+            middle,
+            text,
+            font=font(size),
+            fill="white",
+            anchor="mm",
+            stroke_width=round(2 * self.unit),
+            stroke_fill="black",
+        )
 
     def _corners(self, box: np.ndarray) -> np.ndarray:
         corners: np.ndarray = np.clip(box, 0, 1) * np.tile([self.image.width, self.image.height], 2)

@@ -1,4 +1,5 @@
-"""The overlay video: every frame with nodes and strongest edges, or with what is looked at, and the five likeliest classes beside it.
+"""The overlay video: every frame with nodes and strongest edges, or with what is looked at, and the
+five likeliest classes beside it.
 
 Shapes: F frames of the overlay, H W pixels.
 """
@@ -15,12 +16,20 @@ from vidgraph.records import Explanation, Prediction
 from vidgraph.video.writer import write_video
 from vidgraph.visualize import graph
 from vidgraph.visualize.attention_maps import AttentionPictures
-from vidgraph.visualize.regions import NEIGHBOUR_COLOUR, PROPOSAL_COLOUR, QUERY_COLOUR, TRACK_COLOURS, RegionPictures
+from vidgraph.visualize.regions import (
+    NEIGHBOUR_COLOUR,
+    PROPOSAL_COLOUR,
+    QUERY_COLOUR,
+    TRACK_COLOURS,
+    RegionPictures,
+)
 
 _PANEL = 300  # width of the panel in pixels
 _MARGIN = 18
 _PAPER, _INK, _SOFT, _TRACK, _ACCENT = "white", "#1c1f23", "#5b6470", "#e6eaee", "#0b6aa2"
-_SHORTEST_SECONDS = 4.0  # shorter overlays are slowed down: nobody reads ten frames in a third of a second
+_SHORTEST_SECONDS = (
+    4.0  # shorter overlays are slowed down: nobody reads ten frames in a third of a second
+)
 
 
 def write_overlay(
@@ -38,7 +47,8 @@ def write_overlay(
 
     Args:
         path: the .mp4 file; written whole or not at all.
-        frames: the part of the picture that the model saw, uint8 [F, H, W, 3]; what gives one after another need not hold them all.
+        frames: the part of the picture that the model saw, uint8 [F, H, W, 3]; what gives one after
+            another need not hold them all.
         prediction: of the video; without explanation, only the panel is drawn.
         fps: frames per second of the video; an overlay under four seconds is slowed down to four.
         frame_numbers: index of each frame in the video.
@@ -52,10 +62,14 @@ def write_overlay(
     """
     slowed = min(fps, len(frame_numbers) / _SHORTEST_SECONDS)
     pictures = _draw_all(frames, prediction, list(frame_numbers), stage, side)
-    write_video(path, pictures if report is None else _counted(pictures, len(frame_numbers), report), slowed)
+    write_video(
+        path, pictures if report is None else _counted(pictures, len(frame_numbers), report), slowed
+    )
 
 
-def _draw_all(frames: Iterable[np.ndarray], prediction: Prediction, numbers: list[int], stage: int, side: int) -> Iterator[np.ndarray]:
+def _draw_all(
+    frames: Iterable[np.ndarray], prediction: Prediction, numbers: list[int], stage: int, side: int
+) -> Iterator[np.ndarray]:
     """Each frame with what is drawn over it, and the panel beside it."""
     sampled = np.array(prediction.frame_indices)
     regions, maps = _pictures_of(prediction.explanation)
@@ -63,27 +77,43 @@ def _draw_all(frames: Iterable[np.ndarray], prediction: Prediction, numbers: lis
     for frame, number in zip(frames, numbers, strict=True):
         t = int(np.abs(sampled - number).argmin())
         found = regions or maps
-        picture = found.over_frame(frame, t, side=side) if found else _draw(frame, prediction, t, stage, side)
+        picture = (
+            found.over_frame(frame, t, side=side)
+            if found
+            else _draw(frame, prediction, t, stage, side)
+        )
         if panel is None:
             panel = _panel(prediction, picture.shape[0], stage)
             if regions is not None:
                 _draw_region_key(ImageDraw.Draw(panel), regions, picture.shape[0])
             if maps is not None:
-                _draw_strip(ImageDraw.Draw(panel), picture.shape[0] - 172, "attention", AttentionPictures.colours(_PANEL), maps.scale)
+                _draw_strip(
+                    ImageDraw.Draw(panel),
+                    picture.shape[0] - 172,
+                    "attention",
+                    AttentionPictures.colours(_PANEL),
+                    maps.scale,
+                )
         place = f"frame {number}"
         if number != sampled[t] and prediction.explanation is not None:
             place += f" ({'attention' if maps else 'graph'} of frame {sampled[t]})"
         yield np.concatenate([picture, _with_place(panel, number, place, last, sampled)], axis=1)
 
 
-def _counted(pictures: Iterable[np.ndarray], total: int, report: Callable[[int, int], None]) -> Iterator[np.ndarray]:
+def _counted(
+    pictures: Iterable[np.ndarray], total: int, report: Callable[[int, int], None]
+) -> Iterator[np.ndarray]:
     for done, picture in enumerate(pictures, start=1):
         yield picture
         report(done, total)
 
 
-def _pictures_of(explanation: Explanation | None) -> tuple[RegionPictures | None, AttentionPictures | None]:
-    """What draws the explanation, of a model whose nodes are boxes or that has none; neither for a fixed graph."""
+def _pictures_of(
+    explanation: Explanation | None,
+) -> tuple[RegionPictures | None, AttentionPictures | None]:
+    """What draws the explanation, of a model whose nodes are boxes or that has none; neither for a
+    fixed graph.
+    """
     if explanation is None:
         return None, None
     regions = RegionPictures(explanation) if explanation.regions is not None else None
@@ -101,18 +131,28 @@ def _panel(prediction: Prediction, height: int, stage: int) -> Image.Image:
     image = Image.new("RGB", (_PANEL, height), _PAPER)
     draw = ImageDraw.Draw(image)
     draw.text(
-        (_MARGIN, 16), _fitted(Path(prediction.video).name, 15, _PANEL - 2 * _MARGIN, bold=True), font=graph.font(15, True), fill=_INK
+        (_MARGIN, 16),
+        _fitted(Path(prediction.video).name, 15, _PANEL - 2 * _MARGIN, bold=True),
+        font=graph.font(15, True),
+        fill=_INK,
     )
     top, room = 54, _PANEL - 2 * _MARGIN
     for rank, (name, probability) in enumerate(prediction.top(5)):
         y = top + 46 * rank
         percent = f"{100 * probability:.1f} %"
         space = room - graph.font(14).getlength(percent) - 10
-        draw.text((_MARGIN, y), _fitted(name, 14, space, bold=rank == 0), font=graph.font(14, rank == 0), fill=_INK)
+        draw.text(
+            (_MARGIN, y),
+            _fitted(name, 14, space, bold=rank == 0),
+            font=graph.font(14, rank == 0),
+            fill=_INK,
+        )
         draw.text((_PANEL - _MARGIN, y), percent, font=graph.font(14), fill=_INK, anchor="ra")
         draw.rounded_rectangle([_MARGIN, y + 21, _MARGIN + room, y + 31], radius=4, fill=_TRACK)
         colour = _ACCENT if rank == 0 else "#9fb4c5"
-        draw.rounded_rectangle([_MARGIN, y + 21, _MARGIN + max(4, room * probability), y + 31], radius=4, fill=colour)
+        draw.rounded_rectangle(
+            [_MARGIN, y + 21, _MARGIN + max(4, room * probability), y + 31], radius=4, fill=colour
+        )
     _draw_scale(draw, prediction, height, stage)
     return image
 
@@ -124,7 +164,9 @@ def _draw_scale(draw: ImageDraw.ImageDraw, prediction: Prediction, height: int, 
         return
     stages, room = graph.num_stages(explanation), _PANEL - 2 * _MARGIN
     y = height - 172
-    draw.text((_MARGIN, y), f"stage {stage % stages + 1} of {stages}", font=graph.font(13), fill=_INK)
+    draw.text(
+        (_MARGIN, y), f"stage {stage % stages + 1} of {stages}", font=graph.font(13), fill=_INK
+    )
     draw.text((_MARGIN, y + 20), "attention above an even share", font=graph.font(13), fill=_SOFT)
     for x in range(room):
         draw.line([_MARGIN + x, y + 42, _MARGIN + x, y + 52], fill=graph.attention_colour(x / room))
@@ -133,15 +175,29 @@ def _draw_scale(draw: ImageDraw.ImageDraw, prediction: Prediction, height: int, 
     draw.text((_PANEL - _MARGIN, y + 56), text, font=graph.font(12), fill=_SOFT, anchor="ra")
 
 
-def _draw_strip(draw: ImageDraw.ImageDraw, y: int, text: str, colours: Sequence[tuple[int, int, int]], scale: float) -> None:
+def _draw_strip(
+    draw: ImageDraw.ImageDraw,
+    y: int,
+    text: str,
+    colours: Sequence[tuple[int, int, int]],
+    scale: float,
+) -> None:
     """A scale of colours from an even share of the attention to `scale` times that."""
     room = _PANEL - 2 * _MARGIN
     draw.text((_MARGIN, y), text, font=graph.font(13), fill=_INK)
     draw.text((_MARGIN, y + 20), "dark: less than an even share", font=graph.font(13), fill=_SOFT)
     for x in range(room):
-        draw.line([_MARGIN + x, y + 42, _MARGIN + x, y + 52], fill=colours[x * len(colours) // room])
+        draw.line(
+            [_MARGIN + x, y + 42, _MARGIN + x, y + 52], fill=colours[x * len(colours) // room]
+        )
     draw.text((_MARGIN, y + 56), "even", font=graph.font(12), fill=_SOFT)
-    draw.text((_PANEL - _MARGIN, y + 56), f"{scale:.1f} times", font=graph.font(12), fill=_SOFT, anchor="ra")
+    draw.text(
+        (_PANEL - _MARGIN, y + 56),
+        f"{scale:.1f} times",
+        font=graph.font(12),
+        fill=_SOFT,
+        anchor="ra",
+    )
 
 
 def _draw_region_key(draw: ImageDraw.ImageDraw, regions: RegionPictures, height: int) -> None:
@@ -157,8 +213,12 @@ def _draw_region_key(draw: ImageDraw.ImageDraw, regions: RegionPictures, height:
         draw.text((_MARGIN + 22, y), text, font=graph.font(13), fill=_INK)
 
 
-def _with_place(panel: Image.Image, number: int, place: str, last: int, sampled: np.ndarray) -> np.ndarray:
-    """The panel with the frame number, and a time line: ticks where the model looked, a mark where this frame is."""
+def _with_place(
+    panel: Image.Image, number: int, place: str, last: int, sampled: np.ndarray
+) -> np.ndarray:
+    """The panel with the frame number, and a time line: ticks where the model looked, a mark where
+    this frame is.
+    """
     image = panel.copy()
     draw, height, room = ImageDraw.Draw(image), panel.height, _PANEL - 2 * _MARGIN
     last = max(1, last)

@@ -1,5 +1,5 @@
-"""Regions of a clip drawn over its frames, in the manner of the region-graph paper: what is most similar to one box (its figure 3), and
-which boxes follow one another by overlap (its figure 4).
+"""Regions of a clip drawn over its frames, in the manner of the region-graph paper: what is most
+similar to one box (its figure 3), and which boxes follow one another by overlap (its figure 4).
 
 Shapes: T frames, P steps of the map, K boxes per frame, H W pixels.
 """
@@ -21,14 +21,18 @@ PROPOSAL_COLOUR, QUERY_COLOUR, NEIGHBOUR_COLOUR = (120, 225, 130), (255, 150, 40
 TRACK_COLOURS = ((70, 150, 255), (240, 160, 205), (240, 228, 66), (150, 235, 240))
 _DIM = 0.8  # brightness of the frame under the boxes
 _GAP = 6  # pixels between the frames of a strip
-_MOST_OF_A_FRAME = 0.8  # a box with more of the frame than this follows nothing and is drawn only where there is no other
-_FOLLOWS = 0.3  # IoU from which a box counts as the continuation of another; every overlap is an edge of the graph, but not the same thing
+# a box with more of the frame than this follows nothing and is drawn only where there is no other
+_MOST_OF_A_FRAME = 0.8
+# IoU from which a box counts as the continuation of another; every overlap is an edge of the
+# graph, but not the same thing
+_FOLLOWS = 0.3
 _SAME = 0.5  # IoU from which two boxes of a step show the same thing
 
 
 @dataclass(frozen=True)
 class Trajectory:
-    """Boxes of consecutive steps, each the one that overlaps its predecessor most, by an IoU of at least 0.3.
+    """Boxes of consecutive steps, each the one that overlaps its predecessor most, by an IoU of at
+    least 0.3.
 
     Attributes:
         places: step and box, in order of time.
@@ -68,11 +72,15 @@ class RegionPictures:
         self.links = explanation.regions
         # Boxes of every step, fractions of the frame, [P, K, 4]
         self.boxes: np.ndarray = explanation.node_boxes_xyxy[self.links.frames].double().numpy()
-        self.tracks, self.queries = find_trajectories(self.links, self.boxes), find_queries(self.links, self.boxes)
+        self.tracks, self.queries = (
+            find_trajectories(self.links, self.boxes),
+            find_queries(self.links, self.boxes),
+        )
 
     def over_frame(self, frame: np.ndarray, t: int, *, side: int = 512) -> np.ndarray:
-        """One frame with all its regions, faint, and over them the trajectories that pass, each with the way that it came; without overlap
-        graphs, the boxes of the first query that lie in it.
+        """One frame with all its regions, faint, and over them the trajectories that pass, each
+        with the way that it came; without overlap graphs, the boxes of the first query that lie in
+        it.
 
         Args:
             frame: uint8 [H, W, 3], the part of the picture that the model saw.
@@ -94,13 +102,17 @@ class RegionPictures:
             self._draw_query(canvas, self.queries[0], step)
         return canvas.pixels()
 
-    def query(self, frames: np.ndarray, query: Query, *, count: int = 5, side: int = 340) -> list[tuple[np.ndarray, int]]:
-        """Figure 3 of the paper: a box in orange, those most similar to it in blue, all others in faint green, in their frames.
+    def query(
+        self, frames: np.ndarray, query: Query, *, count: int = 5, side: int = 340
+    ) -> list[tuple[np.ndarray, int]]:
+        """Figure 3 of the paper: a box in orange, those most similar to it in blue, all others in
+        faint green, in their frames.
 
         Args:
             frames: uint8 [T, H, W, 3], the part of the picture that the model saw.
             query: one of `queries`.
-            count: frames at most: the query's, those of its neighbours from the most similar on, then others, evenly.
+            count: frames at most: the query's, those of its neighbours from the most similar on,
+                then others, evenly.
             side: shorter side of each picture in pixels.
 
         Returns:
@@ -117,7 +129,8 @@ class RegionPictures:
         return drawn
 
     def strip(self, frames: np.ndarray, *, count: int = 5, side: int = 300) -> np.ndarray:
-        """Figure 4 of the paper: frames side by side, the boxes of each trajectory in its colour, and arrows along time.
+        """Figure 4 of the paper: frames side by side, the boxes of each trajectory in its colour,
+        and arrows along time.
 
         Args:
             frames: uint8 [T, H, W, 3], the part of the picture that the model saw.
@@ -131,13 +144,20 @@ class RegionPictures:
         shown = [enlarge(frames[int(self.links.frames[step])], side) for step in steps]
         height, width = shown[0].shape[:2]
         gap = np.full((height, _GAP, 3), 255, dtype=np.uint8)
-        pictures = np.concatenate([part for picture in shown for part in (picture, gap)][:-1], axis=1)
-        places = {step: (column * (width + _GAP) / pictures.shape[1], width / pictures.shape[1]) for column, step in enumerate(steps)}
+        pictures = np.concatenate(
+            [part for picture in shown for part in (picture, gap)][:-1], axis=1
+        )
+        places = {
+            step: (column * (width + _GAP) / pictures.shape[1], width / pictures.shape[1])
+            for column, step in enumerate(steps)
+        }
         canvas = Canvas(pictures, _DIM, boldness=1.8)
         for step, place in places.items():
             self._draw_proposals(canvas, step, *place)
         for track, colour in zip(self.tracks, TRACK_COLOURS, strict=False):
-            found = [_squeezed(self.boxes[p, k], *places[p]) for p, k in track.places if p in places]
+            found = [
+                _squeezed(self.boxes[p, k], *places[p]) for p, k in track.places if p in places
+            ]
             for box in found:
                 canvas.box(box, colour, inset=0.0, width=3.0, alpha=255)
             for before, after in pairwise(found):
@@ -146,11 +166,24 @@ class RegionPictures:
 
     def _evenly(self, count: int) -> list[int]:
         """Up to `count` steps, first and last included."""
-        return sorted({int(p) for p in np.linspace(0, len(self.boxes) - 1, min(count, len(self.boxes))).round()})
+        return sorted(
+            {
+                int(p)
+                for p in np.linspace(0, len(self.boxes) - 1, min(count, len(self.boxes))).round()
+            }
+        )
 
-    def _draw_proposals(self, canvas: Canvas, step: int, left: float = 0.0, share: float = 1.0) -> None:
+    def _draw_proposals(
+        self, canvas: Canvas, step: int, left: float = 0.0, share: float = 1.0
+    ) -> None:
         for k in self.links.mask[step].nonzero()[:, 0].tolist():
-            canvas.box(_squeezed(self.boxes[step, k], left, share), PROPOSAL_COLOUR, inset=0.0, width=1.1, alpha=140)
+            canvas.box(
+                _squeezed(self.boxes[step, k], left, share),
+                PROPOSAL_COLOUR,
+                inset=0.0,
+                width=1.1,
+                alpha=140,
+            )
 
     def _draw_query(self, canvas: Canvas, query: Query, step: int) -> None:
         for place in query.neighbours:
@@ -160,8 +193,11 @@ class RegionPictures:
             canvas.box(self.boxes[query.place], QUERY_COLOUR, inset=0.0, width=3.4, alpha=255)
 
 
-def find_trajectories(links: RegionLinks, boxes: np.ndarray, count: int = len(TRACK_COLOURS)) -> list[Trajectory]:
-    """Long trajectories of boxes that overlap well and have high scores, of different things; none without overlap graphs.
+def find_trajectories(
+    links: RegionLinks, boxes: np.ndarray, count: int = len(TRACK_COLOURS)
+) -> list[Trajectory]:
+    """Long trajectories of boxes that overlap well and have high scores, of different things; none
+    without overlap graphs.
 
     Args:
         links: of the clip.
@@ -171,22 +207,32 @@ def find_trajectories(links: RegionLinks, boxes: np.ndarray, count: int = len(TR
     if links.overlap is None:
         return []
     overlap, scores = links.overlap.float().numpy(), links.scores.float().numpy()
-    following = np.where(overlap.max(-1) >= _FOLLOWS, overlap.argmax(-1), -1)  # [P, K]: the next box of each, -1 for none
+    following = np.where(
+        overlap.max(-1) >= _FOLLOWS, overlap.argmax(-1), -1
+    )  # [P, K]: the next box of each, -1 for none
     found = []
     for start in _starts(following):
         path = _path(start, following)
         ious = [overlap[p, i, j] for (p, i), (_, j) in pairwise(path)]
         found.append(Trajectory(tuple(path), float(np.mean(ious))))
-    found.sort(key=lambda track: (_fills(boxes, track.places), -track.mean_iou * sum(scores[place] for place in track.places)))
+    found.sort(
+        key=lambda track: (
+            _fills(boxes, track.places),
+            -track.mean_iou * sum(scores[place] for place in track.places),
+        )
+    )
     chosen: list[Trajectory] = []
     for track in found:
-        if len(chosen) < count and not any(_alike(boxes, track.places, other.places) for other in chosen):
+        if len(chosen) < count and not any(
+            _alike(boxes, track.places, other.places) for other in chosen
+        ):
             chosen.append(track)
     return chosen
 
 
 def find_queries(links: RegionLinks, boxes: np.ndarray, count: int = 3) -> list[Query]:
-    """Regions that the similarity graph links most unevenly, of different steps; none without similarity graph.
+    """Regions that the similarity graph links most unevenly, of different steps; none without
+    similarity graph.
 
     Args:
         links: of the clip.
@@ -200,7 +246,9 @@ def find_queries(links: RegionLinks, boxes: np.ndarray, count: int = 3) -> list[
     listed.sort(key=lambda place: (_fills(boxes, [place]), -float(strength[place])))
     chosen: list[Place] = []
     for place in listed:
-        taken = any(place[0] == other[0] or _iou(boxes[place], boxes[other]) > _SAME for other in chosen)
+        taken = any(
+            place[0] == other[0] or _iou(boxes[place], boxes[other]) > _SAME for other in chosen
+        )
         if len(chosen) < count and not taken:
             chosen.append(place)
     return [_query(links, place) for place in chosen]
@@ -208,15 +256,28 @@ def find_queries(links: RegionLinks, boxes: np.ndarray, count: int = 3) -> list[
 
 def _query(links: RegionLinks, place: Place) -> Query:
     size = links.mask.shape[1]
-    found = [(divmod(int(node), size), float(weight)) for node, weight in zip(links.neighbours[place], links.weights[place], strict=True)]
+    found = [
+        (divmod(int(node), size), float(weight))
+        for node, weight in zip(links.neighbours[place], links.weights[place], strict=True)
+    ]
     kept = [(neighbour, weight) for neighbour, weight in found if weight > 0]
-    return Query(place, tuple(neighbour for neighbour, _ in kept), tuple(weight for _, weight in kept), float(links.even[place[0]]))
+    return Query(
+        place,
+        tuple(neighbour for neighbour, _ in kept),
+        tuple(weight for _, weight in kept),
+        float(links.even[place[0]]),
+    )
 
 
 def _starts(following: np.ndarray) -> list[Place]:
     """Boxes that lead on and that no box leads to."""
     reached = {(p + 1, int(j)) for p, row in enumerate(following) for j in row if j >= 0}
-    return [(p, i) for p, row in enumerate(following) for i, j in enumerate(row) if j >= 0 and (p, i) not in reached]
+    return [
+        (p, i)
+        for p, row in enumerate(following)
+        for i, j in enumerate(row)
+        if j >= 0 and (p, i) not in reached
+    ]
 
 
 def _path(start: Place, following: np.ndarray) -> list[Place]:
@@ -228,7 +289,9 @@ def _path(start: Place, following: np.ndarray) -> list[Place]:
 
 
 def _alike(boxes: np.ndarray, first: Sequence[Place], second: Sequence[Place]) -> bool:
-    """Whether two trajectories show the same thing: they meet, or lie over one another in the steps that they share."""
+    """Whether two trajectories show the same thing: they meet, or lie over one another in the steps
+    that they share.
+    """
     if set(first) & set(second):
         return True
     other = dict(second)
@@ -250,7 +313,9 @@ def _iou(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def _squeezed(box: np.ndarray, left: float, share: float) -> np.ndarray:
-    """A box in a picture that begins at `left` of a wider one and has `share` of its width; fractions, of that one."""
+    """A box in a picture that begins at `left` of a wider one and has `share` of its width;
+    fractions, of that one.
+    """
     return np.array([left + box[0] * share, box[1], left + box[2] * share, box[3]])
 
 

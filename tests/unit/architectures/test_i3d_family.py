@@ -43,7 +43,9 @@ PAGE = Path(__file__).parents[3] / "docs" / "backbones.md"
         ("i3d_small", InputSpec(8, 112, 112, sample_fps=6.0), 0.62, 1_123_245, (512, 4, 7, 7)),
     ],
 )
-def test_costs_at_full_size(name: str, clip: InputSpec, gmac: float, params: int, shape: tuple[int, ...]) -> None:
+def test_costs_at_full_size(
+    name: str, clip: InputSpec, gmac: float, params: int, shape: tuple[int, ...]
+) -> None:
     with torch.device("meta"):
         model = create_model(name)
     profile = profile_model(model)
@@ -53,15 +55,28 @@ def test_costs_at_full_size(name: str, clip: InputSpec, gmac: float, params: int
     assert profile["gmac"]["paper_accounting"] == profile["gmac"]["total"]
     assert profile["output_shapes"]["stem"] == [1, *shape]
     assert profile["output_shapes"]["output"] == [1, 157]
-    shown = [" x ".join(map(str, sizes)) for sizes in ((clip.num_frames, clip.height, clip.width), shape)]
-    assert f"| `{name}` | {shown[0]} | {shown[1]} | {params:,} | {profile['gmac']['total']:.2f} |" in PAGE.read_text(encoding="utf-8")
+    shown = [
+        " x ".join(map(str, sizes)) for sizes in ((clip.num_frames, clip.height, clip.width), shape)
+    ]
+    assert (
+        f"| `{name}` | {shown[0]} | {shown[1]} | {params:,} | {profile['gmac']['total']:.2f} |"
+        in PAGE.read_text(encoding="utf-8")
+    )
 
 
 def test_page_has_the_options_and_stems_of_the_code() -> None:
     text = PAGE.read_text(encoding="utf-8")
     rows = re.findall(r"^\| `(\w+)` \| `([\w.]+)` \| ", text, re.MULTILINE)
-    assert rows == [(field.name, str(field.default)) for kind in (BackboneOptions, ClipOptions) for field in dataclasses.fields(kind)]
-    assert re.findall(r"^\| `(\w+)` \|", text.partition("| stem | difference |")[2].partition("\n\n")[0], re.MULTILINE) == list(STEMS)
+    assert rows == [
+        (field.name, str(field.default))
+        for kind in (BackboneOptions, ClipOptions)
+        for field in dataclasses.fields(kind)
+    ]
+    assert re.findall(
+        r"^\| `(\w+)` \|",
+        text.partition("| stem | difference |")[2].partition("\n\n")[0],
+        re.MULTILINE,
+    ) == list(STEMS)
 
 
 def test_command_prints_the_published_cost(capsys: pytest.CaptureFixture[str]) -> None:
@@ -72,10 +87,23 @@ def test_command_prints_the_published_cost(capsys: pytest.CaptureFixture[str]) -
 
 def test_options_reach_the_model() -> None:
     with torch.device("meta"):
-        model = create_model("i3d_r50", 7, num_frames=8, size=64, stride_frames=8, norm="frozen", res5_stride=2, dropout=0.5)
+        model = create_model(
+            "i3d_r50",
+            7,
+            num_frames=8,
+            size=64,
+            stride_frames=8,
+            norm="frozen",
+            res5_stride=2,
+            dropout=0.5,
+        )
         whole = create_model("i3d_small", whole_video=True, windows="logits")
     assert model.input_spec == InputSpec(8, 64, 64, stride_frames=8)
-    assert (model.classifier.out_features, model.dropout.p, model.stem.strides) == (7, 0.5, (2, 32, 32))
+    assert (model.classifier.out_features, model.dropout.p, model.stem.strides) == (
+        7,
+        0.5,
+        (2, 32, 32),
+    )
     assert isinstance(model.stem.res3[0].b_norm, FrozenBatchNorm)
     assert whole.input_spec.num_segments == 8
     assert (whole.window, whole.average) == ((7, 7), "logits")
@@ -85,21 +113,30 @@ def test_pixel_statistics_are_those_of_the_weights() -> None:
     grey = torch.full((1, 3, 2, 4, 4), 0.45)
     assert create_model("i3d_small").pixels(grey).abs().max() == 0
     by_hand = (0.45 - torch.tensor([0.485, 0.456, 0.406])) / torch.tensor([0.229, 0.224, 0.225])
-    assert_close_to_scale(create_model("i3d_small", pixels="imagenet").pixels(grey)[0, :, 0, 0, 0], by_hand)
+    assert_close_to_scale(
+        create_model("i3d_small", pixels="imagenet").pixels(grey)[0, :, 0, 0, 0], by_hand
+    )
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
         ({"inflatin": "none"}, "i3d_small has no option 'inflatin'; did you mean 'inflation'?"),
-        ({"inflation": "all"}, "option 'inflation' is one of alternate, table1, 3x3x3, none, not 'all'"),
+        (
+            {"inflation": "all"},
+            "option 'inflation' is one of alternate, table1, 3x3x3, none, not 'all'",
+        ),
         ({"res5_stride": 3}, "option 'res5_stride' is one of 1, 2, not 3"),
         ({"num_frames": "many"}, "option 'num_frames' is a whole number, not 'many'"),
         ({"num_frames": True}, "option 'num_frames' is a whole number, not True"),
         ({"stride_frames": 0.5}, "option 'stride_frames' is a whole number or null, not 0.5"),
         ({"stem": "long"}, None),
         ({"stem": "shallow"}, "there is no stem 'shallow'"),
-        ({"num_frames": 1}, "clips of 1 frames of 112 x 112 leave no map; this backbone needs num_frames >= 2 and size >= 16"),
+        (
+            {"num_frames": 1},
+            "clips of 1 frames of 112 x 112 leave no map; this backbone needs num_frames >= 2 and "
+            "size >= 16",
+        ),
         ({"num_frames": 4, "stem": "long"}, "needs num_frames >= 8"),
         ({"dropout": 1.0}, "dropout is a share from 0 up to, but not including, 1, not 1.0"),
         ({"pixels": "kinetic"}, "option 'pixels' is one of kinetics, imagenet"),
@@ -116,7 +153,10 @@ def test_options_that_are_wrong_are_one_line(options: dict[str, Any], words: str
 
 def test_larger_frames_need_no_crops() -> None:
     torch.manual_seed(0)
-    whole, parts = create_model("i3d_small", 5).eval(), create_model("i3d_small", 5, windows="logits").eval()
+    whole, parts = (
+        create_model("i3d_small", 5).eval(),
+        create_model("i3d_small", 5, windows="logits").eval(),
+    )
     parts.load_state_dict(whole.state_dict())
     with torch.no_grad():
         square = torch.rand(1, 3, 8, 112, 112)
@@ -125,7 +165,9 @@ def test_larger_frames_need_no_crops() -> None:
         features = whole.stem(whole.pixels(wide))
         assert features.shape[3:] == (8, 11)
         assert_close_to_scale(whole(wide), whole.classifier(features.mean((2, 3, 4))))
-        by_hand = [features[..., y : y + 7, x : x + 7].mean((2, 3, 4)) for y in range(2) for x in range(5)]
+        by_hand = [
+            features[..., y : y + 7, x : x + 7].mean((2, 3, 4)) for y in range(2) for x in range(5)
+        ]
         assert_close_to_scale(parts(wide), whole.classifier(torch.stack(by_hand)).mean(0))
 
 

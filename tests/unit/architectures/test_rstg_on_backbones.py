@@ -1,4 +1,6 @@
-"""RSTG on and inside C2D and I3D: the authors' parameter counts and places, the exact identity at the start, and the two steps after it."""
+"""RSTG on and inside C2D and I3D: the authors' parameter counts and places, the exact identity at
+the start, and the two steps after it.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,13 @@ def plain_twin(model: BackboneRSTG, **options: Any) -> nn.Module:
     """The same backbone and classifier without graphs."""
     own = {name: value for name, value in TINY.items() if name != "width"}
     twin = create_model("i3d_small", **{**own, "stem": "valid", "whole_video": True, **options})
-    twin.load_state_dict({name: value for name, value in model.state_dict().items() if ".after." not in name and "on_top." not in name})
+    twin.load_state_dict(
+        {
+            name: value
+            for name, value in model.state_dict().items()
+            if ".after." not in name and "on_top." not in name
+        }
+    )
     return twin
 
 
@@ -49,7 +57,13 @@ def graphs(model: nn.Module) -> list[GraphResidual]:
 
 
 def clips(batch: int = 2, size: int = 64) -> Tensor:
-    return torch.randint(0, 256, (batch, 3, 4, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    return torch.randint(
+        0,
+        256,
+        (batch, 3, 4, size, size),
+        dtype=torch.uint8,
+        generator=torch.Generator().manual_seed(1),
+    )
 
 
 def enlivened(model: BackboneRSTG) -> BackboneRSTG:
@@ -73,11 +87,19 @@ def enlivened(model: BackboneRSTG) -> BackboneRSTG:
         ("smt_i3d_rstg_res3_res4", "rstg_i3d_r50", {"placement": "res3-4"}),
     ],
 )
-def test_parameter_counts_equal_the_authors(published: str, architecture: str, options: dict[str, Any]) -> None:
+def test_parameter_counts_equal_the_authors(
+    published: str, architecture: str, options: dict[str, Any]
+) -> None:
     with torch.device("meta"):
         model = create_model(architecture, **options)
-    assert sum(p.numel() for p in model.parameters() if p.requires_grad) == COUNTS[published]["total_trainable"]
-    assert sum(p.numel() for layer in graphs(model) for p in layer.parameters()) == COUNTS[published]["rstg"]
+    assert (
+        sum(p.numel() for p in model.parameters() if p.requires_grad)
+        == COUNTS[published]["total_trainable"]
+    )
+    assert (
+        sum(p.numel() for layer in graphs(model) for p in layer.parameters())
+        == COUNTS[published]["rstg"]
+    )
 
 
 @pytest.mark.parametrize(
@@ -90,13 +112,20 @@ def test_parameter_counts_equal_the_authors(published: str, architecture: str, o
         ("vec", {}),
     ],
 )
-def test_graphs_stand_before_the_last_block_of_a_stage(placement: str, places: dict[str, tuple[int, tuple[int, int]]]) -> None:
+def test_graphs_stand_before_the_last_block_of_a_stage(
+    placement: str, places: dict[str, tuple[int, tuple[int, int]]]
+) -> None:
     with torch.device("meta"):
         model = create_model("rstg_i3d_r50", placement=placement)
-    assert {name: (layer.out_channels, layer.graph.create.map_size) for name, layer in model.stem.after.items()} == places
+    assert {
+        name: (layer.out_channels, layer.graph.create.map_size)
+        for name, layer in model.stem.after.items()
+    } == places
     assert isinstance(model.on_top, GraphVectorResidual) == (placement == "vec")
     for layer in graphs(model):
-        assert isinstance(layer.graph.project_back, nn.Linear) == (layer.out_channels != 512)  # res3 is as wide as the graph
+        assert isinstance(layer.graph.project_back, nn.Linear) == (
+            layer.out_channels != 512
+        )  # res3 is as wide as the graph
     assert model.input_spec == InputSpec(32, 224, 224, num_segments=32)
 
 
@@ -112,7 +141,9 @@ def test_graphs_stand_before_the_last_block_of_a_stage(placement: str, places: d
     ],
 )
 def test_costs_at_full_size(architecture: str, placement: str, gmac: float) -> None:
-    """As the page of RSTG has them, beside 151.28 GMAC of I3D alone: a graph adds 5.8 at 16 steps and twice as much at the 32 of res2."""
+    """As the page of RSTG has them, beside 151.28 GMAC of I3D alone: a graph adds 5.8 at 16 steps
+    and twice as much at the 32 of res2.
+    """
     with torch.device("meta"):
         model = create_model(architecture, placement=placement)
     profile = profile_model(model)
@@ -156,12 +187,16 @@ def test_a_batch_of_one_equals_a_row_of_a_batch(placement: str) -> None:
     model = enlivened(tiny(placement)).eval()
     video = clips(3)
     with torch.no_grad():
-        assert (model(video) - plain_twin(model).eval()(video)).abs().max() > 1e-3  # the graphs do have a say
+        assert (
+            model(video) - plain_twin(model).eval()(video)
+        ).abs().max() > 1e-3  # the graphs do have a say
         assert_close_to_scale(model(video)[1:2], model(video[1:2]), rel=1e-4)
 
 
 def test_larger_frames_need_no_crops() -> None:
-    """With windows, each part of the map that has the training size is scored; the graph's vector is of the whole map."""
+    """With windows, each part of the map that has the training size is scored; the graph's vector
+    is of the whole map.
+    """
     whole = enlivened(tiny("vec")).eval()
     parts = tiny("vec", windows="logits").eval()
     parts.load_state_dict(whole.state_dict())
@@ -171,7 +206,9 @@ def test_larger_frames_need_no_crops() -> None:
         features = whole.stem(whole.pixels(large))
         assert features.shape[3:] == (6, 6)
         logits = [
-            whole.classifier(features[..., y : y + 4, x : x + 4].mean(dim=(2, 3, 4)) + whole.on_top(features))
+            whole.classifier(
+                features[..., y : y + 4, x : x + 4].mean(dim=(2, 3, 4)) + whole.on_top(features)
+            )
             for y in range(3)
             for x in range(3)
         ]
@@ -179,8 +216,12 @@ def test_larger_frames_need_no_crops() -> None:
         assert (parts(large) - whole(large)).abs().max() > 1e-4
 
 
-@pytest.mark.parametrize(("placement", "stages", "steps"), [("vec", 3, 2), ("res2", 3, 4), ("res3-4", 6, 2)])
-def test_explanations_of_all_graphs_over_all_frames(placement: str, stages: int, steps: int) -> None:
+@pytest.mark.parametrize(
+    ("placement", "stages", "steps"), [("vec", 3, 2), ("res2", 3, 4), ("res3-4", 6, 2)]
+)
+def test_explanations_of_all_graphs_over_all_frames(
+    placement: str, stages: int, steps: int
+) -> None:
     model = tiny(placement).eval()
     video = clips(2)
     explanations = model.explain(video)
@@ -188,7 +229,9 @@ def test_explanations_of_all_graphs_over_all_frames(placement: str, stages: int,
     assert attention.shape == (stages, 4, 14, 14)
     assert explanations[1].node_boxes_xyxy.shape == (4, 14, 4)
     assert_close_to_scale(attention.sum(-1), torch.ones(stages, 4, 14))
-    assert len(attention[0].unique(dim=0)) == steps  # a step of the map stands for the frames that it covers
+    assert (
+        len(attention[0].unique(dim=0)) == steps
+    )  # a step of the map stands for the frames that it covers
     assert_close_to_scale(attention, model.explain(video[1:])[0].attention)
     layer = graphs(model)[0]
     seen: list[Tensor] = []
@@ -221,9 +264,16 @@ def test_saved_and_loaded_it_is_the_same(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"placement": "res5"}, "option 'placement' is one of vec, res2, res3, res4, res3-4, not 'res5'"),
+        (
+            {"placement": "res5"},
+            "option 'placement' is one of vec, res2, res3, res4, res3-4, not 'res5'",
+        ),
         ({"windows": "probabilities"}, "windows: RSTG averages 'logits' over windows"),
-        ({"norm": "frozen"}, "norm is the graph's, one of none, layer, batch, not 'frozen'; that of the backbone is backbone_norm"),
+        (
+            {"norm": "frozen"},
+            "norm is the graph's, one of none, layer, batch, not 'frozen'; that of the backbone "
+            "is backbone_norm",
+        ),
         ({"size": 8}, "clips of 8 frames of 8 x 8 leave no map"),
         ({"placment": "vec"}, "has no option 'placment'; did you mean 'placement'?"),
     ],

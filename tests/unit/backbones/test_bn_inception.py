@@ -24,7 +24,11 @@ def drawn(name: str, shape: tuple[int, ...]) -> Tensor:
         return torch.zeros(shape, dtype=torch.int64)
     if name.endswith("running_var") or (len(shape) == 1 and name.endswith("weight")):
         return torch.from_numpy(draw.uniform(0.5, 1.5, shape).astype(np.float32))
-    high = 0.3 if len(shape) < 2 else float(np.sqrt(3 / np.prod(shape[1:]))) * (0.2 if len(shape) == 2 else 1)
+    high = (
+        0.3
+        if len(shape) < 2
+        else float(np.sqrt(3 / np.prod(shape[1:]))) * (0.2 if len(shape) == 2 else 1)
+    )
     return torch.from_numpy(draw.uniform(-high, high, shape).astype(np.float32))
 
 
@@ -32,7 +36,11 @@ def published() -> tuple[dict[str, Tensor], Tensor, Tensor]:
     """Weights without the classifier, an image, and its map."""
     with np.load(GOLDEN) as stored:
         rows = zip(stored["names"].tolist(), stored["shapes"].tolist(), strict=True)
-        weights = {name: drawn(name, tuple(map(int, shape.split()))) for name, shape in rows if not name.startswith(HEAD)}
+        weights = {
+            name: drawn(name, tuple(map(int, shape.split())))
+            for name, shape in rows
+            if not name.startswith(HEAD)
+        }
         image = np.random.RandomState(0).uniform(-2, 2, (1, 3, *stored["image"])).astype(np.float32)
         return weights, torch.from_numpy(image), torch.from_numpy(stored["map"])[None]
 
@@ -57,14 +65,26 @@ def test_size_of_the_network() -> None:
 
 def test_maps_of_the_units() -> None:
     """224 x 224: channels and cells after each unit."""
-    expected = {"3b": (320, 28), "3c": (576, 14), "4d": (608, 14), "4e": (1056, 7), "5a": (1024, 7), "5b": (1024, 7)}
+    expected = {
+        "3b": (320, 28),
+        "3c": (576, 14),
+        "4d": (608, 14),
+        "4e": (1056, 7),
+        "5a": (1024, 7),
+        "5b": (1024, 7),
+    }
     with torch.device("meta"):
         network, x = BNInception(), torch.empty(1, 192, 28, 28)
         for unit in UNITS:
             x = network._through(unit, x)
             if unit.name in expected:
                 assert x.shape == (1, expected[unit.name][0], *[expected[unit.name][1]] * 2)
-        assert network(torch.empty(2, 3, 224, 224)).shape == (2, network.out_channels, 224 // network.stride, 224 // network.stride)
+        assert network(torch.empty(2, 3, 224, 224)).shape == (
+            2,
+            network.out_channels,
+            224 // network.stride,
+            224 // network.stride,
+        )
 
 
 @pytest.mark.parametrize("size", [(64, 64), (75, 64), (65, 97), (112, 150), (33, 40)])
@@ -72,14 +92,21 @@ def test_any_size_gives_a_map(size: tuple[int, int]) -> None:
     """The published network stops at sizes whose eighth or sixteenth is odd."""
     with torch.device("meta"):
         map_size = BNInception()(torch.empty(1, 3, *size)).shape[2:]
-    assert all(pixels // 32 <= cells <= -(-pixels // 32) for pixels, cells in zip(size, map_size, strict=True))
+    assert all(
+        pixels // 32 <= cells <= -(-pixels // 32)
+        for pixels, cells in zip(size, map_size, strict=True)
+    )
 
 
 def test_everything_learns_and_images_are_apart() -> None:
     torch.manual_seed(0)
     network, images = BNInception(in_channels=20), torch.randn(3, 20, 64, 64)
     network(images).square().sum().backward()
-    norms = {f"{name[:-3]}.bias" for name, module in network.named_modules() if isinstance(module, nn.BatchNorm2d)}
+    norms = {
+        f"{name[:-3]}.bias"
+        for name, module in network.named_modules()
+        if isinstance(module, nn.BatchNorm2d)
+    }
     for name, parameter in network.named_parameters():
         assert torch.isfinite(parameter.grad).all(), name
         # A norm takes the bias of the convolution before it away again.

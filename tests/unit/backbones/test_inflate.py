@@ -1,4 +1,6 @@
-"""Inflation: on a long clip that stands still, an inflated network computes what the image network computes."""
+"""Inflation: on a long clip that stands still, an inflated network computes what the image network
+computes.
+"""
 
 from __future__ import annotations
 
@@ -48,17 +50,23 @@ def inflated(image_net: nn.Module, **options: Any) -> ResNet3D:
 
 @pytest.mark.parametrize("inflation", ["alternate", "table1", "none"])
 @torch.no_grad()
-def test_middle_of_a_still_clip_equals_the_image_network(image_net: nn.Module, inflation: Any) -> None:
+def test_middle_of_a_still_clip_equals_the_image_network(
+    image_net: nn.Module, inflation: Any
+) -> None:
     image = torch.randn(1, 3, 32, 32)
     expected = image_maps(image_net, image)
-    maps = inflated(image_net, inflation=inflation).maps(image[:, :, None].expand(-1, -1, FRAMES, -1, -1), list(expected))
+    maps = inflated(image_net, inflation=inflation).maps(
+        image[:, :, None].expand(-1, -1, FRAMES, -1, -1), list(expected)
+    )
     for name, x in maps.items():
         scale = expected[name].abs().max()
         frames = x.shape[2]
         middle = slice(None) if inflation == "none" else slice(frames // 2 - 2, frames // 2 + 2)
         difference = (x - expected[name][:, :, None]).abs().amax(dim=(0, 1, 3, 4)) / scale
         assert difference[middle].max() < 1e-5, name
-        if inflation != "none":  # the ends also see padding; were they equal too, nothing would look across frames
+        if (
+            inflation != "none"
+        ):  # the ends also see padding; were they equal too, nothing would look across frames
             assert min(difference[0], difference[-1]) > 1e-3, name
 
 
@@ -90,9 +98,14 @@ def test_weights_of_another_network_are_refused(image_net: nn.Module) -> None:
         deeper = resnet3d(DEPTHS[101])
     with pytest.raises(WeightsError, match=r"fills 'res4\.6\.a\.weight' \(306 in all\)"):
         inflate_resnet(state, deeper)
-    with pytest.raises(WeightsError, match=r"'conv1\.weight': \[64, 3, 7, 7\] where 'stem\.conv\.weight' is \[32, 3, 5, 7, 7\]"):
+    with pytest.raises(
+        WeightsError,
+        match=r"'conv1\.weight': \[64, 3, 7, 7\] where 'stem\.conv\.weight' is \[32, 3, 5, 7, 7\]",
+    ):
         inflate_resnet(state, ResNet3D(DEPTHS[50], width=32))
-    with pytest.raises(WeightsError, match=r"'features\.0\.weight' is none that a torchvision ResNet"):
+    with pytest.raises(
+        WeightsError, match=r"'features\.0\.weight' is none that a torchvision ResNet"
+    ):
         inflate_resnet({"features.0.weight": torch.zeros(1)}, ResNet3D((1, 1, 1, 1), width=4))
     with pytest.raises(WeightsError, match=r"'layer1\.2\.conv1\.weight' has no place"):
         inflate_resnet({"layer1.2.conv1.weight": torch.zeros(1)}, ResNet3D((1, 1, 1, 1), width=4))

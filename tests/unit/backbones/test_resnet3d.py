@@ -1,4 +1,6 @@
-"""ResNets over clips: shapes and costs equal to the published tables, places, strides, and layers between blocks."""
+"""ResNets over clips: shapes and costs equal to the published tables, places, strides, and layers
+between blocks.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,11 @@ def randomise_norms(model: nn.Module) -> None:
     """Statistics, gains and biases as training leaves them: different for every channel."""
     for module in model.modules():
         if isinstance(module, (nn.BatchNorm2d, nn.BatchNorm3d, FrozenBatchNorm)):
-            for tensor, low, high in ((module.weight, 0.5, 1.5), (module.bias, -0.5, 0.5), (module.running_mean, -0.5, 0.5)):
+            for tensor, low, high in (
+                (module.weight, 0.5, 1.5),
+                (module.bias, -0.5, 0.5),
+                (module.running_mean, -0.5, 0.5),
+            ):
                 tensor.data.uniform_(low, high)
             module.running_var.uniform_(0.5, 1.5)
 
@@ -54,7 +60,8 @@ def profile(build: Any, clip: tuple[int, int, int]) -> tuple[int, float, list[in
     return sum(p.numel() for p in model.parameters()), counter.get_total_flops() / 2e9, shape
 
 
-# Table of section A of the specification: reading, GMAC, parameters in millions with a classifier of 157 classes.
+# Table of section A of the specification: reading, GMAC, parameters in millions with a classifier
+# of 157 classes.
 TABLE = [
     ({}, 152.47, 27.546),
     ({"stem": "valid"}, 151.28, 27.546),
@@ -68,23 +75,36 @@ TABLE = [
 
 
 @pytest.mark.parametrize(("options", "gmac", "millions"), TABLE)
-def test_costs_of_resnet50_equal_the_table(options: dict[str, Any], gmac: float, millions: float) -> None:
+def test_costs_of_resnet50_equal_the_table(
+    options: dict[str, Any], gmac: float, millions: float
+) -> None:
     params, counted, _ = profile(lambda: resnet3d(R50, BackboneOptions(**options)), (32, 224, 224))
     assert round(counted, 2) == gmac
     assert round((params + CHARADES) / 1e6, 3) == millions
 
 
 def test_costs_to_the_last_digit() -> None:
-    assert profile(lambda: resnet3d(R50), (32, 224, 224))[:2] == (27_223_872, pytest.approx(152.4708, abs=5e-5))
+    assert profile(lambda: resnet3d(R50), (32, 224, 224))[:2] == (
+        27_223_872,
+        pytest.approx(152.4708, abs=5e-5),
+    )
     literal = profile(lambda: resnet3d(R50, BackboneOptions(inflation="table1")), (32, 224, 224))
     assert literal[:2] == (32_204_608, pytest.approx(170.5567, abs=5e-4))
 
 
 @pytest.mark.parametrize(
-    ("options", "non_local", "millions"), [({"inflation": "none"}, False, 24.33), ({}, False, 28.04), ({}, True, 35.40)]
+    ("options", "non_local", "millions"),
+    [({"inflation": "none"}, False, 24.33), ({}, False, 28.04), ({}, True, 35.40)],
 )
-def test_parameters_at_400_classes_equal_the_published_ones(options: dict[str, Any], non_local: bool, millions: float) -> None:
-    params, _, _ = profile(lambda: resnet3d(R50, BackboneOptions(**options), non_local_blocks(50) if non_local else {}), (8, 32, 32))
+def test_parameters_at_400_classes_equal_the_published_ones(
+    options: dict[str, Any], non_local: bool, millions: float
+) -> None:
+    params, _, _ = profile(
+        lambda: resnet3d(
+            R50, BackboneOptions(**options), non_local_blocks(50) if non_local else {}
+        ),
+        (8, 32, 32),
+    )
     assert round((params + KINETICS) / 1e6, 2) == millions
 
 
@@ -98,7 +118,9 @@ def test_parameters_at_400_classes_equal_the_published_ones(options: dict[str, A
     ],
 )
 def test_costs_of_resnet101_on_long_clips(options: dict[str, Any], gmac: float) -> None:
-    params, counted, shape = profile(lambda: resnet3d(R101, BackboneOptions(**options)), (128, 288, 288))
+    params, counted, shape = profile(
+        lambda: resnet3d(R101, BackboneOptions(**options)), (128, 288, 288)
+    )
     assert round(counted, 1) == gmac
     side = 9 if options.get("res5_stride") == 2 else 18
     assert shape == [1, 2048, 16, side, side]
@@ -117,7 +139,13 @@ def test_non_local_blocks_cost_what_the_specification_says() -> None:
     non_local = profile(lambda: resnet3d(R50, after=non_local_blocks(50)), (32, 224, 224))
     assert round(non_local[1] - plain[1], 1) == 68.4
     assert round((non_local[0] - plain[0]) / 1e6, 2) == 7.36
-    assert list(non_local_blocks(101)) == [("res3", 1), ("res3", 3), ("res4", 6), ("res4", 13), ("res4", 20)]
+    assert list(non_local_blocks(101)) == [
+        ("res3", 1),
+        ("res3", 3),
+        ("res4", 6),
+        ("res4", 13),
+        ("res4", 20),
+    ]
 
 
 def test_cost_and_map_of_a_full_frame() -> None:
@@ -142,17 +170,25 @@ def test_shape_and_cost_of_every_stage() -> None:
     }
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         model(video)
-    gmac = {name: round(sum(counter.get_flop_counts()[f"ResNet3D.{name}"].values()) / 2e9, 2) for name in ("stem", *STAGES)}
+    gmac = {
+        name: round(sum(counter.get_flop_counts()[f"ResNet3D.{name}"].values()) / 2e9, 2)
+        for name in ("stem", *STAGES)
+    }
     assert gmac == {"stem": 18.88, "res2": 28.77, "res3": 21.37, "res4": 30.01, "res5": 53.44}
 
 
 @pytest.mark.parametrize("stem", STEMS)
 @pytest.mark.parametrize(("height", "width"), [(64, 96), (50, 67)])
-def test_declared_channels_and_strides_are_the_real_ones(stem: str, height: int, width: int) -> None:
+def test_declared_channels_and_strides_are_the_real_ones(
+    stem: str, height: int, width: int
+) -> None:
     with torch.device("meta"):
         model = resnet3d((1, 1, 1, 1), BackboneOptions(stem=stem), width=4)
         maps = model.eval().maps(torch.empty(1, 3, 16, height, width), list(model.stage_channels))
-    assert (model.out_channels, model.strides) == (maps["res5"].shape[1], model.stage_strides["res5"])
+    assert (model.out_channels, model.strides) == (
+        maps["res5"].shape[1],
+        model.stage_strides["res5"],
+    )
     for name, x in maps.items():
         strides = model.stage_strides[name]
         assert x.shape[1:3] == (model.stage_channels[name], 16 // strides[0])
@@ -178,14 +214,29 @@ def test_stride_is_on_the_middle_convolution_and_the_shortcut() -> None:
     model = resnet3d(R50)
     for stage, stride in zip(STAGES, (1, 2, 2, 1), strict=True):
         first, *others = model.get_submodule(stage).children()
-        assert (first.a.stride, first.b.stride, first.shortcut.stride) == ((1, 1, 1), (1, stride, stride), (1, stride, stride))
-        assert all(isinstance(block.shortcut, nn.Identity) and block.b.stride == (1, 1, 1) for block in others)
+        assert (first.a.stride, first.b.stride, first.shortcut.stride) == (
+            (1, 1, 1),
+            (1, stride, stride),
+            (1, stride, stride),
+        )
+        assert all(
+            isinstance(block.shortcut, nn.Identity) and block.b.stride == (1, 1, 1)
+            for block in others
+        )
 
 
 def test_names_of_the_tensors() -> None:
     names = set(small(after={("res3", 1): nn.Linear(2, 2)}).state_dict())
-    expected = {"stem.conv.weight", "stem.norm.running_mean", "res2.0.a.weight", "res2.0.shortcut_norm.running_var", "after.res3_1.bias"}
-    expected |= {f"res5.1.{part}_norm.weight" for part in "abc"} | {f"res4.0.{part}.weight" for part in ("a", "b", "c", "shortcut")}
+    expected = {
+        "stem.conv.weight",
+        "stem.norm.running_mean",
+        "res2.0.a.weight",
+        "res2.0.shortcut_norm.running_var",
+        "after.res3_1.bias",
+    }
+    expected |= {f"res5.1.{part}_norm.weight" for part in "abc"} | {
+        f"res4.0.{part}.weight" for part in ("a", "b", "c", "shortcut")
+    }
     assert expected <= names
     assert not any("pool" in name or "res2.1.shortcut" in name for name in names)
 
@@ -271,13 +322,28 @@ def test_frozen_norms_survive_training_steps(norm: Any) -> None:
         optimizer.zero_grad()
         model(torch.randn(2, 3, 4, 32, 32)).square().mean().backward()
         optimizer.step()
-    changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
-    convolutions = {name for name in before if name.endswith(("conv.weight", ".a.weight", ".b.weight", ".c.weight", "shortcut.weight"))}
+    changed = {
+        name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])
+    }
+    convolutions = {
+        name
+        for name in before
+        if name.endswith(("conv.weight", ".a.weight", ".b.weight", ".c.weight", "shortcut.weight"))
+    }
     affine = {name for name in before if "norm." in name and name.endswith(("weight", "bias"))}
     assert changed == (convolutions if norm == "frozen" else convolutions | affine)
 
 
-@pytest.mark.parametrize("changes", [{}, {"inflation": "table1"}, {"inflation": "3x3x3"}, {"inflation": "none"}, {"res5_dilation": 2}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"inflation": "table1"},
+        {"inflation": "3x3x3"},
+        {"inflation": "none"},
+        {"res5_dilation": 2},
+    ],
+)
 def test_every_parameter_gets_a_gradient_and_clips_do_not_mix(changes: dict[str, Any]) -> None:
     model, video = small(**changes), torch.randn(2, 3, 8, 64, 64)
     model(video).square().mean().backward()

@@ -13,7 +13,11 @@ from vidgraph.data.syncmnist import SyncMnistStream
 
 
 def test_declared_channels_and_map_sizes() -> None:
-    for stem, shape in ((strided_stem(), (106, 8, 8)), (strided_stem(num_evidence=3), (99, 8, 8)), (simple_c2d(16), (16, 6, 6))):
+    for stem, shape in (
+        (strided_stem(), (106, 8, 8)),
+        (strided_stem(num_evidence=3), (99, 8, 8)),
+        (simple_c2d(16), (16, 6, 6)),
+    ):
         features = stem.eval()(torch.rand(2, 1, 3, 64, 64))
         assert features.shape == (2, shape[0], 3, *shape[1:])
         assert (stem.out_channels, *stem.map_size) == shape
@@ -36,7 +40,9 @@ def test_evidence_is_a_rectified_linear_layer_at_each_cell() -> None:
     assert_close_to_scale(out[:, :4], features)
     weight = stem.evidence.weight[:, :, 0, 0]  # [E, C]
     for b, t, y, x in ((0, 0, 0, 0), (1, 2, 4, 5), (1, 0, 2, 3)):
-        assert_close_to_scale(out[b, 4:, t, y, x], (weight @ features[b, :, t, y, x] / 8).clamp(min=0))
+        assert_close_to_scale(
+            out[b, 4:, t, y, x], (weight @ features[b, :, t, y, x] / 8).clamp(min=0)
+        )
     assert (out[:, 4:] == 0).any()
     assert (out[:, 4:] > 0).any()
 
@@ -49,7 +55,9 @@ def test_what_pre_trains_it_is_the_mean_of_the_evidence() -> None:
 
 
 def test_shipped_evidence_lies_where_the_digit_lies() -> None:
-    """Digits that it was not trained on: the centre of a digit's own map, squared, against the centre of the digit's box."""
+    """Digits that it was not trained on: the centre of a digit's own map, squared, against the
+    centre of the digit's box.
+    """
     stem = vidgraph.from_pretrained("digit_stem").eval()
     clips = SyncMnistStream(load_digits("embedded", "test"), 2, 64, seed=0).__getitems__(range(64))
     assert clips.regions is not None
@@ -58,7 +66,11 @@ def test_shipped_evidence_lies_where_the_digit_lies() -> None:
         energy = stem.stem(stem.pixels(clips.video))[:, 96:].square()  # [B, E, T, 8, 8]
     places = 4.0 + 8.0 * torch.arange(8)  # middles of the cells, in pixels
     mass = energy.sum(dim=(3, 4)) + 1e-6
-    centres = torch.stack([(energy.sum(3) @ places) / mass, (energy.sum(4) @ places) / mass], dim=-1)  # [B, E, T, 2]
+    centres = torch.stack(
+        [(energy.sum(3) @ places) / mass, (energy.sum(4) @ places) / mass], dim=-1
+    )  # [B, E, T, 2]
     truth = (boxes[..., :2] + boxes[..., 2:]).movedim(2, 1) / 2  # [B, K, T, 2]
-    off = (truth[:, :, None] - centres[:, None]).norm(dim=-1).mean(dim=-1)  # [B, K, E]: pixels, mean over the frames
+    off = (
+        (truth[:, :, None] - centres[:, None]).norm(dim=-1).mean(dim=-1)
+    )  # [B, K, E]: pixels, mean over the frames
     assert off.amin(dim=2).median().item() < 4.0

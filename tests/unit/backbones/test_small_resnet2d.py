@@ -10,8 +10,12 @@ from torch.nn import functional as F
 from vidgraph.backbones.small_resnet2d import SmallResNet2D
 
 
-@pytest.mark.parametrize(("widths", "size"), [((32, 64, 128, 256), (112, 112)), ((8, 16), (33, 50)), ((8,), (16, 7))])
-def test_declared_sizes_are_those_of_the_map(widths: tuple[int, ...], size: tuple[int, int]) -> None:
+@pytest.mark.parametrize(
+    ("widths", "size"), [((32, 64, 128, 256), (112, 112)), ((8, 16), (33, 50)), ((8,), (16, 7))]
+)
+def test_declared_sizes_are_those_of_the_map(
+    widths: tuple[int, ...], size: tuple[int, int]
+) -> None:
     network = SmallResNet2D(widths, in_channels=20)
     cells = [-(-pixels // network.stride) for pixels in size]
     assert network(torch.randn(2, 20, *size)).shape == (2, network.out_channels, *cells)
@@ -38,4 +42,6 @@ def test_map_equals_its_layers_one_by_one() -> None:
 def test_everything_learns() -> None:
     network = SmallResNet2D((4, 6, 8))
     network(torch.randn(3, 3, 32, 32)).square().sum().backward()
-    assert [name for name, p in network.named_parameters() if p.grad is None or not p.grad.any()] == []
+    assert [
+        name for name, p in network.named_parameters() if p.grad is None or not p.grad.any()
+    ] == []

@@ -1,4 +1,6 @@
-"""Torchvision's image networks as backbones: their own maps, declared sizes, other channels, and networks that are no chain."""
+"""Torchvision's image networks as backbones: their own maps, declared sizes, other channels, and
+networks that are no chain.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ NETWORKS: dict[str, tuple[int, int, dict[str, Any]]] = {
 
 
 def settle(network: nn.Module) -> nn.Module:
-    """Statistics that are not those of a new network, so that a norm that was left out would show."""
+    """Statistics that are not those of a new network, so that a norm that was left out would
+    show.
+    """
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             assert module.running_mean is not None
@@ -38,10 +42,15 @@ def settle(network: nn.Module) -> nn.Module:
 @pytest.mark.parametrize("name", NETWORKS)
 @torch.no_grad()
 def test_pooled_and_classified_it_is_torchvisions(name: str) -> None:
-    """The map, through torchvision's own mean and last layers, gives torchvision's logits; no tensor is renamed."""
+    """The map, through torchvision's own mean and last layers, gives torchvision's logits; no
+    tensor is renamed.
+    """
     torch.manual_seed(0)
     channels, stride, options = NETWORKS[name]
-    theirs, ours = settle(torchvision.models.get_model(name, weights=None, **options)), TorchvisionBackbone(name, **options).eval()
+    theirs, ours = (
+        settle(torchvision.models.get_model(name, weights=None, **options)),
+        TorchvisionBackbone(name, **options).eval(),
+    )
     state = theirs.state_dict()
     ours.load_state_dict({key: state[key] for key in ours.state_dict()})
     assert (ours.out_channels, ours.stride) == (channels, stride)
@@ -57,7 +66,9 @@ def test_vgg16_with_and_without_its_last_pool() -> None:
     assert (pooled.out_channels, pooled.stride) == (512, 32)
     assert (whole.out_channels, whole.stride) == (512, 16)
     assert pooled.state_dict().keys() == whole.state_dict().keys()
-    assert sum(p.numel() for p in pooled.parameters()) == 14_714_688  # 138,357,544 less the classifier's 123,642,856
+    assert (
+        sum(p.numel() for p in pooled.parameters()) == 14_714_688
+    )  # 138,357,544 less the classifier's 123,642,856
     whole.load_state_dict(pooled.state_dict())
     image = torch.randn(1, 3, 64, 96)
     with torch.no_grad():
@@ -67,11 +78,16 @@ def test_vgg16_with_and_without_its_last_pool() -> None:
         assert torch.equal(theirs.features(image), pooled(image))
 
 
-@pytest.mark.parametrize(("name", "kernel"), [("resnet18", (64, 20, 7, 7)), ("vgg11_bn", (64, 20, 3, 3)), ("mobilenet_v2", (32, 20, 3, 3))])
+@pytest.mark.parametrize(
+    ("name", "kernel"),
+    [("resnet18", (64, 20, 7, 7)), ("vgg11_bn", (64, 20, 3, 3)), ("mobilenet_v2", (32, 20, 3, 3))],
+)
 def test_flow_gets_a_first_convolution_of_its_own(name: str, kernel: tuple[int, ...]) -> None:
     flow, images = TorchvisionBackbone(name, in_channels=20), TorchvisionBackbone(name)
     shapes = {key: value.shape for key, value in images.state_dict().items()}
-    differ = {key: value.shape for key, value in flow.state_dict().items() if value.shape != shapes[key]}
+    differ = {
+        key: value.shape for key, value in flow.state_dict().items() if value.shape != shapes[key]
+    }
     assert list(differ.values()) == [kernel]
     flow(torch.randn(2, 20, 64, 64)).square().sum().backward()
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in flow.parameters())

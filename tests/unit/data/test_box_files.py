@@ -21,17 +21,31 @@ HEADER = "video,frame,x0,y0,x1,y1"
 
 def test_rows_become_videos_with_their_boxes(tmp_path: Path) -> None:
     path = tmp_path / "boxes.csv"
-    path.write_text("label,video,frame,x0,y0,x1,y1,score\na,w/1.mp4,4,1,2,3,4,0.5\n\nb,2.mp4,0,0,0,9.5,8,1\na,w/1.mp4,0,5,6,7,8,0.25\n")
+    path.write_text(
+        "label,video,frame,x0,y0,x1,y1,score\na,w/1.mp4,4,1,2,3,4,0.5\n\nb,2.mp4,0,0,0,9.5,8,1\na"
+        ",w/1.mp4,0,5,6,7,8,0.25\n"
+    )
     first, second = csv_tasks(path, tmp_path / "videos")
     assert (first.video, first.name) == (tmp_path / "videos" / "w" / "1.mp4", "w/1.mp4")
     given = first.extra
-    assert (given.frames.tolist(), given.frame_of.tolist(), given.scores.tolist()) == ([0, 4], [0, 4], [0.25, 0.5])
+    assert (given.frames.tolist(), given.frame_of.tolist(), given.scores.tolist()) == (
+        [0, 4],
+        [0, 4],
+        [0.25, 0.5],
+    )
     assert given.boxes_xyxy.tolist() == [[5, 6, 7, 8], [1, 2, 3, 4]]
-    assert [given.place(box) for box in (0, 1)] == [f"{path}, line 5", f"{path}, line 2"]  # as an editor counts
+    assert [given.place(box) for box in (0, 1)] == [
+        f"{path}, line 5",
+        f"{path}, line 2",
+    ]  # as an editor counts
     assert (second.name, second.extra.boxes_xyxy.tolist()) == ("2.mp4", [[0, 0, 9.5, 8]])
     path.write_text(f"{HEADER}\n{tmp_path}/x.mp4,0,1,1,2,2\n../y.mp4,0,1,1,2,2\n")
     absolute, outside = csv_tasks(path, tmp_path / "videos")
-    assert (absolute.video, absolute.name, absolute.extra.scores.tolist()) == (tmp_path / "x.mp4", f"{tmp_path}/x.mp4"[1:], [1.0])
+    assert (absolute.video, absolute.name, absolute.extra.scores.tolist()) == (
+        tmp_path / "x.mp4",
+        f"{tmp_path}/x.mp4"[1:],
+        [1.0],
+    )
     assert outside.name == f"{tmp_path}/y.mp4"[1:]
 
 
@@ -40,7 +54,8 @@ def test_rows_become_videos_with_their_boxes(tmp_path: Path) -> None:
     [
         (
             "video,frame,x0,y0,x1,y_1\na,0,1,1,2,2\n",
-            "has no column 'y1'; did you mean 'y_1'? A file of boxes needs video, frame, x0, y0, x1, y1",
+            "has no column 'y1'; did you mean 'y_1'? A file of boxes needs video, frame, x0, y0, "
+            "x1, y1",
         ),
         (HEADER + "\n", "has a header but no boxes"),
         (HEADER + "\na,0,1,1,2,2\na,1,nan,1,2,2\n", "line 3: x0 is 'nan', which is not a number"),
@@ -69,17 +84,37 @@ def test_bad_files_are_one_line(tmp_path: Path, text: str, message: str) -> None
 
 
 def test_the_boxes_of_digit_videos_are_such_a_file(tmp_path: Path) -> None:
-    """`data make syncmnist` writes files and boxes; the store gives each digit's track back to half a hundredth of a pixel."""
+    """`data make syncmnist` writes files and boxes; the store gives each digit's track back to half
+    a hundredth of a pixel.
+    """
     make_dataset(tmp_path / "digits", 3, {"train": 2}, digits="embedded", seed=5)
     folder = tmp_path / "digits"
-    report = extract(GivenBoxesJob("csv", "ab"), list(csv_tasks(folder / "boxes.csv", folder)), tmp_path / "store")
+    report = extract(
+        GivenBoxesJob("csv", "ab"),
+        list(csv_tasks(folder / "boxes.csv", folder)),
+        tmp_path / "store",
+    )
     assert (report.done, report.counts["boxes"]) == (2, 2 * 10 * 3)
     from vidgraph.data.digit_sources import load_digits
 
-    stream = SyncMnistStream(load_digits("embedded", "train"), 3, 2, 15, num_frames=10, no_sync_probability=1 / 92, shuffle_layers=True)
+    stream = SyncMnistStream(
+        load_digits("embedded", "train"),
+        3,
+        2,
+        15,
+        num_frames=10,
+        no_sync_probability=1 / 92,
+        shuffle_layers=True,
+    )
     images, path, _ = stream.plan(np.arange(2))
     for clip in range(2):
-        found = BoxStore(tmp_path / "store").boxes(folder / "train" / f"{clip:06d}.mp4").at(range(10), 3)
+        found = (
+            BoxStore(tmp_path / "store")
+            .boxes(folder / "train" / f"{clip:06d}.mp4")
+            .at(range(10), 3)
+        )
         order = np.argsort(stream.digits.labels[images[clip]])
-        np.testing.assert_allclose(64 * found.boxes_xyxy, canvas_boxes(path[clip])[:, order], atol=0.0051)
+        np.testing.assert_allclose(
+            64 * found.boxes_xyxy, canvas_boxes(path[clip])[:, order], atol=0.0051
+        )
         assert found.mask.all()

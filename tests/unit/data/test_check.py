@@ -1,4 +1,6 @@
-"""The check on real files: small videos written here, broken ones made from them, and the real sets."""
+"""The check on real files: small videos written here, broken ones made from them, and the real
+sets.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +55,11 @@ def test_a_good_table_has_no_faults(videos: Path) -> None:
     report = check_table(make_table(videos, "a.mp4,walk,train", "b.mp4,walk,test"))
     assert report.is_good
     assert report.findings == ()
-    assert (report.num_files, report.num_rows, report.num_classes) == (2, {"train": 1, "test": 1}, 1)
+    assert (report.num_files, report.num_rows, report.num_classes) == (
+        2,
+        {"train": 1, "test": 1},
+        1,
+    )
     assert report.frames == (12, 16.0, 20)
     assert report.fps == pytest.approx((10, 10))
     assert report.lines() == [
@@ -80,7 +86,9 @@ FAULTY = [
 
 
 def test_every_fault_is_found_with_its_rows(videos: Path) -> None:
-    report = check_table(make_table(videos, *FAULTY), min_frames=2, class_names=["walk", "run", "hopp"])
+    report = check_table(
+        make_table(videos, *FAULTY), min_frames=2, class_names=["walk", "run", "hopp"]
+    )
     found = [(f.kind, f.file, f.rows) for f in report.findings]
     assert found == [
         ("missing", "gone.mp4", (3, 12)),
@@ -101,7 +109,10 @@ def test_every_fault_is_found_with_its_rows(videos: Path) -> None:
     assert messages[5] == "1 of the 2 frames needed"
     assert messages[6] == "same content as copy_of_a.mp4; in train (line 2) and test (line 10)"
     assert messages[9] == "label 'hop' is not among the 3 classes; did you mean 'hopp'?"
-    assert messages[10:] == ["class 'run' has no row in test (train has 4)", "class 'hopp' has no row in train or test"]
+    assert messages[10:] == [
+        "class 'run' has no row in test (train has 4)",
+        "class 'hopp' has no row in train or test",
+    ]
     assert report.counts == {
         "missing": 1,
         "unreadable": 4,
@@ -136,14 +147,26 @@ def test_long_lists_are_cut(tmp_path: Path) -> None:
 
 
 def test_spans_are_counted_in_frames(videos: Path) -> None:
-    """At 10 frames per second [0.5, 1.0) s holds frames 5 to 9; a file is of no use only if none of its rows can be sampled."""
-    rows = ["a.mp4,x,train,0.5,1.0", "a.mp4,x,train,1.0,", "a.mp4,y,train,5,6", "b.mp4,x,train,1.1,9"]
+    """At 10 frames per second [0.5, 1.0) s holds frames 5 to 9; a file is of no use only if none of
+    its rows can be sampled.
+    """
+    rows = [
+        "a.mp4,x,train,0.5,1.0",
+        "a.mp4,x,train,1.0,",
+        "a.mp4,y,train,5,6",
+        "b.mp4,x,train,1.1,9",
+    ]
     table = make_table(videos, *rows, header="video,label,split,start_seconds,end_seconds")
     assert check_table(table).counts == {"short_span": 1}
     report = check_table(table, spec=InputSpec(num_frames=6, height=32, width=32, stride_frames=1))
     assert [(f.kind, f.file, f.rows, f.message) for f in report.findings] == [
         ("short", "b.mp4", (5,), "1 of the 6 frames needed in the span (the file has 12)"),
-        ("short_span", "a.mp4", (2, 4), "5, 0 of the 6 frames needed in the span; mend or remove the row"),
+        (
+            "short_span",
+            "a.mp4",
+            (2, 4),
+            "5, 0 of the 6 frames needed in the span; mend or remove the row",
+        ),
     ]
 
 
@@ -184,7 +207,9 @@ def test_skip_list_that_cannot_be_written_leaves_the_old_one(videos: Path, tmp_p
 
 
 def test_damage_in_the_middle_needs_a_full_check(tmp_path: Path) -> None:
-    """Bytes overwritten between the frames that the quick check decodes are found by decoding everything."""
+    """Bytes overwritten between the frames that the quick check decodes are found by decoding
+    everything.
+    """
     rng = np.random.default_rng(0)
     path = tmp_path / "noise.mp4"
     write_video(path, rng.integers(0, 256, (60, 64, 64, 3), dtype=np.uint8), 10)
@@ -202,7 +227,9 @@ def test_frame_folders_are_checked_and_compared(tmp_path: Path) -> None:
     for name, shade in (("f1", 10), ("f2", 10), ("f3", 99)):
         (tmp_path / "walk" / name).mkdir(parents=True)
         for t in range(3):
-            Image.new("RGB", (32, 24), (shade, t, 0)).save(tmp_path / "walk" / name / f"{t:03d}.png")
+            Image.new("RGB", (32, 24), (shade, t, 0)).save(
+                tmp_path / "walk" / name / f"{t:03d}.png"
+            )
     (tmp_path / "walk" / "f3" / "001.png").write_bytes(b"no image")
     report = check_table(load_table(tmp_path), decode="full")
     assert next((f.kind, f.file) for f in report.findings) == ("unreadable", "walk/f3")
@@ -228,11 +255,15 @@ def test_processes_give_the_same_report_and_outlive_a_crash(videos: Path) -> Non
 @pytest.mark.slow
 def test_weizmann_and_ucf101_are_good(shared_data: Path) -> None:
     folder = shared_data / "data"
-    table = load_table(folder / "weizmann" / "manifest.csv", parse_columns("video=path,label=class,split=person"))
+    table = load_table(
+        folder / "weizmann" / "manifest.csv", parse_columns("video=path,label=class,split=person")
+    )
     report = check_table(table, decode="full")
     assert report.counts == {}
     assert report.frames is not None
     assert (report.frames[0], report.frames[2]) == (36, 146)
-    quick = check_table(load_table(folder / "ucf101_8" / "manifest.csv", parse_columns("split=split01")))
+    quick = check_table(
+        load_table(folder / "ucf101_8" / "manifest.csv", parse_columns("split=split01"))
+    )
     assert quick.counts == {}
     assert quick.fps == pytest.approx((25, 29.97), abs=0.01)

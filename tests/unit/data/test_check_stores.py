@@ -25,14 +25,24 @@ FRAMES = {"a.mp4": 20, "b.mp4": 12, "c.mp4": 8, "d.mp4": 1}
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory: pytest.TempPathFactory) -> VideoTable:
-    """Four videos at 10 frames per second, the last of a single frame, and a store of the flow of the other three."""
+    """Four videos at 10 frames per second, the last of a single frame, and a store of the flow of
+    the other three.
+    """
     folder, rng = tmp_path_factory.mktemp("check"), np.random.default_rng(0)
     for name, num_frames in FRAMES.items():
-        texture = np.asarray(Image.fromarray(rng.integers(0, 255, (6, 8, 3), dtype=np.uint8)).resize((64, 48)))
-        write_video(folder / name, np.stack([np.roll(texture, t, axis=1) for t in range(num_frames)]), fps=10)
+        texture = np.asarray(
+            Image.fromarray(rng.integers(0, 255, (6, 8, 3), dtype=np.uint8)).resize((64, 48))
+        )
+        write_video(
+            folder / name,
+            np.stack([np.roll(texture, t, axis=1) for t in range(num_frames)]),
+            fps=10,
+        )
     rows = ["a.mp4,walk|wave,train", "b.mp4,walk,train", "c.mp4,wave|walk,test", "d.mp4,wave,test"]
     (folder / "t.csv").write_text("video,label,split\n" + "\n".join(rows) + "\n")
-    extract(FlowJob("dis"), [Task(folder / name, name) for name in list(FRAMES)[:3]], folder / "flow")
+    extract(
+        FlowJob("dis"), [Task(folder / name, name) for name in list(FRAMES)[:3]], folder / "flow"
+    )
     return load_table(folder / "t.csv")
 
 
@@ -75,14 +85,22 @@ def test_a_store_of_other_videos_is_found(table: VideoTable, store: Path, tmp_pa
     """The same names, other pixels."""
     rng = np.random.default_rng(9)
     for name, num_frames in list(FRAMES.items())[:3]:
-        write_video(tmp_path / name, rng.integers(0, 255, (num_frames, 48, 64, 3), dtype=np.uint8), fps=10)
+        write_video(
+            tmp_path / name, rng.integers(0, 255, (num_frames, 48, 64, 3), dtype=np.uint8), fps=10
+        )
     shutil.copy(table.folder / "t.csv", tmp_path / "t.csv")
-    found = [f for f in check_table(load_table(tmp_path / "t.csv"), flow=(str(store), 20.0)).findings if f.kind == "flow"]
+    found = [
+        f
+        for f in check_table(load_table(tmp_path / "t.csv"), flow=(str(store), 20.0)).findings
+        if f.kind == "flow"
+    ]
     assert [f.file for f in found] == ["a.mp4", "b.mp4", "c.mp4"]
     assert all("another video" in f.message for f in found)
 
 
-def test_damage_between_the_fields_looked_at_needs_a_full_check(table: VideoTable, store: Path) -> None:
+def test_damage_between_the_fields_looked_at_needs_a_full_check(
+    table: VideoTable, store: Path
+) -> None:
     path = record(store, "a.mp4")
     content = bytearray(path.read_bytes())
     place = len(content) // 3
@@ -108,31 +126,53 @@ def test_short_is_what_a_snippet_does_not_fit_into(table: VideoTable) -> None:
     ]
 
 
-def test_a_file_with_two_faults_stands_once_in_the_skip_list(table: VideoTable, store: Path, tmp_path: Path) -> None:
+def test_a_file_with_two_faults_stands_once_in_the_skip_list(
+    table: VideoTable, store: Path, tmp_path: Path
+) -> None:
     report = check_table(table, flow=(str(store), 20.0), min_frames=2)
     assert report.counts == {"short": 1, "flow": 1}
     assert report.write_skip_list(tmp_path / "skip.txt") == 1
     assert "d.mp4  # short (line 5): 1 of the 2" in (tmp_path / "skip.txt").read_text()
 
 
-# ---- actions -----------------------------------------------------------------------------------------------------------------------------
+# ---- actions -------------------------------------------------------------------------------------
 
 
 def intervals_file(folder: Path, table: VideoTable, *rows: str) -> Path:
     path = folder / "actions.csv"
-    path.write_text("video,label,start_seconds,end_seconds\n" + "".join(f"{table.folder}/{row}\n" for row in rows))
+    path.write_text(
+        "video,label,start_seconds,end_seconds\n"
+        + "".join(f"{table.folder}/{row}\n" for row in rows)
+    )
     return path
 
 
 def test_actions_are_held_against_videos_and_labels(table: VideoTable, tmp_path: Path) -> None:
     """b lasts 1.2 s, c 0.8 s; what ends after its video is no fault, for it is cut there."""
-    rows = ["a.mp4,walk,0,1", "a.mp4,wave,1.9,9", "b.mp4,walk,1.3,2", "b.mp4,walk,1.1,2", "b.mp4,wave,0,1", "b.mp4,wave,0.5,1"]
-    report = check_table(table, intervals=load_intervals(intervals_file(tmp_path, table, *rows), table))
+    rows = [
+        "a.mp4,walk,0,1",
+        "a.mp4,wave,1.9,9",
+        "b.mp4,walk,1.3,2",
+        "b.mp4,walk,1.1,2",
+        "b.mp4,wave,0,1",
+        "b.mp4,wave,0.5,1",
+    ]
+    report = check_table(
+        table, intervals=load_intervals(intervals_file(tmp_path, table, *rows), table)
+    )
     assert [(f.kind, f.file, f.rows, f.message) for f in report.findings] == [
         ("late_action", "b.mp4", (4,), "actions.csv: at 1.3 s, and the video ends at 1.2 s"),
-        ("action_label", "b.mp4", (6, 7), "actions.csv: 'wave' is not among the labels of the video in t.csv"),
+        (
+            "action_label",
+            "b.mp4",
+            (6, 7),
+            "actions.csv: 'wave' is not among the labels of the video in t.csv",
+        ),
     ]
-    assert report.notes == ("2 videos have labels and no action in actions.csv; their training clips are labelled with nothing",)
+    assert report.notes == (
+        "2 videos have labels and no action in actions.csv; their training clips are labelled "
+        "with nothing",
+    )
     assert "1 late_action: actions that begin after their video ends" in report.lines()
 
 
@@ -146,16 +186,29 @@ def test_a_late_action_is_what_training_stops_at(table: VideoTable, tmp_path: Pa
             with pytest.raises(DataError, match="lies outside the video"):
                 intervals.seen(str(table.folder / "b.mp4"), times, np.array([0]))
         else:
-            assert intervals.seen(str(table.folder / "b.mp4"), times, np.array([11])).tolist() == [[0.0, 0.0]]  # shown from 1.1 s on
+            assert intervals.seen(str(table.folder / "b.mp4"), times, np.array([11])).tolist() == [
+                [0.0, 0.0]
+            ]  # shown from 1.1 s on
 
 
-def test_command(table: VideoTable, store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command(
+    table: VideoTable, store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     csv = str(three(table).source)
     assert main(["data", "check", csv, "--flow", str(store)]) == 0
     actions = intervals_file(tmp_path, table, "b.mp4,walk,5,6")
     assert main(["data", "check", csv, "--flow", str(store), "--intervals", str(actions)]) == 1
-    assert "line 2: b.mp4: actions.csv: at 5 s, and the video ends at 1.2 s" in capsys.readouterr().out
+    assert (
+        "line 2: b.mp4: actions.csv: at 5 s, and the video ends at 1.2 s" in capsys.readouterr().out
+    )
     assert main(["data", "check", csv, "--flow", str(store), "--flow-bound", "10"]) == 2
-    (tmp_path / "actions.csv").write_text("video,label,start_seconds,end_seconds\ngone.mp4,walk,0,1\n")
+    (tmp_path / "actions.csv").write_text(
+        "video,label,start_seconds,end_seconds\ngone.mp4,walk,0,1\n"
+    )
     assert main(["data", "check", csv, "--intervals", str(actions)]) == 2
-    assert capsys.readouterr().err.strip().splitlines()[-1].startswith(f"vidgraph: {actions}, line 2: video 'gone.mp4' is not in")
+    assert (
+        capsys.readouterr()
+        .err.strip()
+        .splitlines()[-1]
+        .startswith(f"vidgraph: {actions}, line 2: video 'gone.mp4' is not in")
+    )

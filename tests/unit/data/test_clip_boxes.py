@@ -1,4 +1,6 @@
-"""Clips with regions: boxes drawn as pixels, cropped, resized and mirrored, are where the moved boxes say; what is outside is masked."""
+"""Clips with regions: boxes drawn as pixels, cropped, resized and mirrored, are where the moved
+boxes say; what is outside is masked.
+"""
 
 from __future__ import annotations
 
@@ -25,11 +27,15 @@ from vidgraph.video.writer import write_video
 
 HEIGHT, WIDTH, T, K = 60, 100, 12, 3
 SPEC = InputSpec(num_frames=4, height=32, width=32, stride_frames=2, boxes_per_frame=K)
-COLOURS = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255]])  # one per box, so that pixels tell which box they are of
+COLOURS = np.array(
+    [[255, 0, 0], [0, 255, 0], [0, 0, 255]]
+)  # one per box, so that pixels tell which box they are of
 
 
 def tracks(seed: int) -> np.ndarray:
-    """Three boxes that wander apart from each other, pixels [T, 3, 4]; the third leaves the frames that a centre crop keeps."""
+    """Three boxes that wander apart from each other, pixels [T, 3, 4]; the third leaves the frames
+    that a centre crop keeps.
+    """
     start = np.array([[22 + seed, 4, 44 + seed, 20], [36, 24, 60, 40 + seed], [2, 44, 18, 58]])
     step = np.array([[2, 0, 2, 0], [-1, 0, -1, 0], [0, 0, 0, 0]])
     return start + np.arange(T)[:, None, None] * step
@@ -54,7 +60,11 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> VideoTable:
             ("boxes.csv", np.arange(3 * T)),
         )
         tasks.append(Task(folder / f"{seed}.mp4", f"{seed}.mp4", given))
-    rows = [f"{seed}.mp4,{'left' if seed % 2 else 'right'},{split}" for seed in range(4) for split in ("train", "test")]
+    rows = [
+        f"{seed}.mp4,{'left' if seed % 2 else 'right'},{split}"
+        for seed in range(4)
+        for split in ("train", "test")
+    ]
     (folder / "t.csv").write_text("video,label,split\n" + "\n".join(rows) + "\n")
     assert extract(GivenBoxesJob("csv", "ab"), tasks, folder / "boxes").done == 4
     return load_table(folder / "t.csv")
@@ -65,14 +75,19 @@ def store(table: VideoTable) -> BoxStore:
 
 
 def check_painted(clip: ClipBatch, tolerance: float) -> tuple[int, int]:
-    """Holds every region against the pixels of its colour; returns how many boxes were seen, and how many were masked."""
+    """Holds every region against the pixels of its colour; returns how many boxes were seen, and
+    how many were masked.
+    """
     assert clip.regions is not None
     views, _, frames = clip.video.shape[:3]
     assert clip.regions.boxes_xyxy.shape == (views, frames, K, 4)
     seen = masked = 0
     for view, t, k in np.ndindex(views, frames, K):
         painted = clip.video[view, k, t] >= 128  # [h, w]
-        box, score, exists = (value[view, t, k] for value in (clip.regions.boxes_xyxy, clip.regions.scores, clip.regions.mask))
+        box, score, exists = (
+            value[view, t, k]
+            for value in (clip.regions.boxes_xyxy, clip.regions.scores, clip.regions.mask)
+        )
         if not exists:
             assert (box.abs().sum(), score) == (0, 0)
             assert painted.sum() <= max(painted.shape)  # less than a pixel of one side is left
@@ -87,7 +102,9 @@ def check_painted(clip: ClipBatch, tolerance: float) -> tuple[int, int]:
 
 
 def test_training_clips_have_their_boxes(table: VideoTable) -> None:
-    """Random places, sizes and mirroring; the painted border falls on a pixel's centre at worst, and the codec blurs colours a little."""
+    """Random places, sizes and mirroring; the painted border falls on a pixel's centre at worst,
+    and the codec blurs colours a little.
+    """
     dataset = ClipDataset(table, "train", SPEC, train=True, flip=True, boxes=store(table))
     total = np.zeros(2, int)
     for epoch in range(8):
@@ -101,7 +118,9 @@ def test_training_clips_have_their_boxes(table: VideoTable) -> None:
 
 @pytest.mark.parametrize("flip", [False, True])
 def test_a_mirrored_clip_has_mirrored_boxes(table: VideoTable, flip: bool) -> None:
-    """With `left` and `right` as classes, the label tells whether the clip was mirrored; so must the boxes."""
+    """With `left` and `right` as classes, the label tells whether the clip was mirrored; so must
+    the boxes.
+    """
     dataset = ClipDataset(table, "train", SPEC, train=True, flip=flip, boxes=store(table))
     plain = ClipDataset(table, "train", SPEC, train=True, flip=False, boxes=store(table))
     mirrored = 0
@@ -125,9 +144,16 @@ def test_a_mirrored_clip_has_mirrored_boxes(table: VideoTable, flip: bool) -> No
 )
 def test_every_view_of_a_test_has_its_boxes(table: VideoTable, views: ViewPlan) -> None:
     dataset = ClipDataset(table, "test", SPEC, train=False, views=views, boxes=store(table))
-    totals = np.array([check_painted(dataset[i], tolerance=1.0 if views.short_side != 90 else 1.6) for i in range(len(dataset))])
+    totals = np.array(
+        [
+            check_painted(dataset[i], tolerance=1.0 if views.short_side != 90 else 1.6)
+            for i in range(len(dataset))
+        ]
+    )
     assert totals[:, 0].min() > 0
-    assert (totals[:, 1].sum() > 0) == (not views.full_frame)  # the third box lies outside of the centre, and inside of the frame
+    assert (totals[:, 1].sum() > 0) == (
+        not views.full_frame
+    )  # the third box lies outside of the centre, and inside of the frame
 
 
 def test_boxes_without_resampling_are_exact(table: VideoTable) -> None:
@@ -135,16 +161,23 @@ def test_boxes_without_resampling_are_exact(table: VideoTable) -> None:
     clip = ClipDataset(table, "test", spec, train=False, boxes=store(table))[2]
     assert clip.regions is not None
     expected = tracks(2)[clip.frame_indices[0].numpy()]
-    torch.testing.assert_close(clip.regions.boxes_xyxy[0], torch.from_numpy(expected).float(), atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        clip.regions.boxes_xyxy[0], torch.from_numpy(expected).float(), atol=1e-4, rtol=0
+    )
     assert clip.regions.mask.all()
 
 
 def test_fewer_and_more_boxes_than_there_are(table: VideoTable) -> None:
     for count in (1, 5):
-        spec = InputSpec(num_frames=4, height=HEIGHT, width=WIDTH, stride_frames=2, boxes_per_frame=count)
+        spec = InputSpec(
+            num_frames=4, height=HEIGHT, width=WIDTH, stride_frames=2, boxes_per_frame=count
+        )
         regions = ClipDataset(table, "test", spec, train=False, boxes=store(table))[0].regions
         assert regions is not None
-        assert regions.mask[0].tolist() == [[True] * min(count, 3) + [False] * (count - min(count, 3))] * 4
+        assert (
+            regions.mask[0].tolist()
+            == [[True] * min(count, 3) + [False] * (count - min(count, 3))] * 4
+        )
         assert regions.scores[0, 0].tolist() == pytest.approx([0.9, 0.8, 0.7, 0, 0][:count])
 
 
@@ -153,7 +186,9 @@ def test_without_boxes_nothing_is_asked_of_a_store(table: VideoTable) -> None:
     assert ClipDataset(table, "test", spec, train=False)[0].regions is None
     assert ClipDataset(table, "test", spec, train=False, boxes=store(table))[0].regions is None
     with pytest.raises(
-        DataError, match=r"t\.csv: the model takes 3 boxes per frame, and no store of boxes is given; make one with vidgraph"
+        DataError,
+        match=r"t\.csv: the model takes 3 boxes per frame, and no store of boxes is given; make "
+        r"one with vidgraph",
     ):
         ClipDataset(table, "test", SPEC, train=False)
 
@@ -166,7 +201,10 @@ def test_faults_of_a_store_name_the_row(table: VideoTable, tmp_path: Path) -> No
     half.write_bytes(half.read_bytes()[:-9])
     gone.unlink()
     dataset = ClipDataset(table, "test", SPEC, train=False, boxes=BoxStore(tmp_path / "boxes"))
-    for row, message, line in ((1, "1.mp4.boxes: is cut short", 5), (2, "boxes: holds no boxes of", 7)):
+    for row, message, line in (
+        (1, "1.mp4.boxes: is cut short", 5),
+        (2, "boxes: holds no boxes of", 7),
+    ):
         with pytest.raises(ClipError) as error:
             dataset[row]
         assert str(error.value).startswith(f"{table.folder / f'{row}.mp4'}: ")
@@ -178,7 +216,9 @@ def test_faults_of_a_store_name_the_row(table: VideoTable, tmp_path: Path) -> No
 
 
 class Looking(nn.Module):
-    """Weighs the mean pixel of each box by its score: an answer that depends on pixels, boxes, scores and masks."""
+    """Weighs the mean pixel of each box by its score: an answer that depends on pixels, boxes,
+    scores and masks.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -189,24 +229,39 @@ class Looking(nn.Module):
     def forward(self, video: Tensor, regions: Regions) -> Tensor:
         height, width = video.shape[3:]
         sizes = torch.tensor([width, height, width, height])
-        features = (regions.boxes_xyxy / sizes * regions.scores[..., None]).sum((1, 2)) / regions.mask.sum((1, 2)).clamp(min=1)[:, None]
+        features = (regions.boxes_xyxy / sizes * regions.scores[..., None]).sum(
+            (1, 2)
+        ) / regions.mask.sum((1, 2)).clamp(min=1)[:, None]
         return self.layer(features + video.float().mean((1, 2, 3, 4))[:, None] / 100)
 
 
-@pytest.mark.parametrize("plan", [ViewPlan(), ViewPlan(clips=2, crops=3), ViewPlan(clips=3, full_frame=True)])
+@pytest.mark.parametrize(
+    "plan", [ViewPlan(), ViewPlan(clips=2, crops=3), ViewPlan(clips=3, full_frame=True)]
+)
 def test_prediction_equals_evaluation_with_many_views(table: VideoTable, plan: ViewPlan) -> None:
     model = Looking()
     dataset = ClipDataset(table, "test", SPEC, train=False, views=plan, boxes=store(table))
-    batches = [collate([dataset[i] for i in range(start, start + plan.clips)]) for start in range(0, len(dataset), plan.clips)]
+    batches = [
+        collate([dataset[i] for i in range(start, start + plan.clips)])
+        for start in range(0, len(dataset), plan.clips)
+    ]
     scores = evaluate(model, batches, class_names=dataset.class_names, chunk=2)
-    one_by_one = evaluate(model, [dataset[i] for i in range(len(dataset))], class_names=dataset.class_names)
+    one_by_one = evaluate(
+        model, [dataset[i] for i in range(len(dataset))], class_names=dataset.class_names
+    )
     np.testing.assert_allclose(scores.probabilities, one_by_one.probabilities, atol=1e-5)
     recogniser = Recogniser(model, "cpu", plan=plan, boxes=store(table))
     for row, name in zip(scores.probabilities, scores.names, strict=True):
         np.testing.assert_allclose(recogniser.predict(name).probabilities.numpy(), row, atol=1e-5)
-    assert np.ptp(scores.probabilities[:, 0]) > 1e-3  # the videos differ, or the test would say nothing
+    assert (
+        np.ptp(scores.probabilities[:, 0]) > 1e-3
+    )  # the videos differ, or the test would say nothing
 
 
 def test_a_prediction_without_boxes_says_what_to_do(table: VideoTable) -> None:
-    with pytest.raises(DataError, match=r"takes 3 boxes per frame.*vidgraph extract proposals, and name it with --boxes STORE"):
+    with pytest.raises(
+        DataError,
+        match=r"takes 3 boxes per frame.*vidgraph extract proposals, and name it with --boxes "
+        r"STORE",
+    ):
         Recogniser(Looking(), "cpu")

@@ -1,4 +1,6 @@
-"""Clips with optical flow: one crop and one mirroring for pixels and flow, from images, a store, or computed on the way."""
+"""Clips with optical flow: one crop and one mirroring for pixels and flow, from images, a store, or
+computed on the way.
+"""
 
 from __future__ import annotations
 
@@ -29,19 +31,32 @@ from vidgraph.video.views import ViewPlan
 from vidgraph.video.writer import write_video
 
 HEIGHT, WIDTH, FRAMES, STEP = 36, 60, 25, 5
-SPEC = InputSpec(2, 24, 24, num_segments=2, flow_length=4, num_snippets=3, snippet_interval=2, max_snippet_interval=3)
+SPEC = InputSpec(
+    2,
+    24,
+    24,
+    num_segments=2,
+    flow_length=4,
+    num_snippets=3,
+    snippet_interval=2,
+    max_snippet_interval=3,
+)
 TEN = ViewPlan(clips=3, crops=5, crop_places="corners", mirrored=True, short_side=30)
 
 
 def shown(number: int) -> np.ndarray:
-    """A smooth pattern whose every place tells itself, [H, W]; all of it is brighter by STEP for each frame."""
+    """A smooth pattern whose every place tells itself, [H, W]; all of it is brighter by STEP for
+    each frame.
+    """
     y, x = np.mgrid[0:HEIGHT, 0:WIDTH]
     return (x + 0.9 * y + STEP * number).round().astype(np.uint8)
 
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory: pytest.TempPathFactory) -> VideoTable:
-    """Folders of frames, and flow images in which x and y of field i are frame i: so that flow can be held against pixels."""
+    """Folders of frames, and flow images in which x and y of field i are frame i: so that flow can
+    be held against pixels.
+    """
     folder = tmp_path_factory.mktemp("flow")
     for name in ("a", "b"):
         for kind in ("videos", "flow"):
@@ -50,11 +65,21 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> VideoTable:
             Image.fromarray(shown(t)).save(folder / "videos" / name / f"{t:04}.png")
         for t in range(FRAMES - 1):
             for axis in "xy":
-                Image.fromarray(shown(t)).save(folder / "flow" / name / f"flow_{axis}_{t + 1:05}.png")
-    rows = [f"videos/{name},{label},{split}" for name, label in (("a", "run"), ("b", "walk")) for split in ("train", "test")]
-    (folder / "t.csv").write_text("video,label,split,start_seconds,end_seconds\n" + "".join(f"{row},,\n" for row in rows))
+                Image.fromarray(shown(t)).save(
+                    folder / "flow" / name / f"flow_{axis}_{t + 1:05}.png"
+                )
+    rows = [
+        f"videos/{name},{label},{split}"
+        for name, label in (("a", "run"), ("b", "walk"))
+        for split in ("train", "test")
+    ]
+    (folder / "t.csv").write_text(
+        "video,label,split,start_seconds,end_seconds\n" + "".join(f"{row},,\n" for row in rows)
+    )
     with open(folder / "t.csv", "a") as file:
-        file.write("videos/a,run,span,0.2,0.6\nvideos/a,run,single,0.2,0.24\n")  # frames 5 to 14, and frame 5; a folder has 25 per second
+        file.write(
+            "videos/a,run,span,0.2,0.6\nvideos/a,run,single,0.2,0.24\n"
+        )  # frames 5 to 14, and frame 5; a folder has 25 per second
     return load_table(folder / "t.csv")
 
 
@@ -64,7 +89,9 @@ def images(table: VideoTable) -> VideoFlow:
 
 
 def fields_of(clip: ClipBatch, mirrored: bool) -> np.ndarray:
-    """The number of each field, [V, T, S, L], told by its level over the first frame's, where every pixel must agree."""
+    """The number of each field, [V, T, S, L], told by its level over the first frame's, where every
+    pixel must agree.
+    """
     assert clip.flow is not None
     flow = clip.flow.float().unflatten(3, (-1, 2))  # [V, T, S, L, 2, h, w]
     x, y = flow.unbind(4)
@@ -72,15 +99,21 @@ def fields_of(clip: ClipBatch, mirrored: bool) -> np.ndarray:
     grey = clip.video.float()[:, 0] - STEP * clip.frame_indices[..., None, None]  # [V, T, h, w]
     above = torch.stack([axis - grey[:, :, None, None] for axis in (x, y)])  # [2, V, T, S, L, h, w]
     numbers = above.mean((-1, -2)) / STEP
-    assert (above - numbers[..., None, None] * STEP).abs().max() <= 2  # the same place of the pattern under every pixel
+    assert (
+        above - numbers[..., None, None] * STEP
+    ).abs().max() <= 2  # the same place of the pattern under every pixel
     assert torch.equal(numbers.round()[0], numbers.round()[1])
     return numbers[0].round().int().numpy()
 
 
 def test_training_crops_and_mirrors_all_alike(table: VideoTable, images: VideoFlow) -> None:
-    """Also with corner crops; mirrored clips are told by the pattern, which rises from left to right."""
+    """Also with corner crops; mirrored clips are told by the pattern, which rises from left to
+    right.
+    """
     for draws in ({"crop_scales": (1.0, 0.875, 0.75, 0.66)}, {"short_side": (30, 40)}, {}):
-        dataset = ClipDataset(table, "train", SPEC, train=True, seed=1, flip=True, flow=images, **draws)
+        dataset = ClipDataset(
+            table, "train", SPEC, train=True, seed=1, flip=True, flow=images, **draws
+        )
         seen, steps = set(), set()
         for epoch in range(24):
             dataset.set_epoch(epoch)
@@ -91,7 +124,13 @@ def test_training_crops_and_mirrors_all_alike(table: VideoTable, images: VideoFl
             assert numbers.shape == (1, 2, 3, 4)
             assert (np.diff(numbers, axis=3) == 1).all()
             for t, anchor in enumerate(clip.frame_indices[0].tolist()):
-                fits = [d for d in (1, 2, 3) if (np.clip([anchor - d, anchor, anchor + d], 0, 20) == numbers[0, t, :, 0]).all()]
+                fits = [
+                    d
+                    for d in (1, 2, 3)
+                    if (
+                        np.clip([anchor - d, anchor, anchor + d], 0, 20) == numbers[0, t, :, 0]
+                    ).all()
+                ]
                 assert fits
                 steps |= set(fits) if len(fits) == 1 else set()
             seen.add(mirrored)
@@ -99,7 +138,9 @@ def test_training_crops_and_mirrors_all_alike(table: VideoTable, images: VideoFl
         assert steps == {1, 2, 3}
 
 
-def test_test_views_hold_the_snippets_around_their_frames(table: VideoTable, images: VideoFlow) -> None:
+def test_test_views_hold_the_snippets_around_their_frames(
+    table: VideoTable, images: VideoFlow
+) -> None:
     dataset = ClipDataset(table, "test", SPEC, train=False, flow=images, views=TEN)
     assert len(dataset) == 6
     for i in range(3):
@@ -109,21 +150,34 @@ def test_test_views_hold_the_snippets_around_their_frames(table: VideoTable, ima
         plain = fields_of(clip.part(0, 5), mirrored=False)
         assert (plain == fields_of(clip.part(5, 10), mirrored=True)).all()
         anchors = clip.frame_indices[0].numpy()
-        assert (plain == np.clip(anchors[:, None] + [-2, 0, 2], 0, 20)[..., None] + np.arange(4)).all()
-    wide = ClipDataset(table, "test", SPEC, train=False, flow=images, views=ViewPlan(snippet_interval=5))[0]
-    assert (fields_of(wide, mirrored=False)[0, 0, :, 0] == np.clip(int(wide.frame_indices[0, 0]) + np.array([-5, 0, 5]), 0, 20)).all()
+        assert (
+            plain == np.clip(anchors[:, None] + [-2, 0, 2], 0, 20)[..., None] + np.arange(4)
+        ).all()
+    wide = ClipDataset(
+        table, "test", SPEC, train=False, flow=images, views=ViewPlan(snippet_interval=5)
+    )[0]
+    assert (
+        fields_of(wide, mirrored=False)[0, 0, :, 0]
+        == np.clip(int(wide.frame_indices[0, 0]) + np.array([-5, 0, 5]), 0, 20)
+    ).all()
 
 
-def test_twenty_five_anchors_are_the_centres_of_equal_parts(table: VideoTable, images: VideoFlow) -> None:
+def test_twenty_five_anchors_are_the_centres_of_equal_parts(
+    table: VideoTable, images: VideoFlow
+) -> None:
     spec = replace(SPEC, num_frames=1, num_segments=1)
     dataset = ClipDataset(table, "test", spec, train=False, flow=images, views=ViewPlan(clips=25))
     assert [int(dataset[i].frame_indices) for i in range(25)] == list(range(25))
 
 
-def test_more_anchors_than_frames_are_shared_out_where_clips_may_loop(table: VideoTable, images: VideoFlow) -> None:
+def test_more_anchors_than_frames_are_shared_out_where_clips_may_loop(
+    table: VideoTable, images: VideoFlow
+) -> None:
     """Spread over ten frames, fifteen anchors show every second frame twice."""
     spec = replace(SPEC, num_frames=1, num_segments=1)
-    dataset = ClipDataset(table, "span", spec, train=False, flow=images, views=ViewPlan(clips=15, past_end="loop"))
+    dataset = ClipDataset(
+        table, "span", spec, train=False, flow=images, views=ViewPlan(clips=15, past_end="loop")
+    )
     anchors = [int(dataset[i].frame_indices) for i in range(15)]
     assert anchors == [5, 6, 6, 7, 8, 8, 9, 10, 10, 11, 12, 12, 13, 14, 14]
     with pytest.raises(ClipError, match="15 clips cannot be spread over 10 frames"):
@@ -132,10 +186,15 @@ def test_more_anchors_than_frames_are_shared_out_where_clips_may_loop(table: Vid
 
 def test_snippets_stay_within_the_span(table: VideoTable, images: VideoFlow) -> None:
     for train in (False, True):
-        numbers = fields_of(ClipDataset(table, "span", SPEC, train=train, flow=images)[0], mirrored=False)
+        numbers = fields_of(
+            ClipDataset(table, "span", SPEC, train=train, flow=images)[0], mirrored=False
+        )
         assert numbers.min() >= 5
         assert numbers.max() <= 13
-    with pytest.raises(ClipError, match=r"a: optical flow needs two frames, and there is one; .*\(t\.csv, line 7\)$"):
+    with pytest.raises(
+        ClipError,
+        match=r"a: optical flow needs two frames, and there is one; .*\(t\.csv, line 7\)$",
+    ):
         ClipDataset(table, "single", SPEC, train=False, flow=images)[0]
 
 
@@ -145,26 +204,62 @@ def test_past_end_refuse_holds_for_snippets(table: VideoTable, images: VideoFlow
     assert fields is not None
     for train in (False, True):
         views = ViewPlan(past_end="refuse")
-        with pytest.raises(VideoError, match=r"3 snippets of 23 flow fields take 2[68] frames, and there are 25; .*\(t\.csv, line [23]\)$"):
-            ClipDataset(table, "train" if train else "test", long, train=train, flow=images, views=views, seed=2)[0]
+        with pytest.raises(
+            VideoError,
+            match=r"3 snippets of 23 flow fields take 2[68] frames, and there are 25; .*\(t\.csv, "
+            r"line [23]\)$",
+        ):
+            ClipDataset(
+                table,
+                "train" if train else "test",
+                long,
+                train=train,
+                flow=images,
+                views=views,
+                seed=2,
+            )[0]
 
 
-def test_a_mirrored_label_keeps_pixels_and_flow_together(table: VideoTable, images: VideoFlow, tmp_path: Path) -> None:
+def test_a_mirrored_label_keeps_pixels_and_flow_together(
+    table: VideoTable, images: VideoFlow, tmp_path: Path
+) -> None:
     """`left` without a partner is never mirrored: neither its pixels nor its flow."""
-    (tmp_path / "t.csv").write_text(f"video,label,split\n{table.folder}/videos/a,left,train\n{table.folder}/videos/b,walk,train\n")
-    dataset = ClipDataset(load_table(tmp_path / "t.csv"), "train", SPEC, train=True, flip=True, flow=images)
+    (tmp_path / "t.csv").write_text(
+        f"video,label,split\n{table.folder}/videos/a,left,train\n{table.folder}/videos/b,walk,tra"
+        "in\n"
+    )
+    dataset = ClipDataset(
+        load_table(tmp_path / "t.csv"), "train", SPEC, train=True, flip=True, flow=images
+    )
     assert dataset.never_flipped == ["left"]
     for epoch in range(10):
         dataset.set_epoch(epoch)
         fields_of(dataset[0], mirrored=False)
-    with pytest.raises(RecipeError, match=r"class 'left' tells left from right.*leave out eval\.mirrored"):
-        ClipDataset(load_table(tmp_path / "t.csv"), "train", SPEC, train=False, flow=images, views=ViewPlan(mirrored=True))
+    with pytest.raises(
+        RecipeError, match=r"class 'left' tells left from right.*leave out eval\.mirrored"
+    ):
+        ClipDataset(
+            load_table(tmp_path / "t.csv"),
+            "train",
+            SPEC,
+            train=False,
+            flow=images,
+            views=ViewPlan(mirrored=True),
+        )
 
 
 def test_workers_change_nothing(table: VideoTable, images: VideoFlow) -> None:
-    dataset = ClipDataset(table, "train", SPEC, train=True, flip=True, flow=images, crop_scales=(1.0, 0.75))
+    dataset = ClipDataset(
+        table, "train", SPEC, train=True, flip=True, flow=images, crop_scales=(1.0, 0.75)
+    )
     alone = collate([dataset[0], dataset[1]])
-    loader = DataLoader(dataset, batch_size=2, num_workers=1, collate_fn=dataset.collate, multiprocessing_context="fork")
+    loader = DataLoader(
+        dataset,
+        batch_size=2,
+        num_workers=1,
+        collate_fn=dataset.collate,
+        multiprocessing_context="fork",
+    )
     (batch,) = loader
     assert torch.equal(batch.flow, alone.flow)
     assert torch.equal(batch.video, alone.video)
@@ -182,22 +277,33 @@ def test_draws_without_flow_are_what_they_were(table: VideoTable, images: VideoF
 
 
 def test_a_model_of_flow_needs_flow(table: VideoTable) -> None:
-    words = r"t\.csv: the model takes optical flow, .*vidgraph extract flow, and name it with --data\.table\.flow STORE, or .* live$"
+    words = (
+        r"t\.csv: the model takes optical flow, .*vidgraph extract flow, and name it with "
+        r"--data\.table\.flow STORE, or .* live$"
+    )
     with pytest.raises(DataError, match=words):
         ClipDataset(table, "test", SPEC, train=False)
 
 
-# ---- stores and flow on the way ----------------------------------------------------------------------------------------------------------
+# ---- stores and flow on the way ------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def moving(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two videos of textures that drift by different amounts, a table, and a store of their flow."""
+    """Two videos of textures that drift by different amounts, a table, and a store of their
+    flow.
+    """
     folder = tmp_path_factory.mktemp("moving")
     rng, rows = np.random.default_rng(0), []
     for seed, name in enumerate(("left.mp4", "right.mp4")):
-        texture = np.asarray(Image.fromarray(rng.integers(0, 255, (8, 12, 3), dtype=np.uint8)).resize((96, 64), Image.Resampling.BICUBIC))
-        frames = np.stack([np.roll(texture, (2 * seed - 1) * (seed + 1) * t, axis=1) for t in range(26)])
+        texture = np.asarray(
+            Image.fromarray(rng.integers(0, 255, (8, 12, 3), dtype=np.uint8)).resize(
+                (96, 64), Image.Resampling.BICUBIC
+            )
+        )
+        frames = np.stack(
+            [np.roll(texture, (2 * seed - 1) * (seed + 1) * t, axis=1) for t in range(26)]
+        )
         write_video(folder / name, frames, fps=10)
         rows.append(f"{name},{'slow' if seed else 'fast'},test")
     (folder / "t.csv").write_text("video,label,split\n" + "\n".join(rows) + "\n")
@@ -212,7 +318,10 @@ def test_flow_on_the_way_equals_the_store(moving: Path) -> None:
     assert live.is_live
     assert not stored.is_live
     assert live.method_dict() == stored.method_dict()
-    one, other = (ClipDataset(table, "test", SPEC, train=False, flow=flow, views=ViewPlan(clips=2)) for flow in (stored, live))
+    one, other = (
+        ClipDataset(table, "test", SPEC, train=False, flow=flow, views=ViewPlan(clips=2))
+        for flow in (stored, live)
+    )
     for i in range(4):
         assert torch.equal(one[i].flow, other[i].flow)
         assert torch.equal(one[i].video, other[i].video)
@@ -230,7 +339,13 @@ def test_a_store_that_lacks_a_video_names_the_row(moving: Path, tmp_path: Path) 
     (half,) = tmp_path.glob("store/right.mp4.*")
     half.write_bytes(half.read_bytes()[:-30])
     (tmp_path / "store" / half.name.replace("right", "left")).unlink()
-    dataset = ClipDataset(load_table(moving / "t.csv"), "test", SPEC, train=False, flow=open_video_flow(tmp_path / "store"))
+    dataset = ClipDataset(
+        load_table(moving / "t.csv"),
+        "test",
+        SPEC,
+        train=False,
+        flow=open_video_flow(tmp_path / "store"),
+    )
     for row, line in ((0, 2), (1, 3)):
         with pytest.raises(ClipError) as error:
             dataset[row]
@@ -249,32 +364,65 @@ class Motion(nn.Module):
         self.layer = nn.Linear(2 * spec.num_snippets * spec.flow_length, 2)
 
     def forward(self, flow: Tensor, video: Tensor | None = None) -> Tensor:
-        motion = (flow.float() - 127.5).abs().mean((1, 4, 5)).flatten(1)  # [B, S 2 L]; mirrored views would cancel x
-        return self.layer(motion / 4) + (0 if video is None else video.float().mean((1, 2, 3, 4))[:, None] / 255)
+        motion = (
+            (flow.float() - 127.5).abs().mean((1, 4, 5)).flatten(1)
+        )  # [B, S 2 L]; mirrored views would cancel x
+        return self.layer(motion / 4) + (
+            0 if video is None else video.float().mean((1, 2, 3, 4))[:, None] / 255
+        )
 
 
-@pytest.mark.parametrize(("plan", "channels"), [(ViewPlan(), 3), (TEN, 3), (TEN, 0), (replace(TEN, clips=25), 3)])
+@pytest.mark.parametrize(
+    ("plan", "channels"), [(ViewPlan(), 3), (TEN, 3), (TEN, 0), (replace(TEN, clips=25), 3)]
+)
 def test_prediction_equals_evaluation(moving: Path, plan: ViewPlan, channels: int) -> None:
     spec = replace(SPEC, channels=channels)
-    model, table, flow = Motion(spec), load_table(moving / "t.csv"), open_video_flow(moving / "store")
+    model, table, flow = (
+        Motion(spec),
+        load_table(moving / "t.csv"),
+        open_video_flow(moving / "store"),
+    )
     dataset = ClipDataset(table, "test", spec, train=False, flow=flow, views=plan)
-    scores = evaluate(model, [dataset[i] for i in range(len(dataset))], class_names=dataset.class_names, views="logits", chunk=7)
-    assert np.ptp(scores.probabilities[:, 0]) > 0.05  # the videos differ, or the test would say nothing
-    for recogniser in (Recogniser(model, "cpu", plan=plan, flow=flow, views="logits"), Recogniser(model, "cpu", plan=plan, views="logits")):
+    scores = evaluate(
+        model,
+        [dataset[i] for i in range(len(dataset))],
+        class_names=dataset.class_names,
+        views="logits",
+        chunk=7,
+    )
+    assert (
+        np.ptp(scores.probabilities[:, 0]) > 0.05
+    )  # the videos differ, or the test would say nothing
+    for recogniser in (
+        Recogniser(model, "cpu", plan=plan, flow=flow, views="logits"),
+        Recogniser(model, "cpu", plan=plan, views="logits"),
+    ):
         for row, name in zip(scores.probabilities, scores.names, strict=True):
-            np.testing.assert_allclose(recogniser.predict(name).probabilities.numpy(), row, atol=1e-5)
+            np.testing.assert_allclose(
+                recogniser.predict(name).probabilities.numpy(), row, atol=1e-5
+            )
 
 
 def test_a_prediction_says_where_its_flow_is_from(moving: Path, tmp_path: Path) -> None:
     model = Motion()
-    live, stored = Recogniser(model, "cpu"), Recogniser(model, "cpu", flow=open_video_flow(moving / "store"))
+    live, stored = (
+        Recogniser(model, "cpu"),
+        Recogniser(model, "cpu", flow=open_video_flow(moving / "store")),
+    )
     prediction = live.predict(moving / "left.mp4")
-    assert live.notes(prediction) == ["Optical flow was computed on the way (dis); --flow takes a store."]
+    assert live.notes(prediction) == [
+        "Optical flow was computed on the way (dis); --flow takes a store."
+    ]
     assert stored.notes(stored.predict(moving / "left.mp4")) == []
     rng = np.random.default_rng(0)
-    write_video(tmp_path / "short.mp4", rng.integers(0, 255, (3, 64, 64, 3), dtype=np.uint8), fps=10)
+    write_video(
+        tmp_path / "short.mp4", rng.integers(0, 255, (3, 64, 64, 3), dtype=np.uint8), fps=10
+    )
     notes = live.notes(live.predict(tmp_path / "short.mp4"))
-    assert notes[0] == "The video holds 2 flow fields, and a snippet takes 4: the last one was repeated."
+    assert (
+        notes[0]
+        == "The video holds 2 flow fields, and a snippet takes 4: the last one was repeated."
+    )
     write_video(tmp_path / "one.mp4", rng.integers(0, 255, (1, 64, 64, 3), dtype=np.uint8), fps=10)
     with pytest.raises(VideoError, match=r"one\.mp4: the video has one frame"):
         live.predict(tmp_path / "one.mp4")
@@ -282,13 +430,19 @@ def test_a_prediction_says_where_its_flow_is_from(moving: Path, tmp_path: Path) 
 
 def test_flow_is_computed_as_the_run_was_trained(moving: Path, tmp_path: Path) -> None:
     assert flow_as_trained("rstg_small_sync3", None) == VideoFlow(None, "dis", 20.0)
-    write_json(tmp_path / "data.json", {"files": 2, "flow": FlowJob("farneback", 12.0, 40).method().to_dict()})
+    write_json(
+        tmp_path / "data.json",
+        {"files": 2, "flow": FlowJob("farneback", 12.0, 40).method().to_dict()},
+    )
     assert flow_as_trained(tmp_path, None) == VideoFlow(None, "farneback", 12.0, 40)
     with open_video(moving / "left.mp4") as video:
         reader = flow_as_trained(tmp_path, None).reader(video.path, video)
         assert (reader.height, reader.width, reader.num_fields) == (40, 60, 25)
     with pytest.raises(DataError, match="bound"):
         flow_as_trained(tmp_path, moving / "store")
-    write_json(tmp_path / "data.json", {"files": 2, "flow": {"method": "images", "settings": {"bound": 20.0}}})
+    write_json(
+        tmp_path / "data.json",
+        {"files": 2, "flow": {"method": "images", "settings": {"bound": 20.0}}},
+    )
     assert flow_as_trained(tmp_path, None) == VideoFlow(None, "dis", 20.0)
     assert not flow_as_trained(tmp_path, moving / "store").is_live

@@ -32,20 +32,37 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> VideoTable:
     folder = tmp_path_factory.mktemp("clips")
     for i in range(6):
         shaded(folder / f"{i}.mp4", 20 + i, i)
-    rows = [f"{i}.mp4,{'walk' if i % 2 else 'run'},{'train' if i < 4 else 'test'},," for i in range(6)]
-    rows += ["0.mp4,run,span,1.0,1.5", "gone.mp4,run,broken,,", "text.mp4,run,broken,,", "0.mp4,run,late,7,8"]
+    rows = [
+        f"{i}.mp4,{'walk' if i % 2 else 'run'},{'train' if i < 4 else 'test'},," for i in range(6)
+    ]
+    rows += [
+        "0.mp4,run,span,1.0,1.5",
+        "gone.mp4,run,broken,,",
+        "text.mp4,run,broken,,",
+        "0.mp4,run,late,7,8",
+    ]
     (folder / "text.mp4").write_text("no video")
-    (folder / "clips.csv").write_text("video,label,split,start_seconds,end_seconds\n" + "\n".join(rows) + "\n")
+    (folder / "clips.csv").write_text(
+        "video,label,split,start_seconds,end_seconds\n" + "\n".join(rows) + "\n"
+    )
     return load_table(folder / "clips.csv")
 
 
 def same(a: ClipBatch, b: ClipBatch) -> bool:
-    return a.names == b.names and all(torch.equal(getattr(a, k), getattr(b, k)) for k in ("video", "label", "index", "frame_indices"))
+    return a.names == b.names and all(
+        torch.equal(getattr(a, k), getattr(b, k))
+        for k in ("video", "label", "index", "frame_indices")
+    )
 
 
 def test_a_clip_holds_the_frames_that_it_names(table: VideoTable) -> None:
     dataset = ClipDataset(table, "train", SPEC, train=False)
-    assert (len(dataset), dataset.class_names, dataset.labels.tolist(), dataset.skipped) == (4, ["run", "walk"], [0, 1, 0, 1], 0)
+    assert (len(dataset), dataset.class_names, dataset.labels.tolist(), dataset.skipped) == (
+        4,
+        ["run", "walk"],
+        [0, 1, 0, 1],
+        0,
+    )
     clip = dataset[1]
     assert clip.video.shape == (1, 3, 4, 32, 32)
     assert clip.video.dtype == torch.uint8
@@ -67,7 +84,12 @@ def test_training_depends_on_seed_epoch_and_index_alone(table: VideoTable) -> No
     assert all(
         same(clip, other)
         for clip, other in zip(
-            first, map(ClipDataset(table, "train", SPEC, train=True, seed=3, flip=True).__getitem__, range(4)), strict=True
+            first,
+            map(
+                ClipDataset(table, "train", SPEC, train=True, seed=3, flip=True).__getitem__,
+                range(4),
+            ),
+            strict=True,
         )
     )
     by_epoch = []
@@ -126,7 +148,13 @@ def test_a_span_beyond_the_end_is_named_with_its_row(table: VideoTable) -> None:
 
 
 def test_skipped_rows_are_left_out_and_counted(table: VideoTable) -> None:
-    dataset = ClipDataset(table, "train", SPEC, train=False, skip={"0.mp4", str(table.folder / "2.mp4"), "elsewhere.mp4"})
+    dataset = ClipDataset(
+        table,
+        "train",
+        SPEC,
+        train=False,
+        skip={"0.mp4", str(table.folder / "2.mp4"), "elsewhere.mp4"},
+    )
     assert (len(dataset), dataset.skipped, dataset.labels.tolist()) == (2, 2, [1, 1])
     assert [Path(dataset[i].names[0]).name for i in range(2)] == ["1.mp4", "3.mp4"]
     with pytest.raises(DataError, match="leaves none of the 2 rows of split 'broken'"):
@@ -137,7 +165,9 @@ def test_skipped_rows_are_left_out_and_counted(table: VideoTable) -> None:
 
 def test_luma_and_multi_label(tmp_path: Path) -> None:
     shaded(tmp_path / "0.mp4", 10, 5)
-    (tmp_path / "t.csv").write_text("video,label,split\n0.mp4,a|c,train\n0.mp4,,train\n0.mp4,b,train\n")
+    (tmp_path / "t.csv").write_text(
+        "video,label,split\n0.mp4,a|c,train\n0.mp4,,train\n0.mp4,b,train\n"
+    )
     spec = InputSpec(num_frames=3, height=24, width=24, channels=1, num_segments=3)
     dataset = ClipDataset(load_table(tmp_path / "t.csv"), "train", spec, train=False)
     batch = dataset.collate([dataset[i] for i in range(3)])
@@ -149,10 +179,14 @@ def test_luma_and_multi_label(tmp_path: Path) -> None:
 def test_collate_joins_regions_or_refuses(table: VideoTable) -> None:
     dataset = ClipDataset(table, "train", SPEC, train=False)
     clips = [dataset[0], dataset[1]]
-    clips[0].regions = Regions(torch.zeros(1, 4, 2, 4), torch.ones(1, 4, 2), torch.ones(1, 4, 2, dtype=torch.bool))
+    clips[0].regions = Regions(
+        torch.zeros(1, 4, 2, 4), torch.ones(1, 4, 2), torch.ones(1, 4, 2, dtype=torch.bool)
+    )
     with pytest.raises(ValueError, match="1 of 2 samples have regions"):
         collate(clips)
-    clips[1].regions = Regions(torch.ones(1, 4, 2, 4), torch.ones(1, 4, 2), torch.ones(1, 4, 2, dtype=torch.bool))
+    clips[1].regions = Regions(
+        torch.ones(1, 4, 2, 4), torch.ones(1, 4, 2), torch.ones(1, 4, 2, dtype=torch.bool)
+    )
     batch = collate(clips)
     assert batch.regions is not None
     assert batch.regions.boxes_xyxy.mean((1, 2, 3)).tolist() == [0.0, 1.0]
@@ -187,19 +221,34 @@ def test_forked_workers_change_nothing(table: VideoTable) -> None:
 @pytest.mark.slow
 def test_spawned_workers_change_nothing(table: VideoTable) -> None:
     dataset = ClipDataset(table, "train", SPEC, train=True, flip=True)
-    assert all(same(a, b) for a, b in zip(epochs(dataset, 0, None), epochs(dataset, 2, "spawn"), strict=True))
+    assert all(
+        same(a, b)
+        for a, b in zip(epochs(dataset, 0, None), epochs(dataset, 2, "spawn"), strict=True)
+    )
 
 
 def test_a_worker_hands_on_the_whole_error(table: VideoTable) -> None:
-    loader = DataLoader(ClipDataset(table, "broken", SPEC, train=True), num_workers=1, collate_fn=collate, multiprocessing_context="fork")
+    loader = DataLoader(
+        ClipDataset(table, "broken", SPEC, train=True),
+        num_workers=1,
+        collate_fn=collate,
+        multiprocessing_context="fork",
+    )
     with pytest.raises(VideoError) as error:
         list(loader)
     gone = table.folder / "gone.mp4"
     assert str(error.value) == f"{gone}: there is no such file (clips.csv, line 9)"
     assert (error.value.path, error.value.frame) == (gone, None)
-    printed = "Caught ClipError in worker 0.\nOriginal Traceback:\nvidgraph.data.clips.ClipError: a.mp4, frame 7: torn (t.csv, line 2)\n"
+    printed = (
+        "Caught ClipError in worker 0.\nOriginal Traceback:\nvidgraph.data.clips.ClipError: "
+        "a.mp4, frame 7: torn (t.csv, line 2)\n"
+    )
     rebuilt = ClipError(printed)
-    assert (str(rebuilt), rebuilt.path, rebuilt.frame) == ("a.mp4, frame 7: torn (t.csv, line 2)", Path("a.mp4"), 7)
+    assert (str(rebuilt), rebuilt.path, rebuilt.frame) == (
+        "a.mp4, frame 7: torn (t.csv, line 2)",
+        Path("a.mp4"),
+        7,
+    )
 
 
 def test_weizmann_clips(shared_data: Path) -> None:
@@ -217,8 +266,15 @@ def test_weizmann_clips(shared_data: Path) -> None:
 def test_sample_videos_as_table(shared_data: Path, tmp_path: Path) -> None:
     folder = shared_data / "data" / "sample_videos"
     files = sorted(p for p in folder.iterdir() if p.suffix in (".mp4", ".avi"))
-    (tmp_path / "t.tsv").write_text("video\tlabel\tsplit\n" + "".join(f"{f}\t{f.suffix[1:]}\ttest\n" for f in files))
-    dataset = ClipDataset(load_table(tmp_path / "t.tsv"), "test", InputSpec(num_frames=4, height=64, width=64, sample_fps=5), train=False)
+    (tmp_path / "t.tsv").write_text(
+        "video\tlabel\tsplit\n" + "".join(f"{f}\t{f.suffix[1:]}\ttest\n" for f in files)
+    )
+    dataset = ClipDataset(
+        load_table(tmp_path / "t.tsv"),
+        "test",
+        InputSpec(num_frames=4, height=64, width=64, sample_fps=5),
+        train=False,
+    )
     assert len(dataset) == 6
     for i in range(2):
         assert dataset[i].video.shape == (1, 3, 4, 64, 64)

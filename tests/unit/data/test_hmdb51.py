@@ -13,7 +13,11 @@ from vidgraph.data.label_files import share_of
 from vidgraph.data.table import load_table
 from vidgraph.errors import DataError, VidgraphError
 
-WAVE = ["21_wave_u_nm_np1_fr_goo_5", "50_FIRST_DATES_wave_f_cm_np1_fr_med_0", "(Rad)Schlag,_die!_wave_f_cm_np1_le_med_0"]
+WAVE = [
+    "21_wave_u_nm_np1_fr_goo_5",
+    "50_FIRST_DATES_wave_f_cm_np1_fr_med_0",
+    "(Rad)Schlag,_die!_wave_f_cm_np1_le_med_0",
+]
 SHAKE = ["21_shake_hands_u_nm_np1_fr_goo_1"]
 FILES = {
     "wave_test_split1.txt": f"{WAVE[0]}.avi 1 \n{WAVE[1]}.avi 2 \n{WAVE[2]}.avi 0 \n",
@@ -67,10 +71,19 @@ def test_whole_films_are_held_out(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"wave_test_split1": f"{WAVE[0]} 1\n"}, r"wave_test_split1\.txt, line 1: .* is not of the form NAME\.avi 1, with 0, 1 or 2$"),
+        (
+            {"wave_test_split1": f"{WAVE[0]} 1\n"},
+            r"wave_test_split1\.txt, line 1: .* is not of the form NAME\.avi 1, with 0, 1 or 2$",
+        ),
         ({"wave_test_split1": f"{WAVE[0]}.avi 3\n"}, r"line 1: .* is not of the form"),
-        ({"wave_test_split2": f"{WAVE[0]}.avi 1\n" * 2}, r"wave_test_split2\.txt, line 2: video 21_wave.* is listed a second time$"),
-        ({"wave_test_split3": ""}, r"labels: lacks shake_hands_test_split3\.txt, and other classes have that split$"),
+        (
+            {"wave_test_split2": f"{WAVE[0]}.avi 1\n" * 2},
+            r"wave_test_split2\.txt, line 2: video 21_wave.* is listed a second time$",
+        ),
+        (
+            {"wave_test_split3": ""},
+            r"labels: lacks shake_hands_test_split3\.txt, and other classes have that split$",
+        ),
     ],
 )
 def test_faulty_files_are_one_line(tmp_path: Path, changed: dict[str, str], message: str) -> None:
@@ -82,7 +95,9 @@ def test_faulty_folders_and_shares_are_one_line(tmp_path: Path) -> None:
     folder = hmdb51(tmp_path)
     with pytest.raises(DataError, match=r"videos: holds no file such as wave_test_split1\.txt"):
         make_table(folder / "videos", folder / "videos", folder / "t.csv")
-    with pytest.raises(DataError, match=r"labels: holds none of the 4 videos; expected shake_hands/21_shake_hands"):
+    with pytest.raises(
+        DataError, match=r"labels: holds none of the 4 videos; expected shake_hands/21_shake_hands"
+    ):
         make_table(folder / "labels", folder / "labels", folder / "t.csv")
     with pytest.raises(DataError, match="hold-out must be a share"):
         rows(folder, hold_out=1.0)
@@ -103,7 +118,17 @@ def test_real_files(shared_data: Path, tmp_path: Path) -> None:
 
 def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = hmdb51(tmp_path)
-    words = ["data", "make", "hmdb51", "--labels", folder / "labels", "--videos", folder / "videos", "--out", folder / "t.csv"]
+    words = [
+        "data",
+        "make",
+        "hmdb51",
+        "--labels",
+        folder / "labels",
+        "--videos",
+        folder / "videos",
+        "--out",
+        folder / "t.csv",
+    ]
     assert main([*map(str, words), "--hold-out", "0.1"]) == 0
     assert "HMDB51, 4 videos, 2 classes" in capsys.readouterr().out
     assert main([*map(str, words), "--hold-out", "2"]) == 2

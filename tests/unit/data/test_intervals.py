@@ -1,4 +1,6 @@
-"""Actions within videos: what a training clip is labelled with, against a plain search over every moment; and what is refused."""
+"""Actions within videos: what a training clip is labelled with, against a plain search over every
+moment; and what is refused.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +18,11 @@ from vidgraph.records import InputSpec
 from vidgraph.video.views import ViewPlan
 from vidgraph.video.writer import write_video
 
-SPEC = InputSpec(num_frames=4, height=32, width=32, stride_frames=2)  # 0.7 s of a video at 10 frames per second
-# Of a video of 4 s. Two actions of class b overlap; c lies between two frames; a lasts past the end.
+SPEC = InputSpec(
+    num_frames=4, height=32, width=32, stride_frames=2
+)  # 0.7 s of a video at 10 frames per second
+# Of a video of 4 s. Two actions of class b overlap; c lies between two frames; a lasts past the
+# end.
 ACTIONS = [("a", 3.1, 6.0), ("b", 0.0, 0.55), ("b", 0.3, 1.0), ("c", 2.02, 2.05), ("a", 1.5, 1.7)]
 CLASSES = "abcd"
 HEADER = "video,label,start_seconds,end_seconds\n"
@@ -28,7 +33,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("intervals")
     rng = np.random.default_rng(0)
     for name in ("one", "two"):
-        write_video(folder / f"{name}.mp4", rng.integers(0, 255, (40, 40, 56, 3), dtype=np.uint8), 10, lossless=True)
+        write_video(
+            folder / f"{name}.mp4",
+            rng.integers(0, 255, (40, 40, 56, 3), dtype=np.uint8),
+            10,
+            lossless=True,
+        )
     rows = "one.mp4,a|b|c,train\ntwo.mp4,,train\none.mp4,a|b|c,test\ntwo.mp4,d,test\n"
     (folder / "table.csv").write_text(f"video,label,split\n{rows}")
     lines = "".join(f"one.mp4,{label},{start},{end}\n" for label, start, end in ACTIONS)
@@ -44,7 +54,15 @@ def table(folder: Path) -> VideoTable:
 def plainly(shown: np.ndarray) -> list[float]:
     """Every class that lasts at any thousandth of a second from the first frame to the last."""
     moments = np.round(np.arange(round(1000 * shown[0]), round(1000 * shown[-1]) + 1) / 1000, 3)
-    return [float(any(k == label and ((start <= moments) & (moments < end)).any() for label, start, end in ACTIONS)) for k in CLASSES]
+    return [
+        float(
+            any(
+                k == label and ((start <= moments) & (moments < end)).any()
+                for label, start, end in ACTIONS
+            )
+        )
+        for k in CLASSES
+    ]
 
 
 def test_a_training_clip_has_the_labels_of_what_it_shows(folder: Path, table: VideoTable) -> None:
@@ -57,33 +75,63 @@ def test_a_training_clip_has_the_labels_of_what_it_shows(folder: Path, table: Vi
         expected = plainly(clip.frame_indices[0].numpy() / 10)
         assert clip.label.tolist() == [expected]
         found.add(tuple(expected))
-    assert found == {(0, 1, 0, 0), (1, 1, 0, 0), (1, 0, 0, 0), (1, 0, 1, 0), (0, 0, 1, 0), (0, 0, 0, 0)}
+    assert found == {
+        (0, 1, 0, 0),
+        (1, 1, 0, 0),
+        (1, 0, 0, 0),
+        (1, 0, 1, 0),
+        (0, 0, 1, 0),
+        (0, 0, 0, 0),
+    }
     assert dataset[1].label.tolist() == [[0, 0, 0, 0]]  # a video without actions
 
 
-def test_without_intervals_and_in_tests_labels_are_those_of_the_video(folder: Path, table: VideoTable) -> None:
+def test_without_intervals_and_in_tests_labels_are_those_of_the_video(
+    folder: Path, table: VideoTable
+) -> None:
     assert ClipDataset(table, "train", SPEC, train=True)[0].label.tolist() == [[1, 1, 1, 0]]
     intervals = load_intervals(folder / "actions.csv", table)
-    test = ClipDataset(table, "test", SPEC, train=False, intervals=intervals, views=ViewPlan(clips=3))
+    test = ClipDataset(
+        table, "test", SPEC, train=False, intervals=intervals, views=ViewPlan(clips=3)
+    )
     assert [test[i].label.tolist() for i in range(6)] == [[[1, 1, 1, 0]]] * 3 + [[[0, 0, 0, 1]]] * 3
 
 
 def test_a_clip_that_loops_shows_its_two_ends_only(folder: Path, table: VideoTable) -> None:
     intervals = load_intervals(folder / "actions.csv", table)
     times, video = np.arange(40) / 10, str(folder / "one.mp4")
-    assert intervals.seen(video, times, np.array([36, 38, 0, 2])).tolist() == [[1, 1, 0, 0]]  # not c, between its ends
+    assert intervals.seen(video, times, np.array([36, 38, 0, 2])).tolist() == [
+        [1, 1, 0, 0]
+    ]  # not c, between its ends
     assert intervals.seen(video, times, np.array([2, 10, 20, 38])).tolist() == [[1, 1, 1, 0]]
-    assert intervals.seen(video, times, np.array([39, 39, 39, 39])).tolist() == [[1, 0, 0, 0]]  # the last frame, repeated
-    assert intervals.seen(video, times, np.array([10, 12])).tolist() == [[0, 0, 0, 0]]  # b ends at 1.0: that moment is not of it
-    assert intervals.seen(video, times, np.array([13, 15])).tolist() == [[1, 0, 0, 0]]  # a begins at 1.5: that moment is
+    assert intervals.seen(video, times, np.array([39, 39, 39, 39])).tolist() == [
+        [1, 0, 0, 0]
+    ]  # the last frame, repeated
+    assert intervals.seen(video, times, np.array([10, 12])).tolist() == [
+        [0, 0, 0, 0]
+    ]  # b ends at 1.0: that moment is not of it
+    assert intervals.seen(video, times, np.array([13, 15])).tolist() == [
+        [1, 0, 0, 0]
+    ]  # a begins at 1.5: that moment is
 
 
-def test_a_mirrored_clip_has_the_mirrored_labels_of_what_it_shows(tmp_path: Path, folder: Path) -> None:
-    rows = "".join(f"{folder}/one.mp4,step left|step right|wait,{split}\n" for split in ("train", "test"))
+def test_a_mirrored_clip_has_the_mirrored_labels_of_what_it_shows(
+    tmp_path: Path, folder: Path
+) -> None:
+    rows = "".join(
+        f"{folder}/one.mp4,step left|step right|wait,{split}\n" for split in ("train", "test")
+    )
     (tmp_path / "table.csv").write_text(f"video,label,split\n{rows}")
     (tmp_path / "actions.csv").write_text(f"{HEADER}{folder}/one.mp4,step left,0,9\n")
     table = load_table(tmp_path / "table.csv")
-    dataset = ClipDataset(table, "train", SPEC, train=True, flip=True, intervals=load_intervals(tmp_path / "actions.csv", table))
+    dataset = ClipDataset(
+        table,
+        "train",
+        SPEC,
+        train=True,
+        flip=True,
+        intervals=load_intervals(tmp_path / "actions.csv", table),
+    )
     labels = []
     for epoch in range(20):
         dataset.set_epoch(epoch)
@@ -94,16 +142,23 @@ def test_a_mirrored_clip_has_the_mirrored_labels_of_what_it_shows(tmp_path: Path
 def test_an_action_beyond_the_video_is_named(tmp_path: Path, folder: Path) -> None:
     (tmp_path / "table.csv").write_text(f"video,label,split\n{folder}/one.mp4,a|b,train\n")
     table = load_table(tmp_path / "table.csv")
-    (tmp_path / "actions.csv").write_text(f"{HEADER}{folder}/one.mp4,a,0,1\n{folder}/one.mp4,b,4.0,4.5\n")
-    dataset = ClipDataset(table, "train", SPEC, train=True, intervals=load_intervals(tmp_path / "actions.csv", table))
+    (tmp_path / "actions.csv").write_text(
+        f"{HEADER}{folder}/one.mp4,a,0,1\n{folder}/one.mp4,b,4.0,4.5\n"
+    )
+    dataset = ClipDataset(
+        table, "train", SPEC, train=True, intervals=load_intervals(tmp_path / "actions.csv", table)
+    )
     message = (
-        f"{folder}/one.mp4: the action from 4 s to 4.5 s (actions.csv, line 3) lies outside the video, whose last frame is shown at 3.9 s "
+        f"{folder}/one.mp4: the action from 4 s to 4.5 s (actions.csv, line 3) lies outside the "
+        "video, whose last frame is shown at 3.9 s "
         "(table.csv, line 2)"
     )
     with pytest.raises(ClipError) as caught:
         dataset[0]
     assert str(caught.value) == message
-    (tmp_path / "actions.csv").write_text(f"{HEADER}{folder}/one.mp4,b,3.95,4.5\n")  # while the last frame is still shown
+    (tmp_path / "actions.csv").write_text(
+        f"{HEADER}{folder}/one.mp4,b,3.95,4.5\n"
+    )  # while the last frame is still shown
     intervals = load_intervals(tmp_path / "actions.csv", table)
     assert ClipDataset(table, "train", SPEC, train=True, intervals=intervals)[0].label.sum() == 0
 
@@ -111,18 +166,45 @@ def test_an_action_beyond_the_video_is_named(tmp_path: Path, folder: Path) -> No
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (f"{HEADER}one.mp4,e,0,1\n", "actions.csv, line 2: label 'e' is not among the 4 classes of table.csv"),
-        (f"{HEADER}one.mp4,a,0,1\nonne.mp4,a,0,1\nonne.mp4,a,2,3\n", "line 3: video 'onne.mp4' is not in table.csv (also wrong: line 4)"),
-        (f"{HEADER}one.mp4,a,2,1\n", "line 2: the span from 2 s to 1 s holds nothing; start_seconds must be less than end_seconds"),
-        (f"{HEADER}one.mp4,a,,1\n", "line 2: start_seconds is empty; an action needs both its times"),
-        (f"{HEADER}one.mp4,a,0,x\n", "line 2: end_seconds is 'x', which is not a number of seconds"),
-        (f"{HEADER}one.mp4,a,-1,1\n", "line 2: start_seconds is -1, which is not a time in the video"),
-        ("video,label,start,end_seconds\none.mp4,a,0,1\n", "line 1: no column 'start_seconds'; did you mean 'start'?"),
-        ("video,label,label,start_seconds,end_seconds\none.mp4,a,a,0,1\n", "line 1: more than one column 'label'"),
+        (
+            f"{HEADER}one.mp4,e,0,1\n",
+            "actions.csv, line 2: label 'e' is not among the 4 classes of table.csv",
+        ),
+        (
+            f"{HEADER}one.mp4,a,0,1\nonne.mp4,a,0,1\nonne.mp4,a,2,3\n",
+            "line 3: video 'onne.mp4' is not in table.csv (also wrong: line 4)",
+        ),
+        (
+            f"{HEADER}one.mp4,a,2,1\n",
+            "line 2: the span from 2 s to 1 s holds nothing; start_seconds must be less than "
+            "end_seconds",
+        ),
+        (
+            f"{HEADER}one.mp4,a,,1\n",
+            "line 2: start_seconds is empty; an action needs both its times",
+        ),
+        (
+            f"{HEADER}one.mp4,a,0,x\n",
+            "line 2: end_seconds is 'x', which is not a number of seconds",
+        ),
+        (
+            f"{HEADER}one.mp4,a,-1,1\n",
+            "line 2: start_seconds is -1, which is not a time in the video",
+        ),
+        (
+            "video,label,start,end_seconds\none.mp4,a,0,1\n",
+            "line 1: no column 'start_seconds'; did you mean 'start'?",
+        ),
+        (
+            "video,label,label,start_seconds,end_seconds\none.mp4,a,a,0,1\n",
+            "line 1: more than one column 'label'",
+        ),
         (None, "no such table"),
     ],
 )
-def test_broken_tables_of_actions(folder: Path, table: VideoTable, text: str | None, message: str) -> None:
+def test_broken_tables_of_actions(
+    folder: Path, table: VideoTable, text: str | None, message: str
+) -> None:
     path = folder / "broken" / "actions.csv"
     path.parent.mkdir(exist_ok=True)
     path.unlink(missing_ok=True)
@@ -134,10 +216,20 @@ def test_broken_tables_of_actions(folder: Path, table: VideoTable, text: str | N
     assert "\n" not in str(caught.value)
 
 
-def test_videos_may_be_named_from_another_folder(folder: Path, table: VideoTable, tmp_path: Path) -> None:
+def test_videos_may_be_named_from_another_folder(
+    folder: Path, table: VideoTable, tmp_path: Path
+) -> None:
     (folder / "below").mkdir(exist_ok=True)
-    (folder / "below" / "actions.csv").write_text(f"{HEADER}../one.mp4,d,0,9\n{folder}/two.mp4,a,1,2\n")
+    (folder / "below" / "actions.csv").write_text(
+        f"{HEADER}../one.mp4,d,0,9\n{folder}/two.mp4,a,1,2\n"
+    )
     intervals = load_intervals(folder / "below" / "actions.csv", table)
     times = np.arange(40) / 10
-    assert torch.equal(intervals.seen(str(folder / "one.mp4"), times, np.array([0, 1])), torch.tensor([[0.0, 0, 0, 1]]))
-    assert torch.equal(intervals.seen(str(folder / "two.mp4"), times, np.array([9, 11])), torch.tensor([[1.0, 0, 0, 0]]))
+    assert torch.equal(
+        intervals.seen(str(folder / "one.mp4"), times, np.array([0, 1])),
+        torch.tensor([[0.0, 0, 0, 1]]),
+    )
+    assert torch.equal(
+        intervals.seen(str(folder / "two.mp4"), times, np.array([9, 11])),
+        torch.tensor([[1.0, 0, 0, 0]]),
+    )

@@ -1,4 +1,6 @@
-"""Something-Something: label files to tables, what is refused, and which classes are each other's mirror image."""
+"""Something-Something: label files to tables, what is refused, and which classes are each other's
+mirror image.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +22,13 @@ from vidgraph.records import InputSpec
 from vidgraph.video.views import ViewPlan
 from vidgraph.video.writer import write_video
 
-CLASSES = ["Pushing something from left to right", "Holding something", "Putting something, something and something on the table"]
-# The classes of v2's official list of 174 that hold the letters "left" or "right" (numbers of labels.json; v1 names them alike).
+CLASSES = [
+    "Pushing something from left to right",
+    "Holding something",
+    "Putting something, something and something on the table",
+]
+# The classes of v2's official list of 174 that hold the letters "left" or "right" (numbers of
+# labels.json; v1 names them alike).
 V2_SIDES = {
     21: "Laying something on the table on its side, not upright",
     50: "Plugging something into something but pulling it right out as you remove your hand",
@@ -29,7 +36,8 @@ V2_SIDES = {
     87: "Pulling something from right to left",
     93: "Pushing something from left to right",
     94: "Pushing something from right to left",
-    117: "Putting something that cannot actually stand upright upright on the table, so it falls on its side",
+    117: "Putting something that cannot actually stand upright upright on the table, so it falls "
+    "on its side",
     119: "Putting something upright on the table",
     166: "Turning the camera left while filming something",
     167: "Turning the camera right while filming something",
@@ -57,7 +65,10 @@ def v2(folder: Path, prefix: str = "") -> Path:
     numbers = {name: str(k) for k, name in enumerate(CLASSES)}
 
     def videos(**templates: str) -> list[dict[str, object]]:
-        return [{"id": i[1:], "label": "holding a cup", "template": text, "placeholders": ["a cup"]} for i, text in templates.items()]
+        return [
+            {"id": i[1:], "label": "holding a cup", "template": text, "placeholders": ["a cup"]}
+            for i, text in templates.items()
+        ]
 
     bracketed = [
         "Pushing [something] from left to right",
@@ -93,7 +104,12 @@ def test_v1_files_become_a_table(tmp_path: Path) -> None:
         ("videos/55", CLASSES[0], "val"),
         ("videos/56", CLASSES[1], "val"),
     ]
-    assert (made.version, made.num_rows, made.num_classes, made.absent) == ("v1", {"train": 3, "val": 2}, 3, 1)
+    assert (made.version, made.num_rows, made.num_classes, made.absent) == (
+        "v1",
+        {"train": 3, "val": 2},
+        3,
+        1,
+    )
     assert made.lines() == [
         f"{made.path}: Something-Something v1, 5 videos (train 3, val 2), 3 classes",
         f"note: {folder / 'videos'} lacks 1 of them",
@@ -121,23 +137,31 @@ def test_v2_templates_become_classes(tmp_path: Path, prefix: str) -> None:
 def test_held_out_videos_follow_from_their_ids(tmp_path: Path) -> None:
     folder = v1(tmp_path)
     lines = [f"{n};{CLASSES[n % 3]}" for n in range(1000, 3000)]
-    (folder / "labels" / "something-something-v1-train.csv").write_text("\n".join(lines), encoding="utf-8")
+    (folder / "labels" / "something-something-v1-train.csv").write_text(
+        "\n".join(lines), encoding="utf-8"
+    )
 
     def held(share: float) -> set[str]:
         make_table(folder / "labels", folder / "videos", tmp_path / "table.csv", hold_out=share)
-        return {name for name, _, split in rows(load_table(tmp_path / "table.csv")) if split == "held"}
+        return {
+            name for name, _, split in rows(load_table(tmp_path / "table.csv")) if split == "held"
+        }
 
     tenth, fifth = held(0.1), held(0.2)
     assert 160 < len(tenth) < 240
     assert tenth < fifth
     assert held(0) == set()
-    (folder / "labels" / "something-something-v1-train.csv").write_text("\n".join(lines[:1000]), encoding="utf-8")
+    (folder / "labels" / "something-something-v1-train.csv").write_text(
+        "\n".join(lines[:1000]), encoding="utf-8"
+    )
     assert held(0.1) == {name for name in tenth if int(Path(name).name) < 2000}
 
 
 def _edit(name: str, change: Callable[[str], str]) -> Callable[[Path], None]:
     def apply(labels: Path) -> None:
-        (labels / name).write_text(change((labels / name).read_text(encoding="utf-8")), encoding="utf-8")
+        (labels / name).write_text(
+            change((labels / name).read_text(encoding="utf-8")), encoding="utf-8"
+        )
 
     return apply
 
@@ -153,27 +177,59 @@ def _edit(name: str, change: Callable[[str], str]) -> Callable[[Path], None]:
             _edit("labels.csv", lambda t: t.replace(CLASSES[1] + "\n", "")),
             "train.csv, line 1: class 'Holding something' is not among the 2 of",
         ),
-        (_edit("labels.csv", lambda t: t + CLASSES[1]), "labels.csv: class 'Holding something' is listed twice"),
+        (
+            _edit("labels.csv", lambda t: t + CLASSES[1]),
+            "labels.csv: class 'Holding something' is listed twice",
+        ),
         (_edit("labels.csv", lambda t: "\n"), "labels.csv: is empty"),
-        (_edit("train.csv", lambda t: t.replace("Holding", "Holdin")), "class 'Holdin something' is not among the 3 of"),
-        (_edit("train.csv", lambda t: t.replace("Holding", "Holdin")), "; did you mean 'Holding something'?"),
-        (_edit("train.csv", lambda t: t.replace(";", ",", 1)), "train.csv, line 1: '100218,Holding something' is not of the form ID;CLASS"),
-        (_edit("validation.csv", lambda t: t + f"7;{CLASSES[0]}\n"), "validation.csv, line 3: video 7 is listed a second time, after"),
-        (lambda labels: (labels / "train.csv").unlink(), "holds no file named train.csv or ...-train.csv"),
+        (
+            _edit("train.csv", lambda t: t.replace("Holding", "Holdin")),
+            "class 'Holdin something' is not among the 3 of",
+        ),
+        (
+            _edit("train.csv", lambda t: t.replace("Holding", "Holdin")),
+            "; did you mean 'Holding something'?",
+        ),
+        (
+            _edit("train.csv", lambda t: t.replace(";", ",", 1)),
+            "train.csv, line 1: '100218,Holding something' is not of the form ID;CLASS",
+        ),
+        (
+            _edit("validation.csv", lambda t: t + f"7;{CLASSES[0]}\n"),
+            "validation.csv, line 3: video 7 is listed a second time, after",
+        ),
+        (
+            lambda labels: (labels / "train.csv").unlink(),
+            "holds no file named train.csv or ...-train.csv",
+        ),
         (
             lambda labels: (labels / "labels.csv").unlink(),
             "holds no class list; expected a file that ends in labels.csv (v1) or labels.json",
         ),
-        (lambda labels: (labels / "x-labels.csv").write_text("a"), "holds several class lists (labels.csv, x-labels.csv)"),
-        (lambda labels: (labels / "train.csv").write_bytes(b"\xff\xfe1;x"), "train.csv: is not UTF-8 text"),
-        (lambda labels: [d.rmdir() for d in (labels.parent / "videos").iterdir()], "holds none of the 5 videos of"),
         (
-            lambda labels: [d.rmdir() for d in sorted(labels.parent.rglob("videos*/*"))] and (labels.parent / "videos").rmdir(),
+            lambda labels: (labels / "x-labels.csv").write_text("a"),
+            "holds several class lists (labels.csv, x-labels.csv)",
+        ),
+        (
+            lambda labels: (labels / "train.csv").write_bytes(b"\xff\xfe1;x"),
+            "train.csv: is not UTF-8 text",
+        ),
+        (
+            lambda labels: [d.rmdir() for d in (labels.parent / "videos").iterdir()],
+            "holds none of the 5 videos of",
+        ),
+        (
+            lambda labels: (
+                [d.rmdir() for d in sorted(labels.parent.rglob("videos*/*"))]
+                and (labels.parent / "videos").rmdir()
+            ),
             "cannot be read",
         ),
     ],
 )
-def test_bad_v1_files_are_one_line(tmp_path: Path, break_it: Callable[[Path], object], message: str) -> None:
+def test_bad_v1_files_are_one_line(
+    tmp_path: Path, break_it: Callable[[Path], object], message: str
+) -> None:
     folder = v1(tmp_path, prefix="")
     break_it(folder / "labels")
     with pytest.raises(VidgraphError) as caught:
@@ -193,14 +249,19 @@ def test_bad_v1_files_are_one_line(tmp_path: Path, break_it: Callable[[Path], ob
         (_edit("labels.json", lambda t: "[]"), "labels.json: holds no classes with their indices"),
         (_edit("train.json", lambda t: t[:-30]), "train.json: is not JSON"),
         (_edit("train.json", lambda t: "{}"), "train.json: holds no list of videos"),
-        (_edit("train.json", lambda t: t.replace("template", "tmplate", 1)), "train.json, video 1: lacks its id or its template"),
+        (
+            _edit("train.json", lambda t: t.replace("template", "tmplate", 1)),
+            "train.json, video 1: lacks its id or its template",
+        ),
         (
             _edit("train.json", lambda t: t.replace("Holding [", "Hiding [")),
             "train.json, video 2: class 'Hiding something' is not among the 3",
         ),
     ],
 )
-def test_bad_v2_files_are_one_line(tmp_path: Path, break_it: Callable[[Path], object], message: str) -> None:
+def test_bad_v2_files_are_one_line(
+    tmp_path: Path, break_it: Callable[[Path], object], message: str
+) -> None:
     folder = v2(tmp_path)
     break_it(folder / "labels")
     with pytest.raises(VidgraphError) as caught:
@@ -217,25 +278,50 @@ def test_bad_arguments_are_one_line(tmp_path: Path) -> None:
         ({"labels": tmp_path / "nowhere"}, "nowhere: there is no such folder"),
     ):
         with pytest.raises(VidgraphError, match=message):
-            make_table(**{"labels": folder / "labels", "videos": folder / "videos", "out": tmp_path / "t.csv", **arguments})
+            make_table(
+                **{
+                    "labels": folder / "labels",
+                    "videos": folder / "videos",
+                    "out": tmp_path / "t.csv",
+                    **arguments,
+                }
+            )
 
 
-# ---- mirrored classes ------------------------------------------------------------------------------------------------------------------
+# ---- mirrored classes ----------------------------------------------------------------------------
 
 
 def test_every_pair_of_the_v2_classes() -> None:
-    """All pairs, and the one class that says "right" without a partner, which is therefore never mirrored."""
+    """All pairs, and the one class that says "right" without a partner, which is therefore never
+    mirrored.
+    """
     names = list(V2_SIDES.values())
     numbers = list(V2_SIDES)
-    mirrored = {numbers[k]: m if m < 0 else numbers[m] for k, m in enumerate(mirrored_classes(names))}
-    assert mirrored == {21: 21, 50: -1, 86: 87, 87: 86, 93: 94, 94: 93, 117: 117, 119: 119, 166: 167, 167: 166}
+    mirrored = {
+        numbers[k]: m if m < 0 else numbers[m] for k, m in enumerate(mirrored_classes(names))
+    }
+    assert mirrored == {
+        21: 21,
+        50: -1,
+        86: 87,
+        87: 86,
+        93: 94,
+        94: 93,
+        117: 117,
+        119: 119,
+        166: 167,
+        167: 166,
+    }
 
 
 @pytest.mark.parametrize(
     ("names", "expected"),
     [
         (["left", "right"], [1, 0]),
-        (["Turn Left", "turn right", "stand"], [-1, -1, 2]),  # other letters elsewhere: not the same class
+        (
+            ["Turn Left", "turn right", "stand"],
+            [-1, -1, 2],
+        ),  # other letters elsewhere: not the same class
         (["swipe_left", "swipe_right"], [1, 0]),
         (["SwipeLeft", "SwipeRight", "Swipe"], [1, 0, 2]),
         (["LEFT", "Right"], [1, 0]),
@@ -256,7 +342,12 @@ def test_pairs_by_their_words(names: list[str], expected: list[int]) -> None:
 def ramp(path: Path, num_frames: int = 6) -> None:
     """Bright on the right."""
     columns = np.linspace(0, 255, 48).astype(np.uint8)
-    write_video(path, np.broadcast_to(columns[None, None, :, None], (num_frames, 32, 48, 3)).copy(), 10, lossless=True)
+    write_video(
+        path,
+        np.broadcast_to(columns[None, None, :, None], (num_frames, 32, 48, 3)).copy(),
+        10,
+        lossless=True,
+    )
 
 
 def is_mirrored(video: torch.Tensor) -> bool:
@@ -266,15 +357,27 @@ def is_mirrored(video: torch.Tensor) -> bool:
 def test_a_mirrored_clip_has_the_mirrored_label(tmp_path: Path) -> None:
     ramp(tmp_path / "a.mp4")
     labels = ["push left", "push right", "lift", "pull it right out"]
-    (tmp_path / "t.csv").write_text("video,label,split\n" + "".join(f"a.mp4,{label},train\n" for label in labels))
+    (tmp_path / "t.csv").write_text(
+        "video,label,split\n" + "".join(f"a.mp4,{label},train\n" for label in labels)
+    )
     table = load_table(tmp_path / "t.csv").with_class_names(labels)
     spec = InputSpec(num_frames=2, height=16, width=16, stride_frames=1)
     dataset = ClipDataset(table, "train", spec, train=True, flip=True)
     seen = []
     for epoch in range(20):
         dataset.set_epoch(epoch)
-        seen += [(row, is_mirrored(dataset[row].video), int(dataset[row].label)) for row in range(4)]
-    assert set(seen) == {(0, False, 0), (0, True, 1), (1, False, 1), (1, True, 0), (2, False, 2), (2, True, 2), (3, False, 3)}
+        seen += [
+            (row, is_mirrored(dataset[row].video), int(dataset[row].label)) for row in range(4)
+        ]
+    assert set(seen) == {
+        (0, False, 0),
+        (0, True, 1),
+        (1, False, 1),
+        (1, True, 0),
+        (2, False, 2),
+        (2, True, 2),
+        (3, False, 3),
+    }
     assert dataset.never_flipped == ["pull it right out"]
     assert dataset.labels.tolist() == [0, 1, 2, 3]  # the table's own
     still = ClipDataset(table, "train", spec, train=True)
@@ -283,13 +386,16 @@ def test_a_mirrored_clip_has_the_mirrored_label(tmp_path: Path) -> None:
         still.set_epoch(epoch)
         assert not any(is_mirrored(still[row].video) for row in range(4))
     test = ClipDataset(table, "train", spec, train=False, flip=True)
-    assert [(is_mirrored(test[row].video), int(test[row].label)) for row in range(4)] == [(False, k) for k in range(4)]
+    assert [(is_mirrored(test[row].video), int(test[row].label)) for row in range(4)] == [
+        (False, k) for k in range(4)
+    ]
 
 
 def test_several_labels_are_mirrored_together(tmp_path: Path) -> None:
     ramp(tmp_path / "a.mp4")
     (tmp_path / "t.csv").write_text(
-        "video,label,split\na.mp4,push left|lift,train\na.mp4,lift|bend right,train\na.mp4,,train\na.mp4,push right,train\n"
+        "video,label,split\na.mp4,push left|lift,train\na.mp4,lift|bend "
+        "right,train\na.mp4,,train\na.mp4,push right,train\n"
     )
     spec = InputSpec(num_frames=2, height=16, width=16, stride_frames=1)
     dataset = ClipDataset(load_table(tmp_path / "t.csv"), "train", spec, train=True, flip=True)
@@ -297,7 +403,11 @@ def test_several_labels_are_mirrored_together(tmp_path: Path) -> None:
     seen = set()
     for epoch in range(20):
         dataset.set_epoch(epoch)
-        seen |= {(row, is_mirrored(clip.video), tuple(clip.label[0].tolist())) for row in range(4) for clip in [dataset[row]]}
+        seen |= {
+            (row, is_mirrored(clip.video), tuple(clip.label[0].tolist()))
+            for row in range(4)
+            for clip in [dataset[row]]
+        }
     assert seen == {
         (0, False, (0, 1, 1, 0)),
         (0, True, (0, 1, 0, 1)),
@@ -309,7 +419,7 @@ def test_several_labels_are_mirrored_together(tmp_path: Path) -> None:
     }
 
 
-# ---- real frames -----------------------------------------------------------------------------------------------------------------------
+# ---- real frames ---------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -317,7 +427,9 @@ def samples(shared_data: Path, tmp_path: Path) -> VideoTable:
     """The 13 real videos, each a class of its own."""
     folder = shared_data / "data" / "something_else_samples" / "videos"
     names = sorted((video.name for video in folder.iterdir()), key=int)
-    (tmp_path / "samples.csv").write_text("video,label,split\n" + "".join(f"{folder / name},{name},train\n" for name in names))
+    (tmp_path / "samples.csv").write_text(
+        "video,label,split\n" + "".join(f"{folder / name},{name},train\n" for name in names)
+    )
     return load_table(tmp_path / "samples.csv")
 
 
@@ -346,7 +458,9 @@ def test_the_22_views_of_the_rstg_authors(samples: VideoTable) -> None:
     plan = ViewPlan(clips=2, crops=11, short_side=256, crop_size=256, spread="linspace")
     dataset = ClipDataset(samples, "train", spec, train=False, views=plan)
     assert len(dataset) == 26
-    views = collate([dataset[4], dataset[5]])  # video 862 has 47 frames: the second clip lies round(0.5 * 47 / 32) = 1 later
+    views = collate(
+        [dataset[4], dataset[5]]
+    )  # video 862 has 47 frames: the second clip lies round(0.5 * 47 / 32) = 1 later
     assert views.video.shape == (22, 3, 32, 256, 256)
     assert views.index.tolist() == [2] * 22
     later = (views.frame_indices[11] - views.frame_indices[0]).tolist()
@@ -356,13 +470,15 @@ def test_the_22_views_of_the_rstg_authors(samples: VideoTable) -> None:
     assert (left.float() - right.float()).abs().mean() > 5
 
 
-# ---- what a training meets ---------------------------------------------------------------------------------------------------------------
+# ---- what a training meets -----------------------------------------------------------------------
 
 
 def frame_table(folder: Path, numbers: list[int]) -> VideoTable:
     (folder / "7").mkdir()
     for number in numbers:
-        Image.fromarray(np.full((20, 30, 3), 3 * number, np.uint8)).save(folder / "7" / f"{number:05d}.jpg")
+        Image.fromarray(np.full((20, 30, 3), 3 * number, np.uint8)).save(
+            folder / "7" / f"{number:05d}.jpg"
+        )
     (folder / "t.csv").write_text("video,label,split\n7,x,train\n")
     return load_table(folder / "t.csv")
 
@@ -384,9 +500,16 @@ def test_a_webm_that_was_cut_short(tmp_path: Path, webm: Callable[[Path], Path])
     (tmp_path / "t.csv").write_text("video,label,split\n7.webm,x,train\n")
     table = load_table(tmp_path / "t.csv")
     with pytest.raises(VideoError) as caught:
-        ClipDataset(table, "train", InputSpec(num_frames=2, height=16, width=16, stride_frames=1), train=False)[0]
+        ClipDataset(
+            table,
+            "train",
+            InputSpec(num_frames=2, height=16, width=16, stride_frames=1),
+            train=False,
+        )[0]
     missing = len(content) - len(content) * 2 // 3
-    expected = f"the file is cut short, {missing:,} bytes that it announces are missing; fetch it again"
+    expected = (
+        f"the file is cut short, {missing:,} bytes that it announces are missing; fetch it again"
+    )
     assert str(caught.value) == f"{tmp_path / '7.webm'}: {expected} (t.csv, line 2)"
     assert [f.kind for f in check_table(table).findings] == ["unreadable"]
 
@@ -401,7 +524,13 @@ def webm() -> Callable[[Path], Path]:
             stream = container.add_stream("libvpx-vp9", rate=12)
             stream.width, stream.height, stream.pix_fmt = 32, 24, "yuv420p"
             for _ in range(12):
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(rng.integers(0, 255, (24, 32, 3), dtype=np.uint8))))
+                container.mux(
+                    stream.encode(
+                        av.VideoFrame.from_ndarray(
+                            rng.integers(0, 255, (24, 32, 3), dtype=np.uint8)
+                        )
+                    )
+                )
             container.mux(stream.encode())
         return path
 
@@ -412,14 +541,23 @@ def test_short_videos_and_too_many_clips(tmp_path: Path) -> None:
     table = frame_table(tmp_path, [1, 2, 3, 4, 5])
     long = InputSpec(num_frames=4, height=16, width=16, stride_frames=2)
     frames = {
-        past_end: ClipDataset(table, "train", long, train=False, views=ViewPlan(past_end=past_end))[0].frame_indices[0].tolist()
+        past_end: ClipDataset(table, "train", long, train=False, views=ViewPlan(past_end=past_end))[
+            0
+        ]
+        .frame_indices[0]
+        .tolist()
         for past_end in ("clamp", "loop")
     }
     assert frames == {"clamp": [0, 2, 4, 4], "loop": [0, 2, 4, 1]}
     for train in (True, False):
         with pytest.raises(VideoError) as caught:
             ClipDataset(table, "train", long, train=train, views=ViewPlan(past_end="refuse"))[0]
-        assert str(caught.value).startswith(f"{tmp_path / '7'}: a clip needs 7 frames, and the video has 5;")
+        assert str(caught.value).startswith(
+            f"{tmp_path / '7'}: a clip needs 7 frames, and the video has 5;"
+        )
         assert str(caught.value).endswith("(t.csv, line 2)")
-    with pytest.raises(VideoError, match=r"7: 6 clips cannot be spread over 5 frames; ask for fewer clips \(t.csv, line 2\)"):
+    with pytest.raises(
+        VideoError,
+        match=r"7: 6 clips cannot be spread over 5 frames; ask for fewer clips \(t.csv, line 2\)",
+    ):
         ClipDataset(table, "train", long, train=False, views=ViewPlan(clips=6))[0]

@@ -18,7 +18,9 @@ from vidgraph.extraction.store import BoxStore
 
 
 def test_the_real_annotations(shared_data: Path, tmp_path: Path) -> None:
-    """Every box of the file comes back, to a ten-thousandth of a pixel; frames without an entry have none."""
+    """Every box of the file comes back, to a ten-thousandth of a pixel; frames without an entry
+    have none.
+    """
     folder = shared_data / "data" / "something_else_samples"
     content = json.loads((folder / "annotations.json").read_text())
     tasks, absent = something_else_tasks(folder / "annotations.json", folder / "videos")
@@ -26,26 +28,48 @@ def test_the_real_annotations(shared_data: Path, tmp_path: Path) -> None:
     report = extract(GivenBoxesJob("something-else", "ab"), tasks, tmp_path / "store")
     assert (report.done, report.failures) == (13, [])
     assert report.counts["frames"] == sum(map(len, content.values())) == 555
-    assert report.counts["boxes"] == sum(len(entry["labels"]) for entries in content.values() for entry in entries)
+    assert report.counts["boxes"] == sum(
+        len(entry["labels"]) for entries in content.values() for entry in entries
+    )
     store = BoxStore(tmp_path / "store")
     for name, entries in content.items():
         stored = store.boxes(folder / "videos" / name)
         with Image.open(folder / "videos" / name / "0001.jpg") as image:
             size = np.array([*image.size, *image.size])
-        assert stored.header.num_frames == len(list((folder / "videos" / name).glob("*.jpg"))) >= len(entries)
+        assert (
+            stored.header.num_frames
+            == len(list((folder / "videos" / name).glob("*.jpg")))
+            >= len(entries)
+        )
         found = stored.at(range(stored.header.num_frames), 4)
         for frame in range(stored.header.num_frames):
-            entry = next((entry for entry in entries if entry["name"] == f"{name}/{frame + 1:04d}.jpg"), {"labels": []})
-            boxes = [[label["box2d"][key] for key in ("x1", "y1", "x2", "y2")] for label in entry["labels"]]
+            entry = next(
+                (entry for entry in entries if entry["name"] == f"{name}/{frame + 1:04d}.jpg"),
+                {"labels": []},
+            )
+            boxes = [
+                [label["box2d"][key] for key in ("x1", "y1", "x2", "y2")]
+                for label in entry["labels"]
+            ]
             assert found.mask[frame].sum() == len(boxes)
-            np.testing.assert_allclose(found.boxes_xyxy[frame, : len(boxes)] * size, np.reshape(boxes, (-1, 4)), atol=1e-4)
-    assert [store.boxes(folder / "videos" / name).at([0, 22, 23, 32], 2).mask.any(1).tolist() for name in ("151201",)] == [
+            np.testing.assert_allclose(
+                found.boxes_xyxy[frame, : len(boxes)] * size, np.reshape(boxes, (-1, 4)), atol=1e-4
+            )
+    assert [
+        store.boxes(folder / "videos" / name).at([0, 22, 23, 32], 2).mask.any(1).tolist()
+        for name in ("151201",)
+    ] == [
         [True, True, False, False]  # 33 frames, 23 of them with an entry
     ]
 
 
 def entry(name: str, *boxes: list[float]) -> dict[str, Any]:
-    return {"name": name, "labels": [{"box2d": dict(zip(("x1", "y1", "x2", "y2"), box, strict=True))} for box in boxes]}
+    return {
+        "name": name,
+        "labels": [
+            {"box2d": dict(zip(("x1", "y1", "x2", "y2"), box, strict=True))} for box in boxes
+        ],
+    }
 
 
 def frames(folder: Path, count: int) -> None:
@@ -57,12 +81,19 @@ def frames(folder: Path, count: int) -> None:
 def test_frames_are_known_by_name_whatever_their_order(tmp_path: Path) -> None:
     frames(tmp_path / "7", 5)
     (tmp_path / "8.webm").write_bytes(b"its frames are numbered from 1")
-    content = {name: [entry(f"{name}/0004.jpg", [1, 1, 5, 5]), entry(f"{name}/0002.jpg")] for name in ("7", "8", "9")}
+    content = {
+        name: [entry(f"{name}/0004.jpg", [1, 1, 5, 5]), entry(f"{name}/0002.jpg")]
+        for name in ("7", "8", "9")
+    }
     (tmp_path / "part1.json").write_text(json.dumps(content))
     (first, second), absent = something_else_tasks(tmp_path / "part1.json", tmp_path)
     assert (first.name, second.name, absent) == ("7", "8.webm", 1)
     for task in (first, second):
-        assert (task.extra.frames.tolist(), task.extra.frame_of.tolist(), task.extra.boxes_xyxy.tolist()) == ([1, 3], [3], [[1, 1, 5, 5]])
+        assert (
+            task.extra.frames.tolist(),
+            task.extra.frame_of.tolist(),
+            task.extra.boxes_xyxy.tolist(),
+        ) == ([1, 3], [3], [[1, 1, 5, 5]])
 
 
 @pytest.mark.parametrize(
@@ -71,10 +102,19 @@ def test_frames_are_known_by_name_whatever_their_order(tmp_path: Path) -> None:
         ('{"7": [{"name": "7/0001', "is not JSON"),
         ("[1, 2]", "holds no lists of frames by video"),
         ('{"7": "frames"}', "holds no lists of frames by video"),
-        ({"7": [entry("7/0009.jpg", [1, 1, 5, 5])]}, "video 7, entry 1: cannot be read, or names a frame that is not there ('0009')"),
-        ({"7": [{"name": "7/0001.jpg"}]}, "video 7, entry 1: cannot be read, or names a frame that is not there ('labels')"),
+        (
+            {"7": [entry("7/0009.jpg", [1, 1, 5, 5])]},
+            "video 7, entry 1: cannot be read, or names a frame that is not there ('0009')",
+        ),
+        (
+            {"7": [{"name": "7/0001.jpg"}]},
+            "video 7, entry 1: cannot be read, or names a frame that is not there ('labels')",
+        ),
         ({"7": [entry("7/0001.jpg"), entry("7/0001.jpg")]}, "video 7: a frame has two entries"),
-        ({"7": [entry("7/0001.jpg"), entry("7/0002.jpg", [9, 1, 5, 5])]}, "video 7, entry 2: a box is reversed or not a number"),
+        (
+            {"7": [entry("7/0001.jpg"), entry("7/0002.jpg", [9, 1, 5, 5])]},
+            "video 7, entry 2: a box is reversed or not a number",
+        ),
     ],
 )
 def test_bad_files_are_one_line(tmp_path: Path, content: Any, message: str) -> None:

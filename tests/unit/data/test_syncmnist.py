@@ -12,7 +12,13 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from vidgraph.data.digit_drawing import draw_clips, ink_pixels, random_below, random_bits, sequential_trajectories
+from vidgraph.data.digit_drawing import (
+    draw_clips,
+    ink_pixels,
+    random_below,
+    random_bits,
+    sequential_trajectories,
+)
 from vidgraph.data.syncmnist import (
     Digits,
     DigitStream,
@@ -46,7 +52,13 @@ def plain_video(images: np.ndarray, path: np.ndarray) -> np.ndarray:
             for y, x in zip(*np.nonzero(image >= 10), strict=True):
                 canvas[row + y, column + x] = image[y, x]
         scaled = (canvas - canvas.min()) * (255.0 / (canvas.max() - canvas.min()))
-        frames.append(np.asarray(Image.fromarray((scaled.clip(0, 255) + 0.5).astype(np.uint8)).resize((64, 64), Image.Resampling.BILINEAR)))
+        frames.append(
+            np.asarray(
+                Image.fromarray((scaled.clip(0, 255) + 0.5).astype(np.uint8)).resize(
+                    (64, 64), Image.Resampling.BILINEAR
+                )
+            )
+        )
     return np.stack(frames)
 
 
@@ -56,12 +68,16 @@ def test_batched_clips_equal_a_plain_loop(digits: Digits, num_digits: int, num_f
     batch = stream.__getitems__(range(40))  # more than are drawn at once
     images, path, _ = stream.plan(np.arange(40))
     for clip in (0, 1, 31, 32, 39):
-        np.testing.assert_array_equal(batch.video[clip, 0].numpy(), plain_video(digits.images[images[clip]], path[clip]))
+        np.testing.assert_array_equal(
+            batch.video[clip, 0].numpy(), plain_video(digits.images[images[clip]], path[clip])
+        )
 
 
 def test_dim_digits_are_stretched_to_full_range_like_the_plain_loop() -> None:
     rng = np.random.default_rng(0)
-    images = np.stack([rng.integers(0, top, (28, 28)) for top in (12, 60, 200, 255)]).astype(np.uint8)
+    images = np.stack([rng.integers(0, top, (28, 28)) for top in (12, 60, 200, 255)]).astype(
+        np.uint8
+    )
     chosen = np.array([[0, 1], [1, 2], [2, 0], [3, 3]])
     path = rng.integers(0, 72, (4, 5, 2, 2))
     drawn = draw_clips(ink_pixels(images), chosen, path).numpy()
@@ -79,7 +95,9 @@ def test_a_clip_depends_on_seed_and_index_only(digits: Digits) -> None:
             assert torch.equal(batch.regions.boxes_xyxy[place], other.regions.boxes_xyxy[0])
             assert batch.label[place] == other.label[0]
     assert not torch.equal(batch.video[0], batch.video[1])
-    assert not torch.equal(batch.video[0], SyncMnistStream(digits, 3, num_clips=100, seed=6)[5].video[0])
+    assert not torch.equal(
+        batch.video[0], SyncMnistStream(digits, 3, num_clips=100, seed=6)[5].video[0]
+    )
     assert torch.equal(stream[-1].video, stream[99].video)
 
 
@@ -107,15 +125,22 @@ def test_digits_stay_on_the_canvas_and_steps_in_range(planned: tuple[np.ndarray,
     assert steps.mean() < -0.1  # the exclusive upper bound makes digits drift to the top left
 
 
-def test_digits_of_a_clip_are_of_different_classes(digits: Digits, planned: tuple[np.ndarray, ...]) -> None:
+def test_digits_of_a_clip_are_of_different_classes(
+    digits: Digits, planned: tuple[np.ndarray, ...]
+) -> None:
     classes = np.sort(digits.labels[planned[0]], axis=1)
     assert (np.diff(classes, axis=1) > 0).all()
 
 
-def test_the_labelled_pair_and_no_other_moves_together(digits: Digits, planned: tuple[np.ndarray, ...]) -> None:
+def test_the_labelled_pair_and_no_other_moves_together(
+    digits: Digits, planned: tuple[np.ndarray, ...]
+) -> None:
     images, path, label = planned
     steps = np.diff(path, axis=1)  # [B, T - 1, n, 2]
-    together = {pair: (steps[:, :, pair[0]] == steps[:, :, pair[1]]).all((1, 2)) for pair in itertools.combinations(range(5), 2)}
+    together = {
+        pair: (steps[:, :, pair[0]] == steps[:, :, pair[1]]).all((1, 2))
+        for pair in itertools.combinations(range(5), 2)
+    }
     none = label == 45
     np.testing.assert_array_equal(together.pop((0, 1)), ~none)
     assert not np.any(list(together.values()))
@@ -131,16 +156,27 @@ def test_share_of_none_is_one_in_92_and_pairs_are_even(planned: tuple[np.ndarray
     expected, spread = 20_000 / 92, math.sqrt(20_000 / 92 * (1 - 1 / 92))
     assert abs(counts[45] - expected) < 4 * spread
     pairs = counts[:45] / counts[:45].mean()
-    assert abs(pairs - 1).max() < 0.25  # 440 each: four standard deviations are 0.19, and classes differ a little in size
+    assert (
+        abs(pairs - 1).max() < 0.25
+    )  # 440 each: four standard deviations are 0.19, and classes differ a little in size
 
 
-def test_walks_are_spread_like_the_sequential_generators(digits: Digits, planned: tuple[np.ndarray, ...]) -> None:
+def test_walks_are_spread_like_the_sequential_generators(
+    digits: Digits, planned: tuple[np.ndarray, ...]
+) -> None:
     ours, theirs = planned[1], sequential_trajectories(digits.labels, 5, 3000, seed=0).coordinates
     for measure in (np.mean, np.std):
-        np.testing.assert_allclose(measure(ours, 0), measure(theirs, 0), atol=1.6)  # [T, n, 2]; four standard errors of 21 / sqrt(3000)
+        np.testing.assert_allclose(
+            measure(ours, 0), measure(theirs, 0), atol=1.6
+        )  # [T, n, 2]; four standard errors of 21 / sqrt(3000)
     for pair in (slice(0, 2), slice(2, 5)):  # those that move together are more tightly bounded
-        counts = [np.bincount(np.diff(walk[:, :, pair], axis=1).ravel() + 10, minlength=20) for walk in (ours, theirs)]
-        np.testing.assert_allclose(counts[0] / counts[0].sum(), counts[1] / counts[1].sum(), atol=0.003)
+        counts = [
+            np.bincount(np.diff(walk[:, :, pair], axis=1).ravel() + 10, minlength=20)
+            for walk in (ours, theirs)
+        ]
+        np.testing.assert_allclose(
+            counts[0] / counts[0].sum(), counts[1] / counts[1].sum(), atol=0.003
+        )
 
 
 def test_first_digit_follows_the_images_and_others_are_even(digits: Digits) -> None:
@@ -185,11 +221,18 @@ def test_boxes_hold_all_ink(digits: Digits, num_digits: int) -> None:
     y, x = torch.meshgrid(torch.arange(64) + 0.5, torch.arange(64) + 0.5, indexing="ij")
     boxes = batch.regions.boxes_xyxy[..., None, None]  # [B, T, K, 4, 1, 1]
     # Bilinear resizing smears ink by up to one pixel.
-    inside = (x > boxes[:, :, :, 0] - 1) & (x < boxes[:, :, :, 2] + 1) & (y > boxes[:, :, :, 1] - 1) & (y < boxes[:, :, :, 3] + 1)
+    inside = (
+        (x > boxes[:, :, :, 0] - 1)
+        & (x < boxes[:, :, :, 2] + 1)
+        & (y > boxes[:, :, :, 1] - 1)
+        & (y < boxes[:, :, :, 3] + 1)
+    )
     assert (batch.video[:, 0][~inside.any(2)] == 0).all()
     per_box = (batch.video[:, 0, :, None] * inside).sum((-1, -2))
     assert per_box.min() > 1000  # every box holds a digit
-    assert (boxes[:, :, :, 2] - boxes[:, :, :, 0]).flatten().numpy() == pytest.approx(17.92, abs=1e-4)
+    assert (boxes[:, :, :, 2] - boxes[:, :, :, 0]).flatten().numpy() == pytest.approx(
+        17.92, abs=1e-4
+    )
 
 
 def test_digit_stream_shows_one_digit_of_the_labelled_class(digits: Digits) -> None:
@@ -198,7 +241,9 @@ def test_digit_stream_shows_one_digit_of_the_labelled_class(digits: Digits) -> N
     assert batch.video.shape == (3000, 1, 1, 64, 64)
     assert stream.class_names == [str(c) for c in range(10)]
     assert torch.equal(stream[17].video[0], batch.video[17])
-    np.testing.assert_allclose(np.bincount(batch.label) / 3000, np.bincount(digits.labels) / len(digits), atol=0.025)
+    np.testing.assert_allclose(
+        np.bincount(batch.label) / 3000, np.bincount(digits.labels) / len(digits), atol=0.025
+    )
     x0 = batch.regions.boxes_xyxy[:, 0, 0, 0].numpy()
     assert x0.min() == 0
     assert x0.max() == pytest.approx(71 * 0.64)

@@ -43,7 +43,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_table_names_every_file_with_its_label(made: Path) -> None:
     rows = rows_of(made / "table.csv")
-    assert [(r["video"], r["split"]) for r in rows[:1] + rows[-1:]] == [("train/000000.mp4", "train"), ("test/000002.mp4", "test")]
+    assert [(r["video"], r["split"]) for r in rows[:1] + rows[-1:]] == [
+        ("train/000000.mp4", "train"),
+        ("test/000002.mp4", "test"),
+    ]
     assert len(rows) == 8
     assert all((made / r["video"]).is_file() for r in rows)
     assert {r["label"] for r in rows} <= {"4-1", "7-1", "7-4", "none"}
@@ -51,13 +54,21 @@ def test_table_names_every_file_with_its_label(made: Path) -> None:
 
 def test_files_hold_the_pixels_of_the_stream(made: Path) -> None:
     stream = SyncMnistStream(
-        load_digits("embedded", "test"), 3, 3, seed=3 * 4 + 2, classes=[1, 4, 7], no_sync_probability=0.25, shuffle_layers=True
+        load_digits("embedded", "test"),
+        3,
+        3,
+        seed=3 * 4 + 2,
+        classes=[1, 4, 7],
+        no_sync_probability=0.25,
+        shuffle_layers=True,
     )
     batch = stream.__getitems__(range(3))
     labels = [r["label"] for r in rows_of(made / "table.csv") if r["split"] == "test"]
     assert labels == [stream.class_names[i] for i in batch.label]
     for clip in range(3):
-        np.testing.assert_array_equal(frames_of(made / f"test/{clip:06d}.mp4"), batch.video[clip, 0].numpy())
+        np.testing.assert_array_equal(
+            frames_of(made / f"test/{clip:06d}.mp4"), batch.video[clip, 0].numpy()
+        )
 
 
 def test_boxes_track_every_digit_and_its_pair(made: Path) -> None:
@@ -67,10 +78,15 @@ def test_boxes_track_every_digit_and_its_pair(made: Path) -> None:
     for row in rows:
         mine = [b for b in boxes if b["video"] == row["video"]]
         assert [b["digit"] for b in mine] == ["1", "4", "7"] * 10
-        corners = np.array([[float(b["x0"]), float(b["y0"])] for b in mine]).reshape(10, 3, 2) / 0.64
+        corners = (
+            np.array([[float(b["x0"]), float(b["y0"])] for b in mine]).reshape(10, 3, 2) / 0.64
+        )
         steps = np.diff(np.rint(corners), axis=0)
         together = {
-            f"{b}-{a}" for i, a in enumerate((1, 4, 7)) for j, b in enumerate((1, 4, 7)) if i < j and (steps[:, i] == steps[:, j]).all()
+            f"{b}-{a}"
+            for i, a in enumerate((1, 4, 7))
+            for j, b in enumerate((1, 4, 7))
+            if i < j and (steps[:, i] == steps[:, j]).all()
         }
         assert together == ({row["label"]} - {"none"})
         pixels = frames_of(made / row["video"])

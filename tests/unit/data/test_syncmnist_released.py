@@ -14,7 +14,14 @@ import pytest
 
 from vidgraph.data.digit_drawing import Trajectories, sequential_trajectories
 from vidgraph.data.digit_sources import RELEASED_SHA256, trajectories_sha256
-from vidgraph.data.syncmnist import Digits, SyncMnistTest, load_digits, load_test_set, read_trajectories, released_trajectories
+from vidgraph.data.syncmnist import (
+    Digits,
+    SyncMnistTest,
+    load_digits,
+    load_test_set,
+    read_trajectories,
+    released_trajectories,
+)
 from vidgraph.errors import DataError
 
 GOLDEN = Path(__file__).parents[2] / "golden"
@@ -43,7 +50,9 @@ def compare_with_golden(clips: SyncMnistTest, name: str) -> None:
     np.testing.assert_array_equal(clips.images[:1000], golden["paths:ind_digits"][0])
     np.testing.assert_array_equal(clips.coordinates[:1000], golden["videos_digits_coords"])
     np.testing.assert_array_equal(frames[:48], golden["frames_first48"])
-    np.testing.assert_array_equal([zlib.crc32(np.ascontiguousarray(v)) for v in frames], golden["crc32_per_video_uint8"])
+    np.testing.assert_array_equal(
+        [zlib.crc32(np.ascontiguousarray(v)) for v in frames], golden["crc32_per_video_uint8"]
+    )
     boxes = batch.regions.boxes_xyxy[:, :, :, :2].numpy()  # x0, y0
     np.testing.assert_allclose(boxes, golden["videos_digits_coords"][..., ::-1] * 0.64, atol=1e-5)
 
@@ -63,7 +72,9 @@ def test_three_digit_test_set(shared_data: Path) -> None:
     clips = load_test_set(3, shared_data / "data" / "mnist")
     assert len(clips) == len(clips.labels) == 10_000
     np.testing.assert_array_equal(clips.images[:, 0], np.arange(10_000))
-    assert clips.class_names[clips.labels[0]].startswith("7-") or clips.class_names[clips.labels[0]].endswith("-7")
+    assert clips.class_names[clips.labels[0]].startswith("7-") or clips.class_names[
+        clips.labels[0]
+    ].endswith("-7")
     assert 60 < np.sum(clips.labels == 45) < 160
     batch = clips.__getitems__([9999, 4])
     assert batch.video.shape == (2, 1, 10, 64, 64)
@@ -82,7 +93,7 @@ def test_a_shorter_set_is_the_beginning_and_images_start_again_after_the_last() 
     assert not np.array_equal(other.coordinates, short.coordinates)
 
 
-# ---- files of trajectories ---------------------------------------------------------------------------------------------------
+# ---- files of trajectories -----------------------------------------------------------------------
 
 
 def arrays_of(path: Path) -> dict[str, np.ndarray]:
@@ -91,7 +102,9 @@ def arrays_of(path: Path) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("protocol", [0, 2, 4])
-def test_pickle_of_arrays_reads_like_the_npz(released_file: Path, tmp_path: Path, protocol: int) -> None:
+def test_pickle_of_arrays_reads_like_the_npz(
+    released_file: Path, tmp_path: Path, protocol: int
+) -> None:
     file = tmp_path / "paths.pickle"
     file.write_bytes(pickle.dumps(arrays_of(released_file), protocol=protocol))
     found = released_trajectories(file)
@@ -99,7 +112,9 @@ def test_pickle_of_arrays_reads_like_the_npz(released_file: Path, tmp_path: Path
     np.testing.assert_array_equal(found.coordinates, arrays_of(released_file)["coords_digits"][0])
 
 
-def test_cached_copy_is_used_and_checked(released_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cached_copy_is_used_and_checked(
+    released_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("VIDGRAPH_CACHE", str(tmp_path))
     cached = tmp_path / "rstg" / "predefined_path_test.npz"
     cached.parent.mkdir()
@@ -157,7 +172,9 @@ def test_only_arrays_of_numbers_are_admitted(tmp_path: Path, value: Any, message
 
 
 def test_other_encodings_are_refused(tmp_path: Path) -> None:
-    assert "encoding rot13 is not allowed" in refused(b"c_codecs\nencode\n(Vtext\nVrot13\ntR.", tmp_path)
+    assert "encoding rot13 is not allowed" in refused(
+        b"c_codecs\nencode\n(Vtext\nVrot13\ntR.", tmp_path
+    )
 
 
 def npz(**arrays: np.ndarray) -> bytes:
@@ -182,8 +199,14 @@ GOOD = {
         (pickle.dumps(GOOD)[:-40], "not a pickle of numpy arrays"),
         (npz(**GOOD)[:-100], "not a whole .npz file"),
         (npz(a=np.zeros(3)), "no array coords_digits"),
-        (npz(**{**GOOD, "ind_digits": np.zeros((1, 2))}), "no array ind_digits of integers with 3 axes"),
-        (npz(**{**GOOD, "coords_digits": np.full((1, 2, 10, 3, 2), 90, np.uint8)}), "leave the canvas"),
+        (
+            npz(**{**GOOD, "ind_digits": np.zeros((1, 2))}),
+            "no array ind_digits of integers with 3 axes",
+        ),
+        (
+            npz(**{**GOOD, "coords_digits": np.full((1, 2, 10, 3, 2), 90, np.uint8)}),
+            "leave the canvas",
+        ),
         (npz(**{**GOOD, "sincron_prob": np.ones((1, 3), np.uint8)}), "do not fit each other"),
     ],
 )

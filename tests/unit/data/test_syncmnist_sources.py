@@ -12,7 +12,12 @@ import pytest
 from vidgraph.data.syncmnist import load_digits
 from vidgraph.errors import DataError
 
-NAMES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+NAMES = (
+    "train-images-idx3-ubyte",
+    "train-labels-idx1-ubyte",
+    "t10k-images-idx3-ubyte",
+    "t10k-labels-idx1-ubyte",
+)
 
 
 def idx(array: np.ndarray) -> bytes:
@@ -24,7 +29,9 @@ def folder(tmp_path: Path) -> Path:
     """A tiny MNIST: 5,003 training and 7 test digits."""
     for name, count in zip(NAMES, (5003, 5003, 7, 7), strict=True):
         array = np.arange(count) % 10
-        pixels = np.broadcast_to(array[:, None, None], (count, 28, 28)) if "images" in name else array
+        pixels = (
+            np.broadcast_to(array[:, None, None], (count, 28, 28)) if "images" in name else array
+        )
         (tmp_path / name).write_bytes(idx(pixels.astype(np.uint8)))
     return tmp_path
 
@@ -36,13 +43,28 @@ def test_real_mnist_is_the_published_one(shared_data: Path) -> None:
     assert test.labels[:5].tolist() == [7, 2, 1, 0, 4]
     assert train.labels[:5].tolist() == [5, 0, 4, 1, 9]
     assert val.labels[-1] == 8
-    assert np.bincount(test.labels).tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
+    assert np.bincount(test.labels).tolist() == [
+        980,
+        1135,
+        1032,
+        1010,
+        982,
+        892,
+        958,
+        1028,
+        974,
+        1009,
+    ]
     assert test.by_class[7][0] == 0
-    golden = np.load(Path(__file__).parents[2] / "golden" / "syncmnist_5digits_generated_seed0_first1000.npz")
+    golden = np.load(
+        Path(__file__).parents[2] / "golden" / "syncmnist_5digits_generated_seed0_first1000.npz"
+    )
     assert zlib.crc32(np.ascontiguousarray(test.images)) == golden["mnist_crc"][0]
 
 
-def test_splits_of_a_folder_gzipped_or_not_or_as_torchvision_lays_it_out(folder: Path, tmp_path: Path) -> None:
+def test_splits_of_a_folder_gzipped_or_not_or_as_torchvision_lays_it_out(
+    folder: Path, tmp_path: Path
+) -> None:
     train, val, test = (load_digits(folder, split) for split in ("train", "val", "test"))
     assert train.labels.tolist() == [0, 1, 2]
     assert val.labels[:3].tolist() == [3, 4, 5]
@@ -63,9 +85,17 @@ def check(folder: Path | str, message: str, split: str = "test") -> None:
 
 
 def test_missing_or_unknown_is_one_line(tmp_path: Path) -> None:
-    check(tmp_path, r"no t10k-images-idx3-ubyte or t10k-images-idx3-ubyte.gz; pass mnist, embedded, or a folder")
+    check(
+        tmp_path,
+        r"no t10k-images-idx3-ubyte or t10k-images-idx3-ubyte.gz; pass mnist, embedded, or a "
+        r"folder",
+    )
     check("embeded", "embeded: no t10k-images.*pass mnist, embedded")
-    check("embedded", "split 'valid' of the digits does not exist; use one of train, val, test", split="valid")
+    check(
+        "embedded",
+        "split 'valid' of the digits does not exist; use one of train, val, test",
+        split="valid",
+    )
 
 
 def test_broken_files_are_named(folder: Path) -> None:
@@ -90,18 +120,28 @@ def test_broken_files_are_named(folder: Path) -> None:
     check(folder, "for 7 labels up to 26")
 
 
-def test_download_without_network_says_what_to_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_download_without_network_says_what_to_pass(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("VIDGRAPH_CACHE", str(tmp_path))
     for name in ("http_proxy", "https_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")  # nothing listens there
-    check("mnist", "MNIST cannot be downloaded into .*--data.syncmnist.digits FOLDER, or --data.syncmnist.digits embedded")
+    check(
+        "mnist",
+        "MNIST cannot be downloaded into .*--data.syncmnist.digits FOLDER, or "
+        "--data.syncmnist.digits embedded",
+    )
 
 
-def test_cached_mnist_needs_no_network(shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cached_mnist_needs_no_network(
+    shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("VIDGRAPH_CACHE", str(tmp_path))
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
     raw = tmp_path / "MNIST" / "raw"
     raw.mkdir(parents=True)
     for name in NAMES:
-        (raw / name).write_bytes(gzip.decompress((shared_data / "data" / "mnist" / f"{name}.gz").read_bytes()))
+        (raw / name).write_bytes(
+            gzip.decompress((shared_data / "data" / "mnist" / f"{name}.gz").read_bytes())
+        )
     assert len(load_digits("mnist", "val")) == 5000

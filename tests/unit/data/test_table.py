@@ -28,7 +28,11 @@ def test_rows_paths_classes_and_targets(tmp_path: Path) -> None:
     assert table.class_names == ("run", "walk")
     assert not table.multi_label
     assert table.frame["row"].tolist() == [2, 3, 4]
-    assert table.frame["video"].tolist() == [str(tmp_path / "a.mp4"), str(tmp_path / "sub" / "b.mp4"), "/far/c.mp4"]
+    assert table.frame["video"].tolist() == [
+        str(tmp_path / "a.mp4"),
+        str(tmp_path / "sub" / "b.mp4"),
+        "/far/c.mp4",
+    ]
     assert table.frame[["start_seconds", "end_seconds"]].isna().all(axis=None)
     assert table.splits == ["train", "test"]
     np.testing.assert_array_equal(table.targets(table.rows("train")), [1, 0])
@@ -37,8 +41,13 @@ def test_rows_paths_classes_and_targets(tmp_path: Path) -> None:
 
 
 def test_excel_habits_are_read(tmp_path: Path) -> None:
-    """Byte order mark, carriage returns, blanks, empty lines, quotes, a line break in a cell: rows keep the number an editor shows."""
-    text = '\ufeffsplit, note ,video,label\r\n\r\ntrain,"two\r\nlines","a, b.mp4", walk \r\n,,,\r\ntest,,c.mp4,"say ""hi"""\r\n'
+    """Byte order mark, carriage returns, blanks, empty lines, quotes, a line break in a cell: rows
+    keep the number an editor shows.
+    """
+    text = (
+        '\ufeffsplit, note ,video,label\r\n\r\ntrain,"two\r\nlines","a, b.mp4", walk '
+        '\r\n,,,\r\ntest,,c.mp4,"say ""hi"""\r\n'
+    )
     table = load_table(write(tmp_path, text))
     assert table.frame["row"].tolist() == [3, 6]
     assert table.frame["name"].tolist() == ["a, b.mp4", "c.mp4"]
@@ -46,11 +55,28 @@ def test_excel_habits_are_read(tmp_path: Path) -> None:
 
 
 def test_tsv_and_parquet_equal_csv(tmp_path: Path) -> None:
-    csv = load_table(write(tmp_path, "video,label,split,start_seconds,end_seconds\na.mp4,7,train,1.5,4\nb.mp4,10,test,,2\n"))
-    tsv = load_table(
-        write(tmp_path, "video\tlabel\tsplit\tstart_seconds\tend_seconds\na.mp4\t7\ttrain\t1.5\t4\nb.mp4\t10\ttest\t\t2\n", "t.tsv")
+    csv = load_table(
+        write(
+            tmp_path,
+            "video,label,split,start_seconds,end_seconds\na.mp4,7,train,1.5,4\nb.mp4,10,test,,2\n",
+        )
     )
-    frame = pd.DataFrame({"video": ["a.mp4", "b.mp4"], "label": [7, 10], "split": ["train", "test"], "start_seconds": [1.5, np.nan]})
+    tsv = load_table(
+        write(
+            tmp_path,
+            "video\tlabel\tsplit\tstart_seconds\tend_seconds\na.mp4\t7\ttrain\t1.5\t4\nb.mp4\t1"
+            "0\ttest\t\t2\n",
+            "t.tsv",
+        )
+    )
+    frame = pd.DataFrame(
+        {
+            "video": ["a.mp4", "b.mp4"],
+            "label": [7, 10],
+            "split": ["train", "test"],
+            "start_seconds": [1.5, np.nan],
+        }
+    )
     frame.assign(end_seconds=[4, 2]).to_parquet(tmp_path / "t.parquet")
     parquet = load_table(tmp_path / "t.parquet")
     assert csv.class_names == tsv.class_names == parquet.class_names == ("7", "10")
@@ -63,7 +89,9 @@ def test_tsv_and_parquet_equal_csv(tmp_path: Path) -> None:
 
 
 def test_multi_label_gives_multi_hot(tmp_path: Path) -> None:
-    table = load_table(write(tmp_path, "video,label,split\na,run | jump,train\nb,,train\nc,walk,train\n"))
+    table = load_table(
+        write(tmp_path, "video,label,split\na,run | jump,train\nb,,train\nc,walk,train\n")
+    )
     assert table.class_names == ("jump", "run", "walk")
     hot = table.targets(table.rows("train"))
     assert hot.dtype == np.float32
@@ -80,11 +108,17 @@ def test_multi_label_can_be_said(tmp_path: Path) -> None:
 
 
 def test_classes_are_sorted_naturally_or_given(tmp_path: Path) -> None:
-    path = write(tmp_path, "video,label,split\n" + "".join(f"{i}.mp4,c{i},train\n" for i in (10, 9, 1)))
+    path = write(
+        tmp_path, "video,label,split\n" + "".join(f"{i}.mp4,c{i},train\n" for i in (10, 9, 1))
+    )
     assert load_table(path).class_names == ("c1", "c9", "c10")
     given = load_table(path, class_names=["c10", "unused", "c9", "c1"])
     np.testing.assert_array_equal(given.targets(given.frame), [0, 2, 3])
-    path = write(tmp_path, "video,label,split\n" + "".join(f"{i}.mp4,{label},train\n" for i, label in enumerate(["walk2", "walk", "9"])))
+    path = write(
+        tmp_path,
+        "video,label,split\n"
+        + "".join(f"{i}.mp4,{label},train\n" for i, label in enumerate(["walk2", "walk", "9"])),
+    )
     assert load_table(path).class_names == ("9", "walk", "walk2")
 
 
@@ -98,7 +132,10 @@ def test_columns_are_renamed(tmp_path: Path) -> None:
     ("text", "line"),
     [
         ("lable=class", "--columns: 'lable' is not a column of ours; did you mean 'label'?"),
-        ("label", "--columns: 'label' is not of the form OURS=THEIRS, such as label=class,split=split01"),
+        (
+            "label",
+            "--columns: 'label' is not of the form OURS=THEIRS, such as label=class,split=split01",
+        ),
         ("label=a,label=b", "--columns: 'label' is given twice"),
     ],
 )
@@ -115,28 +152,40 @@ def test_empty_columns_text() -> None:
 H = "video,label,split,start_seconds,end_seconds\n"
 BAD_ROWS = {
     "video,lable,split\na,b,train\n": (
-        "line 1: no column 'label'; did you mean 'lable'? Or say which column it is with --columns label=NAME"
+        "line 1: no column 'label'; did you mean 'lable'? Or say which column it is with "
+        "--columns label=NAME"
     ),
-    "video,label\na,b\n": "line 1: no column 'split'; known: label, video. Or say which column it is with --columns split=NAME",
-    "video,label,split,label\na,b,c,d\n": "line 1: column 'label' appears twice; rename one of them",
-    "video;label;split\na;b;train\n": "line 1: columns are separated by ';'; a .csv table needs a comma",
-    "video,label,split\na.mp4,walk,train\nb.mp4,walk\n": "line 3: 2 columns where the header has 3: a comma too few",
+    "video,label\na,b\n": "line 1: no column 'split'; known: label, video. Or say which column it "
+    "is with --columns split=NAME",
+    "video,label,split,label\na,b,c,d\n": "line 1: column 'label' appears twice; rename one of "
+    "them",
+    "video;label;split\na;b;train\n": "line 1: columns are separated by ';'; a .csv table needs a "
+    "comma",
+    "video,label,split\na.mp4,walk,train\nb.mp4,walk\n": "line 3: 2 columns where the header has "
+    "3: a comma too few",
     "video,label,split\na, b.mp4,walk,train\n\nc,walk,train,\n": (
         "line 2: 4 columns where the header has 3: a comma too many (also wrong: line 4)"
     ),
-    'video,label,split\na,b,train\n"c,b,train\nd,b,train\n': "line 3: unexpected end of data; is a quotation mark left open?",
+    'video,label,split\na,b,train\n"c,b,train\nd,b,train\n': "line 3: unexpected end of data; is "
+    "a quotation mark left open?",
     "video,label,split\na,,train\nb,,train\nc,w,train\n": (
-        "line 2: the label is empty; only a multi-label table may have rows without a label (also wrong: line 3)"
+        "line 2: the label is empty; only a multi-label table may have rows without a label (also "
+        "wrong: line 3)"
     ),
     "video,label,split\na,w,\n": "line 2: the split is empty",
     "video,label,split\na,w,train\n,w,train\n": "line 3: the video is empty",
     "video,label,split\na,w|,train\n": "line 2: an empty label in 'w|'",
     "video,label,split\na,w|v|w,train\n": "line 2: label 'w' appears twice in 'w|v|w'",
-    H + "a,w,train,3,3\n": "line 2: the span from 3 s to 3 s holds nothing; start_seconds must be less than end_seconds",
-    H + "a,w,train,,2\nb,w,train,5.5,2\n": "line 3: the span from 5.5 s to 2 s holds nothing; start_seconds must be less than end_seconds",
-    H + "a,w,train,,0\n": "line 2: the span from 0 s to 0 s holds nothing; start_seconds must be less than end_seconds",
-    H + "a,w,train,-1,2\n": "line 2: start_seconds is -1, which is not a time in the video (0 or later)",
-    H + "a,w,train,1,nan\n": "line 2: end_seconds is nan, which is not a time in the video (0 or later)",
+    H + "a,w,train,3,3\n": "line 2: the span from 3 s to 3 s holds nothing; start_seconds must be "
+    "less than end_seconds",
+    H + "a,w,train,,2\nb,w,train,5.5,2\n": "line 3: the span from 5.5 s to 2 s holds nothing; "
+    "start_seconds must be less than end_seconds",
+    H + "a,w,train,,0\n": "line 2: the span from 0 s to 0 s holds nothing; start_seconds must be "
+    "less than end_seconds",
+    H + "a,w,train,-1,2\n": "line 2: start_seconds is -1, which is not a time in the video (0 or "
+    "later)",
+    H + "a,w,train,1,nan\n": "line 2: end_seconds is nan, which is not a time in the video (0 or "
+    "later)",
     H + "a,w,train,0:01,2\n": "line 2: start_seconds is '0:01', which is not a number of seconds",
 }
 
@@ -152,9 +201,19 @@ def test_bad_rows_get_one_exact_line(tmp_path: Path, text: str, line: str) -> No
 BAD_FILES = {
     ("clips.csv", b""): "is empty; the first line must name the columns video, label, split",
     ("clips.csv", b"\n,,\n"): "is empty; the first line must name the columns video, label, split",
-    ("clips.csv", b"video,label,split\n\n"): "has a header but no rows; write one row per sample below it",
-    ("clips.csv", b"\0\0\0\x20ftypisom"): "holds binary data, not text; save the table as CSV in UTF-8",
-    ("a.mp4", b"video,label,split\n"): "is not a table; expected a .csv, .tsv or .parquet file, or a folder with one folder per class",
+    (
+        "clips.csv",
+        b"video,label,split\n\n",
+    ): "has a header but no rows; write one row per sample below it",
+    (
+        "clips.csv",
+        b"\0\0\0\x20ftypisom",
+    ): "holds binary data, not text; save the table as CSV in UTF-8",
+    (
+        "a.mp4",
+        b"video,label,split\n",
+    ): "is not a table; expected a .csv, .tsv or .parquet file, or a folder with one folder per "
+    "class",
 }
 
 
@@ -172,18 +231,25 @@ def test_other_unreadable_tables(tmp_path: Path) -> None:
     with pytest.raises(TableError, match=r"t\.parquet: is not a Parquet file, or a damaged one$"):
         load_table(write(tmp_path, b"PAR1 but no more", "t.parquet"))
     with pytest.raises(TableError, match=r"clips\.csv, line 3: is not UTF-8 text"):
-        load_table(write(tmp_path, "video,label,split\na,b,train\nc,Übung,train\n".encode("latin-1")))
+        load_table(
+            write(tmp_path, "video,label,split\na,b,train\nc,Übung,train\n".encode("latin-1"))
+        )
 
 
 def test_unknown_split_and_unknown_label(tmp_path: Path) -> None:
     path = write(tmp_path, GOOD)
     with pytest.raises(TableError) as error:
         load_table(path).rows("tests")
-    assert str(error.value) == f"{path}: no rows of split 'tests'; the table has train (2), test (1); did you mean 'test'?"
+    assert (
+        str(error.value)
+        == f"{path}: no rows of split 'tests'; the table has train (2), test (1); did you mean "
+        "'test'?"
+    )
     with pytest.raises(TableError) as error:
         load_table(path, class_names=["walks", "run"])
     assert str(error.value) == (
-        f"{path}, line 2: label 'walk' is not among the 2 given classes; did you mean 'walks'? (also wrong: line 4)"
+        f"{path}, line 2: label 'walk' is not among the 2 given classes; did you mean 'walks'? "
+        "(also wrong: line 4)"
     )
     with pytest.raises(TableError, match="names a class twice: 'run'"):
         load_table(path, class_names=["walk", "run", "run"])
@@ -216,20 +282,44 @@ def test_folder_with_split_folders(tmp_path: Path) -> None:
         "train/run/readme.txt",
     ]
     table = load_table(make_folder(tmp_path, *files))
-    assert table.frame["name"].tolist() == ["train/run/frames", "train/walk/b9.MP4", "train/walk/b10.mp4", "test/walk/c.avi"]
+    assert table.frame["name"].tolist() == [
+        "train/run/frames",
+        "train/walk/b9.MP4",
+        "train/walk/b10.mp4",
+        "test/walk/c.avi",
+    ]
     assert table.frame["split"].tolist() == ["train", "train", "train", "test"]
     assert table.frame["label"].tolist() == ["run", "walk", "walk", "walk"]
     assert table.notes == ("left out because no video by their names: run/readme.txt",)
-    lines = "test\twalk\ttest/walk/c.avi\ntrain\trun\ttrain/run/frames\ntrain\twalk\ttrain/walk/b10.mp4\ntrain\twalk\ttrain/walk/b9.MP4\n"
-    expected = {"files": 4, "missing": 0, "skipped": 0, "sha256": hashlib.sha256(lines.encode()).hexdigest()}
+    lines = (
+        "test\twalk\ttest/walk/c.avi\ntrain\trun\ttrain/run/frames\ntrain\twalk\ttrain/walk/b"
+        "10.mp4\ntrain\twalk\ttrain/walk/b9.MP4\n"
+    )
+    expected = {
+        "files": 4,
+        "missing": 0,
+        "skipped": 0,
+        "sha256": hashlib.sha256(lines.encode()).hexdigest(),
+    }
     assert table.fingerprint() == expected
 
 
 def test_hash_split_is_fixed_and_near_80_10_10() -> None:
-    """The numbers are part of the contract: a release that moved videos between splits would mix training into test."""
+    """The numbers are part of the contract: a release that moved videos between splits would mix
+    training into test.
+    """
     names = [f"walk/{i:04d}.mp4" for i in range(1000)]
     assert Counter(map(split_by_hash, names)) == {"train": 802, "val": 92, "test": 106}
-    assert [split_by_hash(name) for name in names[:8]] == ["train", "train", "test", "train", "val", "train", "train", "test"]
+    assert [split_by_hash(name) for name in names[:8]] == [
+        "train",
+        "train",
+        "test",
+        "train",
+        "val",
+        "train",
+        "train",
+        "test",
+    ]
 
 
 def test_folder_errors(tmp_path: Path) -> None:
@@ -238,11 +328,21 @@ def test_folder_errors(tmp_path: Path) -> None:
         "flat": (["a.mp4"], "holds files but no class folders; expected one folder per class"),
         "misspelt": (
             ["train/w/a.mp4", "tests/w/b.mp4"],
-            "folder 'tests' stands beside split folders (train, val, test) but is none; did you mean 'test'?",
+            "folder 'tests' stands beside split folders (train, val, test) but is none; did you "
+            "mean 'test'?",
         ),
-        "empty_class": (["walk/a.mp4", "run/notes.txt"], "run: class folder without a video or a folder of frames"),
-        "deep": (["set/walk/a.mp4"], "is not a folder of frame images; videos must lie directly in their class folder"),
-        "no_class": (["train/a.mp4", "test/w/a.mp4"], "train: holds no class folders; expected train/walk/*.mp4"),
+        "empty_class": (
+            ["walk/a.mp4", "run/notes.txt"],
+            "run: class folder without a video or a folder of frames",
+        ),
+        "deep": (
+            ["set/walk/a.mp4"],
+            "is not a folder of frame images; videos must lie directly in their class folder",
+        ),
+        "no_class": (
+            ["train/a.mp4", "test/w/a.mp4"],
+            "train: holds no class folders; expected train/walk/*.mp4",
+        ),
     }
     for name, (files, line) in cases.items():
         root = make_folder(tmp_path / name, *files)
@@ -257,18 +357,39 @@ def test_folder_errors(tmp_path: Path) -> None:
 
 def test_weizmann_as_table_and_as_folder(shared_data: Path) -> None:
     folder = shared_data / "data" / "weizmann"
-    table = load_table(folder / "manifest.csv", {"video": "path", "label": "class", "split": "person"})
+    table = load_table(
+        folder / "manifest.csv", {"video": "path", "label": "class", "split": "person"}
+    )
     assert (len(table), len(table.class_names), len(table.splits)) == (90, 10, 9)
-    assert table.class_names == ("bend", "jack", "jump", "pjump", "run", "side", "skip", "walk", "wave1", "wave2")
+    assert table.class_names == (
+        "bend",
+        "jack",
+        "jump",
+        "pjump",
+        "run",
+        "side",
+        "skip",
+        "walk",
+        "wave1",
+        "wave2",
+    )
     assert table.fingerprint()["missing"] == 0
     videos = load_table(folder / "video")
     assert sorted(videos.frame["video"]) == sorted(table.frame["video"])
     assert videos.class_names == table.class_names
-    with pytest.raises(TableError, match=r"manifest\.csv, line 1: no column 'video'.*--columns video=NAME"):
+    with pytest.raises(
+        TableError, match=r"manifest\.csv, line 1: no column 'video'.*--columns video=NAME"
+    ):
         load_table(folder / "manifest.csv")
 
 
 def test_ucf101_through_renamed_columns(shared_data: Path) -> None:
-    table = load_table(shared_data / "data" / "ucf101_8" / "manifest.csv", parse_columns("split=split01"))
-    assert (len(table.rows("train")), len(table.rows("test")), len(table.class_names)) == (743, 297, 8)
+    table = load_table(
+        shared_data / "data" / "ucf101_8" / "manifest.csv", parse_columns("split=split01")
+    )
+    assert (len(table.rows("train")), len(table.rows("test")), len(table.class_names)) == (
+        743,
+        297,
+        8,
+    )
     assert table.fingerprint()["missing"] == 0

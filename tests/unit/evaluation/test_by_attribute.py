@@ -1,4 +1,6 @@
-"""Scores by attributes of the classes: hand-computed groups, plain loops over clips and resamples, and what is refused."""
+"""Scores by attributes of the classes: hand-computed groups, plain loops over clips and resamples,
+and what is refused.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +11,20 @@ import pytest
 from sklearn.metrics import average_precision_score
 
 from vidgraph.errors import DataError
-from vidgraph.evaluation.by_attribute import GroupScore, group_classes, read_attributes, score_groups, to_text
-from vidgraph.evaluation.metrics import Scores, paired_bootstrap, resamples, score_multi_label, score_single_label
+from vidgraph.evaluation.by_attribute import (
+    GroupScore,
+    group_classes,
+    read_attributes,
+    score_groups,
+    to_text,
+)
+from vidgraph.evaluation.metrics import (
+    Scores,
+    paired_bootstrap,
+    resamples,
+    score_multi_label,
+    score_single_label,
+)
 
 CHARADES = ["c000 Holding some clothes", "c001 Putting clothes", "c002 Running", "c003 Smiling"]
 
@@ -20,24 +34,43 @@ def table(folder: Path, text: str) -> Path:
     return folder / "attributes.csv"
 
 
-def groups_of(folder: Path, text: str, names: list[str], wanted: list[str] | None = None) -> dict[tuple[str, str], list[int]]:
+def groups_of(
+    folder: Path, text: str, names: list[str], wanted: list[str] | None = None
+) -> dict[tuple[str, str], list[int]]:
     groups = group_classes(read_attributes(table(folder, text), wanted), names)
-    return {(group.attribute, group.value): np.flatnonzero(group.classes).tolist() for group in groups}
+    return {
+        (group.attribute, group.value): np.flatnonzero(group.classes).tolist() for group in groups
+    }
 
 
 def single(probabilities: np.ndarray, labels: np.ndarray, skipped: int = 0) -> Scores:
-    names, classes = [f"{i}.mp4" for i in range(len(labels))], [f"class {k}" for k in range(probabilities.shape[1])]
-    return score_single_label(probabilities, labels, classes, indices=np.arange(len(labels)), names=names, skipped=skipped)
+    names, classes = (
+        [f"{i}.mp4" for i in range(len(labels))],
+        [f"class {k}" for k in range(probabilities.shape[1])],
+    )
+    return score_single_label(
+        probabilities, labels, classes, indices=np.arange(len(labels)), names=names, skipped=skipped
+    )
 
 
 def multi(probabilities: np.ndarray, labels: np.ndarray, skipped: int = 0) -> Scores:
-    names, classes = [f"{i}.mp4" for i in range(len(labels))], [f"class {k}" for k in range(probabilities.shape[1])]
-    return score_multi_label(probabilities, labels, classes, indices=np.arange(len(labels)), names=names, skipped=skipped)
+    names, classes = (
+        [f"{i}.mp4" for i in range(len(labels))],
+        [f"class {k}" for k in range(probabilities.shape[1])],
+    )
+    return score_multi_label(
+        probabilities, labels, classes, indices=np.arange(len(labels)), names=names, skipped=skipped
+    )
 
 
 def test_values_become_groups_of_classes(tmp_path: Path) -> None:
-    """The form of Sigurdsson et al.'s table: classes by their code, 0 and 1, measured numbers; and values in words."""
-    text = "class,Seq,PoseVar,#Verbs,Place\nc000,1,0.70,20,hand\nc002,0,0.80,20,\nc003,0,0.75,7,face\nc001 Putting clothes,1,0.60,3,hand\n"
+    """The form of Sigurdsson et al.'s table: classes by their code, 0 and 1, measured numbers; and
+    values in words.
+    """
+    text = (
+        "class,Seq,PoseVar,#Verbs,Place\nc000,1,0.70,20,hand\nc002,0,0.80,20,\nc003,0,0.75,7,f"
+        "ace\nc001 Putting clothes,1,0.60,3,hand\n"
+    )
     assert groups_of(tmp_path, text, CHARADES) == {
         ("Seq", "no"): [2, 3],
         ("Seq", "yes"): [0, 1],
@@ -62,7 +95,9 @@ def test_values_become_groups_of_classes(tmp_path: Path) -> None:
 def test_numbers_with_many_values_become_three_groups(tmp_path: Path) -> None:
     names = [f"class {k}" for k in range(9)]
     values = [0.9, 0.1, 0.5, 0.2, 0.8, 0.4, 0.3, 0.7, 0.6]
-    text = "class,speed\n" + "".join(f"{name},{value}\n" for name, value in zip(names, values, strict=True))
+    text = "class,speed\n" + "".join(
+        f"{name},{value}\n" for name, value in zip(names, values, strict=True)
+    )
     assert groups_of(tmp_path, text, names) == {
         ("speed", "0.1 to 0.3"): [1, 3, 6],
         ("speed", "0.4 to 0.6"): [2, 5, 8],
@@ -88,7 +123,16 @@ def test_accuracy_of_groups_worked_out_by_hand(tmp_path: Path) -> None:
     ]
     assert [row.difference for row in rows] == [pytest.approx(100 / 6), 0.0, pytest.approx(100 / 3)]
     assert rows[0].scores == pytest.approx((first.top1, second.top1))
-    assert to_text(rows, ["graph", "plain"]).splitlines()[2].split() == ["big", "no", "2", "3", "66.67", "66.67", "+0.00", *_span(rows[1])]
+    assert to_text(rows, ["graph", "plain"]).splitlines()[2].split() == [
+        "big",
+        "no",
+        "2",
+        "3",
+        "66.67",
+        "66.67",
+        "+0.00",
+        *_span(rows[1]),
+    ]
 
 
 def _span(row: GroupScore) -> list[str]:
@@ -104,7 +148,12 @@ def test_map_of_groups_equals_sklearn_and_its_intervals_a_plain_loop(tmp_path: P
     one, two = np.clip(labels * 0.3 + rng.random((60, 5)), 0, 1), rng.random((60, 5))
     first, second = multi(one, labels), multi(two, labels)
     path = table(tmp_path, "class,seq\nclass 0,1\nclass 1,1\nclass 2,0\nclass 3,0\nclass 4,0\n")
-    rows = score_groups(group_classes(read_attributes(path), first.class_names), [first, second], num_resamples=100, seed=3)
+    rows = score_groups(
+        group_classes(read_attributes(path), first.class_names),
+        [first, second],
+        num_resamples=100,
+        seed=3,
+    )
     assert [(row.value, row.num_classes, row.num_clips) for row in rows] == [
         ("", 4, 60),
         ("no", 2, int(labels[:, 2:4].any(1).sum())),
@@ -113,15 +162,28 @@ def test_map_of_groups_equals_sklearn_and_its_intervals_a_plain_loop(tmp_path: P
     assert rows[0].scores == (pytest.approx(first.map), pytest.approx(second.map))
     counts = np.concatenate(list(resamples(60, 100, 3)))
     for row, classes in zip(rows, ([0, 1, 2, 3], [2, 3], [0, 1]), strict=True):
-        expected = [100 * np.mean([average_precision_score(labels[:, k], p[:, k]) for k in classes]) for p in (one, two)]
+        expected = [
+            100 * np.mean([average_precision_score(labels[:, k], p[:, k]) for k in classes])
+            for p in (one, two)
+        ]
         assert row.scores == pytest.approx(tuple(expected))
         differences = []
         for drawn in counts:
             weights = drawn.astype(float)
             present = [k for k in classes if (labels[:, k] * weights).sum() > 0]
-            scores = [np.mean([average_precision_score(labels[:, k], p[:, k], sample_weight=weights) for k in present]) for p in (one, two)]
+            scores = [
+                np.mean(
+                    [
+                        average_precision_score(labels[:, k], p[:, k], sample_weight=weights)
+                        for k in present
+                    ]
+                )
+                for p in (one, two)
+            ]
             differences.append(100 * (scores[0] - scores[1]))
-        assert row.difference_ci95 == pytest.approx(tuple(np.percentile(differences, [2.5, 97.5])), abs=1e-6)
+        assert row.difference_ci95 == pytest.approx(
+            tuple(np.percentile(differences, [2.5, 97.5])), abs=1e-6
+        )
 
 
 def test_the_same_clips_are_drawn_for_both_models(tmp_path: Path) -> None:
@@ -130,7 +192,10 @@ def test_the_same_clips_are_drawn_for_both_models(tmp_path: Path) -> None:
     labels = rng.integers(4, size=600)
     worse = rng.random(600) < 0.7
     better = worse | (rng.random(600) < 0.1)
-    first, second = (single(np.eye(4)[np.where(right, labels, (labels + 1) % 4)], labels) for right in (better, worse))
+    first, second = (
+        single(np.eye(4)[np.where(right, labels, (labels + 1) % 4)], labels)
+        for right in (better, worse)
+    )
     (row,) = score_groups([], [first, second])
     assert row.difference == pytest.approx(100 * (better.mean() - worse.mean()))
     assert row.difference_ci95[0] > 0
@@ -144,7 +209,9 @@ def test_the_same_clips_are_drawn_for_both_models(tmp_path: Path) -> None:
 def test_skipped_clips_count_as_wrong(tmp_path: Path) -> None:
     rng = np.random.default_rng(2)
     labels = rng.integers(3, size=30)
-    whole, cut = (single(rng.permuted(np.eye(3)[labels], axis=0), labels, skipped) for skipped in (0, 10))
+    whole, cut = (
+        single(rng.permuted(np.eye(3)[labels], axis=0), labels, skipped) for skipped in (0, 10)
+    )
     (row,) = score_groups([], [cut])
     assert row.scores == (pytest.approx(cut.top1),)
     (row,) = score_groups([], [whole])
@@ -155,8 +222,14 @@ def test_other_clips_or_classes_are_refused() -> None:
     labels = np.array([0, 1, 1])
     first = single(np.eye(2)[labels], labels)
     for other, message in (
-        (single(np.eye(2)[labels[:2]], labels[:2]), "the two were scored on different clips (3 and 2)"),
-        (single(np.eye(2)[1 - labels], 1 - labels), "the two were scored on different clips (3 and 3)"),
+        (
+            single(np.eye(2)[labels[:2]], labels[:2]),
+            "the two were scored on different clips (3 and 2)",
+        ),
+        (
+            single(np.eye(2)[1 - labels], 1 - labels),
+            "the two were scored on different clips (3 and 3)",
+        ),
         (single(np.eye(3)[labels], labels), "the two were scored on different classes (2 and 3)"),
     ):
         with pytest.raises(DataError) as caught:
@@ -167,21 +240,40 @@ def test_other_clips_or_classes_are_refused() -> None:
 @pytest.mark.parametrize(
     ("text", "wanted", "message"),
     [
-        ("class,Seq\nc0002,1\n", None, "attributes.csv, line 2: class 'c0002' is not among the 4 that were scored; did you mean 'c002'?"),
+        (
+            "class,Seq\nc0002,1\n",
+            None,
+            "attributes.csv, line 2: class 'c0002' is not among the 4 that were scored; did you "
+            "mean 'c002'?",
+        ),
         (
             "class,Seq\nc000,1\nc000 Holding some clothes,0\n",
             None,
             "attributes.csv, line 3: class 'c000 Holding some clothes' is listed twice",
         ),
         ("class,Seq\nc000,1\n", ["Sq"], "attributes.csv: no attribute 'Sq'; did you mean 'Seq'?"),
-        ("clas,Seq\nc000,1\n", None, "its first line must name a column class and at least one attribute"),
-        ("class,Seq,Seq\nc000,1,1\n", None, "its first line must name a column class and at least one attribute, each once"),
-        ("class,Seq\nc000\n", None, "attributes.csv, line 2: has not as many columns as the first line, 2"),
+        (
+            "clas,Seq\nc000,1\n",
+            None,
+            "its first line must name a column class and at least one attribute",
+        ),
+        (
+            "class,Seq,Seq\nc000,1,1\n",
+            None,
+            "its first line must name a column class and at least one attribute, each once",
+        ),
+        (
+            "class,Seq\nc000\n",
+            None,
+            "attributes.csv, line 2: has not as many columns as the first line, 2",
+        ),
         ("", None, "its first line must name a column class"),
         (None, None, "attributes.csv: cannot be read as CSV"),
     ],
 )
-def test_broken_tables(tmp_path: Path, text: str | None, wanted: list[str] | None, message: str) -> None:
+def test_broken_tables(
+    tmp_path: Path, text: str | None, wanted: list[str] | None, message: str
+) -> None:
     if text is not None:
         table(tmp_path, text)
     with pytest.raises(DataError) as caught:

@@ -17,7 +17,9 @@ CLASSES = ["left", "right", "up"]
 
 
 class Corner(nn.Module):
-    """Reads its logits from the first pixels of the first frame, so that every case can be written down."""
+    """Reads its logits from the first pixels of the first frame, so that every case can be written
+    down.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -64,15 +66,28 @@ def test_a_misspelt_fusion_is_refused():
 def test_each_fusion_equals_its_formula(views: str, multi_label: bool):
     logits = torch.tensor([[3.0, 0, 1], [0, 2, 1]])
     activate = torch.sigmoid if multi_label else (lambda x: x.softmax(-1))
-    expected = {"mean": activate(logits).mean(0), "max": activate(logits).amax(0), "logits": activate(logits.mean(0))}[views]
-    assert_close_to_scale(fuse_views(view_scores(logits, multi_label, views), multi_label, views).float(), expected)
+    expected = {
+        "mean": activate(logits).mean(0),
+        "max": activate(logits).amax(0),
+        "logits": activate(logits.mean(0)),
+    }[views]
+    assert_close_to_scale(
+        fuse_views(view_scores(logits, multi_label, views), multi_label, views).float(), expected
+    )
     labels = [[1, 0, 0], [1, 0, 0]] if multi_label else [0, 0]
-    scores = evaluate(Corner(), [batch(logits.tolist(), labels, [0, 0])], class_names=CLASSES, views=views)
+    scores = evaluate(
+        Corner(), [batch(logits.tolist(), labels, [0, 0])], class_names=CLASSES, views=views
+    )
     assert scores.probabilities[0] == pytest.approx(expected.numpy(), abs=1e-5)
 
 
 def test_float_labels_are_multi_label_and_score_map():
-    scores = evaluate(Corner(), [batch([[3, 0, 1], [0, 2, 1]], [[1, 0, 1], [0, 1, 1]], [0, 1])], class_names=CLASSES, skipped=2)
+    scores = evaluate(
+        Corner(),
+        [batch([[3, 0, 1], [0, 2, 1]], [[1, 0, 1], [0, 1, 1]], [0, 1])],
+        class_names=CLASSES,
+        skipped=2,
+    )
     assert scores.map == pytest.approx(50.0)
     assert scores.top1 is None
     assert scores.skipped == 2
@@ -85,7 +100,10 @@ def test_softmaxed_scores_of_several_labels_are_told():
         def forward(self, video: Tensor) -> Tensor:
             return super().forward(video).softmax(-1)
 
-    several, single = batch([[3, 0, 1], [0, 2, 1]], [[1, 0, 1], [0, 1, 1]], [0, 1]), batch([[3, 0, 1], [0, 2, 1]], [0, 1], [0, 1])
+    several, single = (
+        batch([[3, 0, 1], [0, 2, 1]], [[1, 0, 1], [0, 1, 1]], [0, 1]),
+        batch([[3, 0, 1], [0, 2, 1]], [0, 1], [0, 1]),
+    )
     assert evaluate(Softmaxed(), [several], class_names=CLASSES).notes == (SOFTMAXED,)
     assert evaluate(Softmaxed(), [several], class_names=CLASSES, views="max").notes == (SOFTMAXED,)
     assert evaluate(Corner(), [several], class_names=CLASSES).notes == ()

@@ -25,13 +25,23 @@ from vidgraph.evaluation.metrics import (
 def single(probabilities: np.ndarray, labels: np.ndarray, skipped: int = 0, **options: int):
     names = [f"{i}.mp4" for i in range(len(labels))]
     classes = [f"class {k}" for k in range(probabilities.shape[1])]
-    return score_single_label(probabilities, labels, classes, indices=np.arange(len(labels)), names=names, skipped=skipped, **options)
+    return score_single_label(
+        probabilities,
+        labels,
+        classes,
+        indices=np.arange(len(labels)),
+        names=names,
+        skipped=skipped,
+        **options,
+    )
 
 
 def multi(probabilities: np.ndarray, labels: np.ndarray, skipped: int = 0):
     names = [f"{i}.mp4" for i in range(len(labels))]
     classes = [f"class {k}" for k in range(probabilities.shape[1])]
-    return score_multi_label(probabilities, labels, classes, indices=np.arange(len(labels)), names=names, skipped=skipped)
+    return score_multi_label(
+        probabilities, labels, classes, indices=np.arange(len(labels)), names=names, skipped=skipped
+    )
 
 
 def test_single_label_scores_of_a_case_worked_out_by_hand():
@@ -60,7 +70,9 @@ def test_a_skipped_clip_counts_as_wrong_in_every_score():
     assert cut.ci95["mean_class"][1] == pytest.approx(whole.ci95["mean_class"][1] * 0.75)
     assert (cut.n, cut.skipped) == (30, 10)
     many = (rng.random((30, 8)) < 0.3).astype(np.float32)
-    assert multi(probabilities, many, skipped=10).map == pytest.approx(multi(probabilities, many).map * 0.75)
+    assert multi(probabilities, many, skipped=10).map == pytest.approx(
+        multi(probabilities, many).map * 0.75
+    )
 
 
 def test_top_k_is_the_sorted_list_of_a_plain_loop_and_breaks_ties_by_class_order():
@@ -69,7 +81,8 @@ def test_top_k_is_the_sorted_list_of_a_plain_loop_and_breaks_ties_by_class_order
     labels = rng.integers(9, size=200)
     for k in (1, 5):
         expected = [
-            label in sorted(range(9), key=lambda c, row=row: (-row[c], c))[:k] for row, label in zip(probabilities, labels, strict=True)
+            label in sorted(range(9), key=lambda c, row=row: (-row[c], c))[:k]
+            for row, label in zip(probabilities, labels, strict=True)
         ]
         assert top_k_correct(probabilities, labels, k).tolist() == expected
     uniform = single(np.full((4, 4), 0.25), np.arange(4))
@@ -88,13 +101,23 @@ def test_scores_equal_torchmetrics():
     probabilities, labels = rng.random((300, 12)), rng.integers(12, size=300)
     p, y = torch.tensor(probabilities), torch.tensor(labels)
     scores = single(probabilities, labels)
-    assert scores.top1 == pytest.approx(100 * multiclass_accuracy(p, y, 12, average="micro").item(), abs=1e-4)
-    assert scores.top5 == pytest.approx(100 * multiclass_accuracy(p, y, 12, top_k=5, average="micro").item(), abs=1e-4)
-    assert scores.mean_class == pytest.approx(100 * multiclass_accuracy(p, y, 12, average="macro").item(), abs=1e-4)
+    assert scores.top1 == pytest.approx(
+        100 * multiclass_accuracy(p, y, 12, average="micro").item(), abs=1e-4
+    )
+    assert scores.top5 == pytest.approx(
+        100 * multiclass_accuracy(p, y, 12, top_k=5, average="micro").item(), abs=1e-4
+    )
+    assert scores.mean_class == pytest.approx(
+        100 * multiclass_accuracy(p, y, 12, average="macro").item(), abs=1e-4
+    )
     assert np.array_equal(scores.confusion, multiclass_confusion_matrix(p, y, 12).numpy())
     many = rng.random((300, 12)) < 0.2
-    expected = multilabel_average_precision(p[many.any(1)], torch.tensor(many[many.any(1)]).long(), 12).item()
-    assert multi(probabilities[many.any(1)], many[many.any(1)].astype(float)).map == pytest.approx(100 * expected, abs=1e-4)
+    expected = multilabel_average_precision(
+        p[many.any(1)], torch.tensor(many[many.any(1)]).long(), 12
+    ).item()
+    assert multi(probabilities[many.any(1)], many[many.any(1)].astype(float)).map == pytest.approx(
+        100 * expected, abs=1e-4
+    )
 
 
 def plain_average_precision(scores: np.ndarray, positive: np.ndarray) -> float:
@@ -114,9 +137,13 @@ def test_average_precision_equals_hand_case_plain_loop_and_sklearn():
     rng = np.random.default_rng(3)
     for _ in range(20):
         scores, positive = rng.random(60), rng.random(60) < 0.3
-        assert average_precision(scores, positive) == pytest.approx(plain_average_precision(scores, positive), abs=1e-12)
+        assert average_precision(scores, positive) == pytest.approx(
+            plain_average_precision(scores, positive), abs=1e-12
+        )
         tied = np.round(scores, 1)
-        assert average_precision(tied, positive) == pytest.approx(average_precision_score(positive, tied), abs=1e-12)
+        assert average_precision(tied, positive) == pytest.approx(
+            average_precision_score(positive, tied), abs=1e-12
+        )
     assert np.isnan(average_precision(scores, np.zeros(60, dtype=bool)))
 
 
@@ -125,7 +152,11 @@ def test_map_leaves_out_classes_without_positives_and_ranks_unlabelled_clips_las
     labels = np.array([[1, 0, 0], [0, 1, 0], [1, 1, 0], [0, 0, 0]], dtype=np.float32)
     scores = multi(probabilities, labels)
     # Without the fourth clip: class 0 ranks + - +, class 1 ranks + + -.
-    assert [row["ap"] for row in scores.per_class] == [pytest.approx(100 * (1 + 2 / 3) / 2), 100.0, None]
+    assert [row["ap"] for row in scores.per_class] == [
+        pytest.approx(100 * (1 + 2 / 3) / 2),
+        100.0,
+        None,
+    ]
     assert scores.map == pytest.approx((100 * (1 + 2 / 3) / 2 + 100) / 2)
     assert (scores.top1, scores.top5, scores.mean_class) == (None, None, None)
     assert scores.accuracy == scores.map
@@ -134,11 +165,19 @@ def test_map_leaves_out_classes_without_positives_and_ranks_unlabelled_clips_las
         _ = scores.confusion
 
 
-@pytest.mark.parametrize(("num_correct", "total"), [(0, 10), (5, 10), (10, 10), (950, 1000), (3333, 10000)])
+@pytest.mark.parametrize(
+    ("num_correct", "total"), [(0, 10), (5, 10), (10, 10), (950, 1000), (3333, 10000)]
+)
 def test_wilson_interval_equals_scipy(num_correct: int, total: int):
     expected = binomtest(num_correct, total).proportion_ci(method="wilson")
-    assert wilson_interval(num_correct, total) == (pytest.approx(100 * expected.low), pytest.approx(100 * expected.high))
-    assert wilson_interval(5, 10) == (pytest.approx(23.659, abs=1e-3), pytest.approx(76.341, abs=1e-3))
+    assert wilson_interval(num_correct, total) == (
+        pytest.approx(100 * expected.low),
+        pytest.approx(100 * expected.high),
+    )
+    assert wilson_interval(5, 10) == (
+        pytest.approx(23.659, abs=1e-3),
+        pytest.approx(76.341, abs=1e-3),
+    )
 
 
 def test_wilson_interval_needs_clips():
@@ -157,7 +196,9 @@ def test_bootstrap_intervals_repeat_and_agree_with_the_normal_approximation():
     assert low < scores.mean_class < high
     assert high - low == pytest.approx(width, rel=0.15)
     assert scores.ci95 == single(np.eye(4)[guesses], labels).ci95
-    assert scores.ci95["mean_class"] != single(np.eye(4)[guesses], labels, seed=1).ci95["mean_class"]
+    assert (
+        scores.ci95["mean_class"] != single(np.eye(4)[guesses], labels, seed=1).ci95["mean_class"]
+    )
 
 
 def test_bootstrap_of_map_resamples_as_a_plain_loop_does():
@@ -169,8 +210,19 @@ def test_bootstrap_of_map_resamples_as_a_plain_loop_does():
     values = []
     for _ in range(400):
         drawn = rng.integers(80, size=80)
-        values.append(100 * np.mean([average_precision_score(labels[drawn, k], probabilities[drawn, k]) for k in range(3)]))
-    assert (low, high) == (pytest.approx(np.percentile(values, 2.5), abs=2.5), pytest.approx(np.percentile(values, 97.5), abs=2.5))
+        values.append(
+            100
+            * np.mean(
+                [
+                    average_precision_score(labels[drawn, k], probabilities[drawn, k])
+                    for k in range(3)
+                ]
+            )
+        )
+    assert (low, high) == (
+        pytest.approx(np.percentile(values, 2.5), abs=2.5),
+        pytest.approx(np.percentile(values, 97.5), abs=2.5),
+    )
 
 
 def test_paired_bootstrap_sees_a_gap_that_the_single_intervals_hide():
@@ -189,7 +241,9 @@ def test_paired_bootstrap_sees_a_gap_that_the_single_intervals_hide():
 
 
 def test_paired_bootstrap_of_shares_over_several_trainings():
-    """A clip counts by the share of trainings that got it right; against plain resampling of clips."""
+    """A clip counts by the share of trainings that got it right; against plain resampling of
+    clips.
+    """
     rng = np.random.default_rng(8)
     hard = rng.random(500)
     first, second = ((rng.random((3, 500)) < rate * hard).mean(0) for rate in (1.6, 1.4))
@@ -201,7 +255,9 @@ def test_paired_bootstrap_of_shares_over_several_trainings():
     # Thirds are not exact in binary: a difference of nothing must still be nothing.
     assert paired_bootstrap(np.array([1 / 3, 2 / 3]), np.array([1 / 3, 2 / 3])).p_value == 1.0
     # Two clips, one gap of 1: half of the resamples hold it once, a quarter twice, a quarter never.
-    assert paired_bootstrap(np.array([1.0, 0.0]), np.zeros(2)).p_value == pytest.approx(0.5, abs=0.03)
+    assert paired_bootstrap(np.array([1.0, 0.0]), np.zeros(2)).p_value == pytest.approx(
+        0.5, abs=0.03
+    )
 
 
 def test_paired_bootstrap_of_equal_models_finds_nothing():
@@ -213,13 +269,25 @@ def test_paired_bootstrap_of_equal_models_finds_nothing():
 
 
 def test_confusion_matrix_counts_truth_in_rows():
-    assert confusion_matrix(np.array([1, 1, 0]), np.array([0, 1, 1]), 2).tolist() == [[0, 1], [1, 1]]
+    assert confusion_matrix(np.array([1, 1, 0]), np.array([0, 1, 1]), 2).tolist() == [
+        [0, 1],
+        [1, 1],
+    ]
 
 
 def test_to_dict_is_json_with_the_agreed_keys():
     rng = np.random.default_rng(7)
     content = single(rng.random((20, 7)), rng.integers(7, size=20), skipped=1).to_dict()
-    assert list(content) == ["top1", "top5", "mean_class", "map", "n", "skipped", "ci95", "per_class"]
+    assert list(content) == [
+        "top1",
+        "top5",
+        "mean_class",
+        "map",
+        "n",
+        "skipped",
+        "ci95",
+        "per_class",
+    ]
     assert content["map"] is None
     again = json.loads(json.dumps(content, allow_nan=False))
     assert set(again["ci95"]) == {"top1", "top5", "mean_class"}

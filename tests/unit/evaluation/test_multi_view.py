@@ -17,7 +17,13 @@ from torch import Tensor, nn
 from vidgraph.data.clips import ClipDataset, collate
 from vidgraph.data.table import VideoTable, load_table
 from vidgraph.errors import RecipeError
-from vidgraph.evaluation.inference import ViewFusion, evaluate, fuse_views, predict_batch, view_scores
+from vidgraph.evaluation.inference import (
+    ViewFusion,
+    evaluate,
+    fuse_views,
+    predict_batch,
+    view_scores,
+)
 from vidgraph.evaluation.metrics import Scores
 from vidgraph.recipe import EvalRecipe
 from vidgraph.recogniser import Recogniser
@@ -29,13 +35,18 @@ FUSIONS: tuple[ViewFusion, ...] = ("mean", "max", "logits", "max_logits")
 
 
 class Convolved(nn.Module):
-    """A small fully convolutional network; remembers how many clips, of what size, it was shown at once."""
+    """A small fully convolutional network; remembers how many clips, of what size, it was shown at
+    once.
+    """
 
     def __init__(self, spec: InputSpec) -> None:
         super().__init__()
         torch.manual_seed(0)
         self.input_spec, self.class_names = spec, ["a", "b", "c"]
-        self.convolution, self.classifier = nn.Conv3d(spec.channels, 6, 3, padding=1, padding_mode="replicate"), nn.Linear(6, 3)
+        self.convolution, self.classifier = (
+            nn.Conv3d(spec.channels, 6, 3, padding=1, padding_mode="replicate"),
+            nn.Linear(6, 3),
+        )
         self.shapes: list[tuple[int, ...]] = []
 
     def forward(self, video: Tensor) -> Tensor:
@@ -57,7 +68,9 @@ class Fixed(Convolved):
 def write_frames(folder: Path, seed: int, num_frames: int, height: int, width: int) -> None:
     folder.mkdir(parents=True)
     rng = np.random.default_rng(seed)
-    coarse = Image.fromarray(rng.integers(0, 255, (5, 9, 3), dtype=np.uint8)).resize((width, height))
+    coarse = Image.fromarray(rng.integers(0, 255, (5, 9, 3), dtype=np.uint8)).resize(
+        (width, height)
+    )
     for t in range(num_frames):
         Image.fromarray(np.roll(np.asarray(coarse), 2 * t, axis=1)).save(folder / f"{t:03d}.png")
 
@@ -75,7 +88,13 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> VideoTable:
 SPEC = InputSpec(num_frames=4, height=24, width=24, stride_frames=2)
 
 
-def scored(model: nn.Module, table: VideoTable, plan: ViewPlan, order: Sequence[int] | None = None, **options: Any) -> Scores:
+def scored(
+    model: nn.Module,
+    table: VideoTable,
+    plan: ViewPlan,
+    order: Sequence[int] | None = None,
+    **options: Any,
+) -> Scores:
     """Clips in `order`, two at a time where their frames have one shape."""
     dataset = ClipDataset(table, "test", model.input_spec, train=False, views=plan)
     items = [dataset[i] for i in (range(len(dataset)) if order is None else order)]
@@ -92,7 +111,9 @@ def test_one_view_equals_the_single_evaluation(table: VideoTable, fusion: ViewFu
     with torch.no_grad():
         expected = torch.cat([model(dataset[i].video) for i in range(3)]).softmax(-1)
     assert np.abs(scores.probabilities - expected.numpy()).max() < 1e-6
-    assert np.ptp(scores.probabilities, axis=0).max() > 0.01  # the videos differ, or the test would say nothing
+    assert (
+        np.ptp(scores.probabilities, axis=0).max() > 0.01
+    )  # the videos differ, or the test would say nothing
 
 
 @pytest.mark.parametrize("fusion", FUSIONS)
@@ -100,7 +121,13 @@ def test_the_order_of_views_does_not_matter(table: VideoTable, fusion: ViewFusio
     model, plan = Convolved(SPEC), ViewPlan(clips=3, crops=3)
     first = scored(model, table, plan, views=fusion)
     for seed in range(3):
-        other = scored(model, table, plan, order=torch.randperm(9, generator=torch.Generator().manual_seed(seed)).tolist(), views=fusion)
+        other = scored(
+            model,
+            table,
+            plan,
+            order=torch.randperm(9, generator=torch.Generator().manual_seed(seed)).tolist(),
+            views=fusion,
+        )
         assert np.abs(first.probabilities - other.probabilities).max() < 1e-6
         assert first.names == other.names
 
@@ -109,7 +136,10 @@ def test_the_order_of_views_does_not_matter(table: VideoTable, fusion: ViewFusio
 @pytest.mark.parametrize("multi_label", [False, True])
 def test_identical_views_change_nothing(fusion: ViewFusion, multi_label: bool) -> None:
     logits = torch.tensor([[2.0, -1, 0.5]])
-    one, many = (fuse_views(view_scores(logits.repeat(n, 1), multi_label, fusion), multi_label, fusion) for n in (1, 5))
+    one, many = (
+        fuse_views(view_scores(logits.repeat(n, 1), multi_label, fusion), multi_label, fusion)
+        for n in (1, 5)
+    )
     assert torch.allclose(one, many, atol=1e-12)
     assert_close_to_scale(one.float(), logits[0].sigmoid() if multi_label else logits[0].softmax(0))
 
@@ -126,10 +156,18 @@ def test_identical_views_change_nothing(fusion: ViewFusion, multi_label: bool) -
 )
 def test_fusion_by_hand(fusion: ViewFusion, expected: list[float]) -> None:
     logits = torch.tensor([[np.log(3), 0.0], [0.0, np.log(7)]])
-    assert fuse_views(view_scores(logits, False, fusion), False, fusion).tolist() == pytest.approx(expected)
+    assert fuse_views(view_scores(logits, False, fusion), False, fusion).tolist() == pytest.approx(
+        expected
+    )
     # The same through `evaluate`, views in two batches.
     batches = [
-        ClipBatch(row.view(1, 1, 1, 1, 2), torch.tensor([1]), torch.tensor([4]), torch.zeros(1, 1, dtype=torch.int64)) for row in logits
+        ClipBatch(
+            row.view(1, 1, 1, 1, 2),
+            torch.tensor([1]),
+            torch.tensor([4]),
+            torch.zeros(1, 1, dtype=torch.int64),
+        )
+        for row in logits
     ]
 
     class Same(nn.Module):
@@ -146,15 +184,22 @@ def test_fusion_by_hand(fusion: ViewFusion, expected: list[float]) -> None:
 def test_views_are_those_cut_by_hand(table: VideoTable) -> None:
     """Two clips of three crops of the first video, 24 x 40, against slices of its frames."""
     model = Convolved(SPEC)
-    frames = np.stack([np.asarray(Image.open(file)) for file in sorted((table.folder / "0").iterdir())])  # [20, 24, 40, 3]
-    views = [frames[start : start + 7 : 2, :, left : left + 24] for start, left in itertools.product((0, 13), (0, 8, 16))]
+    frames = np.stack(
+        [np.asarray(Image.open(file)) for file in sorted((table.folder / "0").iterdir())]
+    )  # [20, 24, 40, 3]
+    views = [
+        frames[start : start + 7 : 2, :, left : left + 24]
+        for start, left in itertools.product((0, 13), (0, 8, 16))
+    ]
     with torch.no_grad():
         logits = model(torch.from_numpy(np.stack(views)).permute(0, 4, 1, 2, 3))
     scores = scored(model, table, ViewPlan(clips=2, crops=3))
     assert scores.probabilities[0] == pytest.approx(logits.softmax(-1).mean(0).numpy(), abs=1e-5)
 
 
-def test_whole_frames_equal_one_crop_where_the_video_has_the_model_s_shape(table: VideoTable) -> None:
+def test_whole_frames_equal_one_crop_where_the_video_has_the_model_s_shape(
+    table: VideoTable,
+) -> None:
     model = Convolved(SPEC)
     whole, crop = scored(model, table, ViewPlan(full_frame=True)), scored(model, table, ViewPlan())
     assert whole.probabilities[1] == pytest.approx(crop.probabilities[1], abs=1e-5)  # 24 x 24
@@ -172,13 +217,22 @@ def test_whole_frames_equal_one_crop_where_the_video_has_the_model_s_shape(table
         InputSpec(num_frames=5, height=24, width=16, sample_fps=10.0),
         InputSpec(num_frames=8, height=16, width=16, channels=1, num_segments=8),
         InputSpec(num_frames=1, height=20, width=20, num_segments=1),
-        InputSpec(num_frames=40, height=16, width=16, stride_frames=1),  # longer than any of the videos
+        InputSpec(
+            num_frames=40, height=16, width=16, stride_frames=1
+        ),  # longer than any of the videos
     ],
 )
 @pytest.mark.parametrize(
-    "plan", [ViewPlan(2, 3), ViewPlan(3, full_frame=True), ViewPlan(2, 2, short_side=32, crop_size=28, past_end="loop")]
+    "plan",
+    [
+        ViewPlan(2, 3),
+        ViewPlan(3, full_frame=True),
+        ViewPlan(2, 2, short_side=32, crop_size=28, past_end="loop"),
+    ],
 )
-def test_any_input_is_evaluated_and_predicted_alike(table: VideoTable, spec: InputSpec, plan: ViewPlan) -> None:
+def test_any_input_is_evaluated_and_predicted_alike(
+    table: VideoTable, spec: InputSpec, plan: ViewPlan
+) -> None:
     model = Convolved(spec)
     scores = scored(model, table, plan)
     recogniser = Recogniser(model, "cpu", plan=plan, chunk=2)
@@ -190,7 +244,9 @@ def test_any_input_is_evaluated_and_predicted_alike(table: VideoTable, spec: Inp
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 4, 100])
-def test_chunks_bound_what_is_in_a_forward_pass_and_change_nothing(table: VideoTable, chunk: int) -> None:
+def test_chunks_bound_what_is_in_a_forward_pass_and_change_nothing(
+    table: VideoTable, chunk: int
+) -> None:
     model, plan = Convolved(SPEC), ViewPlan(clips=2, crops=5)
     whole = scored(model, table, plan)
     assert max(shape[0] for shape in model.shapes) == 10
@@ -203,7 +259,11 @@ def test_chunks_bound_what_is_in_a_forward_pass_and_change_nothing(table: VideoT
 
 def test_a_model_for_one_size_says_so(table: VideoTable) -> None:
     assert scored(Fixed(SPEC), table, ViewPlan(crops=3)).n == 3
-    with pytest.raises(RecipeError, match=r"takes frames of 24x24 pixels and cannot use views of 24x40 .*leave out eval.full_frame"):
+    with pytest.raises(
+        RecipeError,
+        match=r"takes frames of 24x24 pixels and cannot use views of 24x40 .*leave out "
+        r"eval.full_frame",
+    ):
         scored(Fixed(SPEC), table, ViewPlan(full_frame=True))
 
     class Broken(Convolved):
@@ -215,7 +275,7 @@ def test_a_model_for_one_size_says_so(table: VideoTable) -> None:
         predict_batch(Broken(SPEC), batch)
 
 
-# ---- how a recipe's views are read and batched -------------------------------------------------------------------------------------------
+# ---- how a recipe's views are read and batched ---------------------------------------------------
 
 
 def test_clips_are_read_together_as_far_as_one_forward_pass_takes_them(table: VideoTable) -> None:
@@ -232,42 +292,77 @@ def test_clips_are_read_together_as_far_as_one_forward_pass_takes_them(table: Vi
 
 
 def test_overrides_of_views_are_told_from_those_of_data() -> None:
-    words = ["--eval.crops", "3", "--data.table.past_end=loop", "--eval.fusion=max_logits", "--eval.short_side", "256"]
+    words = [
+        "--eval.crops",
+        "3",
+        "--data.table.past_end=loop",
+        "--eval.fusion=max_logits",
+        "--eval.short_side",
+        "256",
+    ]
     settings, rest = eval_settings(None, words)
     assert settings == EvalRecipe(crops=3, fusion="max_logits", short_side=256)
     assert rest == ["--data.table.past_end=loop"]
     for words, message in (
         (["--eval.crop", "3"], "unknown key eval.crop; did you mean 'crops'?"),
         (["--eval.crops", "0"], "eval.crops must be above 0, got 0"),
-        (["--eval.fusion", "sum"], "eval.fusion must be one of mean, max, logits, max_logits, got 'sum'"),
-        (["--eval.full_frame", "true", "--eval.crops", "3"], "eval.full_frame shows whole frames, so eval.crops"),
-        (["--eval.crop_size", "256", "--eval.short_side", "224"], "eval.crop_size 256 does not fit into eval.short_side 224"),
+        (
+            ["--eval.fusion", "sum"],
+            "eval.fusion must be one of mean, max, logits, max_logits, got 'sum'",
+        ),
+        (
+            ["--eval.full_frame", "true", "--eval.crops", "3"],
+            "eval.full_frame shows whole frames, so eval.crops",
+        ),
+        (
+            ["--eval.crop_size", "256", "--eval.short_side", "224"],
+            "eval.crop_size 256 does not fit into eval.short_side 224",
+        ),
     ):
         with pytest.raises(RecipeError) as caught:
             eval_settings(None, words)
         assert message in str(caught.value)
 
 
-def test_a_run_folder_is_scored_and_predicted_as_its_recipe_says(table: VideoTable, tmp_path: Path) -> None:
-    """Sampling, sizes, crops and fusion from recipe.yaml; predictions take its sampling and size, and the centre."""
+def test_a_run_folder_is_scored_and_predicted_as_its_recipe_says(
+    table: VideoTable, tmp_path: Path
+) -> None:
+    """Sampling, sizes, crops and fusion from recipe.yaml; predictions take its sampling and size,
+    and the centre.
+    """
     from vidgraph.catalogue import create_model
     from vidgraph.weights import save_weights
 
     torch.manual_seed(0)
-    model = create_model("digit_stem", class_names=["a", "b", "c"])  # one luma frame of 64 x 64, fully convolutional
+    model = create_model(
+        "digit_stem", class_names=["a", "b", "c"]
+    )  # one luma frame of 64 x 64, fully convolutional
     save_weights(model, tmp_path)
     (tmp_path / "recipe.yaml").write_text(
-        f"name: x\ndata: {{table: {{path: {table.source}, past_end: loop, folder_fps: 12}}}}\nmodel: {{architecture: digit_stem}}\n"
-        "train: {epochs: 1}\neval: {num_views: 2, crops: 3, short_side: 72, crop_size: 68, fusion: max, batch_size: 5}\n"
+        f"name: x\ndata: {{table: {{path: {table.source}, past_end: loop, folder_fps: "
+        f"12}}}}\nmodel: {{architecture: digit_stem}}\n"
+        "train: {epochs: 1}\neval: {num_views: 2, crops: 3, short_side: 72, crop_size: 68, "
+        "fusion: max, batch_size: 5}\n"
     )
     done: list[tuple[int, int]] = []
-    scores, name = score_model(str(tmp_path), None, (), "test", None, None, "cpu", lambda *count: done.append(count))
+    scores, name = score_model(
+        str(tmp_path), None, (), "test", None, None, "cpu", lambda *count: done.append(count)
+    )
     plan = ViewPlan(clips=2, crops=3, short_side=72, crop_size=68, past_end="loop", folder_fps=12.0)
     expected = scored(model, table, plan, views="max")
     assert scores.probabilities == pytest.approx(expected.probabilities, abs=1e-5)
     assert done[-1] == (18, 18)
     assert name.endswith("t.csv (test)")
-    one, _ = score_model(str(tmp_path), None, ["--eval.crops", "1", "--eval.crop_size", "null"], "test", 1, 4, "cpu", lambda *_: None)
+    one, _ = score_model(
+        str(tmp_path),
+        None,
+        ["--eval.crops", "1", "--eval.crop_size", "null"],
+        "test",
+        1,
+        4,
+        "cpu",
+        lambda *_: None,
+    )
     views, fusion = prediction_views(str(tmp_path), 1)
     assert (views, fusion) == (ViewPlan(short_side=72, past_end="loop", folder_fps=12.0), "max")
     predicted = Recogniser(model, "cpu", plan=views, views=fusion).predict(one.names[0])

@@ -18,7 +18,9 @@ SPEC = InputSpec(num_frames=5, height=12, width=8, channels=3, stride_frames=1)
 
 
 class Small(nn.Module):
-    """One of each thing that is counted: convolution, LSTM, attention, linear layer, and a product outside of any part."""
+    """One of each thing that is counted: convolution, LSTM, attention, linear layer, and a product
+    outside of any part.
+    """
 
     def __init__(self, reads_values: bool = False) -> None:
         super().__init__()
@@ -45,7 +47,9 @@ def by_hand(batch: int) -> dict[str, float]:
         "stem": batch * frames * 12 * 8 * 9 * 3 * 16 / 1e9,
         "lstm": batch * frames * 4 * 24 * (16 + 24) / 1e9,
         "classifier": batch * 24 * 7 / 1e9,
-        OTHER: batch * (2 * 2 * frames * frames * 12 + frames * 24 * 24) / 1e9,  # attention: queries on keys, weights on values
+        OTHER: batch
+        * (2 * 2 * frames * frames * 12 + frames * 24 * 24)
+        / 1e9,  # attention: queries on keys, weights on values
     }
 
 
@@ -54,7 +58,9 @@ def by_hand(batch: int) -> dict[str, float]:
 def test_costs_equal_sums_made_by_hand(batch: int, reads_values: bool) -> None:
     profile = profile_model(Small(reads_values), batch)
     expected = by_hand(batch)
-    assert {name: part["gmac"] for name, part in profile["parts"].items()} == pytest.approx(expected, abs=1e-15)
+    assert {name: part["gmac"] for name, part in profile["parts"].items()} == pytest.approx(
+        expected, abs=1e-15
+    )
     assert profile["gmac"]["total"] == pytest.approx(sum(expected.values()), abs=1e-15)
     assert {name: part["params"] for name, part in profile["parts"].items()} == {
         "stem": 9 * 3 * 16 + 16,
@@ -107,7 +113,9 @@ def test_a_part_counts_too_where_another_of_its_methods_is_called() -> None:
             return self.stem.features(video.flatten(1).float())
 
     found = profile_model(Model())
-    assert found["parts"] == {"stem": {"params": 12 * 24 + 24 + 24 * 5 + 5, "gmac": (12 * 24 + 24 * 5) / 1e9}}
+    assert found["parts"] == {
+        "stem": {"params": 12 * 24 + 24 + 24 * 5 + 5, "gmac": (12 * 24 + 24 * 5) / 1e9}
+    }
 
 
 def test_shared_parameters_count_once() -> None:
@@ -124,9 +132,14 @@ def test_paper_accounting_is_the_models_own_where_it_has_one() -> None:
         def paper_gmac(self, parts: dict[str, float], batch: int) -> float:
             return parts["stem"] + parts["lstm"]
 
-    assert profile_model(Small())["gmac"]["paper_accounting"] == profile_model(Small())["gmac"]["total"]
+    assert (
+        profile_model(Small())["gmac"]["paper_accounting"]
+        == profile_model(Small())["gmac"]["total"]
+    )
     profile = profile_model(Counted(), batch=2)
-    assert profile["gmac"]["paper_accounting"] == pytest.approx(by_hand(2)["stem"] + by_hand(2)["lstm"])
+    assert profile["gmac"]["paper_accounting"] == pytest.approx(
+        by_hand(2)["stem"] + by_hand(2)["lstm"]
+    )
     assert "as the paper counts: 0.0005 GMAC" in to_text(profile)
 
 
@@ -139,17 +152,25 @@ def test_products_with_zeros_count_where_the_model_says_that_it_leaves_them_out(
             return parts["lstm"]
 
     profile, expected = profile_model(Sparse(), batch=2), by_hand(2)
-    assert profile["parts"]["lstm"]["gmac"] == profile["gmac"]["paper_accounting"] == pytest.approx(expected["lstm"] + 0.5)
+    assert (
+        profile["parts"]["lstm"]["gmac"]
+        == profile["gmac"]["paper_accounting"]
+        == pytest.approx(expected["lstm"] + 0.5)
+    )
     assert profile["gmac"]["executed"] == pytest.approx(sum(expected.values()))
     assert profile["gmac"]["total"] == pytest.approx(sum(expected.values()) + 0.5)
-    assert f"as it runs, without products with zeros: {sum(expected.values()):.4f} GMAC" in to_text(profile)
+    assert f"as it runs, without products with zeros: {sum(expected.values()):.4f} GMAC" in to_text(
+        profile
+    )
 
 
 def test_boxes_are_given_to_models_that_eat_them() -> None:
     class Boxes(Small):
         def __init__(self) -> None:
             super().__init__()
-            self.input_spec = InputSpec(num_frames=5, height=12, width=8, channels=3, stride_frames=1, boxes_per_frame=4)
+            self.input_spec = InputSpec(
+                num_frames=5, height=12, width=8, channels=3, stride_frames=1, boxes_per_frame=4
+            )
 
         def forward(self, video: Tensor, regions: Regions) -> Tensor:  # type: ignore[override]
             assert regions.boxes_xyxy.shape == (len(video), 5, 4, 4)
@@ -162,7 +183,9 @@ def test_boxes_are_given_to_models_that_eat_them() -> None:
 
 
 def test_flow_is_given_to_models_that_eat_it() -> None:
-    """One frame and 20 channels of flow through a 7 x 7 kernel of stride 2, and nothing but flow where a model sees no frames."""
+    """One frame and 20 channels of flow through a 7 x 7 kernel of stride 2, and nothing but flow
+    where a model sees no frames.
+    """
     with torch.device("meta"):
         both = create_model("two_stream_bn_inception", 5)
         alone = create_model("stpyramid_bn_inception", 5, features=["motion"])
@@ -182,7 +205,9 @@ def test_text_shows_parts_and_total() -> None:
     assert rows[-1].split()[-1] == "1x46"
 
 
-def rstg_by_hand(width: int = 512, frames: int = 10, nodes: int = 14, stages: int = 3, places: int = 36) -> dict[str, float]:
+def rstg_by_hand(
+    width: int = 512, frames: int = 10, nodes: int = 14, stages: int = 3, places: int = 36
+) -> dict[str, float]:
     """RSTG at the paper's size on synchronous digits, term by term, GMAC per clip."""
     terms: dict[str, Any] = {
         "stem": frames * 9 * (62 * 62 * 1 * width + 29 * 29 * width**2 + 12 * 12 * width**2),
@@ -190,7 +215,11 @@ def rstg_by_hand(width: int = 512, frames: int = 10, nodes: int = 14, stages: in
         "first send layer, split": stages * frames * nodes * 2 * (width + places) * width,
         "first send layer, pairs": stages * frames * nodes**2 * 2 * (width + places) * width,
         "second send layer": stages * frames * nodes**2 * width**2,
-        "attention": stages * frames * (nodes * 2 * width + nodes**2 * width),  # both projections to one number, then the weighted sum
+        "attention": stages
+        * frames
+        * (
+            nodes * 2 * width + nodes**2 * width
+        ),  # both projections to one number, then the weighted sum
         "update": stages * frames * nodes * (2 * width + width) * width,
         "lstm": (stages + 1) * frames * nodes * 4 * width * (width + width),
     }
@@ -198,16 +227,27 @@ def rstg_by_hand(width: int = 512, frames: int = 10, nodes: int = 14, stages: in
 
 
 def test_rstg_at_paper_size_equals_the_analytic_counts() -> None:
-    """The authors' form, with every pair concatenated, costs 23.4 + 6.3 GMAC; the split form saves the pairs' first layer."""
+    """The authors' form, with every pair concatenated, costs 23.4 + 6.3 GMAC; the split form saves
+    the pairs' first layer.
+    """
     terms = rstg_by_hand()
     profile = profile_model(create_model("rstg_syncmnist"))
     parts = profile["parts"]
-    shared = sum(terms[name] for name in ("create", "second send layer", "attention", "update", "lstm"))
+    shared = sum(
+        terms[name] for name in ("create", "second send layer", "attention", "update", "lstm")
+    )
     assert profile["params"] == 10_565_168
     assert parts["stem"]["gmac"] == pytest.approx(terms["stem"], rel=1e-12)
-    assert parts["graph"]["gmac"] == pytest.approx(shared + terms["first send layer, split"], rel=1e-12)
+    assert parts["graph"]["gmac"] == pytest.approx(
+        shared + terms["first send layer, split"], rel=1e-12
+    )
     assert terms["stem"] == pytest.approx(23.4, abs=0.05)
     assert shared + terms["first send layer, pairs"] == pytest.approx(6.3, abs=0.06)
-    assert terms["second send layer"] + terms["first send layer, pairs"] == pytest.approx(4.84, abs=0.005)
-    assert (terms["lstm"], terms["update"]) == (pytest.approx(1.17, abs=0.005), pytest.approx(0.33, abs=0.005))
+    assert terms["second send layer"] + terms["first send layer, pairs"] == pytest.approx(
+        4.84, abs=0.005
+    )
+    assert (terms["lstm"], terms["update"]) == (
+        pytest.approx(1.17, abs=0.005),
+        pytest.approx(0.33, abs=0.005),
+    )
     assert profile["output_shapes"]["stem"] == [1, 512, 10, 6, 6]

@@ -40,7 +40,13 @@ ROW = ResultRow(
 def test_rows_are_added_replaced_and_read_back(tmp_path: Path):
     path = tmp_path / "syncmnist3.json"
     update_results(path, "syncmnist3", "test", ROW, "machine A")
-    update_results(path, "syncmnist3", "test", replace(ROW, name="mean_lstm_small", published=77.0), "machine A")
+    update_results(
+        path,
+        "syncmnist3",
+        "test",
+        replace(ROW, name="mean_lstm_small", published=77.0),
+        "machine A",
+    )
     table = update_results(path, "syncmnist3", "test", replace(ROW, accuracy=96.0), "machine B")
     assert [row.name for row in table.rows] == ["rstg_small", "mean_lstm_small"]
     assert table.row("rstg_small").accuracy == 96.0
@@ -48,7 +54,20 @@ def test_rows_are_added_replaced_and_read_back(tmp_path: Path):
     assert load_results(path) == table
     content = json.loads(path.read_text())
     assert list(content) == ["schema", "dataset", "split", "hardware", "rows"]
-    expected = ["name", "weights", "published", "accuracy", "ci95", "seeds", "params", "gmac", "clips_seen", "seconds", "command", "commit"]
+    expected = [
+        "name",
+        "weights",
+        "published",
+        "accuracy",
+        "ci95",
+        "seeds",
+        "params",
+        "gmac",
+        "clips_seen",
+        "seconds",
+        "command",
+        "commit",
+    ]
     assert list(content["rows"][0]) == expected
     with pytest.raises(DataError, match="no row 'rstg'"):
         table.row("rstg")
@@ -57,7 +76,11 @@ def test_rows_are_added_replaced_and_read_back(tmp_path: Path):
 def test_table_reads_well(tmp_path: Path):
     table = update_results(tmp_path / "a.json", "syncmnist3", "test", ROW, "machine A")
     lines = to_markdown(table).splitlines()
-    assert lines[-1] == "| `rstg_small` | 95.12 (94.60 to 95.60) | - | 1 | 0.31 M | 0.123 | 240,000 | 1 h 23 min | `0123456789ab` |"
+    assert (
+        lines[-1]
+        == "| `rstg_small` | 95.12 (94.60 to 95.60) | - | 1 | 0.31 M | 0.123 | 240,000 | 1 h 23 "
+        "min | `0123456789ab` |"
+    )
     assert "measured on machine A" in lines[0]
     assert len({line.count("|") for line in lines[2:]}) == 1
 
@@ -68,52 +91,107 @@ def pair(row: str, against: str, difference: float) -> Comparison:
 
 def test_what_a_table_may_hold_besides_is_read_back_and_shown(tmp_path: Path):
     path = tmp_path / "a.json"
-    seeds = replace(ROW, seeds=(0, 1), accuracies=(95.0, 95.246), curve=((60_000, 30.0), (120_000, 70.25), (240_000, 94.5)))
-    update_results(path, "syncmnist3", "test", replace(ROW, name="mean", published=77.0), "A", test_labels="abc")
-    table = update_results(path, "syncmnist3", "test", seeds, "A | B", comparisons=[pair("rstg_small", "mean", 1.234)], test_labels="abc")
+    seeds = replace(
+        ROW,
+        seeds=(0, 1),
+        accuracies=(95.0, 95.246),
+        curve=((60_000, 30.0), (120_000, 70.25), (240_000, 94.5)),
+    )
+    update_results(
+        path,
+        "syncmnist3",
+        "test",
+        replace(ROW, name="mean", published=77.0),
+        "A",
+        test_labels="abc",
+    )
+    table = update_results(
+        path,
+        "syncmnist3",
+        "test",
+        seeds,
+        "A | B",
+        comparisons=[pair("rstg_small", "mean", 1.234)],
+        test_labels="abc",
+    )
     assert load_results(path) == table
     assert table.hardware == "A | B"
     content = json.loads(path.read_text())
-    assert list(content) == ["schema", "dataset", "split", "hardware", "rows", "comparisons", "test_labels"]
+    assert list(content) == [
+        "schema",
+        "dataset",
+        "split",
+        "hardware",
+        "rows",
+        "comparisons",
+        "test_labels",
+    ]
     assert not {"curve", "accuracies"} & set(content["rows"][0])  # what is not known takes no key
     text = to_markdown(table)
     assert "Published is what the paper reports for that network at its own size." in text
     assert " | 2 (95.00, 95.25) | " in text
     assert "| `rstg_small` - `mean` | +1.23 (+0.23 to +2.23) | < 0.001 |" in text
-    assert "| `rstg_small` | - | - | 30.0 | 70.2 | 70.2 | 94.5 |" in text  # at 10, 20, 40, 60, 80 and 100 % of the clips
+    assert (
+        "| `rstg_small` | - | - | 30.0 | 70.2 | 70.2 | 94.5 |" in text
+    )  # at 10, 20, 40, 60, 80 and 100 % of the clips
 
 
 def test_rows_keep_the_order_of_the_recipe_and_comparisons_their_rows(tmp_path: Path):
     path, order = tmp_path / "a.json", ["a", "b", "c"]
     rows = {name: replace(ROW, name=name, weights=None) for name in "abcz"}
-    for name, comparisons in (("z", []), ("c", []), ("a", []), ("b", [pair("b", "c", 2.0), pair("a", "b", 1.0)])):
-        table = update_results(path, "d", "test", rows[name], "A", order=order, comparisons=comparisons)
+    for name, comparisons in (
+        ("z", []),
+        ("c", []),
+        ("a", []),
+        ("b", [pair("b", "c", 2.0), pair("a", "b", 1.0)]),
+    ):
+        table = update_results(
+            path, "d", "test", rows[name], "A", order=order, comparisons=comparisons
+        )
     assert [row.name for row in table.rows] == ["a", "b", "c", "z"]
     assert [(p.row, p.against) for p in table.comparisons] == [("a", "b"), ("b", "c")]
-    again = update_results(path, "d", "test", rows["a"], "A", order=order, comparisons=[pair("a", "b", 3.0)])
+    again = update_results(
+        path, "d", "test", rows["a"], "A", order=order, comparisons=[pair("a", "b", 3.0)]
+    )
     assert [p.difference for p in again.comparisons] == [3.0, 2.0]
-    measured_anew = update_results(path, "d", "test", replace(rows["a"], accuracy=50.0), "A", order=order)
+    measured_anew = update_results(
+        path, "d", "test", replace(rows["a"], accuracy=50.0), "A", order=order
+    )
     assert [(p.row, p.against) for p in measured_anew.comparisons] == [("b", "c")]
 
 
 def test_where_weights_are_is_kept_until_a_row_measures_something_else(tmp_path: Path):
     path = tmp_path / "a.json"
     update_results(path, "d", "test", ROW, "A")
-    assert update_results(path, "d", "test", replace(ROW, weights=None), "A").rows[0].weights == "rstg_small_sync3"
-    assert update_results(path, "d", "test", replace(ROW, weights=None, accuracy=1.0), "A").rows[0].weights is None
+    assert (
+        update_results(path, "d", "test", replace(ROW, weights=None), "A").rows[0].weights
+        == "rstg_small_sync3"
+    )
+    assert (
+        update_results(path, "d", "test", replace(ROW, weights=None, accuracy=1.0), "A")
+        .rows[0]
+        .weights
+        is None
+    )
 
 
 def test_scores_on_other_test_clips_do_not_come_into_a_table(tmp_path: Path):
     path = tmp_path / "a.json"
     update_results(path, "d", "test", ROW, "A", test_labels="abc")
-    with pytest.raises(DataError, match=r"a\.json: its rows were scored on other test clips than b"):
+    with pytest.raises(
+        DataError, match=r"a\.json: its rows were scored on other test clips than b"
+    ):
         update_results(path, "d", "test", replace(ROW, name="b"), "A", test_labels="xyz")
     assert [row.name for row in load_results(path).rows] == ["rstg_small"]
 
 
 def test_a_page_without_markers_is_left_as_it_is(tmp_path: Path):
     page = tmp_path / "page.md"
-    for text in ("nothing", "<!-- results:begin --> only", "<!-- results:end --> <!-- results:begin -->"):
+    for text in (
+        "nothing",
+        "<!-- results:begin --> only",
+        "<!-- results:end --> <!-- results:begin -->",
+    ):
         page.write_text(text)
         with pytest.raises(DataError, match=r"page\.md: has no lines"):
             write_page(page, [])
@@ -128,7 +206,11 @@ def test_a_page_without_markers_is_left_as_it_is(tmp_path: Path):
         ("{", "is not JSON"),
         ("[]", "is not a results file of schema 1"),
         ('{"schema": 2}', "is not a results file of schema 1"),
-        ('{"schema": 1, "dataset": "d", "split": "test", "hardware": "h", "rows": [{"name": "x"}]}', "row 0: fields .*accuracy"),
+        (
+            '{"schema": 1, "dataset": "d", "split": "test", "hardware": "h", "rows": [{"name": '
+            '"x"}]}',
+            "row 0: fields .*accuracy",
+        ),
     ],
 )
 def test_a_broken_file_is_named_and_not_overwritten(tmp_path: Path, text: str, message: str):

@@ -20,10 +20,21 @@ def scored(labels: np.ndarray) -> Scores:
     probabilities = RNG.random((len(labels), 3)).astype(np.float32)
     names = [f"videos/{i}.mp4" for i in range(len(labels))]
     score: Any = score_multi_label if labels.ndim == 2 else score_single_label
-    return score(probabilities, labels, CLASSES, indices=np.arange(0, 2 * len(labels), 2), names=names, skipped=3)
+    return score(
+        probabilities,
+        labels,
+        CLASSES,
+        indices=np.arange(0, 2 * len(labels), 2),
+        names=names,
+        skipped=3,
+    )
 
 
-@pytest.mark.parametrize("labels", [RNG.integers(3, size=20), (RNG.random((20, 3)) < 0.5).astype(np.float32)], ids=["single", "multi"])
+@pytest.mark.parametrize(
+    "labels",
+    [RNG.integers(3, size=20), (RNG.random((20, 3)) < 0.5).astype(np.float32)],
+    ids=["single", "multi"],
+)
 def test_what_was_written_comes_back(tmp_path: Path, labels: np.ndarray) -> None:
     scores = scored(labels)
     save_scores(tmp_path / "scores.npz", scores)
@@ -38,14 +49,20 @@ def test_what_was_written_comes_back(tmp_path: Path, labels: np.ndarray) -> None
 def test_other_programs_need_four_arrays_and_softmaxed_scores_are_told(tmp_path: Path) -> None:
     labels = (RNG.random((20, 3)) < 0.5).astype(int)
     logits = RNG.normal(size=(20, 3))
-    arrays = {"labels": labels, "names": np.array([str(i) for i in range(20)]), "class_names": np.array(CLASSES)}
+    arrays = {
+        "labels": labels,
+        "names": np.array([str(i) for i in range(20)]),
+        "class_names": np.array(CLASSES),
+    }
     softmax = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     np.savez(tmp_path / "softmax.npz", probabilities=softmax, **arrays)
     np.savez(tmp_path / "sigmoid.npz", probabilities=1 / (1 + np.exp(-logits)), **arrays)
     assert load_scores(tmp_path / "softmax.npz").notes == (SOFTMAXED,)
     sigmoid = load_scores(tmp_path / "sigmoid.npz")
     assert (sigmoid.notes, sigmoid.skipped, sigmoid.indices.tolist()) == ((), 0, list(range(20)))
-    np.savez(tmp_path / "single.npz", **{**arrays, "probabilities": softmax, "labels": labels.argmax(1)})
+    np.savez(
+        tmp_path / "single.npz", **{**arrays, "probabilities": softmax, "labels": labels.argmax(1)}
+    )
     assert load_scores(tmp_path / "single.npz").notes == ()  # there a softmax is right
 
 
@@ -53,7 +70,10 @@ def test_other_programs_need_four_arrays_and_softmaxed_scores_are_told(tmp_path:
     ("changed", "message"),
     [
         ({"labels": None}, "lacks labels; it must hold probabilities, labels, names, class_names"),
-        ({"probabilities": np.zeros((4, 2))}, "probabilities are of shape (4, 2), for 4 names and 3 class names"),
+        (
+            {"probabilities": np.zeros((4, 2))},
+            "probabilities are of shape (4, 2), for 4 names and 3 class names",
+        ),
         ({"probabilities": np.full((4, 3), np.nan)}, "the scores of clip 0 are not finite"),
         ({"labels": np.zeros(3, int)}, "labels are of shape (3,), for 4 clips and 3 classes"),
         ({"labels": np.array([0, 1, 2, 3])}, "labels must be whole numbers from 0 to 2"),
@@ -62,9 +82,19 @@ def test_other_programs_need_four_arrays_and_softmaxed_scores_are_told(tmp_path:
         ({"names": np.array([{}] * 4, dtype=object)}, "is not a whole file of scores"),
     ],
 )
-def test_arrays_that_do_not_fit_are_refused(tmp_path: Path, changed: dict[str, Any], message: str) -> None:
-    arrays = {"probabilities": np.zeros((4, 3)), "labels": np.array([0, 1, 2, 1]), "names": np.array(list("abcd")), "class_names": CLASSES}
-    np.savez(tmp_path / "scores.npz", **{name: value for name, value in (arrays | changed).items() if value is not None})
+def test_arrays_that_do_not_fit_are_refused(
+    tmp_path: Path, changed: dict[str, Any], message: str
+) -> None:
+    arrays = {
+        "probabilities": np.zeros((4, 3)),
+        "labels": np.array([0, 1, 2, 1]),
+        "names": np.array(list("abcd")),
+        "class_names": CLASSES,
+    }
+    np.savez(
+        tmp_path / "scores.npz",
+        **{name: value for name, value in (arrays | changed).items() if value is not None},
+    )
     with pytest.raises(DataError) as caught:
         load_scores(tmp_path / "scores.npz")
     assert message in str(caught.value)

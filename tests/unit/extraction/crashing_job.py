@@ -1,4 +1,5 @@
-"""A script for `test_engine.py`: an extraction on two processes, which kill themselves in the way that is asked for.
+"""A script for `test_engine.py`: an extraction on two processes, which kill themselves in the way
+that is asked for.
 
 crashing_job.py MODE STORE VIDEO NAME VIDEO NAME ...
 """
@@ -23,7 +24,9 @@ from vidgraph.files import whole_file
 
 @dataclass(frozen=True)
 class CrashingJob:
-    """Stores no boxes; dies while it writes the file of the second video: always, or the first time."""
+    """Stores no boxes; dies while it writes the file of the second video: always, or the first
+    time.
+    """
 
     mode: str
     store: str

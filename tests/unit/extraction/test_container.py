@@ -12,7 +12,15 @@ import pytest
 from PIL import Image
 
 from vidgraph.errors import DataError
-from vidgraph.extraction.container import Header, Method, RecordFile, Source, size_of, source_of, write_records
+from vidgraph.extraction.container import (
+    Header,
+    Method,
+    RecordFile,
+    Source,
+    size_of,
+    source_of,
+    write_records,
+)
 
 METHOD = Method("numbers", "counting", 3, {"every": 2, "fps": None})
 HEADER = Header(METHOD, Source("walk/anna.mp4", 1234, "ab" * 32), 9, 48, 64, 1, [0, 2, 4, 8])
@@ -28,7 +36,9 @@ def path(tmp_path: Path) -> Path:
 def test_records_come_back_in_any_order(path: Path) -> None:
     with RecordFile(path) as file:
         assert file.header == HEADER
-        assert [file.read(place) for place in (2, 0, 3, 1, 2)] == [RECORDS[place] for place in (2, 0, 3, 1, 2)]
+        assert [file.read(place) for place in (2, 0, 3, 1, 2)] == [
+            RECORDS[place] for place in (2, 0, 3, 1, 2)
+        ]
 
 
 def test_the_first_line_says_what_the_decree_asks_for(path: Path) -> None:
@@ -46,13 +56,26 @@ def test_equal_content_makes_equal_bytes(path: Path) -> None:
 def test_every_cut_is_refused_in_one_line(path: Path) -> None:
     whole = path.read_bytes()
     line = whole.index(b"\n") + 1
-    for length in (0, 1, 10, 40, line - 2, line - 1, line, line + 1, len(whole) - 300, len(whole) - 1):
+    for length in (
+        0,
+        1,
+        10,
+        40,
+        line - 2,
+        line - 1,
+        line,
+        line + 1,
+        len(whole) - 300,
+        len(whole) - 1,
+    ):
         path.write_bytes(whole[:length])
         with pytest.raises(DataError, match=r"anna\.mp4\.numbers: is cut short") as error:
             RecordFile(path)
         assert "\n" not in str(error.value)
     path.write_bytes(whole + b"x")
-    with pytest.raises(DataError, match=f"is too long, {len(whole) + 1:,} bytes instead of {len(whole):,}"):
+    with pytest.raises(
+        DataError, match=f"is too long, {len(whole) + 1:,} bytes instead of {len(whole):,}"
+    ):
         RecordFile(path)
 
 
@@ -69,14 +92,24 @@ def test_a_changed_byte_is_found_in_its_record_only(path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        (b'"format_version":1', b'"format_version":2', "is of format version 2, and this vidgraph reads 1"),
-        (b'{"format":"vidgraph-store"', b'{"format":"somebody-else"', "is no file of a vidgraph store"),
+        (
+            b'"format_version":1',
+            b'"format_version":2',
+            "is of format version 2, and this vidgraph reads 1",
+        ),
+        (
+            b'{"format":"vidgraph-store"',
+            b'{"format":"somebody-else"',
+            "is no file of a vidgraph store",
+        ),
         (b'"reach_frames"', b'"reach_framez"', "its first line is damaged"),
         (b"[0,2,4,8]", b"[0,4,2,8]", "its frames do not fit together"),
         (b"[0,2,4,8]", b"[0,2,4,9]", "its frames do not fit together"),
     ],
 )
-def test_other_formats_and_damaged_headers(path: Path, old: bytes, new: bytes, message: str) -> None:
+def test_other_formats_and_damaged_headers(
+    path: Path, old: bytes, new: bytes, message: str
+) -> None:
     whole = path.read_bytes()
     assert whole.count(old) == 1
     path.write_bytes(whole.replace(old, new))
@@ -106,7 +139,9 @@ def test_a_generator_that_fails_leaves_no_file(tmp_path: Path) -> None:
 
 def test_a_video_is_known_by_its_bytes(tmp_path: Path) -> None:
     (tmp_path / "a.mp4").write_bytes(b"pixels")
-    assert source_of(tmp_path / "a.mp4", "x/a.mp4") == Source("x/a.mp4", 6, hashlib.sha256(b"pixels").hexdigest())
+    assert source_of(tmp_path / "a.mp4", "x/a.mp4") == Source(
+        "x/a.mp4", 6, hashlib.sha256(b"pixels").hexdigest()
+    )
     frames = tmp_path / "frames"
     frames.mkdir()
     for number in range(3):

@@ -1,4 +1,6 @@
-"""Methods of optical flow: known motions are found, and what is stored equals what is computed on the way."""
+"""Methods of optical flow: known motions are found, and what is stored equals what is computed on
+the way.
+"""
 
 from __future__ import annotations
 
@@ -21,16 +23,25 @@ CLASSIC = [method for method in METHODS if method != "raft"]  # those that need 
 
 
 def scene(height: int, width: int) -> np.ndarray:
-    """Blotches of many sizes, larger than the frame by 40 pixels on every side, four times as fine as its pixels, [4 H', 4 W']."""
+    """Blotches of many sizes, larger than the frame by 40 pixels on every side, four times as fine
+    as its pixels, [4 H', 4 W'].
+    """
     rng = np.random.default_rng(0)
     size = 4 * (width + 80), 4 * (height + 80)
-    layers = [cv2.resize(rng.uniform(0, 1, (cells, cells)), size, interpolation=cv2.INTER_CUBIC) for cells in (8, 16, 32, 64)]
-    total = np.sum([weight * layer for weight, layer in zip((1.0, 0.8, 0.6, 0.4), layers, strict=True)], axis=0)
+    layers = [
+        cv2.resize(rng.uniform(0, 1, (cells, cells)), size, interpolation=cv2.INTER_CUBIC)
+        for cells in (8, 16, 32, 64)
+    ]
+    total = np.sum(
+        [weight * layer for weight, layer in zip((1.0, 0.8, 0.6, 0.4), layers, strict=True)], axis=0
+    )
     return np.asarray(255 * (total - total.min()) / np.ptp(total))
 
 
 def moved(whole: np.ndarray, x: float, y: float) -> np.ndarray:
-    """The middle of a scene after it went x pixels to the right and y down (whole quarters), [H, W, 3]."""
+    """The middle of a scene after it went x pixels to the right and y down (whole quarters), [H, W,
+    3].
+    """
     top, left = round(4 * (40 - y)), round(4 * (40 - x))
     part = whole[top : top + whole.shape[0] - 320, left : left + whole.shape[1] - 320]
     grey = part.reshape(part.shape[0] // 4, 4, part.shape[1] // 4, 4).mean((1, 3))
@@ -40,9 +51,13 @@ def moved(whole: np.ndarray, x: float, y: float) -> np.ndarray:
 @pytest.mark.parametrize("method", CLASSIC)
 @pytest.mark.parametrize(("x", "y"), [(3, 0), (0, -2), (-1.5, 0.75), (4, -3), (0, 0)])
 def test_known_translations_are_found(method: str, x: float, y: float) -> None:
-    """Within a quarter of a pixel away from the border: on average, and nine tenths of all places."""
+    """Within a quarter of a pixel away from the border: on average, and nine tenths of all
+    places.
+    """
     whole, estimator = scene(128, 170), open_estimator(method)
-    field = estimator.field(estimator.prepare(moved(whole, 0, 0)), estimator.prepare(moved(whole, x, y)))
+    field = estimator.field(
+        estimator.prepare(moved(whole, 0, 0)), estimator.prepare(moved(whole, x, y))
+    )
     assert field.shape == (128, 170, 2)
     errors = np.hypot(*(field - (x, y))[16:-16, 16:-16].transpose(2, 0, 1))
     assert errors.mean() < 0.25
@@ -53,11 +68,15 @@ def test_known_translations_are_found(method: str, x: float, y: float) -> None:
 
 @pytest.mark.parametrize("method", CLASSIC)
 def test_small_frames_work_too(method: str) -> None:
-    """OpenCV's DIS ends the process on frames of a few pixels; they are continued by their border."""
+    """OpenCV's DIS ends the process on frames of a few pixels; they are continued by their
+    border.
+    """
     estimator = open_estimator(method)
     for height, width in ((4, 6), (24, 60)):
         whole = scene(height, width)
-        field = estimator.field(estimator.prepare(moved(whole, 0, 0)), estimator.prepare(moved(whole, 1, 0)))
+        field = estimator.field(
+            estimator.prepare(moved(whole, 0, 0)), estimator.prepare(moved(whole, 1, 0))
+        )
         assert field.shape == (height, width, 2)
         assert np.isfinite(field).all()
     assert np.median(field[4:-4, 4:-4, 0]) == pytest.approx(1, abs=0.25)
@@ -65,7 +84,9 @@ def test_small_frames_work_too(method: str) -> None:
 
 @pytest.fixture(scope="module")
 def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twelve frames of a scene that goes two pixels to the right and one up each time, without loss."""
+    """Twelve frames of a scene that goes two pixels to the right and one up each time, without
+    loss.
+    """
     path, whole = tmp_path_factory.mktemp("videos") / "moving.mp4", scene(64, 96)
     write_video(path, np.stack([moved(whole, 2 * t, -t) for t in range(12)]), fps=10, lossless=True)
     return path
@@ -73,7 +94,9 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("short_side", [None, 40])
 @pytest.mark.parametrize("method", CLASSIC)
-def test_stored_flow_equals_flow_on_the_way(method: str, short_side: int | None, video: Path, tmp_path: Path) -> None:
+def test_stored_flow_equals_flow_on_the_way(
+    method: str, short_side: int | None, video: Path, tmp_path: Path
+) -> None:
     job = FlowJob(method, short_side=short_side)
     report = extract(job, [Task(video, "moving.mp4")], tmp_path / "flow")
     assert (report.done, report.failures, report.counts["fields"]) == (1, [], 11)
@@ -98,7 +121,9 @@ def test_fields_computed_once_are_kept(video: Path, monkeypatch: pytest.MonkeyPa
         live, first = LiveFlow(opened), LiveFlow(opened).read([2, 5])
         calls = []
         estimate = live._estimator.field
-        monkeypatch.setattr(live._estimator, "field", lambda *frames: calls.append(1) or estimate(*frames))
+        monkeypatch.setattr(
+            live._estimator, "field", lambda *frames: calls.append(1) or estimate(*frames)
+        )
         assert np.array_equal(live.read([2, 5]), first)
         assert np.array_equal(live.read([5, 2, 2]), first[[1, 0, 0]])
         assert len(calls) == 2
@@ -109,7 +134,9 @@ def test_fields_computed_once_are_kept(video: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_the_bound_cuts_off_and_is_counted(video: Path, tmp_path: Path) -> None:
-    """With a bound of 1.5 pixels at 340x256, that is 0.42 across and 0.375 down, nearly all of the motion reaches it."""
+    """With a bound of 1.5 pixels at 340x256, that is 0.42 across and 0.375 down, nearly all of the
+    motion reaches it.
+    """
     report = extract(FlowJob(bound=1.5), [Task(video, "moving.mp4")], tmp_path / "flow")
     assert report.counts["values"] == 11 * 64 * 96 * 2
     assert report.counts["cut_off"] > 0.8 * report.counts["values"]
@@ -139,7 +166,10 @@ def test_what_makes_no_sense_is_refused(tmp_path: Path) -> None:
         assert message in str(error.value)
     still = tmp_path / "still.mp4"
     write_video(still, np.zeros((1, 48, 64, 3), np.uint8), fps=10)
-    with open_video(still) as opened, pytest.raises(VideoError, match=r"still\.mp4: the video has one frame, and optical flow"):
+    with (
+        open_video(still) as opened,
+        pytest.raises(VideoError, match=r"still\.mp4: the video has one frame, and optical flow"),
+    ):
         LiveFlow(opened)
     with open_video(still) as opened, pytest.raises(DataError, match="no method 'none'"):
         LiveFlow(opened, "none")
@@ -147,16 +177,23 @@ def test_what_makes_no_sense_is_refused(tmp_path: Path) -> None:
 
 def test_tvl1_without_the_contrib_modules(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(cv2, "optflow")
-    with pytest.raises(DataError, match=r"TV-L1 is in OpenCV's contrib modules: .* opencv-contrib-python-headless"):
+    with pytest.raises(
+        DataError, match=r"TV-L1 is in OpenCV's contrib modules: .* opencv-contrib-python-headless"
+    ):
         open_estimator("tvl1")
 
 
 def test_a_mirrored_video_has_mirrored_flow(video: Path) -> None:
-    """What training does to stored flow is, but for the method's own error, what the method finds in mirrored frames."""
+    """What training does to stored flow is, but for the method's own error, what the method finds
+    in mirrored frames.
+    """
     with open_video(video) as opened:
         frames = opened.read([0, 1])
     estimator = open_estimator("dis")
-    prepared, turned = ([estimator.prepare(np.ascontiguousarray(frame)) for frame in pair] for pair in (frames, frames[:, :, ::-1]))
+    prepared, turned = (
+        [estimator.prepare(np.ascontiguousarray(frame)) for frame in pair]
+        for pair in (frames, frames[:, :, ::-1])
+    )
     field, mirrored = quantise(estimator.field(*prepared)), quantise(estimator.field(*turned))
     expected = field[:, ::-1].copy()
     expected[..., 0] = 255 - expected[..., 0]

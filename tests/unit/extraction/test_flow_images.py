@@ -1,4 +1,6 @@
-"""Flow that other tools wrote as images: every layout gives the same fields, and what does not fit is refused in one line."""
+"""Flow that other tools wrote as images: every layout gives the same fields, and what does not fit
+is refused in one line.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,12 @@ from vidgraph.video.writer import write_video
 
 HEIGHT, WIDTH = 16, 24
 # Flat fields, which JPEG keeps exactly, each of its own two values.
-FIELDS = np.stack([np.broadcast_to(np.array([10 * t + 5, 250 - 10 * t], np.uint8), (HEIGHT, WIDTH, 2)) for t in range(12)])
+FIELDS = np.stack(
+    [
+        np.broadcast_to(np.array([10 * t + 5, 250 - 10 * t], np.uint8), (HEIGHT, WIDTH, 2))
+        for t in range(12)
+    ]
+)
 
 
 @pytest.fixture
@@ -28,7 +35,9 @@ def video(tmp_path: Path) -> Path:
 
 
 def write_images(x: str, y: str, first: int = 1, count: int = 11, suffix: str = ".jpg") -> None:
-    """Fields 0 to `count` - 1, under the numbers from `first` on; `x` and `y` are paths up to the number."""
+    """Fields 0 to `count` - 1, under the numbers from `first` on; `x` and `y` are paths up to the
+    number.
+    """
     for number in range(count):
         for axis, start in enumerate((x, y)):
             file = Path(f"{start}{number + first:05d}{suffix}")
@@ -47,12 +56,19 @@ def write_images(x: str, y: str, first: int = 1, count: int = 11, suffix: str = 
         ("flow_x_", "flow_y_", 1, ".jpg"),
     ],
 )
-def test_every_layout_gives_the_same_fields(x: str, y: str, first: int, suffix: str, video: Path, tmp_path: Path) -> None:
+def test_every_layout_gives_the_same_fields(
+    x: str, y: str, first: int, suffix: str, video: Path, tmp_path: Path
+) -> None:
     folder = tmp_path / "flow"
     write_images(f"{folder}/{x}", f"{folder}/{y}", first, suffix=suffix)
     assert holds_flow_images(folder)
     source = open_flow(folder)
-    assert source.method_dict() == {"record": "flow", "method": "images", "version": 1, "settings": {"bound": 20.0}}
+    assert source.method_dict() == {
+        "record": "flow",
+        "method": "images",
+        "version": 1,
+        "settings": {"bound": 20.0},
+    }
     flow = source.flow(video)
     assert (flow.num_fields, flow.height, flow.width) == (11, HEIGHT, WIDTH)
     for indices in ([0], [10, 3, 3, 0], list(range(11))):
@@ -63,13 +79,22 @@ def test_every_layout_gives_the_same_fields(x: str, y: str, first: int, suffix: 
 
 def test_the_longest_end_of_the_path_is_taken(video: Path, tmp_path: Path) -> None:
     """Videos of one name in two classes."""
-    write_images(f"{tmp_path}/flow/v_Walk_g01_c01/flow_x_", f"{tmp_path}/flow/v_Walk_g01_c01/flow_y_", count=10)
-    write_images(f"{tmp_path}/flow/Walk/v_Walk_g01_c01/flow_x_", f"{tmp_path}/flow/Walk/v_Walk_g01_c01/flow_y_")
+    write_images(
+        f"{tmp_path}/flow/v_Walk_g01_c01/flow_x_",
+        f"{tmp_path}/flow/v_Walk_g01_c01/flow_y_",
+        count=10,
+    )
+    write_images(
+        f"{tmp_path}/flow/Walk/v_Walk_g01_c01/flow_x_",
+        f"{tmp_path}/flow/Walk/v_Walk_g01_c01/flow_y_",
+    )
     assert open_flow(tmp_path / "flow").flow(video).num_fields == 11
 
 
 @pytest.mark.parametrize("count", [10, 11, 12])
-def test_tools_that_lose_or_repeat_a_field_are_let_be(count: int, video: Path, tmp_path: Path) -> None:
+def test_tools_that_lose_or_repeat_a_field_are_let_be(
+    count: int, video: Path, tmp_path: Path
+) -> None:
     write_images(f"{tmp_path}/flow/flow_x_", f"{tmp_path}/flow/flow_y_", count=count)
     assert open_flow(tmp_path / "flow").flow(video).num_fields == count
 
@@ -85,7 +110,10 @@ def test_what_does_not_fit_is_one_line(video: Path, tmp_path: Path) -> None:
         assert all(part in str(error.value) for part in parts), str(error.value)
 
     write_images(f"{tmp_path}/flow/other/flow_x_", f"{tmp_path}/flow/other/flow_y_")
-    told("flow: holds no flow images of ", "v_Walk_g01_c01.avi, no folder v_Walk_g01_c01 with flow_x_00001.jpg")
+    told(
+        "flow: holds no flow images of ",
+        "v_Walk_g01_c01.avi, no folder v_Walk_g01_c01 with flow_x_00001.jpg",
+    )
     write_images(f"{folder}/flow_x_", f"{folder}/flow_y_", count=9)
     told("v_Walk_g01_c01: holds 9 fields, and ", "has 12 frames; extract its flow again")
     write_images(f"{folder}/flow_x_", f"{folder}/flow_y_")

@@ -1,4 +1,6 @@
-"""Flow in a store: any field alone, exactly; every store that does not fit is refused in one line."""
+"""Flow in a store: any field alone, exactly; every store that does not fit is refused in one
+line.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +18,18 @@ from vidgraph.extraction.flow_store import FlowStore, decode_field, encode_field
 from vidgraph.extraction.store import BOXES, Store
 
 METHOD = Method(FLOW, "dis", 1, {"bound": 20.0, "short_side": None})
-FIELDS = np.random.default_rng(0).integers(0, 256, (6, 9, 14, 2), dtype=np.uint8)  # of a video of 7 frames
+FIELDS = np.random.default_rng(0).integers(
+    0, 256, (6, 9, 14, 2), dtype=np.uint8
+)  # of a video of 7 frames
 
 
-def write_flow(store: Store, video: Path, name: str, fields: np.ndarray = FIELDS, frames: list[int] | None = None) -> Path:
+def write_flow(
+    store: Store,
+    video: Path,
+    name: str,
+    fields: np.ndarray = FIELDS,
+    frames: list[int] | None = None,
+) -> Path:
     indices = list(range(len(fields))) if frames is None else frames
     header = Header(store.method, source_of(video, name), 7, *fields.shape[1:3], 0, indices)
     write_records(store.path_of(name), header, (encode_field(field) for field in fields))
@@ -58,12 +68,19 @@ def test_fields_in_any_order_and_repeated(folder: Path, video: Path) -> None:
         assert np.array_equal(found, FIELDS[indices])
     assert flow.read([]).shape == (0, 9, 14, 2)
     for wrong in ([0, 6], [-1, 0]):
-        with pytest.raises(DataError, match=r"anna\.mp4\.flow: has no flow field (6|-1), there are 6"):
+        with pytest.raises(
+            DataError, match=r"anna\.mp4\.flow: has no flow field (6|-1), there are 6"
+        ):
             flow.read(wrong)
 
 
 def test_how_it_was_made(folder: Path) -> None:
-    expected = {"record": "flow", "method": "dis", "version": 1, "settings": {"bound": 20.0, "short_side": None}}
+    expected = {
+        "record": "flow",
+        "method": "dis",
+        "version": 1,
+        "settings": {"bound": 20.0, "short_side": None},
+    }
     assert open_flow(folder).method_dict() == expected
 
 
@@ -75,7 +92,9 @@ def one_line(error: pytest.ExceptionInfo[DataError], *parts: str) -> None:
 def test_folders_that_hold_no_flow(tmp_path: Path, folder: Path) -> None:
     with pytest.raises(DataError) as error:
         open_flow(tmp_path / "nowhere")
-    one_line(error, "nowhere: there is no such store; make one with vidgraph extract flow VIDEOS --out ")
+    one_line(
+        error, "nowhere: there is no such store; make one with vidgraph extract flow VIDEOS --out "
+    )
     with pytest.raises(DataError) as error:
         open_flow(tmp_path / "data")
     one_line(error, "data: is no store, it holds no store.json")
@@ -88,8 +107,14 @@ def test_folders_that_hold_no_flow(tmp_path: Path, folder: Path) -> None:
 def test_a_store_of_another_bound(tmp_path: Path, folder: Path, video: Path) -> None:
     with pytest.raises(DataError) as error:
         open_flow(folder, bound=15)
-    one_line(error, "flow: holds flow up to 20.0 pixels at 340x256, and 15 is asked for; extract with --bound 15 into a new store")
-    other = Store.claim(tmp_path / "other", Method(FLOW, "dis", 1, {"bound": 15.0, "short_side": None}))
+    one_line(
+        error,
+        "flow: holds flow up to 20.0 pixels at 340x256, and 15 is asked for; extract with --bound "
+        "15 into a new store",
+    )
+    other = Store.claim(
+        tmp_path / "other", Method(FLOW, "dis", 1, {"bound": 15.0, "short_side": None})
+    )
     write_flow(other, video, "anna.mp4")
     with pytest.raises(DataError) as error:
         open_flow(other.folder)
@@ -106,7 +131,11 @@ def test_another_video_and_a_missing_one(folder: Path, video: Path, tmp_path: Pa
         video.write_bytes(content)
         with pytest.raises(DataError) as error:
             store.flow(video)
-        one_line(error, "anna.mp4.flow: holds the flow of another video than ", "or of it before it changed; delete the file and extract")
+        one_line(
+            error,
+            "anna.mp4.flow: holds the flow of another video than ",
+            "or of it before it changed; delete the file and extract",
+        )
 
 
 def test_files_that_are_half_written_or_do_not_fit(folder: Path, video: Path) -> None:
@@ -123,7 +152,9 @@ def test_files_that_are_half_written_or_do_not_fit(folder: Path, video: Path) ->
     path.write_bytes(whole.replace(b'"bound":20.0', b'"bound":15.0'))
     with pytest.raises(DataError) as error:
         open_flow(folder).flow(video)
-    one_line(error, "does not belong to this store, it is of dis (bound 15.0), not of dis (bound 20.0)")
+    one_line(
+        error, "does not belong to this store, it is of dis (bound 15.0), not of dis (bound 20.0)"
+    )
     write_flow(Store(folder, FLOW), video, "walk/anna.mp4", FIELDS[:5], [0, 1, 2, 4, 5])
     with pytest.raises(DataError) as error:
         open_flow(folder).flow(video)
@@ -134,11 +165,19 @@ def test_records_of_another_size(folder: Path, video: Path) -> None:
     """Sound bytes of something else, as another program may have written them."""
     store = Store(folder, FLOW)
     header = Header(METHOD, source_of(video, ""), 7, 9, 14, 0, list(range(6)))
-    for record, problem in ((encode_field(FIELDS[0, :8]), "cannot reshape"), (b"no zlib", "incorrect header check")):
+    for record, problem in (
+        (encode_field(FIELDS[0, :8]), "cannot reshape"),
+        (b"no zlib", "incorrect header check"),
+    ):
         write_records(store.path_of("walk/anna.mp4"), header, [record] * 6)
         with pytest.raises(DataError) as error:
             open_flow(folder).flow(video).read([2])
-        one_line(error, "anna.mp4.flow, frame 2: holds no field of 14x9 pixels", problem, "delete the file and extract again")
+        one_line(
+            error,
+            "anna.mp4.flow, frame 2: holds no field of 14x9 pixels",
+            problem,
+            "delete the file and extract again",
+        )
 
 
 def test_a_store_moves_with_its_videos(tmp_path: Path, folder: Path, video: Path) -> None:

@@ -1,4 +1,6 @@
-"""Moving regions: found on a still and on a moving background, the same every time, and none where nothing moves."""
+"""Moving regions: found on a still and on a moving background, the same every time, and none where
+nothing moves.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +19,15 @@ HEIGHT, WIDTH, T = 96, 128, 20
 
 
 def scene(pan: float, step: int, seed: int = 0) -> np.ndarray:
-    """A smooth patchwork that pans by `pan` pixels per frame, and over it a square of 24 pixels that moves by `step`, [T, H, W, 3]."""
+    """A smooth patchwork that pans by `pan` pixels per frame, and over it a square of 24 pixels
+    that moves by `step`, [T, H, W, 3].
+    """
     rng = np.random.default_rng(seed)
     coarse = rng.integers(40, 160, (18, 40, 3), dtype=np.uint8)
     wide = cv2.resize(coarse, (320, HEIGHT), interpolation=cv2.INTER_CUBIC)
-    square = cv2.resize(rng.integers(150, 255, (6, 6, 3), dtype=np.uint8), (24, 24), interpolation=cv2.INTER_NEAREST)
+    square = cv2.resize(
+        rng.integers(150, 255, (6, 6, 3), dtype=np.uint8), (24, 24), interpolation=cv2.INTER_NEAREST
+    )
     frames = np.empty((T, HEIGHT, WIDTH, 3), np.uint8)
     for t in range(T):
         move = np.array([[1, 0, -40 - pan * t], [0, 1, 0]])
@@ -45,14 +51,19 @@ def proposals(frames: np.ndarray, path: Path) -> list[tuple[np.ndarray, np.ndarr
     write_video(path, frames, fps=10, lossless=True)
     source = MovingRegions(128)
     with open_video(path) as video:
-        return [source.propose(frame, others) for frame, others in prepared_frames(video, range(len(frames)), source)]
+        return [
+            source.propose(frame, others)
+            for frame, others in prepared_frames(video, range(len(frames)), source)
+        ]
 
 
 @pytest.mark.parametrize("pan", [0.0, 2.0, -1.5])
 def test_the_moving_square_comes_first(tmp_path: Path, pan: float) -> None:
     found = proposals(scene(pan, step=3), tmp_path / "a.mp4")
     size = np.array([WIDTH, HEIGHT, WIDTH, HEIGHT])
-    overlaps = [iou(boxes[0] * size, np.array(square_at(t, 3))) for t, (boxes, _) in enumerate(found)]
+    overlaps = [
+        iou(boxes[0] * size, np.array(square_at(t, 3))) for t, (boxes, _) in enumerate(found)
+    ]
     assert np.median(overlaps) > 0.7, overlaps
     assert min(overlaps) > 0.5, overlaps  # also where the video begins and ends
     for boxes, scores in found:
@@ -60,15 +71,29 @@ def test_the_moving_square_comes_first(tmp_path: Path, pan: float) -> None:
         assert (np.diff(scores) <= 0).all()
         assert (scores > 0).all()
         assert (scores <= 1).all()
-        assert ((boxes[:, :2] < boxes[:, 2:]).all(), boxes.min() >= 0, boxes.max() <= 1) == (True, True, True)
+        assert ((boxes[:, :2] < boxes[:, 2:]).all(), boxes.min() >= 0, boxes.max() <= 1) == (
+            True,
+            True,
+            True,
+        )
 
 
 def test_nothing_moves_nothing_is_found(tmp_path: Path) -> None:
     for name, frames in (("still", scene(0.0, step=0)), ("pan", scene(2.0, step=0)[:, :30])):
         if name == "pan":  # above the square: background alone
-            assert max(len(boxes) for boxes, _ in proposals(np.ascontiguousarray(frames), tmp_path / f"{name}.mp4")) == 0
+            assert (
+                max(
+                    len(boxes)
+                    for boxes, _ in proposals(
+                        np.ascontiguousarray(frames), tmp_path / f"{name}.mp4"
+                    )
+                )
+                == 0
+            )
         else:
-            assert all(boxes.shape == (0, 4) for boxes, _ in proposals(frames, tmp_path / f"{name}.mp4"))
+            assert all(
+                boxes.shape == (0, 4) for boxes, _ in proposals(frames, tmp_path / f"{name}.mp4")
+            )
     assert proposals(scene(0.0, 3)[:1], tmp_path / "one.mp4")[0][0].shape == (0, 4)
 
 
@@ -82,14 +107,25 @@ def test_frames_of_odd_shapes(tmp_path: Path, height: int, width: int) -> None:
 
 def test_equal_every_time(tmp_path: Path) -> None:
     first, second = (proposals(scene(1.0, 3), tmp_path / "a.mp4") for _ in range(2))
-    assert all(np.array_equal(a, b) for pair in zip(first, second, strict=True) for a, b in zip(*pair, strict=True))
+    assert all(
+        np.array_equal(a, b)
+        for pair in zip(first, second, strict=True)
+        for a, b in zip(*pair, strict=True)
+    )
 
 
 def test_the_first_box_is_on_the_actor_of_a_real_clip(shared_data: Path) -> None:
-    """A man who juggles in the middle of a lawn: all motion lies within the columns that he fills."""
+    """A man who juggles in the middle of a lawn: all motion lies within the columns that he
+    fills.
+    """
     source = MovingRegions(128)
-    with open_video(shared_data / "data" / "ucf101_8" / "JugglingBalls" / "v_JugglingBalls_g01_c04.mp4") as video:
-        found = [source.propose(frame, others)[0][0] for frame, others in prepared_frames(video, [60, 122, 180], source)]
+    with open_video(
+        shared_data / "data" / "ucf101_8" / "JugglingBalls" / "v_JugglingBalls_g01_c04.mp4"
+    ) as video:
+        found = [
+            source.propose(frame, others)[0][0]
+            for frame, others in prepared_frames(video, [60, 122, 180], source)
+        ]
     for box in found:
         assert 0.25 < box[0] < box[2] < 0.70
         assert 0.05 < (box[2] - box[0]) * (box[3] - box[1]) < 0.25

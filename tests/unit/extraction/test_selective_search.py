@@ -1,4 +1,6 @@
-"""Selective search: an object on a background is among the first boxes, in the same order every time."""
+"""Selective search: an object on a background is among the first boxes, in the same order every
+time.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ def picture(height: int, width: int) -> np.ndarray:
     coarse = rng.integers(0, 40, (height // 6, width // 6, 3)).astype(np.uint8)
     image = cv2.resize(coarse, (width, height)) + np.array([30, 120, 40], np.uint8)
     top, left, bottom, right = height // 4, width // 3, 3 * height // 4, 2 * width // 3
-    image[top:bottom, left:right] = image[top:bottom, left:right, ::-1] + np.array([90, 0, 0], np.uint8)
+    image[top:bottom, left:right] = image[top:bottom, left:right, ::-1] + np.array(
+        [90, 0, 0], np.uint8
+    )
     return image
 
 
@@ -35,8 +39,12 @@ def test_the_object_is_among_the_first_boxes() -> None:
 
 def test_equal_every_time() -> None:
     """OpenCV's own order changes from call to call."""
-    patches = np.kron(np.random.default_rng(0).integers(0, 256, (6, 8, 3)), np.ones((16, 16, 1))).astype(np.uint8)
-    first, second = (SelectiveSearch(96).propose(SelectiveSearch(96).prepare(patches), []) for _ in range(2))
+    patches = np.kron(
+        np.random.default_rng(0).integers(0, 256, (6, 8, 3)), np.ones((16, 16, 1))
+    ).astype(np.uint8)
+    first, second = (
+        SelectiveSearch(96).propose(SelectiveSearch(96).prepare(patches), []) for _ in range(2)
+    )
     assert len(first[0]) > 10
     assert np.array_equal(first[0], second[0])
     assert np.array_equal(first[1], second[1])
@@ -46,11 +54,14 @@ def test_contrast_by_hand() -> None:
     """A white square of 8 in a black frame of 32."""
     frame = np.zeros((32, 32, 3), np.uint8)
     frame[8:16, 8:16] = 255
-    boxes = np.array([[8, 8, 16, 16], [8, 8, 16, 24], [0, 8, 8, 16], [20, 20, 28, 28], [0, 0, 32, 32]])
+    boxes = np.array(
+        [[8, 8, 16, 16], [8, 8, 16, 24], [0, 8, 8, 16], [20, 20, 28, 28], [0, 0, 32, 32]]
+    )
     expected = [
         (64 / 1024) ** 0.25,  # on the square: no colour is shared
         0.5 * (128 / 1024) ** 0.25,  # half of it is black, as its ring
-        # At the border: 56 of the 80 pixels of its ring are in the frame, and 16 of these are white.
+        # At the border: 56 of the 80 pixels of its ring are in the frame, and 16 of these are
+        # white.
         16 / 56 * (56 / 80) ** 2 * (64 / 1024) ** 0.25,
         0,  # black in black
         0,  # the whole frame has no surroundings

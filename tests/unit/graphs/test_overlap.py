@@ -7,14 +7,27 @@ import torch
 from closeness import assert_close_to_scale
 from torch import Tensor
 
-from vidgraph.graphs.overlap import dense_graphs, gather_next, gather_previous, overlap_graphs, overlaps, pairwise_iou
+from vidgraph.graphs.overlap import (
+    dense_graphs,
+    gather_next,
+    gather_previous,
+    overlap_graphs,
+    overlaps,
+    pairwise_iou,
+)
 
 
-def random_boxes(batch: int = 3, frames: int = 5, count: int = 6, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Boxes of which some overlap and some do not, and a mask with an empty frame and, in the last clip, no box at all."""
+def random_boxes(
+    batch: int = 3, frames: int = 5, count: int = 6, seed: int = 0
+) -> tuple[Tensor, Tensor]:
+    """Boxes of which some overlap and some do not, and a mask with an empty frame and, in the last
+    clip, no box at all.
+    """
     generator = torch.Generator().manual_seed(seed)
     low = torch.rand(batch, frames, count, 2, generator=generator) * 80
-    boxes = torch.cat([low, low + 5 + torch.rand(batch, frames, count, 2, generator=generator) * 40], dim=-1)
+    boxes = torch.cat(
+        [low, low + 5 + torch.rand(batch, frames, count, 2, generator=generator) * 40], dim=-1
+    )
     mask = torch.rand(batch, frames, count, generator=generator) > 0.3
     mask[0, 2], mask[-1] = False, False
     return boxes, mask
@@ -28,8 +41,12 @@ def plain_iou(a: list[float], b: list[float]) -> float:
 
 
 def test_iou_by_hand() -> None:
-    first = torch.tensor([[0.0, 0, 2, 2], [1, 1, 1, 1], [3, 3, 2, 2]])  # a square, a point, a reversed box
-    second = torch.tensor([[1.0, 0, 3, 2], [0, 0, 2, 2], [2, 0, 4, 2], [2.4, 0, 4, 2], [1, 1, 1, 1]])
+    first = torch.tensor(
+        [[0.0, 0, 2, 2], [1, 1, 1, 1], [3, 3, 2, 2]]
+    )  # a square, a point, a reversed box
+    second = torch.tensor(
+        [[1.0, 0, 3, 2], [0, 0, 2, 2], [2, 0, 4, 2], [2.4, 0, 4, 2], [1, 1, 1, 1]]
+    )
     expected = torch.tensor([[1 / 3, 1, 0, 0, 0], [0, 0, 0, 0, 0], [0, 0, 0, 0, 0]])
     torch.testing.assert_close(pairwise_iou(first, second), expected)
 
@@ -61,16 +78,24 @@ def test_graphs_equal_a_plain_loop_over_boxes() -> None:
             for i in range(count):
                 for j in range(count):
                     if mask[b, t, i] and mask[b, t + 1, j]:
-                        sigma[i, j] = plain_iou(boxes[b, t, i].tolist(), boxes[b, t + 1, j].tolist())
+                        sigma[i, j] = plain_iou(
+                            boxes[b, t, i].tolist(), boxes[b, t + 1, j].tolist()
+                        )
             for i in range(count):
                 ahead, behind = sigma[i].sum(), sigma[:, i].sum()
-                assert_close_to_scale(front[b, t, i], sigma[i] / ahead if ahead > 0 else torch.zeros(count))
-                assert_close_to_scale(back[b, t, i], sigma[:, i] / behind if behind > 0 else torch.zeros(count))
+                assert_close_to_scale(
+                    front[b, t, i], sigma[i] / ahead if ahead > 0 else torch.zeros(count)
+                )
+                assert_close_to_scale(
+                    back[b, t, i], sigma[:, i] / behind if behind > 0 else torch.zeros(count)
+                )
 
 
 def test_rows_sum_to_one_or_to_exactly_zero() -> None:
     boxes, mask = random_boxes()
-    boxes = boxes.masked_fill(~mask[..., None], float("nan"))  # what stands in a masked box must not matter
+    boxes = boxes.masked_fill(
+        ~mask[..., None], float("nan")
+    )  # what stands in a masked box must not matter
     for graph in overlap_graphs(boxes, mask):
         assert torch.isfinite(graph).all()
         sums = graph.sum(-1)
@@ -91,8 +116,11 @@ def test_blocks_multiply_as_the_full_matrices() -> None:
     assert dense_front.shape == (3, 30, 30)
     flat = nodes.flatten(1, 2)
     torch.testing.assert_close(gather_next(front.double(), nodes).flatten(1, 2), dense_front @ flat)
-    torch.testing.assert_close(gather_previous(back.double(), nodes).flatten(1, 2), dense_back @ flat)
-    # No edge within a frame, to the frame after next, or backwards: only the blocks beside the diagonal.
+    torch.testing.assert_close(
+        gather_previous(back.double(), nodes).flatten(1, 2), dense_back @ flat
+    )
+    # No edge within a frame, to the frame after next, or backwards: only the blocks beside the
+    # diagonal.
     frame = torch.arange(30) // 6
     assert not dense_front[:, frame[:, None] + 1 != frame[None]].any()
     assert not dense_back[:, frame[:, None] - 1 != frame[None]].any()
@@ -121,13 +149,20 @@ def test_a_batch_of_one_and_another_order_of_boxes(which: int) -> None:
     graph = overlap_graphs(boxes, mask)[which]
     assert_close_to_scale(graph[1:2], overlap_graphs(boxes[1:2], mask[1:2])[which])
     order = torch.randperm(6)
-    assert_close_to_scale(overlap_graphs(boxes[:, :, order], mask[:, :, order])[which], graph[..., order, :][..., order])
+    assert_close_to_scale(
+        overlap_graphs(boxes[:, :, order], mask[:, :, order])[which],
+        graph[..., order, :][..., order],
+    )
 
 
 def test_a_share_does_not_tell_how_far_a_box_has_moved() -> None:
-    """Only boxes that compete for a neighbour have shares between 0 and 1; one that overlaps a single box has 1, whatever the IoU."""
+    """Only boxes that compete for a neighbour have shares between 0 and 1; one that overlaps a
+    single box has 1, whatever the IoU.
+    """
     start = torch.tensor([10.0, 10, 20, 20])
-    boxes = torch.stack([torch.stack([start, start + torch.tensor([step, 0, step, 0])]) for step in (0.0, 3.0, 9.0)])[:, :, None]
+    boxes = torch.stack(
+        [torch.stack([start, start + torch.tensor([step, 0, step, 0])]) for step in (0.0, 3.0, 9.0)]
+    )[:, :, None]
     mask = torch.ones(3, 2, 1, dtype=torch.bool)
     assert overlaps(boxes, mask).flatten().tolist() == pytest.approx([1, 7 / 13, 1 / 19])
     assert [graph.flatten().tolist() for graph in overlap_graphs(boxes, mask)] == [[1, 1, 1]] * 2

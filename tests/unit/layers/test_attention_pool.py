@@ -1,4 +1,6 @@
-"""Attention pooling: the start at average pooling, a plain form, laws of a softmax over places, gradients."""
+"""Attention pooling: the start at average pooling, a plain form, laws of a softmax over places,
+gradients.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ from vidgraph.layers.attention_pool import AttentionPool
 def some_maps(seed: int = 0) -> tuple[Tensor, Tensor]:
     """Features [3, 5, 4, 6] and guidance [3, 7, 4, 6]."""
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn(3, 5, 4, 6, generator=generator), torch.randn(3, 7, 4, 6, generator=generator)
+    return torch.randn(3, 5, 4, 6, generator=generator), torch.randn(
+        3, 7, 4, 6, generator=generator
+    )
 
 
 def awake(pool: AttentionPool) -> AttentionPool:
@@ -81,7 +85,9 @@ def test_everything_learns_by_the_second_step() -> None:
     for _ in range(2):
         optimizer.zero_grad()
         (pool(features, guidance)[0] * target).sum().backward()
-        moved.append({name for name, p in pool.named_parameters() if p.grad is not None and p.grad.any()})
+        moved.append(
+            {name for name, p in pool.named_parameters() if p.grad is not None and p.grad.any()}
+        )
         optimizer.step()
     assert moved == [{"conv2.weight"}, {"conv1.weight", "conv1.bias", "conv2.weight"}]
 

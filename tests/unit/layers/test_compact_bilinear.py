@@ -1,4 +1,6 @@
-"""Compact bilinear fusion: brute force over the outer product, laws of the product, statistics of the sketch, gradients, precision."""
+"""Compact bilinear fusion: brute force over the outer product, laws of the product, statistics of
+the sketch, gradients, precision.
+"""
 
 from __future__ import annotations
 
@@ -17,13 +19,18 @@ from vidgraph.layers.compact_bilinear import CompactBilinear, count_sketch, sign
 SIZES = [([5, 5], 8), ([5, 5], 7), ([4, 6], 7), ([5, 5, 5], 7), ([3, 5, 4], 16), ([2, 3, 2, 3], 11)]
 
 
-def some_inputs(in_dims: list[int], *leading: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> list[Tensor]:
+def some_inputs(
+    in_dims: list[int], *leading: int, seed: int = 0, dtype: torch.dtype = torch.float64
+) -> list[Tensor]:
     generator = torch.Generator().manual_seed(seed)
     return [torch.randn(*leading, size, generator=generator, dtype=dtype) for size in in_dims]
 
 
 def hashes(fusion: CompactBilinear) -> list[tuple[Tensor, Tensor]]:
-    return [(fusion.get_buffer(f"buckets_{i}"), fusion.get_buffer(f"signs_{i}")) for i in range(len(fusion.in_dims))]
+    return [
+        (fusion.get_buffer(f"buckets_{i}"), fusion.get_buffer(f"signs_{i}"))
+        for i in range(len(fusion.in_dims))
+    ]
 
 
 def brute_force(fusion: CompactBilinear, inputs: list[Tensor]) -> Tensor:
@@ -31,23 +38,34 @@ def brute_force(fusion: CompactBilinear, inputs: list[Tensor]) -> Tensor:
     found = torch.zeros(fusion.out_dim, dtype=inputs[0].dtype)
     drawn = hashes(fusion)
     for channels in itertools.product(*(range(size) for size in fusion.in_dims)):
-        bucket = sum(int(buckets[a]) for (buckets, _), a in zip(drawn, channels, strict=True)) % fusion.out_dim
-        found[bucket] += math.prod(float(s[a]) * float(x[a]) for (_, s), x, a in zip(drawn, inputs, channels, strict=True))
+        bucket = (
+            sum(int(buckets[a]) for (buckets, _), a in zip(drawn, channels, strict=True))
+            % fusion.out_dim
+        )
+        found[bucket] += math.prod(
+            float(s[a]) * float(x[a]) for (_, s), x, a in zip(drawn, inputs, channels, strict=True)
+        )
     return found
 
 
 @pytest.mark.parametrize(("in_dims", "out_dim"), SIZES)
 @pytest.mark.parametrize("deterministic", [False, True])
-def test_equals_the_sum_over_all_combinations_of_channels(in_dims: list[int], out_dim: int, deterministic: bool) -> None:
+def test_equals_the_sum_over_all_combinations_of_channels(
+    in_dims: list[int], out_dim: int, deterministic: bool
+) -> None:
     fusion = CompactBilinear(in_dims, out_dim, seed=3, deterministic=deterministic)
     inputs = some_inputs(in_dims, 3)
     fused = fusion(*inputs)
     for row in range(3):
-        torch.testing.assert_close(fused[row], brute_force(fusion, [x[row] for x in inputs]), rtol=1e-12, atol=1e-13)
+        torch.testing.assert_close(
+            fused[row], brute_force(fusion, [x[row] for x in inputs]), rtol=1e-12, atol=1e-13
+        )
 
 
 def test_two_inputs_by_hand() -> None:
-    """(1, 2) and (3, 5, 7) into 4 buckets: 1 * 3 goes to 0 + 1, 1 * -5 to 0 + 3, 1 * 7 to 0 + 1; -2 times those to 3 + 1, 3 + 3, 3 + 1."""
+    """(1, 2) and (3, 5, 7) into 4 buckets: 1 * 3 goes to 0 + 1, 1 * -5 to 0 + 3, 1 * 7 to 0 + 1; -2
+    times those to 3 + 1, 3 + 3, 3 + 1.
+    """
     fusion = CompactBilinear([2, 3], 4).double()
     fusion.buckets_0, fusion.signs_0 = torch.tensor([0, 3]), torch.tensor([1.0, -1.0])
     fusion.buckets_1, fusion.signs_1 = torch.tensor([1, 3, 1]), torch.tensor([1.0, -1.0, 1.0])
@@ -63,14 +81,16 @@ def test_one_input_is_its_count_sketch() -> None:
     assert count_sketch(x, buckets, signs, 4).tolist() == pytest.approx(expected)
 
 
-# ---- laws ----------------------------------------------------------------------------------------------------------------------------
+# ---- laws ----------------------------------------------------------------------------------------
 
 
 def test_linear_in_each_input() -> None:
     fusion, (x, y, z) = CompactBilinear([5, 4, 6], 9), some_inputs([5, 4, 6], 2)
     other = some_inputs([5, 4, 6], 2, seed=1)[1]
     torch.testing.assert_close(fusion(3 * x, y, z), 3 * fusion(x, y, z))
-    torch.testing.assert_close(fusion(x, y + 2 * other, z), fusion(x, y, z) + 2 * fusion(x, other, z))
+    torch.testing.assert_close(
+        fusion(x, y + 2 * other, z), fusion(x, y, z) + 2 * fusion(x, other, z)
+    )
 
 
 def test_inputs_may_change_places_with_their_hashes() -> None:
@@ -89,7 +109,9 @@ def test_places_of_a_map_are_fused_each_by_itself() -> None:
     fused = fusion(x, y)
     assert fused.shape == (2, 3, 6, 7)
     torch.testing.assert_close(fused[1, 2, 4], fusion(x[1, 2, 4], y[1, 2, 4]))
-    torch.testing.assert_close(fusion.of_maps(x.movedim(-1, 1), y.movedim(-1, 1)), fused.movedim(-1, 1))
+    torch.testing.assert_close(
+        fusion.of_maps(x.movedim(-1, 1), y.movedim(-1, 1)), fused.movedim(-1, 1)
+    )
     vector = y[:, 0, 0]  # [B, n]
     expected = fusion(x, vector[:, None, None].expand_as(y))
     torch.testing.assert_close(fusion(x, vector[:, None, None]), expected)
@@ -97,7 +119,9 @@ def test_places_of_a_map_are_fused_each_by_itself() -> None:
 
 
 def test_fusing_then_pooling_is_not_pooling_then_fusing() -> None:
-    """The map of the first level is pooled after its fusion; products of means are other numbers."""
+    """The map of the first level is pooled after its fusion; products of means are other
+    numbers.
+    """
     fusion, (x, y) = CompactBilinear([5, 4], 16), some_inputs([5, 4], 49)
     after, before = fusion(x, y).mean(dim=0), fusion(x.mean(dim=0), y.mean(dim=0))
     assert (after - before).norm() > 0.5 * after.norm()
@@ -108,7 +132,7 @@ def test_no_rows_give_no_rows() -> None:
     assert fusion(*some_inputs([5, 4, 3], 0)).shape == (0, 7)
 
 
-# ---- hashes --------------------------------------------------------------------------------------------------------------------------
+# ---- hashes --------------------------------------------------------------------------------------
 
 
 def test_hashes_follow_from_the_seed_and_the_place_alone() -> None:
@@ -117,7 +141,10 @@ def test_hashes_follow_from_the_seed_and_the_place_alone() -> None:
     first = CompactBilinear([64, 64, 64], 32, seed=1)
     assert torch.equal(torch.get_rng_state(), state)
     torch.manual_seed(6)
-    again, other = CompactBilinear([64, 64, 64], 32, seed=1), CompactBilinear([64, 64, 64], 32, seed=2)
+    again, other = (
+        CompactBilinear([64, 64, 64], 32, seed=1),
+        CompactBilinear([64, 64, 64], 32, seed=2),
+    )
     for (h, s), (h2, s2), (h3, s3) in zip(hashes(first), hashes(again), hashes(other), strict=True):
         assert torch.equal(h, h2)
         assert torch.equal(s, s2)
@@ -139,13 +166,17 @@ def test_saved_with_the_weights_and_not_learned() -> None:
     assert torch.equal(fusion(*inputs), fresh(*inputs))
 
 
-# ---- statistics ----------------------------------------------------------------------------------------------------------------------
+# ---- statistics ----------------------------------------------------------------------------------
 
 WIDTH, DRAWS = 64, 400
 
 
-def sketched_products(order: int, out_dim: int, shared: bool = False) -> tuple[Tensor, float, float]:
-    """<z(x), z(y)> for many seeds, y = x + noise; its expectation, and the product of all lengths."""
+def sketched_products(
+    order: int, out_dim: int, shared: bool = False
+) -> tuple[Tensor, float, float]:
+    """<z(x), z(y)> for many seeds, y = x + noise; its expectation, and the product of all
+    lengths.
+    """
     draw = torch.Generator().manual_seed(7)
     xs = [torch.randn(WIDTH, generator=draw, dtype=torch.float64) for _ in range(order)]
     ys = [x + 0.5 * torch.randn(WIDTH, generator=draw, dtype=torch.float64) for x in xs]
@@ -163,7 +194,9 @@ def sketched_products(order: int, out_dim: int, shared: bool = False) -> tuple[T
 
 @pytest.mark.parametrize("order", [1, 2, 3])
 def test_product_of_sketches_is_the_product_of_products_in_the_mean(order: int) -> None:
-    """Unbiased; the deviation is under its bound, and halves where there are four times as many buckets."""
+    """Unbiased; the deviation is under its bound, and halves where there are four times as many
+    buckets.
+    """
     deviations = []
     for out_dim in (256, 1024):
         found, expected, lengths = sketched_products(order, out_dim)
@@ -187,7 +220,10 @@ def test_shared_hashes_are_biased() -> None:
     """<x0, y1> <x1, y0> comes on top: what one seed for all inputs would give."""
     draw = torch.Generator().manual_seed(3)
     common = torch.randn(WIDTH, generator=draw, dtype=torch.float64)
-    xs, ys = ([common + 0.5 * torch.randn(WIDTH, generator=draw, dtype=torch.float64) for _ in range(2)] for _ in range(2))
+    xs, ys = (
+        [common + 0.5 * torch.randn(WIDTH, generator=draw, dtype=torch.float64) for _ in range(2)]
+        for _ in range(2)
+    )
     expected = float((xs[0] @ ys[0]) * (xs[1] @ ys[1]))
     means, errors = [], []
     for shared in (False, True):
@@ -203,10 +239,19 @@ def test_shared_hashes_are_biased() -> None:
     assert means[1] - expected > 20 * errors[1]
 
 
-# ---- gradients -----------------------------------------------------------------------------------------------------------------------
+# ---- gradients -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("options", [{}, {"deterministic": True}, {"post": "ssqrt"}, {"post": "ssqrt_l2"}, {"pre_l2": True, "post": "l2"}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"deterministic": True},
+        {"post": "ssqrt"},
+        {"post": "ssqrt_l2"},
+        {"pre_l2": True, "post": "l2"},
+    ],
+)
 def test_gradients_of_first_and_second_order(options: dict[str, Any]) -> None:
     fusion = CompactBilinear([4, 3, 5], 7, **options)
     inputs = [x.requires_grad_() for x in some_inputs([4, 3, 5], 2)]
@@ -243,8 +288,15 @@ def test_what_follows_by_hand() -> None:
     root = plain.sign() * plain.abs().sqrt()
     torch.testing.assert_close(with_options(post="ssqrt"), root, rtol=0, atol=0.01)
     torch.testing.assert_close(with_options(post="l2"), plain / plain.norm(dim=-1, keepdim=True))
-    torch.testing.assert_close(with_options(post="ssqrt_l2", scale=4.0), 4 * root / root.norm(dim=-1, keepdim=True), rtol=0, atol=0.01)
-    torch.testing.assert_close(with_options(post="ssqrt_l2").norm(dim=-1), torch.ones(4, dtype=torch.float64))
+    torch.testing.assert_close(
+        with_options(post="ssqrt_l2", scale=4.0),
+        4 * root / root.norm(dim=-1, keepdim=True),
+        rtol=0,
+        atol=0.01,
+    )
+    torch.testing.assert_close(
+        with_options(post="ssqrt_l2").norm(dim=-1), torch.ones(4, dtype=torch.float64)
+    )
     lengths = math.prod(x.norm(dim=-1, keepdim=True) for x in inputs)
     torch.testing.assert_close(with_options(pre_l2=True), plain / lengths)
     x = torch.tensor([-4.0, 0, 9], dtype=torch.float64, requires_grad=True)
@@ -254,12 +306,15 @@ def test_what_follows_by_hand() -> None:
     assert x.grad.tolist() == pytest.approx([1 / 4, 100, 1 / 6], rel=1e-4)
 
 
-# ---- precision -----------------------------------------------------------------------------------------------------------------------
+# ---- precision -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
 def test_autocast_computes_in_float32(kind: torch.dtype) -> None:
-    fusion, inputs = CompactBilinear([32, 32, 32], 64), [x.to(kind) for x in some_inputs([32, 32, 32], 5)]
+    fusion, inputs = (
+        CompactBilinear([32, 32, 32], 64),
+        [x.to(kind) for x in some_inputs([32, 32, 32], 5)],
+    )
     with torch.autocast("cpu", kind):
         fused = fusion(*inputs)
     assert fused.dtype == torch.float32
@@ -272,13 +327,18 @@ def test_the_type_of_the_inputs_comes_back() -> None:
     for kind, tolerance in ((torch.float32, 1e-5), (torch.bfloat16, 0.05)):
         fused = CompactBilinear([32, 32], 64).to(kind)(*(x.to(kind) for x in inputs))
         assert fused.dtype == kind
-        torch.testing.assert_close(fused.double(), wide, rtol=tolerance, atol=tolerance * float(wide.abs().max()))
+        torch.testing.assert_close(
+            fused.double(), wide, rtol=tolerance, atol=tolerance * float(wide.abs().max())
+        )
 
 
 def test_products_beyond_half_precision_stay_finite() -> None:
     inputs = [30 * x.relu().float() for x in some_inputs([1024] * 3, 2)]
     fusion = CompactBilinear([1024] * 3, 4096)
-    spectra = [torch.fft.rfft(count_sketch(x, *drawn, 4096)) for x, drawn in zip(inputs, hashes(fusion), strict=True)]
+    spectra = [
+        torch.fft.rfft(count_sketch(x, *drawn, 4096))
+        for x, drawn in zip(inputs, hashes(fusion), strict=True)
+    ]
     assert math.prod(spectra).abs().max() > 65504
     with torch.autocast("cpu", torch.float16):
         assert torch.isfinite(fusion(*(x.half() for x in inputs))).all()
@@ -293,11 +353,14 @@ def test_shapes_without_numbers() -> None:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_compiled_equals_eager() -> None:
-    fusion, inputs = CompactBilinear([16, 16, 16], 33, post="ssqrt_l2"), some_inputs([16] * 3, 5, dtype=torch.float32)
+    fusion, inputs = (
+        CompactBilinear([16, 16, 16], 33, post="ssqrt_l2"),
+        some_inputs([16] * 3, 5, dtype=torch.float32),
+    )
     assert_close_to_scale(torch.compile(fusion)(*inputs), fusion(*inputs), rel=1e-4)
 
 
-# ---- bad input -----------------------------------------------------------------------------------------------------------------------
+# ---- bad input -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

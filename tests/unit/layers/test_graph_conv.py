@@ -1,4 +1,6 @@
-"""Graph convolutions over regions: a plain form with full matrices, the start at zero and how it is left, masks, order."""
+"""Graph convolutions over regions: a plain form with full matrices, the start at zero and how it is
+left, masks, order.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,12 @@ from vidgraph.graphs.overlap import dense_graphs, overlap_graphs
 from vidgraph.layers.graph_conv import GraphConvolution, RegionGraph, RegionGraphOptions
 
 WIDTH, BATCH, FRAMES, COUNT = 6, 3, 4, 5
-KINDS: list[dict[str, Any]] = [{"graph": "sim"}, {"graph": "st"}, {"graph": "joint"}, {"graph": "joint", "fusion": "joint"}]
+KINDS: list[dict[str, Any]] = [
+    {"graph": "sim"},
+    {"graph": "st"},
+    {"graph": "joint"},
+    {"graph": "joint", "fusion": "joint"},
+]
 
 
 def region_graph(**options: Any) -> RegionGraph:
@@ -35,7 +42,9 @@ def some_regions(seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     nodes = torch.randn(BATCH, FRAMES, COUNT, WIDTH, generator=generator)
     low = torch.rand(BATCH, FRAMES, COUNT, 2, generator=generator) * 40
-    boxes = torch.cat([low, low + 10 + torch.rand(BATCH, FRAMES, COUNT, 2, generator=generator) * 30], dim=-1)
+    boxes = torch.cat(
+        [low, low + 10 + torch.rand(BATCH, FRAMES, COUNT, 2, generator=generator) * 30], dim=-1
+    )
     mask = torch.rand(BATCH, FRAMES, COUNT, generator=generator) > 0.25
     mask[0, 1] = False
     return nodes.masked_fill(~mask[..., None], 0), boxes, mask
@@ -66,18 +75,35 @@ def plain_form(graph: RegionGraph, nodes: Tensor, boxes: Tensor, mask: Tensor) -
     return out
 
 
-@pytest.mark.parametrize("options", [*KINDS, {"residual": True}, {"affine": False}, {"num_layers": 1}, {"num_layers": 2, "graph": "st"}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        *KINDS,
+        {"residual": True},
+        {"affine": False},
+        {"num_layers": 1},
+        {"num_layers": 2, "graph": "st"},
+    ],
+)
 def test_layers_equal_the_plain_form(options: dict[str, Any]) -> None:
     torch.manual_seed(0)
     graph, (nodes, boxes, mask) = awake(region_graph(**options)), some_regions()
-    for norm in (module for module in graph.modules() if isinstance(module, nn.LayerNorm) and module.elementwise_affine):
+    for norm in (
+        module
+        for module in graph.modules()
+        if isinstance(module, nn.LayerNorm) and module.elementwise_affine
+    ):
         nn.init.normal_(norm.weight)
         nn.init.normal_(norm.bias)
-    assert_close_to_scale(graph(nodes, boxes, mask), plain_form(graph, nodes, boxes, mask), rel=1e-4)
+    assert_close_to_scale(
+        graph(nodes, boxes, mask), plain_form(graph, nodes, boxes, mask), rel=1e-4
+    )
 
 
 def test_one_layer_by_hand() -> None:
-    """Two boxes at one place in two frames, width 2: Z = front X W_f + back X W_b, then layer norm and ReLU."""
+    """Two boxes at one place in two frames, width 2: Z = front X W_f + back X W_b, then layer norm
+    and ReLU.
+    """
     layer = GraphConvolution(2, ("front", "back"), last=False)
     layer.weights["front"].weight.data = torch.tensor([[1.0, 0], [0, 2]])
     layer.weights["back"].weight.data = torch.tensor([[0.0, 1], [3, 0]])
@@ -86,18 +112,32 @@ def test_one_layer_by_hand() -> None:
     nodes = torch.tensor([[1.0, 2], [3, 5]]).reshape(1, 2, 1, 2)
     links = graph.links(nodes, box, torch.ones(1, 2, 1, dtype=torch.bool))
     summed = GraphConvolution(2, ("front", "back"), last=True)
-    summed.load_state_dict({name: value for name, value in layer.state_dict().items() if name.startswith("weights")})
-    # frame 0 collects frame 1 = (3, 5) through the front weights, frame 1 collects frame 0 = (1, 2) through the back weights
+    summed.load_state_dict(
+        {name: value for name, value in layer.state_dict().items() if name.startswith("weights")}
+    )
+    # frame 0 collects frame 1 = (3, 5) through the front weights, frame 1 collects frame 0 = (1, 2)
+    # through the back weights
     assert summed(nodes, links).flatten(0, 2).tolist() == [[3, 10], [2, 3]]
-    assert layer(nodes, links).flatten(0, 2).tolist() == [pytest.approx([0, 1], abs=1e-4), pytest.approx([0, 1], abs=1e-4)]
+    assert layer(nodes, links).flatten(0, 2).tolist() == [
+        pytest.approx([0, 1], abs=1e-4),
+        pytest.approx([0, 1], abs=1e-4),
+    ]
 
 
 @pytest.mark.parametrize(
     ("options", "matrices", "norms"),
-    [({"graph": "avgpool"}, 0, 0), ({"graph": "sim"}, 5, 2), ({"graph": "st"}, 6, 2), ({}, 11, 4), ({"fusion": "joint"}, 11, 2)],
+    [
+        ({"graph": "avgpool"}, 0, 0),
+        ({"graph": "sim"}, 5, 2),
+        ({"graph": "st"}, 6, 2),
+        ({}, 11, 4),
+        ({"fusion": "joint"}, 11, 2),
+    ],
 )
 def test_what_each_graph_has_to_learn(options: dict[str, Any], matrices: int, norms: int) -> None:
-    """Three layers; two matrices for the similarities, one per graph and layer; norms after all layers but the last of each branch."""
+    """Three layers; two matrices for the similarities, one per graph and layer; norms after all
+    layers but the last of each branch.
+    """
     graph = region_graph(**options)
     assert sum(p.numel() for p in graph.parameters()) == matrices * WIDTH**2 + norms * 2 * WIDTH
     plain = region_graph(**options, affine=False)
@@ -110,8 +150,12 @@ def test_avgpool_leaves_the_nodes_as_they_are() -> None:
 
 
 @pytest.mark.parametrize("options", [*KINDS, {"residual": True}])
-def test_output_is_exactly_zero_at_first_and_everything_learns_by_the_second_step(options: dict[str, Any]) -> None:
-    """With a ReLU or a norm after the last layer, the gradient would be zero for ever, or three hundred times too large."""
+def test_output_is_exactly_zero_at_first_and_everything_learns_by_the_second_step(
+    options: dict[str, Any],
+) -> None:
+    """With a ReLU or a norm after the last layer, the gradient would be zero for ever, or three
+    hundred times too large.
+    """
     torch.manual_seed(0)
     graph, (nodes, boxes, mask) = region_graph(**options), some_regions()
     target = torch.randn_like(nodes)
@@ -121,8 +165,17 @@ def test_output_is_exactly_zero_at_first_and_everything_learns_by_the_second_ste
     for _ in range(2):
         optimizer.zero_grad()
         (graph(nodes, boxes, mask) * target).sum().backward()
-        moved.append({name for name, parameter in graph.named_parameters() if parameter.grad is not None and parameter.grad.any()})
-        assert all(parameter.grad is None or torch.isfinite(parameter.grad).all() for parameter in graph.parameters())
+        moved.append(
+            {
+                name
+                for name, parameter in graph.named_parameters()
+                if parameter.grad is not None and parameter.grad.any()
+            }
+        )
+        assert all(
+            parameter.grad is None or torch.isfinite(parameter.grad).all()
+            for parameter in graph.parameters()
+        )
         optimizer.step()
     last = {name for name, _ in graph.named_parameters() if ".2.weights." in name}
     assert len(last) == sum(len(edges) for edges in graph.options.branches().values())
@@ -145,7 +198,9 @@ def test_another_order_of_boxes_and_a_batch_of_one(options: dict[str, Any]) -> N
     torch.manual_seed(0)
     graph, (nodes, boxes, mask) = awake(region_graph(**options)), some_regions()
     expected = graph(nodes, boxes, mask)
-    order = torch.argsort(torch.rand(BATCH, FRAMES, COUNT), dim=-1)  # each frame has an order of its own
+    order = torch.argsort(
+        torch.rand(BATCH, FRAMES, COUNT), dim=-1
+    )  # each frame has an order of its own
 
     def ordered(x: Tensor) -> Tensor:
         index = order.reshape(*order.shape, *[1] * (x.dim() - 3)).expand_as(x)

@@ -1,4 +1,6 @@
-"""Non-local block: equal to the plain form, without its matrix; the identity at first, but not dead."""
+"""Non-local block: equal to the plain form, without its matrix; the identity at first, but not
+dead.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,11 @@ def plain(layer: NonLocalBlock, x: Tensor) -> Tensor:
     seen = F.max_pool3d(x, (1, 2, 2)) if isinstance(layer.pool, nn.MaxPool3d) else x
     theta, phi, g = layer.theta(x).flatten(2), layer.phi(seen).flatten(2), layer.g(seen).flatten(2)
     affinity = theta.transpose(1, 2) @ phi  # [B, N, M]
-    weights = (affinity / theta.shape[1] ** 0.5).softmax(-1) if layer.affinity == "softmax" else affinity / phi.shape[2]
+    weights = (
+        (affinity / theta.shape[1] ** 0.5).softmax(-1)
+        if layer.affinity == "softmax"
+        else affinity / phi.shape[2]
+    )
     found = (weights @ g.transpose(1, 2)).transpose(1, 2).reshape(len(x), -1, *x.shape[2:])
     return x + layer.out_norm(layer.out(found))
 
@@ -41,8 +47,13 @@ def plain(layer: NonLocalBlock, x: Tensor) -> Tensor:
 @pytest.mark.parametrize("affinity", ["softmax", "dot"])
 @pytest.mark.parametrize("norm", ["batch", "frozen_statistics", "none"])
 @pytest.mark.parametrize("pool", [True, False])
-def test_equals_the_plain_form_in_outputs_and_gradients(affinity: Any, norm: Any, pool: bool) -> None:
-    layer, x = block(affinity=affinity, norm=norm, pool=pool).double(), torch.randn(2, 16, 3, 6, 5).double()
+def test_equals_the_plain_form_in_outputs_and_gradients(
+    affinity: Any, norm: Any, pool: bool
+) -> None:
+    layer, x = (
+        block(affinity=affinity, norm=norm, pool=pool).double(),
+        torch.randn(2, 16, 3, 6, 5).double(),
+    )
     answers = []
     for form in (layer, lambda x: plain(layer, x)):
         leaf = x.clone().requires_grad_()
@@ -56,7 +67,9 @@ def test_equals_the_plain_form_in_outputs_and_gradients(affinity: Any, norm: Any
 
 
 def test_uneven_weights_are_those_of_the_paper() -> None:
-    """One channel, two cells, by hand: theta x = (0, ln 3), phi x = (0, 1), so the second cell weighs them 1 : 3."""
+    """One channel, two cells, by hand: theta x = (0, ln 3), phi x = (0, 1), so the second cell
+    weighs them 1 : 3.
+    """
     layer = NonLocalBlock(2, norm="none", pool=False)
     for module, row in ((layer.theta, [1.0, 0.0]), (layer.phi, [0.0, 1.0]), (layer.g, [0.0, 1.0])):
         module.weight.data = torch.tensor(row).view(1, 2, 1, 1, 1)
@@ -76,9 +89,14 @@ def test_identity_at_first_but_not_dead(norm: Any) -> None:
     for _ in range(3):
         optimizer.zero_grad()
         (layer(x) - x.roll(1, 0)).square().mean().backward()
-        touched |= {name for name, p in layer.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}
+        touched |= {
+            name
+            for name, p in layer.named_parameters()
+            if p.grad is not None and p.grad.abs().max() > 0
+        }
         optimizer.step()
-    # The same number is added to every logit of a row by phi's bias, and a batch norm takes off what a bias before it adds.
+    # The same number is added to every logit of a row by phi's bias, and a batch norm takes off
+    # what a bias before it adds.
     no_effect = {"phi.bias", "g.bias", "out.bias"}
     assert {name for name, _ in layer.named_parameters()} - no_effect <= touched
     assert not torch.equal(layer(x), x)
@@ -91,14 +109,19 @@ class Sizes(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        self.largest = max([self.largest, *(x.numel() for x in tree_leaves(out) if isinstance(x, Tensor))])
+        self.largest = max(
+            [self.largest, *(x.numel() for x in tree_leaves(out) if isinstance(x, Tensor))]
+        )
         return out
 
 
 @pytest.mark.parametrize("affinity", ["softmax", "dot"])
 @pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last_3d])
 def test_the_matrix_of_all_pairs_never_exists(affinity: Any, memory: torch.memory_format) -> None:
-    layer, x = block(affinity=affinity), torch.randn(1, 16, 4, 16, 16).to(memory_format=memory).requires_grad_()
+    layer, x = (
+        block(affinity=affinity),
+        torch.randn(1, 16, 4, 16, 16).to(memory_format=memory).requires_grad_(),
+    )
     pairs = (4 * 16 * 16) * (4 * 8 * 8)
     with Sizes() as sizes:
         layer(x).sum().backward()
@@ -121,8 +144,17 @@ def test_groups_of_frames_do_not_see_each_other() -> None:
 
 def test_names_and_initial_weights() -> None:
     layer = NonLocalBlock(64)
-    assert {name.split(".")[0] for name in layer.state_dict()} == {"theta", "phi", "g", "out", "out_norm"}
-    assert all(abs(m.weight.std().item() - 0.01) < 0.001 and not m.bias.any() for m in (layer.theta, layer.phi, layer.g, layer.out))
+    assert {name.split(".")[0] for name in layer.state_dict()} == {
+        "theta",
+        "phi",
+        "g",
+        "out",
+        "out_norm",
+    }
+    assert all(
+        abs(m.weight.std().item() - 0.01) < 0.001 and not m.bias.any()
+        for m in (layer.theta, layer.phi, layer.g, layer.out)
+    )
     assert not layer.out_norm.weight.any()
     assert not NonLocalBlock(64, norm="none").out.weight.any()
     with pytest.raises(RecipeError, match="no affinity 'gaussian'"):

@@ -15,7 +15,13 @@ from vidgraph.backbones.small_resnet2d import SmallResNet2D
 from vidgraph.backbones.torchvision2d import TorchvisionBackbone
 from vidgraph.errors import RecipeError
 from vidgraph.layers.nonlocal_block import NonLocalBlock
-from vidgraph.layers.norms import FrozenBatchNorm, NormKind, fold_norms, make_batch_norm, partial_batch_norm
+from vidgraph.layers.norms import (
+    FrozenBatchNorm,
+    NormKind,
+    fold_norms,
+    make_batch_norm,
+    partial_batch_norm,
+)
 
 
 def trained_norm(width: int = 6) -> nn.BatchNorm3d:
@@ -47,15 +53,28 @@ def test_frozen_norm_equals_a_batch_norm_in_evaluation_and_stays_so(learn_affine
     for _ in range(2):
         assert torch.equal(frozen.train()(x), expected)
     assert all(torch.equal(value, state[name]) for name, value in frozen.state_dict().items())
-    by_hand = (x - trained.running_mean.view(-1, 1, 1, 1)) / (trained.running_var.view(-1, 1, 1, 1) + 1e-5).sqrt()
-    assert_close_to_scale(expected, by_hand * trained.weight.view(-1, 1, 1, 1) + trained.bias.view(-1, 1, 1, 1))
+    by_hand = (x - trained.running_mean.view(-1, 1, 1, 1)) / (
+        trained.running_var.view(-1, 1, 1, 1) + 1e-5
+    ).sqrt()
+    assert_close_to_scale(
+        expected, by_hand * trained.weight.view(-1, 1, 1, 1) + trained.bias.view(-1, 1, 1, 1)
+    )
     trained.load_state_dict(frozen.state_dict())
 
 
 def test_what_learns_in_each_kind() -> None:
-    learning = {kind: [n for n, p in make_batch_norm(kind, 4).named_parameters() if p.requires_grad] for kind in NormKind.__args__}
-    assert learning == {"batch": ["weight", "bias"], "frozen": [], "frozen_statistics": ["weight", "bias"]}
-    assert [sum(p.numel() for p in make_batch_norm(kind, 4).parameters()) for kind in NormKind.__args__] == [8, 8, 8]
+    learning = {
+        kind: [n for n, p in make_batch_norm(kind, 4).named_parameters() if p.requires_grad]
+        for kind in NormKind.__args__
+    }
+    assert learning == {
+        "batch": ["weight", "bias"],
+        "frozen": [],
+        "frozen_statistics": ["weight", "bias"],
+    }
+    assert [
+        sum(p.numel() for p in make_batch_norm(kind, 4).parameters()) for kind in NormKind.__args__
+    ] == [8, 8, 8]
     with pytest.raises(RecipeError, match="no batch norm 'frozn'; did you mean 'frozen'"):
         make_batch_norm("frozn", 4)
 
@@ -66,7 +85,9 @@ def test_gradient_passes_through_a_frozen_norm() -> None:
     x = torch.randn(2, 6, 3, 4, 5, requires_grad=True)
     frozen.train()(x).sum().backward()
     scale = frozen.weight / (frozen.running_var + 1e-5).sqrt()
-    torch.testing.assert_close(x.grad, scale.detach().view(1, 6, 1, 1, 1).expand_as(x))  # a constant: no statistics of the batch
+    torch.testing.assert_close(
+        x.grad, scale.detach().view(1, 6, 1, 1, 1).expand_as(x)
+    )  # a constant: no statistics of the batch
     assert frozen.bias.grad.tolist() == [120.0] * 6
 
 
@@ -77,7 +98,10 @@ def test_folded_network_gives_the_same_outputs_without_norms(kind: NormKind) -> 
     model = ResNet3D((1, 2, 1, 1), width=8, norm=kind, after=after, stem=Stem(kernel=(3, 3, 3)))
     randomise(model)
     nn.init.normal_(model.after["res3_0"].out.weight, std=0.1)
-    state, video = {name: value.clone() for name, value in model.state_dict().items()}, torch.randn(2, 3, 4, 32, 32)
+    state, video = (
+        {name: value.clone() for name, value in model.state_dict().items()},
+        torch.randn(2, 3, 4, 32, 32),
+    )
     folded = fold_norms(model.train())
     assert not [m for m in folded.modules() if isinstance(m, (nn.BatchNorm3d, FrozenBatchNorm))]
     with torch.no_grad():
@@ -101,13 +125,17 @@ def test_folded_networks_of_images(build: Callable[[], nn.Module]) -> None:
 
 def test_a_norm_that_follows_no_convolution_is_left_alone() -> None:
     model = nn.Module()
-    model.first_norm, model.second, model.second_norm = nn.BatchNorm3d(4), nn.Linear(4, 4), nn.BatchNorm3d(4)
+    model.first_norm, model.second, model.second_norm = (
+        nn.BatchNorm3d(4),
+        nn.Linear(4, 4),
+        nn.BatchNorm3d(4),
+    )
     folded = fold_norms(model)
     assert isinstance(folded.first_norm, nn.BatchNorm3d)
     assert isinstance(folded.second_norm, nn.BatchNorm3d)
 
 
-# ---- partial batch norm --------------------------------------------------------------------------------------------------------------
+# ---- partial batch norm --------------------------------------------------------------------------
 
 
 def statistics(network: nn.Module) -> dict[str, torch.Tensor]:
@@ -121,10 +149,13 @@ def test_only_the_first_norm_gathers_statistics_whatever_train_says() -> None:
     optimizer = torch.optim.SGD(network.parameters(), lr=0.01)
     for _ in range(2):
         network.eval()
-        network.train()  # what every epoch does, and what wakes a batch norm that was only put to eval
+        # what every epoch does, and what wakes a batch norm that was only put to eval
+        network.train()
         network(images).square().mean().backward()
         optimizer.step()
-    moved = {name for name, value in statistics(network).items() if not torch.equal(value, before[name])}
+    moved = {
+        name for name, value in statistics(network).items() if not torch.equal(value, before[name])
+    }
     assert moved == {"norm.running_mean", "norm.running_var"}
     assert all(p.grad is not None and p.grad.any() for p in network.parameters())
 
@@ -142,8 +173,12 @@ def test_outputs_in_training_are_those_of_the_statistics() -> None:
     assert partial.state_dict().keys() == plain.state_dict().keys()
 
 
-@pytest.mark.parametrize(("build", "total"), [(BNInception, 69), (lambda: TorchvisionBackbone("resnet18"), 20)])
-def test_partial_batch_norm_of_published_networks(build: Callable[[], nn.Module], total: int) -> None:
+@pytest.mark.parametrize(
+    ("build", "total"), [(BNInception, 69), (lambda: TorchvisionBackbone("resnet18"), 20)]
+)
+def test_partial_batch_norm_of_published_networks(
+    build: Callable[[], nn.Module], total: int
+) -> None:
     with torch.device("meta"):
         network = partial_batch_norm(build())
     kinds = [type(m) for m in network.modules() if isinstance(m, (nn.BatchNorm2d, FrozenBatchNorm))]
@@ -153,4 +188,7 @@ def test_partial_batch_norm_of_published_networks(build: Callable[[], nn.Module]
 def test_gains_and_biases_learn_or_stay() -> None:
     for learn_affine, count in ((True, 14), (False, 2)):
         network = partial_batch_norm(SmallResNet2D((4, 6, 8)), learn_affine)
-        assert sum(p.requires_grad for name, p in network.named_parameters() if "norm" in name) == count
+        assert (
+            sum(p.requires_grad for name, p in network.named_parameters() if "norm" in name)
+            == count
+        )

@@ -21,7 +21,9 @@ def test_pixels_by_hand_in_both_types() -> None:
 def test_caffe_pixels_are_blue_green_red_less_their_means() -> None:
     video = torch.tensor([200, 100, 50], dtype=torch.uint8).view(1, 3, 1, 1, 1)
     for given in (video, video.float() / 255):
-        assert caffe_pixels()(given).flatten().tolist() == pytest.approx([50 - 104, 100 - 117, 200 - 123], abs=1e-4)
+        assert caffe_pixels()(given).flatten().tolist() == pytest.approx(
+            [50 - 104, 100 - 117, 200 - 123], abs=1e-4
+        )
 
 
 @pytest.mark.parametrize("kind", [torch.uint8, torch.float32])
@@ -29,13 +31,17 @@ def test_flow_by_hand(kind: torch.dtype) -> None:
     flow = torch.tensor([0, 127, 128, 255]).to(kind)
     assert FlowNorm(std=1.0)(flow).tolist() == [-127.5, -0.5, 0.5, 127.5]
     assert FlowNorm(zero=128, std=1.0)(flow).tolist() == [-128, -1, 0, 127]
-    assert FlowNorm()(flow).tolist() == pytest.approx([-0.5 / 0.226, -0.5 / 57.63, 0.5 / 57.63, 0.5 / 0.226])
+    assert FlowNorm()(flow).tolist() == pytest.approx(
+        [-0.5 / 0.226, -0.5 / 57.63, 0.5 / 57.63, 0.5 / 0.226]
+    )
 
 
 def test_a_mirrored_field_is_the_negative_at_127_5_only() -> None:
     levels = torch.arange(256, dtype=torch.uint8)
     assert torch.equal(FlowNorm()(255 - levels), -FlowNorm()(levels))
-    assert torch.equal(FlowNorm(zero=128, std=1)(255 - levels), -FlowNorm(zero=128, std=1)(levels) - 1)
+    assert torch.equal(
+        FlowNorm(zero=128, std=1)(255 - levels), -FlowNorm(zero=128, std=1)(levels) - 1
+    )
 
 
 def test_snippets_keep_their_shape() -> None:

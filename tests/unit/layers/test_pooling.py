@@ -17,5 +17,7 @@ def test_a_window_of_the_whole_map_is_its_mean(window: tuple[int, int] | None) -
 
 def test_windows_stand_one_cell_apart_row_by_row() -> None:
     features = torch.randn(2, 3, 4, 5, 7)
-    parts = [features[..., y : y + 3, x : x + 6].mean(dim=(2, 3, 4)) for y in range(3) for x in range(2)]
+    parts = [
+        features[..., y : y + 3, x : x + 6].mean(dim=(2, 3, 4)) for y in range(3) for x in range(2)
+    ]
     assert_close_to_scale(window_means(features, (3, 6)), torch.stack(parts, dim=1))

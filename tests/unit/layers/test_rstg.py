@@ -32,14 +32,20 @@ EVERY = [
     GraphOptions(time_stages="none"),
     GraphOptions(time_stages="only"),
     GraphOptions(time_stages="homogeneous"),
-    GraphOptions(time_stages="homogeneous", attention="simple", mask_non_edges=True, position_maps=True),
+    GraphOptions(
+        time_stages="homogeneous", attention="simple", mask_non_edges=True, position_maps=True
+    ),
     GraphOptions(time_stages="homogeneous", attention="dot_neighbours"),
     GraphOptions(scales=(4, 2), num_stages=1, moments=True),
-    GraphOptions(moments=True, differences=True, context=True, mask_non_edges=True, position_maps=True),
+    GraphOptions(
+        moments=True, differences=True, context=True, mask_non_edges=True, position_maps=True
+    ),
 ]
 
 
-def graph(options: GraphOptions, channels: int = 8, width: int = 8, **kwargs) -> RecurrentSpaceTimeGraph:
+def graph(
+    options: GraphOptions, channels: int = 8, width: int = 8, **kwargs
+) -> RecurrentSpaceTimeGraph:
     torch.manual_seed(0)
     return RecurrentSpaceTimeGraph(channels, width, (6, 6), options, **kwargs)
 
@@ -56,12 +62,23 @@ def from_golden(name: str) -> tuple[RecurrentSpaceTimeGraph, np.lib.npyio.NpzFil
     )
     size = (config["H"], config["W"])
     layer = RecurrentSpaceTimeGraph(
-        config["C"], config["node_feat_dim"], size, options, project=config["project"], project_back=config["project"]
+        config["C"],
+        config["node_feat_dim"],
+        size,
+        options,
+        project=config["project"],
+        project_back=config["project"],
     )
     # The residual norms stand after the graph, in the backbone; they are tested on their own.
-    own = {key: golden[key] for key in golden.files if key.startswith("var:") and "after_graph" not in key}
+    own = {
+        key: golden[key]
+        for key in golden.files
+        if key.startswith("var:") and "after_graph" not in key
+    }
     layer.load_state_dict(convert_rstg_tensorflow(own, layer))
-    features = torch.from_numpy(golden["input"]).permute(0, 4, 1, 2, 3).contiguous()  # [B, C, T, H, W]
+    features = (
+        torch.from_numpy(golden["input"]).permute(0, 4, 1, 2, 3).contiguous()
+    )  # [B, C, T, H, W]
     return layer.eval(), golden, features
 
 
@@ -92,14 +109,24 @@ def test_created_nodes_equal_the_authors(name: str):
     close(layer.create(features), golden["out:created_nodes"])
 
 
-@pytest.mark.parametrize("name", ["graph_simple_pos1_scalewise0.npz", "graph_dot_pos0_scalewise1.npz"])
+@pytest.mark.parametrize(
+    "name", ["graph_simple_pos1_scalewise0.npz", "graph_dot_pos0_scalewise1.npz"]
+)
 def test_gradients_equal_the_authors(name: str):
     layer, golden, features = from_golden(name)
     features.requires_grad_()
     (layer(features) * torch.from_numpy(golden["loss_weights_R"])).sum().backward()
-    variables = {"var:" + key.removeprefix("grad:"): golden[key] for key in golden.files if key.startswith("grad:") and key != "grad:input"}
+    variables = {
+        "var:" + key.removeprefix("grad:"): golden[key]
+        for key in golden.files
+        if key.startswith("grad:") and key != "grad:input"
+    }
     expected = convert_rstg_tensorflow(variables, layer)
-    pairs = [(parameter.grad, expected[name].numpy()) for name, parameter in layer.named_parameters() if "bias_hh" not in name]
+    pairs = [
+        (parameter.grad, expected[name].numpy())
+        for name, parameter in layer.named_parameters()
+        if "bias_hh" not in name
+    ]
     assert features.grad is not None
     pairs.append((features.grad.permute(0, 2, 3, 4, 1), golden["grad:input"]))
     for ours, theirs in pairs:
@@ -138,7 +165,8 @@ def test_every_parameter_receives_a_finite_gradient(options: GraphOptions):
     for name, parameter in layer.named_parameters():
         assert parameter.grad is not None, name
         assert torch.isfinite(parameter.grad).all(), name
-        # A softmax does not change when all its scores do, so the query's part that all keys share has no gradient.
+        # A softmax does not change when all its scores do, so the query's part that all keys share
+        # has no gradient.
         if "attention" not in name:
             assert parameter.grad.abs().sum() > 0, name
 
@@ -150,10 +178,14 @@ def test_a_batch_of_one_equals_a_row_of_a_batch(options: GraphOptions):
     assert_close_to_scale(layer(features)[1:2], layer(features[1:2]), floor=0.1)
 
 
-@pytest.mark.parametrize("options", [options for options in EVERY if options.time_stages not in ("none", "homogeneous")])
+@pytest.mark.parametrize(
+    "options", [options for options in EVERY if options.time_stages not in ("none", "homogeneous")]
+)
 def test_time_runs_forward_only(options: GraphOptions):
     if options.norm == "layer" or options.readout == "last":
-        options = replace(options, norm="none", readout="mean")  # the created nodes' norm runs over all frames
+        options = replace(
+            options, norm="none", readout="mean"
+        )  # the created nodes' norm runs over all frames
     layer = graph(options).eval()
     features = torch.randn(1, 8, 4, 6, 6)
     later = features.clone()
@@ -207,8 +239,16 @@ def test_attention_equals_a_plain_loop(attention: str, masked: bool):
         for j in range(14):
             edge = float(layer.linked[i, j])
             query, key = layer.query(nodes[i]), layer.key(nodes[j])
-            raw = F.leaky_relu(edge * (query + key), 0.2)[0] + edge if attention == "simple" else edge * (query @ key)
-            logits.append(raw if edge or not masked or attention == "dot_neighbours" else torch.tensor(float("-inf")))
+            raw = (
+                F.leaky_relu(edge * (query + key), 0.2)[0] + edge
+                if attention == "simple"
+                else edge * (query @ key)
+            )
+            logits.append(
+                raw
+                if edge or not masked or attention == "dot_neighbours"
+                else torch.tensor(float("-inf"))
+            )
         row = torch.stack([torch.as_tensor(logit) for logit in logits])
         assert_close_to_scale(weights[i], row if attention == "dot_neighbours" else row.softmax(0))
 
@@ -227,12 +267,18 @@ def test_an_absent_edge_has_no_influence(attention: str):
 
 
 def test_mirrored_frames_mirror_the_nodes():
-    """Permuting nodes along with their neighbours permutes the outputs: a mirror is such a permutation of the grid."""
+    """Permuting nodes along with their neighbours permutes the outputs: a mirror is such a
+    permutation of the grid.
+    """
     layer = graph(GraphOptions()).eval()
     mirror = torch.tensor([2, 1, 0, 5, 4, 3, 8, 7, 6, 10, 9, 12, 11, 13])
-    assert torch.equal(layer.space.attention.linked[mirror][:, mirror], layer.space.attention.linked)
+    assert torch.equal(
+        layer.space.attention.linked[mirror][:, mirror], layer.space.attention.linked
+    )
     features = torch.randn(2, 8, 3, 6, 6)
-    assert_close_to_scale(layer.reason(features.flip(-1))[0], layer.reason(features)[0][:, :, mirror], floor=0.1)
+    assert_close_to_scale(
+        layer.reason(features.flip(-1))[0], layer.reason(features)[0][:, :, mirror], floor=0.1
+    )
 
 
 def test_space_only_is_blind_to_the_order_of_frames_and_time_only_to_neighbours():
@@ -258,7 +304,9 @@ def test_bf16_and_channels_last_stay_close(options: GraphOptions):
     layer = graph(options).eval()
     features = torch.randn(2, 8, 4, 6, 6)
     plain = layer(features)
-    assert_close_to_scale(layer(features.to(memory_format=torch.channels_last_3d)), plain, floor=0.1)
+    assert_close_to_scale(
+        layer(features.to(memory_format=torch.channels_last_3d)), plain, floor=0.1
+    )
     with torch.autocast("cpu", torch.bfloat16):
         rough = layer(features)
     assert (rough.float() - plain).norm() / plain.norm() < 0.05
@@ -269,7 +317,9 @@ def test_bf16_and_channels_last_stay_close(options: GraphOptions):
 def test_compiled_equals_eager(options: GraphOptions):
     layer = graph(options).eval()
     features = torch.randn(2, 8, 4, 6, 6)
-    compiled = torch.compile(layer)  # torch's compiler breaks the graph at an LSTM, and runs that part as it is
+    compiled = torch.compile(
+        layer
+    )  # torch's compiler breaks the graph at an LSTM, and runs that part as it is
     assert_close_to_scale(compiled(features), layer(features), rel=1e-4)
 
 
@@ -289,16 +339,24 @@ def test_centres_tell_the_place_of_a_feature_and_not_its_strength():
         features[..., 0, 3] = strength
         mean, horizontal, vertical = create(features)[0, 0].T  # [N] each
         assert_close_to_scale(mean, strength * torch.tensor([0, 1 / 4, 0, 0, 1 / 16]))
-        # By hand, in halves of the frame: 3/4 from the middle of the frame, 1/4 from the middle of the upper right quarter.
-        torch.testing.assert_close(horizontal, torch.tensor([0, 0.25, 0, 0, 0.75]), atol=2e-3, rtol=0)
-        torch.testing.assert_close(vertical, torch.tensor([0, -0.25, 0, 0, -0.75]), atol=2e-3, rtol=0)
+        # By hand, in halves of the frame: 3/4 from the middle of the frame, 1/4 from the middle of
+        # the upper right quarter.
+        torch.testing.assert_close(
+            horizontal, torch.tensor([0, 0.25, 0, 0, 0.75]), atol=2e-3, rtol=0
+        )
+        torch.testing.assert_close(
+            vertical, torch.tensor([0, -0.25, 0, 0, -0.75]), atol=2e-3, rtol=0
+        )
 
 
 def test_one_step_is_one_step_at_every_scale():
     create = NodeCreation(1, (8, 8), GraphOptions(scales=(2, 1), moments=True, differences=True))
     create.standardise = nn.Identity()
     features = torch.zeros(1, 1, 2, 8, 8)
-    features[0, 0, 0, 1, 4], features[0, 0, 1, 2, 6] = 100.0, 100.0  # two cells to the right, one down, within the upper right quarter
+    features[0, 0, 0, 1, 4], features[0, 0, 1, 2, 6] = (
+        100.0,
+        100.0,
+    )  # two cells to the right, one down, within the upper right quarter
     nodes = create(features)  # [1, 2, N, 6]
     assert (nodes[0, 0, :, 3:] == 0).all()  # no past: no change
     step = torch.tensor([2 * 2 / 8, 1 * 2 / 8])
@@ -309,7 +367,10 @@ def test_one_step_is_one_step_at_every_scale():
 def test_context_is_what_the_node_of_the_whole_frame_holds():
     torch.manual_seed(0)
     features = torch.randn(2, 3, 4, 8, 8)
-    plain, create = (NodeCreation(3, (8, 8), GraphOptions(moments=True, differences=True, context=c)) for c in (False, True))
+    plain, create = (
+        NodeCreation(3, (8, 8), GraphOptions(moments=True, differences=True, context=c))
+        for c in (False, True)
+    )
     plain.standardise = create.standardise = nn.Identity()
     own, nodes = plain(features), create(features)
     assert nodes.shape == (2, 4, 14, 36)

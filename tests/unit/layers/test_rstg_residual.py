@@ -1,4 +1,6 @@
-"""The graph inside a backbone: the authors' residual outputs, the exact identity at the start, and learning from there on."""
+"""The graph inside a backbone: the authors' residual outputs, the exact identity at the start, and
+learning from there on.
+"""
 
 from __future__ import annotations
 
@@ -20,11 +22,17 @@ SOMETHING = GraphOptions(attention="dot", scalewise_update=True, norm="layer")
 KINDS = [GraphResidual, GraphVectorResidual]
 
 
-def from_golden(kind: type[GraphResidual], place: str) -> tuple[GraphResidual, np.lib.npyio.NpzFile, Tensor]:
+def from_golden(
+    kind: type[GraphResidual], place: str
+) -> tuple[GraphResidual, np.lib.npyio.NpzFile, Tensor]:
     golden = np.load(GOLDEN / "graph_smt_LN_dot_scalewise_project_14x14.npz")
     config = json.loads(golden["config_json"].item())
     layer = kind(config["C"], config["node_feat_dim"], (config["H"], config["W"]), SOMETHING)
-    graph = {name: golden[name] for name in golden.files if name.startswith("var:") and "after_graph" not in name}
+    graph = {
+        name: golden[name]
+        for name in golden.files
+        if name.startswith("var:") and "after_graph" not in name
+    }
     layer.graph.load_state_dict(convert_rstg_tensorflow(graph, layer.graph))
     layer.norm.bias.data = torch.from_numpy(golden[f"var:{place}_after_graph_ln/beta:0"])
     layer.norm.weight.data = torch.from_numpy(golden[f"var:{place}_after_graph_ln_scale:0"])
@@ -34,18 +42,27 @@ def from_golden(kind: type[GraphResidual], place: str) -> tuple[GraphResidual, n
 def test_map_plus_residual_equals_the_authors() -> None:
     layer, golden, features = from_golden(GraphResidual, "res4")
     out = layer(features).permute(0, 2, 3, 4, 1).detach().numpy()
-    assert np.abs(golden["out:map_plus_input"] - golden["input"]).max() > 0.1  # the graph has a say in it
+    assert (
+        np.abs(golden["out:map_plus_input"] - golden["input"]).max() > 0.1
+    )  # the graph has a say in it
     np.testing.assert_allclose(out, golden["out:map_plus_input"], rtol=1e-5, atol=1e-5)
 
 
 def test_vector_residual_equals_the_authors() -> None:
     layer, golden, features = from_golden(GraphVectorResidual, "final")
     assert np.abs(golden["out:video_feats_residual_norm"]).max() > 0.1
-    np.testing.assert_allclose(layer(features).detach().numpy(), golden["out:video_feats_residual_norm"], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(
+        layer(features).detach().numpy(),
+        golden["out:video_feats_residual_norm"],
+        rtol=1e-5,
+        atol=1e-5,
+    )
 
 
 @pytest.mark.parametrize("norm", ["layer", "batch"])
-@pytest.mark.parametrize("channels", [8, 12])  # as wide as the graph; projected to its width and back
+@pytest.mark.parametrize(
+    "channels", [8, 12]
+)  # as wide as the graph; projected to its width and back
 def test_the_exact_identity_at_initialisation(norm: str, channels: int) -> None:
     torch.manual_seed(0)
     features = torch.randn(2, channels, 4, 7, 7)
@@ -60,7 +77,9 @@ def test_the_exact_identity_at_initialisation(norm: str, channels: int) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("norm", ["layer", "batch"])
-def test_only_the_gain_learns_in_the_first_step_and_all_the_rest_in_the_second(kind: type[GraphResidual], norm: str) -> None:
+def test_only_the_gain_learns_in_the_first_step_and_all_the_rest_in_the_second(
+    kind: type[GraphResidual], norm: str
+) -> None:
     torch.manual_seed(0)
     layer = kind(12, 8, (7, 7), SOMETHING, norm)
     optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
@@ -71,12 +90,22 @@ def test_only_the_gain_learns_in_the_first_step_and_all_the_rest_in_the_second(k
         optimizer.zero_grad()
         (layer(features) * target).sum().backward()
         gradients = {name: parameter.grad for name, parameter in layer.named_parameters()}
-        assert all(gradient is not None and torch.isfinite(gradient).all() for gradient in gradients.values())
-        moved.append({name for name, gradient in gradients.items() if gradient is not None and gradient.any()})
+        assert all(
+            gradient is not None and torch.isfinite(gradient).all()
+            for gradient in gradients.values()
+        )
+        moved.append(
+            {
+                name
+                for name, gradient in gradients.items()
+                if gradient is not None and gradient.any()
+            }
+        )
         optimizer.step()
     # The bias of the layer form is scaled too; that of batch norm is not.
     assert moved[0] == ({"norm.weight"} if norm == "layer" else {"norm.weight", "norm.bias"})
-    # Pairs that are no edge keep logit 0 in the softmax, so that even the query's share that all keys have in common has an influence.
+    # Pairs that are no edge keep logit 0 in the softmax, so that even the query's share that all
+    # keys have in common has an influence.
     assert moved[1] == set(gradients)
 
 
@@ -85,7 +114,9 @@ def test_projections_are_there_only_where_widths_differ() -> None:
     assert not [name for name in names if "project" in name]
     names = {name for name, _ in GraphResidual(12, 8, (4, 4), SOMETHING).named_parameters()}
     assert {name for name in names if "project" in name} == {
-        f"graph.{layer}.{part}" for layer in ("project", "project_back") for part in ("weight", "bias")
+        f"graph.{layer}.{part}"
+        for layer in ("project", "project_back")
+        for part in ("weight", "bias")
     }
 
 
@@ -102,5 +133,7 @@ def test_residual_norm_runs_over_a_whole_clip() -> None:
     norm = make_residual_norm("layer", 2, num_axes=4)
     norm.weight.data, norm.bias.data = torch.tensor([1.0, 2.0]), torch.tensor([0.0, 1.0])
     x = torch.tensor([1.0, 3.0, 5.0, 7.0]).reshape(1, 2, 1, 1, 2)  # mean 4, variance 5
-    expected = torch.tensor([-3.0, 2 * (-1 + 5**0.5), 1.0, 2 * (3 + 5**0.5)]).reshape(x.shape) / 5**0.5
+    expected = (
+        torch.tensor([-3.0, 2 * (-1 + 5**0.5), 1.0, 2 * (3 + 5**0.5)]).reshape(x.shape) / 5**0.5
+    )
     assert_close_to_scale(norm(x), expected)

@@ -13,7 +13,9 @@ from torch.nn import functional as F
 from vidgraph.layers.similarity import SimilarityGraph
 
 
-def layer_and_nodes(width: int = 6, batch: int = 3, size: int = 7, scale: bool = False) -> tuple[SimilarityGraph, Tensor, Tensor]:
+def layer_and_nodes(
+    width: int = 6, batch: int = 3, size: int = 7, scale: bool = False
+) -> tuple[SimilarityGraph, Tensor, Tensor]:
     torch.manual_seed(0)
     layer = SimilarityGraph(width, scale)
     for linear in (layer.query, layer.key):
@@ -33,7 +35,11 @@ def test_weights_equal_a_plain_loop(scale: bool) -> None:
             expected = torch.zeros(7)
             if i in exists:
                 asked = layer.query.weight @ nodes[b, i]
-                products = {j: (asked @ (layer.key.weight @ nodes[b, j])).item() / (math.sqrt(6) if scale else 1) for j in exists}
+                products = {
+                    j: (asked @ (layer.key.weight @ nodes[b, j])).item()
+                    / (math.sqrt(6) if scale else 1)
+                    for j in exists
+                }
                 total = sum(math.exp(product) for product in products.values())
                 for j, product in products.items():
                     expected[j] = math.exp(product) / total
@@ -66,7 +72,10 @@ def test_the_embeddings_learn() -> None:
     layer, nodes, mask = layer_and_nodes()
     graph = layer(nodes, mask)
     (graph * torch.randn_like(graph)).sum().backward()
-    assert all(linear.weight.grad is not None and linear.weight.grad.abs().min() > 0 for linear in (layer.query, layer.key))
+    assert all(
+        linear.weight.grad is not None and linear.weight.grad.abs().min() > 0
+        for linear in (layer.query, layer.key)
+    )
 
 
 def mean_entropy(graph: Tensor) -> float:
@@ -75,12 +84,17 @@ def mean_entropy(graph: Tensor) -> float:
 
 
 def test_it_starts_nearly_even_where_other_starts_are_saturated() -> None:
-    """At the paper's size. Features of unit deviation, as far as they are above zero: a map after ReLU."""
+    """At the paper's size. Features of unit deviation, as far as they are above zero: a map after
+    ReLU.
+    """
     torch.manual_seed(0)
     nodes, mask = F.relu(torch.randn(1, 800, 512)), torch.ones(1, 800, dtype=torch.bool)
     ours, scaled = SimilarityGraph(512), SimilarityGraph(512, scale=True)
     assert mean_entropy(ours(nodes, mask)) > 0.95
-    for start in (lambda weight: nn.init.normal_(weight, std=512**-0.5), lambda weight: nn.init.kaiming_uniform_(weight, a=math.sqrt(5))):
+    for start in (
+        lambda weight: nn.init.normal_(weight, std=512**-0.5),
+        lambda weight: nn.init.kaiming_uniform_(weight, a=math.sqrt(5)),
+    ):
         for layer in (ours, scaled):
             start(layer.query.weight)
             start(layer.key.weight)

@@ -18,7 +18,9 @@ SPEC = InputSpec(num_frames=2, height=3, width=4, channels=3, stride_frames=1)
 def classifier(**options: Any) -> PooledClassifier:
     """The clip is its own feature map."""
     torch.manual_seed(0)
-    return PooledClassifier(SPEC, nn.Identity(), nn.Identity(), in_channels=3, num_classes=5, **options).eval()
+    return PooledClassifier(
+        SPEC, nn.Identity(), nn.Identity(), in_channels=3, num_classes=5, **options
+    ).eval()
 
 
 def windows(video: torch.Tensor) -> list[torch.Tensor]:
@@ -27,7 +29,10 @@ def windows(video: torch.Tensor) -> list[torch.Tensor]:
     return [video[..., y : y + 3, x : x + 4] for y in range(height - 2) for x in range(width - 3)]
 
 
-@pytest.mark.parametrize("options", [{}, {"window": (3, 4)}, {"window": (3, 4), "average": "probabilities"}, {"window": (9, 9)}])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"window": (3, 4)}, {"window": (3, 4), "average": "probabilities"}, {"window": (9, 9)}],
+)
 def test_at_the_training_size_all_are_the_same(options: dict[str, Any]) -> None:
     model, video = classifier(**options), torch.randn(2, 3, 2, 3, 4)
     expected = video.mean(dim=(2, 3, 4)) @ model.classifier.weight.T + model.classifier.bias
@@ -57,4 +62,6 @@ def test_dropout_acts_in_training_only() -> None:
     answers = torch.stack([model(video) for _ in range(200)])
     assert answers.std(0).min() > 0
     left_out = model.classifier.bias.expand_as(answers) == answers
-    assert left_out.all(dim=(1, 2)).float().mean().item() == pytest.approx(0.125, abs=0.08)  # all three channels at once
+    assert left_out.all(dim=(1, 2)).float().mean().item() == pytest.approx(
+        0.125, abs=0.08
+    )  # all three channels at once

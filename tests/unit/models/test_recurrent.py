@@ -1,4 +1,6 @@
-"""Recurrent baselines: what the mean cannot see and convolutions can, gradients, independence of the batch, sizes."""
+"""Recurrent baselines: what the mean cannot see and convolutions can, gradients, independence of
+the batch, sizes.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ from vidgraph.catalogue import create_model
 from vidgraph.models.recurrent import ConvLSTM, MeanLSTM
 from vidgraph.records import InputSpec
 
-SPEC = InputSpec(num_frames=3, height=6, width=6, channels=1, stride_frames=1)  # the spec of a clip; the maps have two
+SPEC = InputSpec(
+    num_frames=3, height=6, width=6, channels=1, stride_frames=1
+)  # the spec of a clip; the maps have two
 
 
 class Maps(nn.Identity):
@@ -32,7 +36,9 @@ def conv_lstm() -> nn.Module:
 
 
 @pytest.mark.parametrize(("build", "sees_places"), [(mean_lstm, False), (conv_lstm, True)])
-def test_only_convolutions_see_where_in_the_map_something_is(build: Callable[[], nn.Module], sees_places: bool) -> None:
+def test_only_convolutions_see_where_in_the_map_something_is(
+    build: Callable[[], nn.Module], sees_places: bool
+) -> None:
     torch.manual_seed(0)
     model = build().eval()
     maps = torch.randn(2, 2, 3, 6, 6)
@@ -52,9 +58,13 @@ def test_conv_lstm_equals_a_plain_loop_over_frames() -> None:
     hidden = cell = torch.zeros(2, 4)
     with torch.no_grad():
         for frame in maps.unbind(2):
-            x = F.relu(model.reduce[1](F.conv2d(frame, model.reduce[0].weight, stride=2, padding=1)))
+            x = F.relu(
+                model.reduce[1](F.conv2d(frame, model.reduce[0].weight, stride=2, padding=1))
+            )
             assert x.shape == (2, 3, 3, 3)
-            x = torch.einsum("bihw,oihw->bo", x, model.reduce[3].weight)  # as large as the map: one number per channel
+            x = torch.einsum(
+                "bihw,oihw->bo", x, model.reduce[3].weight
+            )  # as large as the map: one number per channel
             x = F.relu(model.reduce[4](x[..., None, None])[..., 0, 0])
             gates = F.linear(x, model.lstm.weight_ih_l0, model.lstm.bias_ih_l0)
             gates = gates + F.linear(hidden, model.lstm.weight_hh_l0, model.lstm.bias_hh_l0)
@@ -88,14 +98,20 @@ def shrunken(architecture: str) -> nn.Module:
 
 
 def video() -> torch.Tensor:
-    return torch.randint(0, 256, (3, 1, 10, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(3))
+    return torch.randint(
+        0, 256, (3, 1, 10, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(3)
+    )
 
 
 @pytest.mark.parametrize("architecture", DIGITS)
 def test_every_parameter_receives_a_gradient(architecture: str) -> None:
     model = shrunken(architecture)
     F.cross_entropy(model(video()), torch.tensor([1, 2, 45])).backward()
-    silent = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0 or not p.grad.isfinite().all()]
+    silent = [
+        name
+        for name, p in model.named_parameters()
+        if p.grad is None or not p.grad.abs().sum() > 0 or not p.grad.isfinite().all()
+    ]
     assert silent == []
 
 
@@ -120,14 +136,34 @@ def test_rivals_have_about_as_many_parameters_as_the_graph(graph: str, suffix: s
 
 
 def test_a_small_rival_takes_all_of_the_pretrained_stem() -> None:
-    stem = {name: p for name, p in create_model("digit_stem").state_dict().items() if name.startswith("stem.")}
-    for architecture in ("rstg_small", "mean_lstm_small", "conv_lstm_small", "i3d_digits_small", "i3d_nl_digits_small"):
-        own = {name: p for name, p in create_model(architecture).state_dict().items() if name.startswith("stem.")}
-        assert {name: p.shape for name, p in own.items()} == {name: p.shape for name, p in stem.items()}
+    stem = {
+        name: p
+        for name, p in create_model("digit_stem").state_dict().items()
+        if name.startswith("stem.")
+    }
+    for architecture in (
+        "rstg_small",
+        "mean_lstm_small",
+        "conv_lstm_small",
+        "i3d_digits_small",
+        "i3d_nl_digits_small",
+    ):
+        own = {
+            name: p
+            for name, p in create_model(architecture).state_dict().items()
+            if name.startswith("stem.")
+        }
+        assert {name: p.shape for name, p in own.items()} == {
+            name: p.shape for name, p in stem.items()
+        }
 
 
-@pytest.mark.parametrize(("architecture", "place"), [("i3d_nl_digits", "res3_2"), ("i3d_nl_digits_small", "res3_0")])
-def test_one_non_local_block_before_the_last_block_of_the_second_stage(architecture: str, place: str) -> None:
+@pytest.mark.parametrize(
+    ("architecture", "place"), [("i3d_nl_digits", "res3_2"), ("i3d_nl_digits_small", "res3_0")]
+)
+def test_one_non_local_block_before_the_last_block_of_the_second_stage(
+    architecture: str, place: str
+) -> None:
     with torch.device("meta"):
         model = create_model(architecture)
     backbone = model.stem if architecture == "i3d_nl_digits" else model.backbone

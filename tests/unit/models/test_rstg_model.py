@@ -1,4 +1,6 @@
-"""Stem + RSTG + classifier against the authors' network: logits, losses, gradients, two training steps, parameter counts."""
+"""Stem + RSTG + classifier against the authors' network: logits, losses, gradients, two training
+steps, parameter counts.
+"""
 
 from __future__ import annotations
 
@@ -21,15 +23,24 @@ def golden_model():
     golden = np.load(GOLDEN / "full_simpleconv_syncmnist_small.npz")
     model = create_model("rstg_syncmnist", width=32)
     model.load_state_dict(convert_rstg_tensorflow(golden, model))
-    video = torch.from_numpy(golden["input"]).permute(0, 4, 1, 2, 3) / 255  # [B, 1, T, 64, 64] in [0, 1]
+    video = (
+        torch.from_numpy(golden["input"]).permute(0, 4, 1, 2, 3) / 255
+    )  # [B, 1, T, 64, 64] in [0, 1]
     return model.eval(), golden, video, torch.from_numpy(golden["labels"])
 
 
 def as_ours(golden, prefix: str, model) -> dict[str, np.ndarray]:
-    variables = {"var:" + name.removeprefix(prefix): golden[name] for name in golden.files if name.startswith(prefix)}
-    # Running statistics are neither trained nor differentiated: fill them so that every tensor has its place.
+    variables = {
+        "var:" + name.removeprefix(prefix): golden[name]
+        for name in golden.files
+        if name.startswith(prefix)
+    }
+    # Running statistics are neither trained nor differentiated: fill them so that every tensor has
+    # its place.
     variables |= {name: golden[name] for name in golden.files if "moving_" in name}
-    return {name: value.numpy() for name, value in convert_rstg_tensorflow(variables, model).items()}
+    return {
+        name: value.numpy() for name, value in convert_rstg_tensorflow(variables, model).items()
+    }
 
 
 def test_logits_and_losses_equal_the_authors():
@@ -37,29 +48,45 @@ def test_logits_and_losses_equal_the_authors():
     logits = model(video)
     np.testing.assert_allclose(logits.detach().numpy(), golden["logits"], rtol=1e-5, atol=1e-5)
     losses = F.cross_entropy(logits, labels, reduction="none")
-    np.testing.assert_allclose(losses.detach().numpy(), golden["loss_per_sample"], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(
+        losses.detach().numpy(), golden["loss_per_sample"], rtol=1e-5, atol=1e-5
+    )
     # uint8 pixels are the same clip
-    np.testing.assert_allclose(model((video * 255).round().to(torch.uint8)).detach().numpy(), golden["logits"], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(
+        model((video * 255).round().to(torch.uint8)).detach().numpy(),
+        golden["logits"],
+        rtol=1e-5,
+        atol=1e-5,
+    )
 
 
 def trained(model) -> dict[str, torch.Tensor]:
-    """What the authors' network trains: their LSTM cell has one bias where torch's has two, so ours stands still."""
-    return {name: parameter for name, parameter in model.named_parameters() if "bias_hh" not in name}
+    """What the authors' network trains: their LSTM cell has one bias where torch's has two, so ours
+    stands still.
+    """
+    return {
+        name: parameter for name, parameter in model.named_parameters() if "bias_hh" not in name
+    }
 
 
 def test_gradients_equal_the_authors():
     model, golden, video, labels = golden_model()
-    F.cross_entropy(model(video), labels, reduction="sum").backward()  # the authors' gradient is the sum over the batch
+    F.cross_entropy(
+        model(video), labels, reduction="sum"
+    ).backward()  # the authors' gradient is the sum over the batch
     expected = as_ours(golden, "grad:", model)
     for name, parameter in trained(model).items():
         theirs = expected[name]
-        np.testing.assert_allclose(parameter.grad.numpy(), theirs, rtol=0, atol=1e-4 * np.abs(theirs).max(), err_msg=name)
+        np.testing.assert_allclose(
+            parameter.grad.numpy(), theirs, rtol=0, atol=1e-4 * np.abs(theirs).max(), err_msg=name
+        )
 
 
 def test_weights_after_two_nesterov_steps_equal_the_authors():
-    """TensorFlow 1 applies an update as soon as a variable's own gradient is known, and the rest of the backward pass then reads the
-    new value: the gradient that leaves the classifier has gone through its updated weights. We do the same for the classifier, which
-    takes the difference from 4.2e-4 to 5.5e-5; other variables race too, unpredictably and by less.
+    """TensorFlow 1 applies an update as soon as a variable's own gradient is known, and the rest of
+    the backward pass then reads the new value: the gradient that leaves the classifier has gone
+    through its updated weights. We do the same for the classifier, which takes the difference from
+    4.2e-4 to 5.5e-5; other variables race too, unpredictably and by less.
     """
     model, golden, video, labels = golden_model()
     weights = trained(model)
@@ -75,10 +102,16 @@ def test_weights_after_two_nesterov_steps_equal_the_authors():
         head.step()
         vector.backward(logits.grad @ model.classifier.weight.detach())
         rest.step()
-    expected = {name: value for name, value in as_ours(golden, "after2steps:", model).items() if name in weights}
+    expected = {
+        name: value
+        for name, value in as_ours(golden, "after2steps:", model).items()
+        if name in weights
+    }
     largest = max(np.abs(value).max() for value in expected.values())
     for name, parameter in weights.items():
-        np.testing.assert_allclose(parameter.detach().numpy(), expected[name], rtol=0, atol=1e-4 * largest, err_msg=name)
+        np.testing.assert_allclose(
+            parameter.detach().numpy(), expected[name], rtol=0, atol=1e-4 * largest, err_msg=name
+        )
 
 
 @pytest.mark.parametrize(

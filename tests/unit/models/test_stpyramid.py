@@ -1,4 +1,6 @@
-"""STPyramid as a whole: its levels against plain forms, what each option leaves out, batches, anchors, gradients, and what it explains."""
+"""STPyramid as a whole: its levels against plain forms, what each option leaves out, batches,
+anchors, gradients, and what it explains.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,12 @@ from vidgraph.layers.compact_bilinear import CompactBilinear
 from vidgraph.models.stpyramid import BilinearFusion, STPyramid
 
 SIDE, LENGTH, SNIPPETS, CLASSES = 48, 2, 3, 5
-WIDTHS: dict[str, Any] = {"snippet_width": 24, "guidance_width": 32, "width": 40, "attention_width": 8}
+WIDTHS: dict[str, Any] = {
+    "snippet_width": 24,
+    "guidance_width": 32,
+    "width": 40,
+    "attention_width": 8,
+}
 FLOW = {"features": ["motion"]}
 VARIANTS: dict[str, dict[str, Any]] = {
     "pyramid": {},
@@ -61,7 +68,9 @@ def clips(model: nn.Module, batch: int = 2, anchors: int = 1, seed: int = 0) -> 
     generator, spec = torch.Generator().manual_seed(seed), model.input_spec
     found: dict[str, Tensor] = {}
     if spec.channels:
-        found["video"] = torch.randint(0, 256, (batch, 3, anchors, SIDE, SIDE), dtype=torch.uint8, generator=generator)
+        found["video"] = torch.randint(
+            0, 256, (batch, 3, anchors, SIDE, SIDE), dtype=torch.uint8, generator=generator
+        )
     if spec.flow_length:
         shape = (batch, anchors, spec.num_snippets, 2 * spec.flow_length, SIDE, SIDE)
         found["flow"] = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
@@ -69,7 +78,9 @@ def clips(model: nn.Module, batch: int = 2, anchors: int = 1, seed: int = 0) -> 
 
 
 def test_the_whole_equals_its_equations_written_out() -> None:
-    """Each level by hand from the maps of the two networks, with sketches applied by explicit sums over channels."""
+    """Each level by hand from the maps of the two networks, with sketches applied by explicit sums
+    over channels.
+    """
     model = awake(small(snippet_post="none", guidance_post="none", stream_post="none"))
     inputs = clips(model)
     assert model.spatial is not None
@@ -77,12 +88,19 @@ def test_the_whole_equals_its_equations_written_out() -> None:
     assert model.snippet_fusion is not None
     assert model.attention is not None
     with torch.no_grad():
-        appearance = model.spatial.backbone(model.spatial.pixels(inputs["video"])[:, :, 0])  # [B, C, 3, 3]
-        of_snippet = [model.temporal.backbone((inputs["flow"][:, 0, k].float() - 127.5) / (255 * 0.226)) for k in range(SNIPPETS)]
+        appearance = model.spatial.backbone(
+            model.spatial.pixels(inputs["video"])[:, :, 0]
+        )  # [B, C, 3, 3]
+        of_snippet = [
+            model.temporal.backbone((inputs["flow"][:, 0, k].float() - 127.5) / (255 * 0.226))
+            for k in range(SNIPPETS)
+        ]
         motion = by_place(model.snippet_fusion.sketch, *of_snippet)
         merged = by_place(model.attention.merge.sketch, appearance, motion)
         pool = model.attention.pool
-        logits = F.conv2d(F.conv2d(merged, pool.conv1.weight, pool.conv1.bias).relu(), pool.conv2.weight)
+        logits = F.conv2d(
+            F.conv2d(merged, pool.conv1.weight, pool.conv1.bias).relu(), pool.conv2.weight
+        )
         weights = logits.flatten(1).softmax(1).reshape(2, 3, 3)
         attended = torch.stack([(appearance[b] * weights[b]).sum((1, 2)) for b in range(2)])
         vectors = (appearance.mean((2, 3)), attended, motion.mean((2, 3)))
@@ -93,14 +111,20 @@ def test_the_whole_equals_its_equations_written_out() -> None:
 
 
 def sketched(layer: CompactBilinear, *vectors: Tensor) -> Tensor:
-    """Vectors [B, n] by circular convolution of their sketches, summed up place by place: [B, d]."""
+    """Vectors [B, n] by circular convolution of their sketches, summed up place by place: [B,
+    d].
+    """
     found = None
     for i, x in enumerate(vectors):
         buckets, signs = layer.get_buffer(f"buckets_{i}"), layer.get_buffer(f"signs_{i}")
         sketch = torch.zeros(len(x), layer.out_dim, dtype=torch.float64)
         for channel in range(x.shape[1]):
             sketch[:, buckets[channel]] += (signs[channel] * x[:, channel]).double()
-        found = sketch if found is None else sum(sketch[:, [j]] * found.roll(j, dims=1) for j in range(layer.out_dim))
+        found = (
+            sketch
+            if found is None
+            else sum(sketch[:, [j]] * found.roll(j, dims=1) for j in range(layer.out_dim))
+        )
     assert found is not None
     return found.float()
 
@@ -140,12 +164,22 @@ def test_every_parameter_receives_a_gradient_once_attention_is_not_even(name: st
     model = small(**VARIANTS[name]).train()
     inputs, labels = clips(model, batch=3), torch.tensor([0, 1, 2])
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
-    for _ in range(3):  # the second convolution of the attention starts at zero, and the first one learns only through it
+    for _ in range(
+        3
+        # the second convolution of the attention starts at zero, and the first one learns only
+        # through it
+    ):
         optimizer.zero_grad()
-        sum(weight * F.cross_entropy(logits, labels) for weight, logits in model.training_logits(**inputs)).backward()
+        sum(
+            weight * F.cross_entropy(logits, labels)
+            for weight, logits in model.training_logits(**inputs)
+        ).backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-    assert all(value.grad is not None and value.grad.isfinite().all() and value.grad.any() for value in model.parameters())
+    assert all(
+        value.grad is not None and value.grad.isfinite().all() and value.grad.any()
+        for value in model.parameters()
+    )
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -156,20 +190,31 @@ def test_only_what_the_features_need_is_built(name: str) -> None:
     assert (model.temporal is not None) == bool({"motion", "attention"} & set(features))
     assert (model.attention is not None) == ("attention" in features)
     spec = model.input_spec
-    assert (spec.channels, spec.num_frames, spec.num_segments) == (3 if model.spatial is not None else 0, 1, 1)
-    assert (spec.flow_length, spec.num_snippets) == ((LENGTH, options.get("num_snippets", 3)) if model.temporal is not None else (0, 1))
+    assert (spec.channels, spec.num_frames, spec.num_segments) == (
+        3 if model.spatial is not None else 0,
+        1,
+        1,
+    )
+    assert (spec.flow_length, spec.num_snippets) == (
+        (LENGTH, options.get("num_snippets", 3)) if model.temporal is not None else (0, 1)
+    )
     assert spec.snippet_layout == options.get("snippet_layout", "interval")
 
 
 def test_snippets_share_one_network_and_their_order_counts_only_through_the_hashes() -> None:
-    """Exchanged snippets give the exchanged inputs of the fusion: the sum does not see it, the sketch and the side-by-side do."""
+    """Exchanged snippets give the exchanged inputs of the fusion: the sum does not see it, the
+    sketch and the side-by-side do.
+    """
     for kind, same in (("sum", True), ("concat", False), ("stcb", False)):
         model = awake(small(features=["motion"], snippet_fusion=kind))
         flow = clips(model)["flow"]
         with torch.no_grad():
             one, other = model(flow=flow), model(flow=flow.flip(2))
         assert torch.allclose(one, other, rtol=1e-4, atol=1e-4) is same, kind
-    sizes = [sum(p.numel() for p in small(features=["motion"], num_snippets=count).parameters()) for count in (3, 5)]
+    sizes = [
+        sum(p.numel() for p in small(features=["motion"], num_snippets=count).parameters())
+        for count in (3, 5)
+    ]
     assert sizes[0] == sizes[1]
 
 
@@ -177,7 +222,9 @@ def test_several_anchors_are_averaged() -> None:
     model = awake(small(num_frames=3))
     inputs = clips(model, batch=2, anchors=3)
     with torch.no_grad():
-        each = [model(video=inputs["video"][:, :, [t]], flow=inputs["flow"][:, [t]]) for t in range(3)]
+        each = [
+            model(video=inputs["video"][:, :, [t]], flow=inputs["flow"][:, [t]]) for t in range(3)
+        ]
         assert_close_to_scale(model(**inputs), torch.stack(each).mean(0), rel=1e-4)
     assert model.input_spec.num_segments == 3
 
@@ -199,7 +246,9 @@ def test_pooled_guidance_is_the_same_at_every_cell() -> None:
         model = awake(small(guidance=kind))
         assert model.attention is not None
         appearance = torch.rand(2, 256, 3, 3, generator=torch.Generator().manual_seed(1))
-        even = torch.rand(2, 24, 1, 1, generator=torch.Generator().manual_seed(2)).expand(2, 24, 3, 3)
+        even = torch.rand(2, 24, 1, 1, generator=torch.Generator().manual_seed(2)).expand(
+            2, 24, 3, 3
+        )
         uneven = torch.rand(2, 24, 3, 3, generator=torch.Generator().manual_seed(3))
         torch.manual_seed(4)
         nn.init.normal_(model.attention.pool.conv1.weight)
@@ -217,7 +266,9 @@ def test_hashes_differ_between_levels_and_are_saved() -> None:
         *(f"attention.merge.sketch.buckets_{i}" for i in range(2)),
         *(f"stream_fusion.sketch.buckets_{i}" for i in range(3)),
     }
-    signs = [value for name, value in model.state_dict().items() if "signs" in name and len(value) == 256]
+    signs = [
+        value for name, value in model.state_dict().items() if "signs" in name and len(value) == 256
+    ]
     assert all(not torch.equal(one, two) for i, one in enumerate(signs) for two in signs[:i])
     inputs = clips(model)
     model, other = awake(model), awake(other)
@@ -233,7 +284,9 @@ def test_unit_length_is_scaled_to_one_per_channel() -> None:
 
 
 def test_normalisation_makes_the_first_loss_that_of_guessing() -> None:
-    """Log of the number of classes, and gradients that a rate of any other network suits; without it both are out of all proportion."""
+    """Log of the number of classes, and gradients that a rate of any other network suits; without
+    it both are out of all proportion.
+    """
     found = {}
     for post in ("ssqrt_l2", "none"):
         own = {"snippet_post": "ssqrt"} if post != "none" else {"snippet_post": "none"}
@@ -276,7 +329,11 @@ def test_the_explanation_is_the_attention_of_each_frame() -> None:
     assert second.maps is not None
     assert first.maps.shape == (2, 3, 3)
     assert_close_to_scale(first.maps.sum((1, 2)), torch.ones(2))
-    assert (first.node_boxes_xyxy.shape, first.attention.shape, first.names) == ((2, 0, 4), (0, 2, 0, 0), ())
+    assert (first.node_boxes_xyxy.shape, first.attention.shape, first.names) == (
+        (2, 0, 4),
+        (0, 2, 0, 0),
+        (),
+    )
     alone = model.explain(**{key: value[1:] for key, value in inputs.items()})[0].maps
     assert alone is not None
     assert_close_to_scale(second.maps, alone, rel=1e-4)
@@ -286,15 +343,25 @@ def test_the_explanation_is_the_attention_of_each_frame() -> None:
 
 
 def test_counts_beyond_the_two_networks_are_those_of_the_equations() -> None:
-    """BN-Inception twice, 10,270,240 and 17 more channels of 64 7 x 7 kernels; attention and classifier; sketches learn nothing."""
+    """BN-Inception twice, 10,270,240 and 17 more channels of 64 7 x 7 kernels; attention and
+    classifier; sketches learn nothing.
+    """
     with torch.device("meta"):
         model = create_model("stpyramid_bn_inception", 101)
-    sizes = {name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()}
+    sizes = {
+        name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()
+    }
     assert sizes["spatial"] == 10_270_240
     assert sizes["temporal"] == 10_270_240 + 17 * 64 * 49
     assert sizes["attention"] == 2048 * 64 + 64 + 64
     assert sizes["classifier"] == 4096 * 101 + 101
-    assert sizes["snippet_fusion"] == sizes["stream_fusion"] == sizes["dropout"] == sizes["auxiliary"] == 0
+    assert (
+        sizes["snippet_fusion"]
+        == sizes["stream_fusion"]
+        == sizes["dropout"]
+        == sizes["auxiliary"]
+        == 0
+    )
     live = [name for name, module in model.named_modules() if isinstance(module, nn.BatchNorm2d)]
     assert live == ["spatial.backbone.conv1_7x7_s2_bn", "temporal.backbone.conv1_7x7_s2_bn"]
 
@@ -308,7 +375,9 @@ def test_missing_or_other_inputs_are_named() -> None:
         model(flow=inputs["flow"])
     with pytest.raises(DataError, match=r"takes flow \[B, T, 3, 4, H, W\]"):
         model(video=inputs["video"], flow=inputs["flow"][:, :, :2])
-    with pytest.raises(DataError, match=r"video is of 2 clips of 1 frames, and the flow of 1 clips of 1"):
+    with pytest.raises(
+        DataError, match=r"video is of 2 clips of 1 frames, and the flow of 1 clips of 1"
+    ):
         model(video=inputs["video"], flow=inputs["flow"][:1])
 
 
@@ -333,10 +402,20 @@ def test_impossible_options_are_refused(options: dict[str, Any], words: str) -> 
 
 
 def test_snippet_options_are_the_input_spec() -> None:
-    spec = SnippetOptions(num_snippets=5, flow_length=4, snippet_interval=7, max_snippet_interval=9, snippet_layout="gap").input_spec(
-        True, True
-    )
-    assert (spec.num_snippets, spec.flow_length, spec.snippet_interval, spec.max_snippet_interval, spec.snippet_layout) == (
+    spec = SnippetOptions(
+        num_snippets=5,
+        flow_length=4,
+        snippet_interval=7,
+        max_snippet_interval=9,
+        snippet_layout="gap",
+    ).input_spec(True, True)
+    assert (
+        spec.num_snippets,
+        spec.flow_length,
+        spec.snippet_interval,
+        spec.max_snippet_interval,
+        spec.snippet_layout,
+    ) == (
         5,
         4,
         7,
@@ -344,4 +423,10 @@ def test_snippet_options_are_the_input_spec() -> None:
         "gap",
     )
     assert SnippetOptions(num_frames=16, stride_frames=1).input_spec(True, False).stride_frames == 1
-    assert math.prod(SnippetOptions().input_spec(False, True).to_dict()[key] for key in ("flow_length", "num_snippets")) == 10
+    assert (
+        math.prod(
+            SnippetOptions().input_spec(False, True).to_dict()[key]
+            for key in ("flow_length", "num_snippets")
+        )
+        == 10
+    )

@@ -1,4 +1,6 @@
-"""STRG as a whole: its start is its backbone, everything learns, boxes that do not exist do not count, and what it explains."""
+"""STRG as a whole: its start is its backbone, everything learns, boxes that do not exist do not
+count, and what it explains.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,13 @@ KINDS: list[dict[str, Any]] = [
 def small(**options: Any) -> STRG:
     """Six frames, three steps of the map, four boxes; without dropout."""
     torch.manual_seed(0)
-    sizes = {"num_frames": FRAMES, "size": SIDE, "width": 16, "boxes_per_frame": COUNT, "dropout": 0.0}
+    sizes = {
+        "num_frames": FRAMES,
+        "size": SIDE,
+        "width": 16,
+        "boxes_per_frame": COUNT,
+        "dropout": 0.0,
+    }
     model = create_model("strg_small", CLASSES, **{**sizes, **options})
     assert isinstance(model, STRG)
     return model
@@ -47,16 +55,26 @@ def awake(model: STRG) -> STRG:
 def clips(batch: int = 3, seed: int = 0) -> tuple[Tensor, Regions]:
     """Clips with boxes, of which a quarter does not exist."""
     generator = torch.Generator().manual_seed(seed)
-    video = torch.randint(0, 256, (batch, 3, FRAMES, SIDE, SIDE), dtype=torch.uint8, generator=generator)
+    video = torch.randint(
+        0, 256, (batch, 3, FRAMES, SIDE, SIDE), dtype=torch.uint8, generator=generator
+    )
     low = torch.rand(batch, FRAMES, COUNT, 2, generator=generator) * SIDE / 2
-    boxes = torch.cat([low, low + 4 + torch.rand(batch, FRAMES, COUNT, 2, generator=generator) * SIDE / 2], dim=-1)
+    boxes = torch.cat(
+        [low, low + 4 + torch.rand(batch, FRAMES, COUNT, 2, generator=generator) * SIDE / 2], dim=-1
+    )
     mask = torch.rand(batch, FRAMES, COUNT, generator=generator) > 0.25
-    return video, Regions(boxes.masked_fill(~mask[..., None], 0), torch.rand(batch, FRAMES, COUNT, generator=generator), mask)
+    return video, Regions(
+        boxes.masked_fill(~mask[..., None], 0),
+        torch.rand(batch, FRAMES, COUNT, generator=generator),
+        mask,
+    )
 
 
 @pytest.mark.parametrize("options", KINDS[1:])
 @pytest.mark.parametrize("non_local", [False, True])
-def test_the_first_output_equals_the_backbone_alone(options: dict[str, Any], non_local: bool) -> None:
+def test_the_first_output_equals_the_backbone_alone(
+    options: dict[str, Any], non_local: bool
+) -> None:
     """The graph's half of the vector is zero, and the classifier's own half is the backbone's."""
     model, plain = small(**options, non_local=non_local), small(graph="none", non_local=non_local)
     state = model.state_dict()
@@ -80,17 +98,27 @@ def test_one_step_moves_the_last_layer_and_two_move_everything(options: dict[str
         before = {name: value.detach().clone() for name, value in model.named_parameters()}
         F.cross_entropy(model(video, regions), labels).backward()
         optimizer.step()
-        moved.append({name for name, value in model.named_parameters() if not torch.equal(value, before[name])})
+        moved.append(
+            {
+                name
+                for name, value in model.named_parameters()
+                if not torch.equal(value, before[name])
+            }
+        )
     graph = {name for name, _ in model.named_parameters() if name.startswith("graph.")}
     assert moved[0] & graph == {name for name in graph if ".2.weights." in name}
     assert moved[1] == {name for name, _ in model.named_parameters()}
-    assert all(parameter.grad is not None and parameter.grad.any() for parameter in model.parameters())
+    assert all(
+        parameter.grad is not None and parameter.grad.any() for parameter in model.parameters()
+    )
 
 
 def test_the_mean_of_the_regions_reaches_the_backbone_at_once() -> None:
     model, (video, regions) = small(graph="avgpool").train(), clips()
     F.cross_entropy(model(video, regions), torch.tensor([0, 1, 2])).backward()
-    assert all(parameter.grad is not None and parameter.grad.any() for parameter in model.parameters())
+    assert all(
+        parameter.grad is not None and parameter.grad.any() for parameter in model.parameters()
+    )
 
 
 @pytest.mark.parametrize("options", KINDS)
@@ -119,7 +147,11 @@ def test_clips_without_any_box_are_scored_by_the_backbone(options: dict[str, Any
     vector = torch.cat([features.mean(dim=(2, 3, 4)), torch.zeros(3, 16)], dim=1)
     assert_close_to_scale(model(video, nothing), model.classifier(vector))
     model.train()(video, nothing).sum().backward()
-    assert all(torch.isfinite(parameter.grad).all() for parameter in model.parameters() if parameter.grad is not None)
+    assert all(
+        torch.isfinite(parameter.grad).all()
+        for parameter in model.parameters()
+        if parameter.grad is not None
+    )
 
 
 @pytest.mark.parametrize("options", KINDS)
@@ -127,7 +159,9 @@ def test_order_of_boxes_and_size_of_the_batch_do_not_matter(options: dict[str, A
     model, (video, regions) = awake(small(**options)), clips()
     expected = model(video, regions)
     order = torch.tensor([2, 0, 3, 1])
-    turned = Regions(regions.boxes_xyxy[:, :, order], regions.scores[:, :, order], regions.mask[:, :, order])
+    turned = Regions(
+        regions.boxes_xyxy[:, :, order], regions.scores[:, :, order], regions.mask[:, :, order]
+    )
     assert_close_to_scale(model(video, turned), expected, rel=1e-4)
     assert_close_to_scale(model(video[1:2], regions.part(1, 2)), expected[1:2], rel=1e-4)
 
@@ -144,27 +178,38 @@ def test_boxes_of_every_second_frame_are_used() -> None:
 
 
 class Ramp(nn.Module):
-    """A backbone of stride 16 whose channels are the index of the column and of the row of its map."""
+    """A backbone of stride 16 whose channels are the index of the column and of the row of its
+    map.
+    """
 
     def forward(self, video: Tensor) -> Tensor:
         batch, _, frames, height, width = video.shape
         size = (batch, frames // 2, -(-height // 16), -(-width // 16))
-        column, row = torch.arange(size[3]).float().expand(size), torch.arange(size[2]).float()[:, None].expand(size)
+        column, row = (
+            torch.arange(size[3]).float().expand(size),
+            torch.arange(size[2]).float()[:, None].expand(size),
+        )
         return torch.stack([column, row], dim=1)
 
 
 @pytest.mark.parametrize("size", [(48, 48), (64, 112), (56, 75)])
 def test_boxes_are_pixels_of_whatever_frame_is_given(size: tuple[int, int]) -> None:
-    """A frame of another size than in training is scored whole; where its sides are no multiple of 16, the map is a little denser."""
+    """A frame of another size than in training is scored whole; where its sides are no multiple of
+    16, the map is a little denser.
+    """
     model = small()
     model.stem, model.reduce = Ramp(), nn.Identity()
     low = 10 + torch.rand(1, FRAMES, COUNT, 2) * 10
     boxes = torch.cat([low, low + 2 + torch.rand(1, FRAMES, COUNT, 2) * 16], dim=-1)
     exists = torch.ones(1, FRAMES, COUNT, dtype=torch.bool)
     video = torch.zeros(1, 3, FRAMES, *size)
-    nodes, steps = model.nodes(model.reduce(model.stem(video)), video, Regions(boxes, exists.float(), exists))
+    nodes, steps = model.nodes(
+        model.reduce(model.stem(video)), video, Regions(boxes, exists.float(), exists)
+    )
     assert torch.equal(steps.boxes_xyxy, boxes[:, ::2])
-    end = low[:, ::2] + 6.5 / 7 * (boxes - low.repeat(1, 1, 1, 2))[:, ::2, :, 2:]  # the mean of the points of the last of seven cells
+    end = (
+        low[:, ::2] + 6.5 / 7 * (boxes - low.repeat(1, 1, 1, 2))[:, ::2, :, 2:]
+    )  # the mean of the points of the last of seven cells
     cells = torch.tensor([-(-size[1] // 16) / size[1], -(-size[0] // 16) / size[0]])
     assert_close_to_scale(nodes, end * cells - 0.5, rel=1e-4)
 
@@ -198,12 +243,18 @@ def test_bf16_stays_close_and_learns() -> None:
         rough = model(video, regions)
     assert (rough.float() - plain).norm() / plain.norm() < 0.05
     rough.float().square().sum().backward()
-    assert all(torch.isfinite(parameter.grad).all() for parameter in model.parameters() if parameter.grad is not None)
+    assert all(
+        torch.isfinite(parameter.grad).all()
+        for parameter in model.parameters()
+        if parameter.grad is not None
+    )
 
 
 @pytest.mark.slow
 def test_compiled_in_one_piece_equals_eager_with_its_gradients() -> None:
-    """Traced and differentiated by torch's compiler; without its code generator, which takes minutes for a backbone on a CPU."""
+    """Traced and differentiated by torch's compiler; without its code generator, which takes
+    minutes for a backbone on a CPU.
+    """
     model, (video, regions) = awake(small()), clips()
     compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
     expected = model(video, regions)
@@ -251,7 +302,9 @@ def test_explanation_holds_the_graphs_that_the_model_has() -> None:
     assert found.frames.tolist() == [0, 2, 4]
     assert torch.equal(found.mask, regions.mask[1, ::2])
     assert torch.equal(found.scores, regions.scores[1, ::2])
-    boxes = regions.boxes_xyxy[1, [0, 0, 2, 2, 4, 4]] / SIDE  # a frame between two steps shows the step before it
+    boxes = (
+        regions.boxes_xyxy[1, [0, 0, 2, 2, 4, 4]] / SIDE
+    )  # a frame between two steps shows the step before it
     assert_close_to_scale(explanation.node_boxes_xyxy, boxes)
     assert_close_to_scale(found.overlap[:2], overlaps(steps.boxes_xyxy, steps.mask)[1])
     assert not found.overlap[2].any()
@@ -261,7 +314,9 @@ def test_explanation_holds_the_graphs_that_the_model_has() -> None:
         for box in range(COUNT):
             strongest = similarity[step * COUNT + box].sort(descending=True).values[:5]
             assert_close_to_scale(found.weights[step, box], strongest)
-            assert_close_to_scale(similarity[step * COUNT + box, found.neighbours[step, box]], strongest)
+            assert_close_to_scale(
+                similarity[step * COUNT + box, found.neighbours[step, box]], strongest
+            )
     torch.testing.assert_close(found.even, torch.full((3,), 1 / int(steps.mask[1].sum())))
     assert explanation.attention.shape == (0, FRAMES, COUNT, COUNT)
     assert explanation.names == ("box 1", "box 2", "box 3", "box 4")
@@ -269,7 +324,9 @@ def test_explanation_holds_the_graphs_that_the_model_has() -> None:
 
 def test_explanation_of_parts() -> None:
     video, regions = clips(1)
-    similar, overlapping = (awake(small(graph=graph)).explain(video, regions)[0].regions for graph in ("sim", "st"))
+    similar, overlapping = (
+        awake(small(graph=graph)).explain(video, regions)[0].regions for graph in ("sim", "st")
+    )
     assert similar.overlap is None
     assert similar.neighbours.shape[-1] == 5
     assert overlapping.overlap is not None

@@ -1,4 +1,6 @@
-"""Two streams, segments and LRCN: consensus and weights against plain loops, what is trained on what, batches and gradients."""
+"""Two streams, segments and LRCN: consensus and weights against plain loops, what is trained on
+what, batches and gradients.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,11 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
 def small(kind: str, **options: Any) -> TwoStream:
     torch.manual_seed(0)
     name, own = KINDS[kind]
-    model = create_model(name, CLASSES, **{"size": SIDE, "flow_length": 2, "dropout": 0.0, "flow_dropout": 0.0, **own, **options})
+    model = create_model(
+        name,
+        CLASSES,
+        **{"size": SIDE, "flow_length": 2, "dropout": 0.0, "flow_dropout": 0.0, **own, **options},
+    )
     assert isinstance(model, TwoStream)
     for module in model.modules():
         if isinstance(module, nn.Linear):
@@ -41,7 +47,9 @@ def clips(model: nn.Module, batch: int = 3) -> dict[str, Tensor]:
     generator, spec = torch.Generator().manual_seed(1), model.input_spec
     found: dict[str, Tensor] = {}
     if spec.channels:
-        found["video"] = torch.randint(0, 256, (batch, 3, spec.num_frames, SIDE, SIDE), dtype=torch.uint8, generator=generator)
+        found["video"] = torch.randint(
+            0, 256, (batch, 3, spec.num_frames, SIDE, SIDE), dtype=torch.uint8, generator=generator
+        )
     if spec.flow_length:
         shape = (batch, spec.num_frames, spec.num_snippets, 2 * spec.flow_length, SIDE, SIDE)
         found["flow"] = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
@@ -53,7 +61,9 @@ def part(inputs: dict[str, Tensor], *rows: int) -> dict[str, Tensor]:
 
 
 def test_segments_equal_a_plain_loop_over_images() -> None:
-    """Every image by itself, the mean of its map, the classifier; the mean over images of what comes out; 1 to 1.5."""
+    """Every image by itself, the mean of its map, the classifier; the mean over images of what
+    comes out; 1 to 1.5.
+    """
     model = small("segments")
     inputs = clips(model, batch=2)
     assert isinstance(model.spatial, SegmentStream)
@@ -64,10 +74,18 @@ def test_segments_equal_a_plain_loop_over_images() -> None:
         for b in range(2):
             frames, snippets = [], []
             for t in range(3):
-                frame = (inputs["video"][b, :, t].float() / 255 - mean[:, None, None]) / std[:, None, None]
-                frames.append(model.spatial.classifier(model.spatial.backbone(frame[None])[0].mean((1, 2))))
+                frame = (inputs["video"][b, :, t].float() / 255 - mean[:, None, None]) / std[
+                    :, None, None
+                ]
+                frames.append(
+                    model.spatial.classifier(model.spatial.backbone(frame[None])[0].mean((1, 2)))
+                )
                 snippet = (inputs["flow"][b, t, 0].float() - 127.5) / (255 * 0.226)
-                snippets.append(model.temporal.classifier(model.temporal.backbone(snippet[None])[0].mean((1, 2))))
+                snippets.append(
+                    model.temporal.classifier(
+                        model.temporal.backbone(snippet[None])[0].mean((1, 2))
+                    )
+                )
             expected.append((sum(frames) / 3 + 1.5 * sum(snippets) / 3) / 2.5)
         assert_close_to_scale(model(**inputs), torch.stack(expected), rel=1e-4)
 
@@ -106,9 +124,17 @@ def test_a_clip_scores_the_same_alone_and_in_a_batch(kind: str) -> None:
 def test_every_parameter_receives_a_gradient(kind: str) -> None:
     model = small(kind).train()
     scores = model.training_logits(**clips(model))
-    assert [weight for weight, _ in scores] == [1.0] * sum(stream is not None for stream in (model.spatial, model.temporal))
-    sum(weight * F.cross_entropy(logits, torch.tensor([0, 1, 2])) for weight, logits in scores).backward()
-    silent = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any() or not p.grad.isfinite().all()]
+    assert [weight for weight, _ in scores] == [1.0] * sum(
+        stream is not None for stream in (model.spatial, model.temporal)
+    )
+    sum(
+        weight * F.cross_entropy(logits, torch.tensor([0, 1, 2])) for weight, logits in scores
+    ).backward()
+    silent = [
+        name
+        for name, p in model.named_parameters()
+        if p.grad is None or not p.grad.any() or not p.grad.isfinite().all()
+    ]
     assert silent == []
 
 
@@ -118,17 +144,24 @@ def test_order_counts_in_lrcn_and_not_between_segments() -> None:
         inputs = clips(model)
         turned = {"video": inputs["video"].flip(2), "flow": inputs["flow"].flip(1)}
         with torch.no_grad():
-            assert torch.allclose(model(**inputs), model(**turned), rtol=1e-4, atol=1e-3) is same, kind
+            assert torch.allclose(model(**inputs), model(**turned), rtol=1e-4, atol=1e-3) is same, (
+                kind
+            )
 
 
 def test_each_stream_is_trained_as_if_the_other_were_not_there() -> None:
-    """Gradients of both at once against those of each alone; a stream that is frozen is not even computed."""
+    """Gradients of both at once against those of each alone; a stream that is frozen is not even
+    computed.
+    """
     model, inputs, labels = small("two streams"), None, torch.tensor([0, 1, 2])
     inputs = clips(model)
 
     def gradients() -> dict[str, Tensor]:
         model.zero_grad()
-        sum(weight * F.cross_entropy(logits, labels) for weight, logits in model.training_logits(**inputs)).backward()
+        sum(
+            weight * F.cross_entropy(logits, labels)
+            for weight, logits in model.training_logits(**inputs)
+        ).backward()
         return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
     both = gradients()
@@ -143,7 +176,9 @@ def test_each_stream_is_trained_as_if_the_other_were_not_there() -> None:
 
 
 def test_a_pyramid_starts_from_the_networks_of_two_streams() -> None:
-    """Names agree, so that the weights of one fit the other; only classifiers and what fuses have no counterpart."""
+    """Names agree, so that the weights of one fit the other; only classifiers and what fuses have
+    no counterpart.
+    """
     from vidgraph.weights import load_matching
 
     streams = create_model("two_stream_small", CLASSES, size=SIDE)
@@ -151,7 +186,9 @@ def test_a_pyramid_starts_from_the_networks_of_two_streams() -> None:
     report = load_matching(pyramid, streams.state_dict())
     assert {name for name in pyramid.state_dict() if ".backbone." in name} == set(report.loaded)
     assert set(report.unexpected) == {
-        f"{stream}.classifier.{tensor}" for stream in ("spatial", "temporal") for tensor in ("weight", "bias")
+        f"{stream}.classifier.{tensor}"
+        for stream in ("spatial", "temporal")
+        for tensor in ("weight", "bias")
     }
 
 

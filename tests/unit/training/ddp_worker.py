@@ -1,4 +1,6 @@
-"""Run by test_ddp.py under torchrun: the tiny training of test_fit.py without dropout, of which each process draws its own."""
+"""Run by test_ddp.py under torchrun: the tiny training of test_fit.py without dropout, of which
+each process draws its own.
+"""
 
 from __future__ import annotations
 
@@ -20,11 +22,23 @@ def main(folder: Path, staged: bool) -> None:
     torch.set_num_threads(1)
     model = tiny.TinyNet()
     model.drop.p = 0.0
-    recipe = replace(tiny.RECIPE, clips=64, clip_norm=None, val_every_clips=16, checkpoint_every_clips=32)
+    recipe = replace(
+        tiny.RECIPE, clips=64, clip_norm=None, val_every_clips=16, checkpoint_every_clips=32
+    )
     if staged:
-        stages = [{"name": "head", "clips": 32, "freeze": ["hidden."]}, {"name": "joint", "clips": 32, "lr": 5e-3}]
+        stages = [
+            {"name": "head", "clips": 32, "freeze": ["hidden."]},
+            {"name": "joint", "clips": 32, "lr": 5e-3},
+        ]
         recipe = replace(recipe, clips=None, stages=stages)
-    tiny.fit(model, tiny.TrainingData(tiny.Clips(), tiny.Clips(length=37)), recipe, folder, tiny._save, resume=False)
+    tiny.fit(
+        model,
+        tiny.TrainingData(tiny.Clips(), tiny.Clips(length=37)),
+        recipe,
+        folder,
+        tiny._save,
+        resume=False,
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,6 @@
-"""Whole small trainings: exact continuation, stopping, choosing the best weights, failing loudly."""
+"""Whole small trainings: exact continuation, stopping, choosing the best weights, failing
+loudly.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,8 @@ from vidgraph.training.run_folder import load_checkpoint, read_metrics
 from vidgraph.training.stages import total_clips
 
 RECIPE = TrainRecipe(
-    clips=160, batch_size=8, lr=1e-2, clip_norm=1.0, precision="fp32", workers=0, val_every_clips=40, checkpoint_every_clips=72,
+    clips=160, batch_size=8, lr=1e-2, clip_norm=1.0, precision="fp32", workers=0,
+      val_every_clips=40, checkpoint_every_clips=72,
     log_every_clips=24, tensorboard=False, device="cpu",
 )  # fmt: skip
 
@@ -39,9 +42,13 @@ class TinyNet(nn.Module):
 
 
 class Clips:
-    """Random clips, the second half of them brighter; clip `broken` cannot be read, clip `poisoned` interrupts the process."""
+    """Random clips, the second half of them brighter; clip `broken` cannot be read, clip `poisoned`
+    interrupts the process.
+    """
 
-    def __init__(self, length: int = 40, broken: int | None = None, interrupt_at: int | None = None) -> None:
+    def __init__(
+        self, length: int = 40, broken: int | None = None, interrupt_at: int | None = None
+    ) -> None:
         generator = torch.Generator().manual_seed(1)
         self.label = torch.arange(length) % 2
         noise = torch.randint(0, 128, (length, 1, 2, 4, 4), generator=generator)
@@ -65,7 +72,14 @@ def _save(model: nn.Module, folder: Path) -> None:
     torch.save(model.state_dict(), folder / "weights.pt")
 
 
-def _fit(folder: Path, recipe: TrainRecipe = RECIPE, resume: bool = False, train: Any = None, val: Any = "same", model: Any = None) -> Any:
+def _fit(
+    folder: Path,
+    recipe: TrainRecipe = RECIPE,
+    resume: bool = False,
+    train: Any = None,
+    val: Any = "same",
+    model: Any = None,
+) -> Any:
     folder.mkdir(exist_ok=True)
     data = TrainingData(train or Clips(), Clips() if val == "same" else val)
     return fit(model or TinyNet(), data, recipe, folder, _save, resume)
@@ -73,7 +87,8 @@ def _fit(folder: Path, recipe: TrainRecipe = RECIPE, resume: bool = False, train
 
 def _curve(folder: Path) -> list[tuple[str, ...]]:
     return [
-        tuple(row[c] for c in ("clips", "train_loss", "train_accuracy", "lr", "val_loss")) for row in read_metrics(folder / "metrics.csv")
+        tuple(row[c] for c in ("clips", "train_loss", "train_accuracy", "lr", "val_loss"))
+        for row in read_metrics(folder / "metrics.csv")
     ]
 
 
@@ -85,7 +100,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_training_writes_its_curve_and_learns(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_training_writes_its_curve_and_learns(
+    whole: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     curve = _curve(whole)
     assert [row[0] for row in curve if row[1]] == ["24", "48", "72", "96", "120", "144", "160"]
     assert [row[0] for row in curve if row[4]] == ["40", "80", "120", "160"]
@@ -93,8 +110,11 @@ def test_a_training_writes_its_curve_and_learns(whole: Path, capsys: pytest.Capt
     assert losses[-1] < losses[0] < 0.75
 
 
-def test_continuing_after_a_crash_gives_the_same_losses_and_weights(whole: Path, tmp_path: Path) -> None:
-    # The crash comes at clip 112, after the checkpoint of clip 72, which lies in the middle of a pass and of a row of metrics.csv.
+def test_continuing_after_a_crash_gives_the_same_losses_and_weights(
+    whole: Path, tmp_path: Path
+) -> None:
+    # The crash comes at clip 112, after the checkpoint of clip 72, which lies in the middle of a
+    # pass and of a row of metrics.csv.
     with pytest.raises(DataError, match="clip 112 cannot be read"):
         _fit(tmp_path, train=Clips(broken=112))
     assert load_checkpoint(tmp_path)["clips_seen"] == 72
@@ -126,7 +146,9 @@ def test_the_best_weights_are_kept_not_the_last(tmp_path: Path) -> None:
     recipe = dataclasses.replace(RECIPE, schedule="constant", lr=0.05, val_every_clips=8)
     result = _fit(tmp_path, recipe)
     scores = [
-        (float(r["val_accuracy"]), -float(r["val_loss"]), int(r["clips"])) for r in read_metrics(tmp_path / "metrics.csv") if r["val_loss"]
+        (float(r["val_accuracy"]), -float(r["val_loss"]), int(r["clips"]))
+        for r in read_metrics(tmp_path / "metrics.csv")
+        if r["val_loss"]
     ]
     best = max(scores)
     assert result.best == pytest.approx(best[0])
@@ -140,7 +162,10 @@ def test_the_best_weights_are_kept_not_the_last(tmp_path: Path) -> None:
 
 def test_without_validation_the_last_weights_are_kept(tmp_path: Path) -> None:
     assert _fit(tmp_path, val=None).best is None
-    kept, last = torch.load(tmp_path / "weights.pt", weights_only=True), load_checkpoint(tmp_path)["model"]
+    kept, last = (
+        torch.load(tmp_path / "weights.pt", weights_only=True),
+        load_checkpoint(tmp_path)["model"],
+    )
     assert all(torch.equal(kept[name], last[name]) for name in last)
 
 
@@ -148,7 +173,9 @@ def test_a_loss_that_is_not_finite_stops_at_once(tmp_path: Path) -> None:
     model = TinyNet()
     with torch.no_grad():
         model.classifier.bias[0] = float("inf")
-    with pytest.raises(RunError, match=r"the loss is (nan|inf) after 0 clips; training stopped") as caught:
+    with pytest.raises(
+        RunError, match=r"the loss is (nan|inf) after 0 clips; training stopped"
+    ) as caught:
         _fit(tmp_path, model=model)
     assert "\n" not in str(caught.value)
 
@@ -156,7 +183,9 @@ def test_a_loss_that_is_not_finite_stops_at_once(tmp_path: Path) -> None:
 def test_a_checkpoint_of_another_model_is_refused(whole: Path) -> None:
     model = TinyNet()
     model.classifier = nn.Linear(8, 3)
-    with pytest.raises(WeightsError, match=r"classifier.bias is \(2,\) in the file and \(3,\) in this model"):
+    with pytest.raises(
+        WeightsError, match=r"classifier.bias is \(2,\) in the file and \(3,\) in this model"
+    ):
         _fit(whole, resume=True, model=model)
 
 
@@ -171,7 +200,9 @@ def test_epochs_count_passes_over_the_data() -> None:
     assert total_clips(dataclasses.replace(RECIPE, clips=161), 0) == 168
 
 
-def test_a_batch_that_cannot_be_shared_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_that_cannot_be_shared_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("WORLD_SIZE", "3")
     monkeypatch.setenv("RANK", "0")
     with pytest.raises(RecipeError, match="batch_size 8 cannot be split over 3 processes"):

@@ -10,15 +10,26 @@ from torch import nn
 
 from vidgraph.recipe import TrainRecipe
 from vidgraph.records import ClipBatch, InputSpec
-from vidgraph.training.learner import Learner, classification_loss, correct_count, score, training_scores, validate
+from vidgraph.training.learner import (
+    Learner,
+    classification_loss,
+    correct_count,
+    score,
+    training_scores,
+    validate,
+)
 from vidgraph.training.stages import Stage
 
 
 def test_losses() -> None:
     logits = torch.tensor([[math.log(3.0), 0.0], [0.0, 0.0]])
-    assert classification_loss(logits, torch.tensor([0, 1])).item() == pytest.approx((-math.log(0.75) - math.log(0.5)) / 2, rel=1e-5)
+    assert classification_loss(logits, torch.tensor([0, 1])).item() == pytest.approx(
+        (-math.log(0.75) - math.log(0.5)) / 2, rel=1e-5
+    )
     hot = torch.tensor([[1.0, 0.0], [1.0, 1.0]])
-    assert classification_loss(logits, hot).item() == pytest.approx((-math.log(0.75) - 3 * math.log(0.5)) / 4, rel=1e-5)
+    assert classification_loss(logits, hot).item() == pytest.approx(
+        (-math.log(0.75) - 3 * math.log(0.5)) / 4, rel=1e-5
+    )
 
 
 def test_counts_with_one_and_with_several_labels() -> None:
@@ -29,7 +40,12 @@ def test_counts_with_one_and_with_several_labels() -> None:
 
 
 def test_a_model_may_say_what_its_loss_is_taken_of() -> None:
-    batch = ClipBatch(torch.full((2, 1, 1, 2, 2), 3.0), torch.tensor([0, 1]), torch.arange(2), torch.zeros(2, 1, dtype=torch.int64))
+    batch = ClipBatch(
+        torch.full((2, 1, 1, 2, 2), 3.0),
+        torch.tensor([0, 1]),
+        torch.arange(2),
+        torch.zeros(2, 1, dtype=torch.int64),
+    )
 
     class Plain(nn.Module):
         input_spec = InputSpec(1, 2, 2, channels=1, stride_frames=1)
@@ -41,9 +57,15 @@ def test_a_model_may_say_what_its_loss_is_taken_of() -> None:
         def training_logits(self, video: torch.Tensor) -> list[tuple[float, torch.Tensor]]:
             return [(1.0, self(video)), (0.5, 2 * self(video))]
 
-    assert [(weight, logits.tolist()) for weight, logits in training_scores(Plain(), batch)] == [(1.0, [[3.0, 3.0], [3.0, 3.0]])]
-    assert [(weight, logits[0, 0].item()) for weight, logits in training_scores(Helped(), batch)] == [(1.0, 3.0), (0.5, 6.0)]
-    step = Learner.training_step(Learner(Helped(), Stage("", TrainRecipe(clips=2), 0, 2, 2), 0), batch, 0)
+    assert [(weight, logits.tolist()) for weight, logits in training_scores(Plain(), batch)] == [
+        (1.0, [[3.0, 3.0], [3.0, 3.0]])
+    ]
+    assert [
+        (weight, logits[0, 0].item()) for weight, logits in training_scores(Helped(), batch)
+    ] == [(1.0, 3.0), (0.5, 6.0)]
+    step = Learner.training_step(
+        Learner(Helped(), Stage("", TrainRecipe(clips=2), 0, 2, 2), 0), batch, 0
+    )
     assert step.item() == pytest.approx(1.5 * math.log(2), rel=1e-5)
 
 
@@ -75,7 +97,14 @@ def test_validate_scores_whole_splits_and_restores_modes() -> None:
     batches = []
     for part in (slice(0, 3), slice(3, 5)):
         index = torch.arange(5)[part]
-        batches.append(ClipBatch(values[part].view(-1, 1, 1, 1, 1).expand(-1, 1, 1, 2, 2), labels[part], index, index[:, None]))
+        batches.append(
+            ClipBatch(
+                values[part].view(-1, 1, 1, 1, 1).expand(-1, 1, 1, 2, 2),
+                labels[part],
+                index,
+                index[:, None],
+            )
+        )
     model = Brightness().train()
     model.frozen.eval()
     result = validate(model, batches, torch.device("cpu"), bf16=False)
@@ -87,4 +116,6 @@ def test_validate_scores_whole_splits_and_restores_modes() -> None:
         other = torch.cat([model.eval()(b.video) for b in halves[1]]), labels[3:]
         return [mine, other]
 
-    assert validate(model, halves[0], torch.device("cpu"), False, gather).loss == pytest.approx(result.loss, rel=1e-5)
+    assert validate(model, halves[0], torch.device("cpu"), False, gather).loss == pytest.approx(
+        result.loss, rel=1e-5
+    )

@@ -14,11 +14,15 @@ from vidgraph.training.loaders import ClipLoader, ClipSequence, PositionBatches,
 
 
 class Rows:
-    """A data set of single samples that remembers the pass; sample i of pass e has the value 100 e + i."""
+    """A data set of single samples that remembers the pass; sample i of pass e has the value 100 e
+    + i.
+    """
 
     def __init__(self, length: int = 5, broken: int | None = None) -> None:
         self.length, self.broken = length, broken
-        self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # shared between workers, as table data sets are
+        self.epoch = torch.zeros(
+            (), dtype=torch.int64
+        ).share_memory_()  # shared between workers, as table data sets are
 
     def __len__(self) -> int:
         return self.length
@@ -34,10 +38,14 @@ class Rows:
 
 def _collate(samples: list[Any]) -> ClipBatch:
     index = torch.tensor(samples)
-    return ClipBatch(torch.zeros(len(index), 1, 1, 1, 1, dtype=torch.uint8), index % 100, index, index[:, None])
+    return ClipBatch(
+        torch.zeros(len(index), 1, 1, 1, 1, dtype=torch.uint8), index % 100, index, index[:, None]
+    )
 
 
-def _indices(first: int, workers: int, num_batches: int, rows: Rows | None = None) -> list[list[int]]:
+def _indices(
+    first: int, workers: int, num_batches: int, rows: Rows | None = None
+) -> list[list[int]]:
     sequence = ClipSequence(rows or Rows(), _collate, shuffle=True, seed=3)
     loader = ClipLoader(sequence, PositionBatches(first, 4), workers, pin_memory=False)
     return [batch.index.tolist() for batch in islice(loader, num_batches)]
@@ -46,7 +54,9 @@ def _indices(first: int, workers: int, num_batches: int, rows: Rows | None = Non
 def test_each_pass_shows_every_row_once_in_its_own_order() -> None:
     seen = [i for batch in _indices(0, 0, 5) for i in batch]
     passes = [seen[p : p + 5] for p in range(0, 20, 5)]
-    assert [sorted(i - 100 * e for i in part) for e, part in enumerate(passes)] == [[0, 1, 2, 3, 4]] * 4
+    assert [sorted(i - 100 * e for i in part) for e, part in enumerate(passes)] == [
+        [0, 1, 2, 3, 4]
+    ] * 4
     assert len({tuple(i % 100 for i in part) for part in passes}) > 1
 
 
@@ -65,7 +75,9 @@ def test_processes_share_each_batch() -> None:
 
 def test_validation_shows_every_clip_once_over_all_processes() -> None:
     assert validation_batches(5, 2) == [[0, 1], [2, 3], [4]]
-    assert sorted(i for rank in range(3) for b in validation_batches(7, 2, rank, 3) for i in b) == list(range(7))
+    assert sorted(
+        i for rank in range(3) for b in validation_batches(7, 2, rank, 3) for i in b
+    ) == list(range(7))
 
 
 @pytest.mark.parametrize("workers", [0, 1])

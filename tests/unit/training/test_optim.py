@@ -10,17 +10,27 @@ from torch import nn
 
 from vidgraph.errors import RecipeError
 from vidgraph.recipe import TrainRecipe
-from vidgraph.training.optim import build_optimizer, freeze, parameter_groups, schedule_factor, set_rate
+from vidgraph.training.optim import (
+    build_optimizer,
+    freeze,
+    parameter_groups,
+    schedule_factor,
+    set_rate,
+)
 
 
 def _model() -> nn.Module:
-    return nn.ModuleDict({"stem": nn.Conv2d(1, 2, 3), "norm": nn.LayerNorm(4), "classifier": nn.Linear(4, 3)})
+    return nn.ModuleDict(
+        {"stem": nn.Conv2d(1, 2, 3), "norm": nn.LayerNorm(4), "classifier": nn.Linear(4, 3)}
+    )
 
 
 def test_vectors_are_not_decayed_and_factors_apply_by_prefix() -> None:
     recipe = TrainRecipe(lr=0.1, weight_decay=0.5, lr_factors={"stem.": 0.1, "stem.bias": 0.2})
     groups = parameter_groups(_model(), recipe)
-    sizes = {(round(g["lr"], 6), g["weight_decay"]): sum(p.numel() for p in g["params"]) for g in groups}
+    sizes = {
+        (round(g["lr"], 6), g["weight_decay"]): sum(p.numel() for p in g["params"]) for g in groups
+    }
     assert sizes == {(0.01, 0.5): 18, (0.02, 0.0): 2, (0.1, 0.0): 8 + 3, (0.1, 0.5): 12}
 
 
@@ -32,7 +42,9 @@ def test_frozen_parameters_are_in_no_group() -> None:
 
 
 def test_frozen_statistics_stay_while_gains_learn() -> None:
-    """A batch norm under `freeze_norms` keeps its mean and variance; one under `freeze` its gain and bias too; others follow the batch."""
+    """A batch norm under `freeze_norms` keeps its mean and variance; one under `freeze` its gain
+    and bias too; others follow the batch.
+    """
     model = nn.ModuleDict({name: nn.BatchNorm1d(2) for name in ("stem", "fixed", "head")}).train()
     assert freeze(model, ["fixed."], ["stem."]) == 2
     batch = torch.tensor([[1.0, 2.0], [3.0, 6.0]])
@@ -47,9 +59,14 @@ def test_frozen_statistics_stay_while_gains_learn() -> None:
 
 
 def test_unknown_prefixes_name_the_nearest() -> None:
-    with pytest.raises(RecipeError, match=r"train\.freeze_norms: no parameter starts with 'nrm\.'; did you mean 'norm\.'"):
+    with pytest.raises(
+        RecipeError,
+        match=r"train\.freeze_norms: no parameter starts with 'nrm\.'; did you mean 'norm\.'",
+    ):
         freeze(_model(), [], ["nrm."])
-    with pytest.raises(RecipeError, match=r"train.freeze: no parameter starts with 'stm.'; did you mean 'stem.'\?"):
+    with pytest.raises(
+        RecipeError, match=r"train.freeze: no parameter starts with 'stm.'; did you mean 'stem.'\?"
+    ):
         freeze(_model(), ["stm."])
     with pytest.raises(RecipeError, match=r"train\.lr_factors"):
         parameter_groups(_model(), TrainRecipe(lr_factors={"head.": 2.0}))
@@ -63,19 +80,25 @@ def test_optimizer_kinds() -> None:
     sgd = build_optimizer(_model(), TrainRecipe(optimizer="sgd", momentum=0.9))
     assert isinstance(sgd, torch.optim.SGD)
     assert all(g["nesterov"] and g["momentum"] == 0.9 for g in sgd.param_groups)
-    assert not build_optimizer(_model(), TrainRecipe(optimizer="sgd", momentum=0.0)).param_groups[0]["nesterov"]
+    assert not build_optimizer(_model(), TrainRecipe(optimizer="sgd", momentum=0.0)).param_groups[
+        0
+    ]["nesterov"]
 
 
 def test_cosine_with_warmup() -> None:
     recipe = TrainRecipe(batch_size=10, warmup_clips=100)
-    factors = [schedule_factor(recipe, seen, 1100) for seen in (0, 40, 90, 100, 350, 600, 850, 1100)]
+    factors = [
+        schedule_factor(recipe, seen, 1100) for seen in (0, 40, 90, 100, 350, 600, 850, 1100)
+    ]
     assert factors == pytest.approx([0.1, 0.5, 1.0, 1.0, 0.853553, 0.5, 0.146447, 0.0], abs=1e-6)
     constant = dataclasses.replace(recipe, schedule="constant")
     assert [schedule_factor(constant, seen, 1100) for seen in (0, 500, 1090)] == [0.1, 1.0, 1.0]
 
 
 def test_steps_lower_the_rate_at_shares_of_the_length() -> None:
-    recipe = TrainRecipe(batch_size=10, schedule="step", drops=[0.5, 0.9], drop_factor=0.1, warmup_clips=20)
+    recipe = TrainRecipe(
+        batch_size=10, schedule="step", drops=[0.5, 0.9], drop_factor=0.1, warmup_clips=20
+    )
     factors = [schedule_factor(recipe, seen, 1000) for seen in (0, 10, 20, 490, 500, 890, 900, 990)]
     assert factors == pytest.approx([0.5, 1.0, 1.0, 1.0, 0.1, 0.1, 0.01, 0.01])
 

@@ -14,19 +14,26 @@ def test_durations_read_well() -> None:
     ]  # fmt: skip
 
 
-def test_the_line_holds_rate_waiting_share_and_time_left(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_line_holds_rate_waiting_share_and_time_left(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     report = ProgressReport(total_clips=1000, first_clip=0, log_every_seconds=0, show=True)
-    report.train_seconds = 30.0  # the first step starts workers and kernels: it says nothing about the next
+    report.train_seconds = (
+        30.0  # the first step starts workers and kernels: it says nothing about the next
+    )
     report.step(100, 2.0, 10.0, wait_seconds=25.0)
     report.train_seconds = 34.0
     report.step(300, 1.5, 20.0, wait_seconds=26.0)
     assert capsys.readouterr().out.splitlines() == [
         " 10.0 %  100 of 1,000 clips  loss 2.0000  accuracy 10.0 %",
-        " 30.0 %  300 of 1,000 clips  loss 1.5000  accuracy 20.0 %  50 clips/s  waiting for data 25 %  14 s left",
+        " 30.0 %  300 of 1,000 clips  loss 1.5000  accuracy 20.0 %  50 clips/s  waiting for data "
+        "25 %  14 s left",
     ]
 
 
-def test_lines_keep_their_distance_and_other_processes_are_silent(capsys: pytest.CaptureFixture[str]) -> None:
+def test_lines_keep_their_distance_and_other_processes_are_silent(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     ProgressReport(1000, 0, log_every_seconds=60, show=True).step(100, 2.0, 10.0, 0.0)
     silent = ProgressReport(1000, 0, log_every_seconds=0, show=False)
     silent.step(100, 2.0, 10.0, 0.0)

@@ -43,8 +43,12 @@ def test_boxes_follow_pixels_through_random_crops_and_mirroring() -> None:
         assert pixels.shape == (3, 4, 64, 64)
         for time in range(4):
             if mask[time, 0]:
-                # Where the picture is at least half white; a border falls on a pixel's centre at worst.
-                assert np.abs(np.array(extent(pixels[0, time] >= 128)) - boxes[time, 0].numpy()).max() <= 0.51
+                # Where the picture is at least half white; a border falls on a pixel's centre at
+                # worst.
+                assert (
+                    np.abs(np.array(extent(pixels[0, time] >= 128)) - boxes[time, 0].numpy()).max()
+                    <= 0.51
+                )
             else:
                 assert (pixels[0, time] >= 128).sum() <= 64
                 assert boxes[time, 0].tolist() == [0, 0, 0, 0]
@@ -58,13 +62,20 @@ def test_boxes_follow_pixels_exactly_where_nothing_is_resampled() -> None:
     assert boxes is not None
     assert mask is not None
     assert mask.all()
-    assert boxes[:, 0].tolist() == [[0, 20, 30, 44], [10, 24, 42, 50], [0, 30, 20, 70], [30, 10, 60, 60]]
+    assert boxes[:, 0].tolist() == [
+        [0, 20, 30, 44],
+        [10, 24, 42, 50],
+        [0, 30, 20, 70],
+        [30, 10, 60, 60],
+    ]
     assert [extent(pixels[0, time] == 255) for time in range(4)] == boxes[:, 0].int().tolist()
 
 
 def test_a_box_outside_the_crop_is_masked() -> None:
     boxes = np.array([[[0, 0, 30, 90], [0, 0, 31, 90], [0, 0, 0, 0]]] * 4)
-    _, moved, mask = ClipTransform(spec(90, 60), train=False)(np.zeros((4, 90, 120, 3), np.uint8), boxes)
+    _, moved, mask = ClipTransform(spec(90, 60), train=False)(
+        np.zeros((4, 90, 120, 3), np.uint8), boxes
+    )
     assert mask is not None
     assert moved is not None
     assert mask[0].tolist() == [False, True, False]
@@ -74,7 +85,9 @@ def test_a_box_outside_the_crop_is_masked() -> None:
 @pytest.mark.parametrize("train", [False, True])
 def test_a_video_of_the_right_size_stays_byte_equal(train: bool) -> None:
     frames = np.random.default_rng(0).integers(0, 256, (4, 32, 48, 3), dtype=np.uint8)
-    pixels, boxes, mask = ClipTransform(spec(32, 48), train=train)(frames, rng=np.random.default_rng(0))
+    pixels, boxes, mask = ClipTransform(spec(32, 48), train=train)(
+        frames, rng=np.random.default_rng(0)
+    )
     assert np.array_equal(pixels.permute(1, 2, 3, 0).numpy(), frames)
     assert (boxes, mask) == (None, None)
     assert pixels.is_contiguous()
@@ -100,7 +113,9 @@ def test_mirroring_is_exact_and_happens_half_the_time() -> None:
 def test_equal_generators_give_equal_clips() -> None:
     frames = np.random.default_rng(0).integers(0, 256, (3, 50, 70, 3), dtype=np.uint8)
     transform = ClipTransform(spec(24, 24), train=True, flip=True)
-    first, second, other = (transform(frames, rng=np.random.default_rng(seed))[0] for seed in (5, 5, 6))
+    first, second, other = (
+        transform(frames, rng=np.random.default_rng(seed))[0] for seed in (5, 5, 6)
+    )
     assert torch.equal(first, second)
     assert not torch.equal(first, other)
 
@@ -122,7 +137,9 @@ def test_luma() -> None:
     mixed = np.concatenate([grey, np.full_like(grey, (1, 2, 3))])
     assert np.array_equal(to_luma(grey)[..., 0], grey[..., 0])
     assert np.array_equal(to_luma(mixed)[0, :, 0], grey[0, :, 0])
-    frames = np.repeat(np.random.default_rng(0).integers(0, 256, (2, 16, 16, 1), dtype=np.uint8), 3, axis=3)
+    frames = np.repeat(
+        np.random.default_rng(0).integers(0, 256, (2, 16, 16, 1), dtype=np.uint8), 3, axis=3
+    )
     pixels, _, _ = ClipTransform(spec(16, 16, channels=1), train=False)(frames)
     assert np.array_equal(pixels[0].numpy(), frames[..., 0])
     small, _, _ = ClipTransform(spec(9, 9, channels=1), train=False)(frames)
@@ -140,7 +157,9 @@ def test_bad_input() -> None:
 
 
 def test_short_side_sets_the_size_of_the_window() -> None:
-    """A crop of 224 from frames whose shorter side is 256 keeps 7/8 of the shorter side; from 320, 7/10."""
+    """A crop of 224 from frames whose shorter side is 256 keeps 7/8 of the shorter side; from 320,
+    7/10.
+    """
     fixed = ClipTransform(spec(224, 224), train=True, short_side=(256, 256))
     plans = [fixed.plan(240, 427, np.random.default_rng(seed)) for seed in range(200)]
     assert {(plan.height, plan.width, plan.size) for plan in plans} == {(210, 210, (224, 224))}
@@ -152,9 +171,13 @@ def test_short_side_sets_the_size_of_the_window() -> None:
     assert (min(sides), max(sides)) == (168, 210)
     # Also for a video of the model's own size, and where a wide crop leaves no room.
     assert fixed.plan(224, 224, np.random.default_rng(0)).height == 196
-    wide = ClipTransform(spec(128, 288), train=True, short_side=(256, 256)).plan(200, 210, np.random.default_rng(0))
+    wide = ClipTransform(spec(128, 288), train=True, short_side=(256, 256)).plan(
+        200, 210, np.random.default_rng(0)
+    )
     assert (wide.height, wide.width) == (93, 210)
-    with pytest.raises(RecipeError, match="short_side 200 is smaller than the model's input of 224x224"):
+    with pytest.raises(
+        RecipeError, match="short_side 200 is smaller than the model's input of 224x224"
+    ):
         ClipTransform(spec(224, 224), train=True, short_side=(200, 256))
 
 
@@ -168,23 +191,44 @@ def test_brightness_moves_all_frames_by_one_amount() -> None:
         pixels, _, _ = transform.apply(frames, plan)
         expected = np.clip(frames.astype(int) + plan.brightness, 0, 255)
         assert np.array_equal(pixels.permute(1, 2, 3, 0).numpy(), expected)
-    assert (min(changes), max(changes)) == (-25, 25)  # 0.1 * 255 = 25.5, which rounding reaches at the very end only
+    assert (min(changes), max(changes)) == (
+        -25,
+        25,
+    )  # 0.1 * 255 = 25.5, which rounding reaches at the very end only
     assert abs(np.mean(changes)) < 3
-    assert transform.plan(24, 24, np.random.default_rng(3)) == transform.plan(24, 24, np.random.default_rng(3))
-    assert ClipTransform(spec(24, 24), train=False, brightness=0.1).plan(24, 24, None).brightness == 0
+    assert transform.plan(24, 24, np.random.default_rng(3)) == transform.plan(
+        24, 24, np.random.default_rng(3)
+    )
+    assert (
+        ClipTransform(spec(24, 24), train=False, brightness=0.1).plan(24, 24, None).brightness == 0
+    )
 
 
 def test_test_windows_lie_evenly_along_the_longer_side() -> None:
     lefts = [w.left for w in crop_windows(256, 341, (256, 256), 11)]
     assert lefts == [0, 8, 17, 25, 34, 42, 51, 59, 68, 76, 85]  # int(85 * k / 10)
-    assert {(w.top, w.height, w.width, w.size) for w in crop_windows(256, 341, (256, 256), 11)} == {(0, 256, 256, (256, 256))}
+    assert {(w.top, w.height, w.width, w.size) for w in crop_windows(256, 341, (256, 256), 11)} == {
+        (0, 256, 256, (256, 256))
+    }
     assert [w.top for w in crop_windows(341, 256, (256, 256), 3)] == [0, 42, 85]
     # Frames of 120 x 200 with the shorter side at 256: 224 pixels are 105 of them.
     small = crop_windows(120, 200, (224, 224), 3, short_side=256)
-    assert [(w.top, w.left, w.height, w.width) for w in small] == [(7, 0, 105, 105), (7, 47, 105, 105), (7, 95, 105, 105)]
+    assert [(w.top, w.left, w.height, w.width) for w in small] == [
+        (7, 0, 105, 105),
+        (7, 47, 105, 105),
+        (7, 95, 105, 105),
+    ]
     for count in (1, 3, 5, 11):
-        assert crop_windows(97, 150, (64, 64), count)[count // 2] == crop_windows(97, 150, (64, 64))[0]
+        assert (
+            crop_windows(97, 150, (64, 64), count)[count // 2] == crop_windows(97, 150, (64, 64))[0]
+        )
     (whole,) = crop_windows(120, 200, (224, 224), short_side=256, full_frame=True)
-    assert (whole.top, whole.left, whole.height, whole.width, whole.size) == (0, 0, 120, 200, (256, 427))
+    assert (whole.top, whole.left, whole.height, whole.width, whole.size) == (
+        0,
+        0,
+        120,
+        200,
+        (256, 427),
+    )
     (whole,) = crop_windows(120, 200, (60, 60), full_frame=True)
     assert whole.size == (60, 100)

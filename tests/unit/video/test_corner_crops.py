@@ -23,9 +23,20 @@ SCALES = (1, 0.875, 0.75, 0.66)
 def tsn_offsets(image_h: int, image_w: int, crop_h: int, crop_w: int) -> set[tuple[int, int]]:
     """`GroupMultiScaleCrop.fill_fix_offset(more_fix_crop=True)`, line by line; (top, left)."""
     w_step, h_step = (image_w - crop_w) // 4, (image_h - crop_h) // 4
-    ret = [(0, 0), (4 * w_step, 0), (0, 4 * h_step), (4 * w_step, 4 * h_step), (2 * w_step, 2 * h_step)]
+    ret = [
+        (0, 0),
+        (4 * w_step, 0),
+        (0, 4 * h_step),
+        (4 * w_step, 4 * h_step),
+        (2 * w_step, 2 * h_step),
+    ]
     ret += [(0, 2 * h_step), (4 * w_step, 2 * h_step), (2 * w_step, 4 * h_step), (2 * w_step, 0)]
-    ret += [(1 * w_step, 1 * h_step), (3 * w_step, 1 * h_step), (1 * w_step, 3 * h_step), (3 * w_step, 3 * h_step)]
+    ret += [
+        (1 * w_step, 1 * h_step),
+        (3 * w_step, 1 * h_step),
+        (1 * w_step, 3 * h_step),
+        (3 * w_step, 3 * h_step),
+    ]
     return {(top, left) for left, top in ret}
 
 
@@ -37,12 +48,16 @@ def test_thirteen_points(rows: int, columns: int) -> None:
 
 
 def test_training_windows_are_those_of_tsn() -> None:
-    """At 340x256: sides 256, 224, 192, 168, neighbours at most, at thirteen points; all of them occur."""
+    """At 340x256: sides 256, 224, 192, 168, neighbours at most, at thirteen points; all of them
+    occur.
+    """
     transform = ClipTransform(SPEC, train=True, crop_scales=SCALES, flip=True)
     rng = np.random.default_rng(0)
     plans = [transform.plan(256, 340, rng) for _ in range(6000)]
     sides, sizes = [256, 224, 192, 168], {(plan.height, plan.width) for plan in plans}
-    assert sizes == {(a, b) for i, a in enumerate(sides) for j, b in enumerate(sides) if abs(i - j) <= 1}
+    assert sizes == {
+        (a, b) for i, a in enumerate(sides) for j, b in enumerate(sides) if abs(i - j) <= 1
+    }
     for size in sizes:
         places = {(plan.top, plan.left) for plan in plans if (plan.height, plan.width) == size}
         assert places == tsn_offsets(256, 340, *size)
@@ -54,15 +69,22 @@ def test_training_windows_are_those_of_tsn() -> None:
 
 def test_scales_follow_the_models_shape() -> None:
     """For a model of 112 x 224 the largest window of a 256 x 340 frame is 170 x 340."""
-    transform = ClipTransform(InputSpec(1, 112, 224, num_segments=1), train=True, crop_scales=(1.0, 0.5))
+    transform = ClipTransform(
+        InputSpec(1, 112, 224, num_segments=1), train=True, crop_scales=(1.0, 0.5)
+    )
     rng = np.random.default_rng(0)
     sizes = {(p.height, p.width) for p in (transform.plan(256, 340, rng) for _ in range(200))}
     assert sizes == {(170, 340), (170, 170), (85, 340), (85, 170)}
 
 
 def test_without_scales_nothing_changes_and_tests_draw_nothing() -> None:
-    plain, empty = (ClipTransform(SPEC, train=True, flip=True, **options) for options in ({}, {"crop_scales": ()}))
-    assert plain.plan(256, 340, np.random.default_rng(3)) == empty.plan(256, 340, np.random.default_rng(3))
+    plain, empty = (
+        ClipTransform(SPEC, train=True, flip=True, **options)
+        for options in ({}, {"crop_scales": ()})
+    )
+    assert plain.plan(256, 340, np.random.default_rng(3)) == empty.plan(
+        256, 340, np.random.default_rng(3)
+    )
     test = ClipTransform(SPEC, train=False, crop_scales=SCALES)
     assert test.plan(256, 340, None) == CropPlan(0, 42, 256, 256, False, (224, 224))
     with pytest.raises(ValueError, match="not by both"):
@@ -75,7 +97,9 @@ TEN = ViewPlan(crops=5, crop_places="corners", mirrored=True, short_side=256)
 
 
 def test_ten_crops_by_hand() -> None:
-    """`GroupOverSample` at 340x256 with crops of 224: x from 0 to 116, y from 0 to 32; then all of them mirrored."""
+    """`GroupOverSample` at 340x256 with crops of 224: x from 0 to 116, y from 0 to 32; then all of
+    them mirrored.
+    """
     windows = TEN.windows(SPEC, 256, 340)
     places = [(0, 0), (0, 116), (16, 58), (32, 0), (32, 116)]
     assert [(w.top, w.left, w.height, w.width, w.flip) for w in windows] == [
@@ -83,7 +107,11 @@ def test_ten_crops_by_hand() -> None:
     ]
     assert TEN.views_per_clip == 10
     assert TEN.middle == 2
-    assert (ViewPlan(crops=3).middle, ViewPlan(crops=3, mirrored=True).middle, ViewPlan(full_frame=True, mirrored=True).middle) == (1, 1, 0)
+    assert (
+        ViewPlan(crops=3).middle,
+        ViewPlan(crops=3, mirrored=True).middle,
+        ViewPlan(full_frame=True, mirrored=True).middle,
+    ) == (1, 1, 0)
 
 
 def test_other_plans_can_be_mirrored_too() -> None:
@@ -91,14 +119,18 @@ def test_other_plans_can_be_mirrored_too() -> None:
         both = ViewPlan(crops=plan.crops, full_frame=plan.full_frame, mirrored=True)
         windows = both.windows(SPEC, 256, 340)
         assert windows[: len(windows) // 2] == plan.windows(SPEC, 256, 340)
-        assert [w.flip for w in windows] == [False] * plan.views_per_clip + [True] * plan.views_per_clip
+        assert [w.flip for w in windows] == [False] * plan.views_per_clip + [
+            True
+        ] * plan.views_per_clip
         assert both.views_per_clip == len(windows)
 
 
 def test_corners_are_five() -> None:
     with pytest.raises(ValueError, match="are 5 crops; got 3"):
         ViewPlan(crops=3, crop_places="corners")
-    with pytest.raises(RecipeError, match=r"^eval\.crop_places corners are five.*give eval\.crops 5, not 10$"):
+    with pytest.raises(
+        RecipeError, match=r"^eval\.crop_places corners are five.*give eval\.crops 5, not 10$"
+    ):
         EvalRecipe(crops=10, crop_places="corners")
     assert EvalRecipe(crops=5, crop_places="corners", mirrored=True).views_per_clip == 10
     with pytest.raises(RecipeError, match=r"eval\.snippet_interval must be above 0"):
@@ -120,7 +152,9 @@ def test_flow_views_are_cut_as_the_pixels_are(tmp_path: Path) -> None:
     frames = np.random.default_rng(0).integers(0, 256, (16, 32, 48), dtype=np.uint8)
     for t, frame in enumerate(frames):
         Image.fromarray(frame).save(tmp_path / f"{t:02}.png")
-    spec = InputSpec(num_frames=2, height=24, width=24, num_segments=2, flow_length=1, num_snippets=1)
+    spec = InputSpec(
+        num_frames=2, height=24, width=24, num_segments=2, flow_length=1, num_snippets=1
+    )
     plan = ViewPlan(clips=3, crops=5, crop_places="corners", mirrored=True, short_side=30)
     with open_video(tmp_path) as video:
         for clip in range(3):
@@ -128,23 +162,41 @@ def test_flow_views_are_cut_as_the_pixels_are(tmp_path: Path) -> None:
             flow = read_flow_views(SameAsPixels(frames), video, spec, plan, indices)
             assert flow.shape == (10, 2, 1, 2, 24, 24)
             x, y, grey = flow[:, :, 0, 0], flow[:, :, 0, 1], pixels[:, 0]  # [V, T, h, w]
-            for found, expected in ((x[:5], grey[:5]), (y[:5], grey[:5]), (x[5:], 255 - grey[5:]), (y[5:], grey[5:])):
+            for found, expected in (
+                (x[:5], grey[:5]),
+                (y[:5], grey[:5]),
+                (x[5:], 255 - grey[5:]),
+                (y[5:], grey[5:]),
+            ):
                 assert (found.int() - expected.int()).abs().max() <= 1
             assert torch.equal(grey[5:], grey[:5].flip(-1))
 
 
 def test_flow_alone_decodes_no_frame(tmp_path: Path) -> None:
-    """A model without colour channels gets an empty video of the right shape; damage of a frame that no field needs is not met."""
+    """A model without colour channels gets an empty video of the right shape; damage of a frame
+    that no field needs is not met.
+    """
     for t in range(12):
         Image.new("L", (20, 16), t).save(tmp_path / f"{t:02}.png")
-    spec = InputSpec(num_frames=1, height=16, width=16, channels=0, num_segments=1, flow_length=3, num_snippets=2, snippet_interval=2)
+    spec = InputSpec(
+        num_frames=1,
+        height=16,
+        width=16,
+        channels=0,
+        num_segments=1,
+        flow_length=3,
+        num_snippets=2,
+        snippet_interval=2,
+    )
     frames = np.arange(12, dtype=np.uint8)[:, None, None].repeat(16, 1).repeat(20, 2)
     with open_video(tmp_path) as video:
         height = video.height
         (tmp_path / "06.png").write_bytes(b"no image")
         pixels, indices, _ = read_views(video, spec, ViewPlan(), 0)
         flow = read_flow_views(SameAsPixels(frames), video, spec, ViewPlan(), indices)
-        other = read_flow_views(SameAsPixels(frames), video, spec, ViewPlan(snippet_interval=4), indices)
+        other = read_flow_views(
+            SameAsPixels(frames), video, spec, ViewPlan(snippet_interval=4), indices
+        )
     assert (height, pixels.shape, indices.tolist()) == (16, (1, 0, 1, 16, 16), [6])
     assert flow[0, 0, :, 0, 0, 0].tolist() == [5, 7]
     assert other[0, 0, :, 0, 0, 0].tolist() == [4, 8]

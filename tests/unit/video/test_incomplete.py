@@ -1,4 +1,6 @@
-"""Videos of which a part is missing: a folder with a gap in its numbers, a WebM file that broke off."""
+"""Videos of which a part is missing: a folder with a gap in its numbers, a WebM file that broke
+off.
+"""
 
 from __future__ import annotations
 
@@ -26,12 +28,17 @@ def frames(folder: Path, names: list[str]) -> Path:
 @pytest.mark.parametrize(
     ("numbers", "message"),
     [
-        ([1, 2, 3, 5, 6], "a frame image is missing, after 00003.jpg comes 00005.jpg; extract the frames again"),
+        (
+            [1, 2, 3, 5, 6],
+            "a frame image is missing, after 00003.jpg comes 00005.jpg; extract the frames again",
+        ),
         ([1, 2, 3, 7, 8, 10], "4 frame images are missing, after 00003.jpg comes 00007.jpg"),
         ([0, 2, 3], "a frame image is missing, after 00000.jpg comes 00002.jpg"),
     ],
 )
-def test_a_gap_in_the_numbers_is_a_lost_frame(tmp_path: Path, numbers: list[int], message: str) -> None:
+def test_a_gap_in_the_numbers_is_a_lost_frame(
+    tmp_path: Path, numbers: list[int], message: str
+) -> None:
     for number, prefix in enumerate(("", "img_")):
         folder = frames(tmp_path / f"v{number}", [f"{prefix}{n:05d}" for n in numbers])
         with pytest.raises(VideoError) as caught:
@@ -44,7 +51,15 @@ def test_a_gap_in_the_numbers_is_a_lost_frame(tmp_path: Path, numbers: list[int]
     [
         ["00001", "00002", "00003"],
         ["00000", "00005", "00010", "00015"],  # every fifth frame
-        ["1", "2", "9", "10", "11", "12", "40"],  # more holes than frames: numbers of something else
+        [
+            "1",
+            "2",
+            "9",
+            "10",
+            "11",
+            "12",
+            "40",
+        ],  # more holes than frames: numbers of something else
         ["00017", "00018", "00020"],  # a cut from a longer video
         ["1_a", "2_a", "4_a"],
         ["a1", "b2", "b4"],
@@ -70,14 +85,24 @@ def test_a_file_that_is_shorter_than_it_says(tmp_path: Path, encode: Encode, suf
         with pytest.raises(VideoError) as caught:
             open_video(cut)
         missing = f"{len(content) - kept:,}"
-        assert str(caught.value) == f"{cut}: the file is cut short, {missing} bytes that it announces are missing; fetch it again"
+        assert (
+            str(caught.value)
+            == f"{cut}: the file is cut short, {missing} bytes that it announces are missing; "
+            "fetch it again"
+        )
     longer = tmp_path / f"longer{suffix}"
     longer.write_bytes(content + b"left over")
     assert missing_bytes(longer) == 0
 
 
 def test_a_live_recording_does_not_know_its_length(tmp_path: Path, encode: Encode) -> None:
-    path = encode(tmp_path / "live.mkv", codec="mpeg4", max_b_frames=0, num_frames=24, container_options={"live": "1"})
+    path = encode(
+        tmp_path / "live.mkv",
+        codec="mpeg4",
+        max_b_frames=0,
+        num_frames=24,
+        container_options={"live": "1"},
+    )
     content = path.read_bytes()
     assert b"\x18\x53\x80\x67\x01\xff\xff\xff\xff\xff\xff\xff" in content[:100]
     cut = tmp_path / "cut.mkv"
@@ -90,8 +115,16 @@ def test_a_live_recording_does_not_know_its_length(tmp_path: Path, encode: Encod
 def test_other_files_are_none_of_its_business(tmp_path: Path, encode: Encode) -> None:
     assert missing_bytes(encode(tmp_path / "a.mp4", num_frames=3)) == 0
     assert missing_bytes(tmp_path / "absent.webm") == 0
-    for content in (b"", b"\x1a", b"\x1a\x45\xdf\xa3", b"\x1a\x45\xdf\xa3\x80\x18\x53\x80\x67", b"\x1a\x45\xdf\xa3\x00\x00"):
+    for content in (
+        b"",
+        b"\x1a",
+        b"\x1a\x45\xdf\xa3",
+        b"\x1a\x45\xdf\xa3\x80\x18\x53\x80\x67",
+        b"\x1a\x45\xdf\xa3\x00\x00",
+    ):
         (tmp_path / "odd.webm").write_bytes(content)
         assert missing_bytes(tmp_path / "odd.webm") == 0
-    (tmp_path / "odd.webm").write_bytes(b"\x1a\x45\xdf\xa3\x80\x18\x53\x80\x67\x40\x0a12345")  # two bytes say 10; 5 are there
+    (tmp_path / "odd.webm").write_bytes(
+        b"\x1a\x45\xdf\xa3\x80\x18\x53\x80\x67\x40\x0a12345"
+    )  # two bytes say 10; 5 are there
     assert missing_bytes(tmp_path / "odd.webm") == 5

@@ -26,15 +26,27 @@ def check(path: Path, expected: list[np.ndarray], num_reads: int = 12) -> None:
                 video._kept.clear()
             wanted = [draw.randrange(len(expected)) for _ in range(draw.choice([1, 4, 16]))]
             clip = video.read(wanted)
-            assert all(np.array_equal(frame, expected[index]) for frame, index in zip(clip, wanted, strict=True)), wanted
-        assert all(np.array_equal(frame, reference) for frame, reference in zip(video.frames(), expected, strict=True))
+            assert all(
+                np.array_equal(frame, expected[index])
+                for frame, index in zip(clip, wanted, strict=True)
+            ), wanted
+        assert all(
+            np.array_equal(frame, reference)
+            for frame, reference in zip(video.frames(), expected, strict=True)
+        )
 
 
-# One of each kind: packed b-frames; a header that promises 120 of 116 frames; metadata that are not UTF-8; plain.
+# One of each kind: packed b-frames; a header that promises 120 of 116 frames; metadata that are not
+# UTF-8; plain.
 QUICK = {
     "sample_videos/mmaction2__test.avi": (164, 164, 25.0),
     "ucf101_8/originals/v_JumpingJack_g20_c01.avi": (116, 120, 28.9626),
-    "torchvision_assets/test/assets/videos/hmdb51_Turnk_r_Pippi_Michel_cartwheel_f_cm_np2_le_med_6.avi": (83, 84, 30.0),
+    "torchvision_assets/test/assets/videos/hmdb51_Turnk_r_Pippi_Michel_cartwheel_f_cm_np2_le_med_"
+    "6.avi": (
+        83,
+        84,
+        30.0,
+    ),
     "torchvision_assets/test/assets/videos/TrumanShow_wave_f_nm_np1_fr_med_26.avi": (48, 49, 30.0),
     "sample_videos/mmaction2__demo_spatiotemporal_det.mp4": (57, 57, 6.0),
     "weizmann/video/run/ido_run.avi": (36, 36, 25.0),
@@ -53,7 +65,12 @@ def test_length_rate_and_pixels(shared_data: Path, decode_all: DecodeAll, name: 
 
 def all_files(root: Path) -> list[Path]:
     folders = ("sample_videos", "torchvision_assets", "weizmann", "ucf101_8/originals")
-    files = [file for folder in folders for file in sorted((root / folder).rglob("*")) if file.suffix in (".avi", ".mp4")]
+    files = [
+        file
+        for folder in folders
+        for file in sorted((root / folder).rglob("*"))
+        if file.suffix in (".avi", ".mp4")
+    ]
     return files + sorted((root / "ucf101_8").glob("*/*.mp4"))[::40]
 
 

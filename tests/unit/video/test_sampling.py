@@ -26,14 +26,20 @@ def test_stride_takes_the_middle_in_test_and_spreads_views() -> None:
 
 def test_stride_in_training_reaches_every_start_and_no_other() -> None:
     rng = np.random.default_rng(0)
-    clips = np.stack([sample_frames(spec(4, stride_frames=3), TIMES[:12], rng=rng) for _ in range(200)])
+    clips = np.stack(
+        [sample_frames(spec(4, stride_frames=3), TIMES[:12], rng=rng) for _ in range(200)]
+    )
     assert np.array_equal(np.diff(clips, axis=1), np.full((200, 3), 3))
     assert sorted(set(clips[:, 0].tolist())) == [0, 1, 2]
 
 
-@pytest.mark.parametrize("spacing", [{"stride_frames": 2}, {"sample_fps": 5.0}, {"num_segments": 6}])
+@pytest.mark.parametrize(
+    "spacing", [{"stride_frames": 2}, {"sample_fps": 5.0}, {"num_segments": 6}]
+)
 def test_equal_generators_give_equal_clips(spacing: dict[str, float]) -> None:
-    clips = [sample_frames(spec(6, **spacing), TIMES, rng=np.random.default_rng(7)) for _ in range(2)]
+    clips = [
+        sample_frames(spec(6, **spacing), TIMES, rng=np.random.default_rng(7)) for _ in range(2)
+    ]
     assert np.array_equal(*clips)
     assert clips[0].dtype == np.int64
 
@@ -43,9 +49,18 @@ def test_a_clip_longer_than_the_video() -> None:
     assert sample_frames(long, TIMES[:5]).tolist() == [0, 2, 4, 4, 4, 4]
     assert sample_frames(long, TIMES[:5], past_end="loop").tolist() == [0, 2, 4, 1, 3, 0]
     assert sample_frames(spec(6, sample_fps=25), TIMES[:4]).tolist() == [0, 1, 2, 3, 3, 3]
-    assert sample_frames(spec(6, sample_fps=25), TIMES[:4], past_end="loop").tolist() == [0, 1, 2, 3, 0, 1]
+    assert sample_frames(spec(6, sample_fps=25), TIMES[:4], past_end="loop").tolist() == [
+        0,
+        1,
+        2,
+        3,
+        0,
+        1,
+    ]
     assert sample_frames(spec(3, sample_fps=25), TIMES[:1], past_end="loop").tolist() == [0, 0, 0]
-    assert sample_frames(spec(3, stride_frames=4), TIMES[:1], rng=np.random.default_rng(0)).tolist() == [0, 0, 0]
+    assert sample_frames(
+        spec(3, stride_frames=4), TIMES[:1], rng=np.random.default_rng(0)
+    ).tolist() == [0, 0, 0]
     assert sample_frames(spec(4, num_segments=4), TIMES[:2]).tolist() == [0, 0, 1, 1]
 
 
@@ -57,13 +72,24 @@ def test_segments_take_their_centres_or_any_frame() -> None:
     rng = np.random.default_rng(0)
     clips = np.stack([sample_frames(segments, TIMES[:10], rng=rng) for _ in range(500)])
     # Parts of 2.5 frames: the third frame belongs half to the first part and half to the second.
-    assert [sorted(set(column.tolist())) for column in clips.T] == [[0, 1, 2], [2, 3, 4], [5, 6, 7], [7, 8, 9]]
+    assert [sorted(set(column.tolist())) for column in clips.T] == [
+        [0, 1, 2],
+        [2, 3, 4],
+        [5, 6, 7],
+        [7, 8, 9],
+    ]
 
 
 def test_rate_goes_by_time() -> None:
     # 30 frames per second sampled at 10: every third, whatever the rate is called.
-    assert np.diff(sample_frames(spec(5, sample_fps=10), np.arange(90) / 30)).tolist() == [3, 3, 3, 3]
-    # One frame per 0.1 s for 1 s, then one per 0.5 s; 4 samples per second from 0: times 0, 0.25, ..., 2.75.
+    assert np.diff(sample_frames(spec(5, sample_fps=10), np.arange(90) / 30)).tolist() == [
+        3,
+        3,
+        3,
+        3,
+    ]
+    # One frame per 0.1 s for 1 s, then one per 0.5 s; 4 samples per second from 0: times 0, 0.25,
+    # ..., 2.75.
     variable = np.concatenate([np.arange(10) / 10, 1 + np.arange(5) / 2])
     clip = sample_frames(spec(12, sample_fps=4), variable, view=0, num_views=2)
     assert clip.tolist() == [0, 2, 5, 7, 10, 10, 11, 11, 12, 12, 13, 13]
@@ -80,9 +106,18 @@ def test_spans() -> None:
     assert sample_frames(one, TIMES, start_seconds=3.92).tolist() == [98, 99]
     assert sample_frames(one, TIMES, end_seconds=0.08).tolist() == [0, 1]
     assert sample_frames(one, TIMES, start_seconds=3.9, end_seconds=100.0).tolist() == [98, 99]
-    assert sample_frames(one, TIMES, start_seconds=1.01, end_seconds=1.02).tolist() == [25, 25]  # between two frames
+    assert sample_frames(one, TIMES, start_seconds=1.01, end_seconds=1.02).tolist() == [
+        25,
+        25,
+    ]  # between two frames
     for _ in range(20):
-        clip = sample_frames(spec(4, stride_frames=1), TIMES, start_seconds=1, end_seconds=2, rng=np.random.default_rng(0))
+        clip = sample_frames(
+            spec(4, stride_frames=1),
+            TIMES,
+            start_seconds=1,
+            end_seconds=2,
+            rng=np.random.default_rng(0),
+        )
         assert 25 <= clip.min() <= clip.max() < 50
 
 
@@ -91,7 +126,12 @@ def test_spans() -> None:
     [
         (2.0, 2.0, "the span from 2 s to 2 s is empty"),
         (3.0, 2.0, "the span from 3 s to 2 s is empty"),
-        (4.1, 9.0, "the span from 4.1 s to 9 s lies outside the video, whose last frame is shown at 3.96 s"),
+        (
+            4.1,
+            9.0,
+            "the span from 4.1 s to 9 s lies outside the video, whose last frame is shown at 3.96 "
+            "s",
+        ),
         (-3.0, -1.0, "lies outside the video"),
         (float("nan"), None, "is empty"),
     ],
@@ -109,15 +149,30 @@ def test_a_view_that_does_not_exist() -> None:
 
 def test_linspace_runs_from_the_first_frame_to_the_last_and_draws_nothing() -> None:
     whole = spec(4, num_segments=4)
-    for length, expected in ((10, [0, 3, 6, 9]), (6, [0, 1, 3, 5]), (4, [0, 1, 2, 3]), (3, [0, 0, 1, 2]), (1, [0, 0, 0, 0])):
+    for length, expected in (
+        (10, [0, 3, 6, 9]),
+        (6, [0, 1, 3, 5]),
+        (4, [0, 1, 2, 3]),
+        (3, [0, 0, 1, 2]),
+        (1, [0, 0, 0, 0]),
+    ):
         test = sample_frames(whole, TIMES[:length], spread="linspace")
-        train = sample_frames(whole, TIMES[:length], rng=np.random.default_rng(length), spread="linspace")
+        train = sample_frames(
+            whole, TIMES[:length], rng=np.random.default_rng(length), spread="linspace"
+        )
         assert test.tolist() == train.tolist() == expected
-    # The RSTG authors' second clip lies half a step, round(0.5 * 40 / 4) = 5 frames, further; nothing lies after the end.
-    views = [sample_frames(whole, TIMES[:40], view=view, num_views=2, spread="linspace").tolist() for view in range(2)]
+    # The RSTG authors' second clip lies half a step, round(0.5 * 40 / 4) = 5 frames, further;
+    # nothing lies after the end.
+    views = [
+        sample_frames(whole, TIMES[:40], view=view, num_views=2, spread="linspace").tolist()
+        for view in range(2)
+    ]
     assert views == [[0, 13, 26, 39], [5, 18, 31, 39]]
     # Their own numbers: 32 frames of a video of 48, the second clip round(0.75) = 1 later.
-    first, second = (sample_frames(spec(32, num_segments=32), TIMES[:48], view=v, num_views=2, spread="linspace") for v in range(2))
+    first, second = (
+        sample_frames(spec(32, num_segments=32), TIMES[:48], view=v, num_views=2, spread="linspace")
+        for v in range(2)
+    )
     assert first[:8].tolist() == [0, 1, 3, 4, 6, 7, 9, 10]
     assert first[-1] == 47
     assert second.tolist() == np.minimum(first + 1, 47).tolist()
@@ -126,25 +181,47 @@ def test_linspace_runs_from_the_first_frame_to_the_last_and_draws_nothing() -> N
 def test_a_looped_clip_longer_than_its_span_starts_at_other_frames() -> None:
     """Starts are floor(i * frames / clips), as in video-nonlocal-net."""
     long = spec(4, stride_frames=3)  # needs 10 frames of 7
-    views = [sample_frames(long, TIMES[:7], view=view, num_views=3, past_end="loop").tolist() for view in range(3)]
+    views = [
+        sample_frames(long, TIMES[:7], view=view, num_views=3, past_end="loop").tolist()
+        for view in range(3)
+    ]
     assert views == [[0, 3, 6, 2], [2, 5, 1, 4], [4, 0, 3, 6]]
-    assert len({tuple(sample_frames(long, TIMES[:7], view=view, num_views=3)) for view in range(3)}) == 1  # clamped ones cannot differ
+    assert (
+        len({tuple(sample_frames(long, TIMES[:7], view=view, num_views=3)) for view in range(3)})
+        == 1
+    )  # clamped ones cannot differ
     rng = np.random.default_rng(0)
     starts = {int(sample_frames(long, TIMES[:7], rng=rng, past_end="loop")[0]) for _ in range(100)}
     assert starts == set(range(7))
-    by_time = [sample_frames(spec(6, sample_fps=25), TIMES[:4], view=v, num_views=2, past_end="loop").tolist() for v in range(2)]
+    by_time = [
+        sample_frames(
+            spec(6, sample_fps=25), TIMES[:4], view=v, num_views=2, past_end="loop"
+        ).tolist()
+        for v in range(2)
+    ]
     assert by_time == [[0, 1, 2, 3, 0, 1], [2, 3, 0, 1, 2, 3]]
 
 
 @pytest.mark.parametrize(
     ("spacing", "enough", "message"),
     [
-        ({"stride_frames": 3}, 10, "a clip needs 10 frames, and the video has 9; let it repeat frames (past_end clamp or loop)"),
+        (
+            {"stride_frames": 3},
+            10,
+            "a clip needs 10 frames, and the video has 9; let it repeat frames (past_end clamp or "
+            "loop)",
+        ),
         ({"num_segments": 4}, 4, "a clip needs 4 frames, and the video has 3"),
-        ({"sample_fps": 5.0}, 16, "a clip needs frames from 0 to 0.6 s, and the video's last is at 0.56 s"),
+        (
+            {"sample_fps": 5.0},
+            16,
+            "a clip needs frames from 0 to 0.6 s, and the video's last is at 0.56 s",
+        ),
     ],
 )
-def test_a_clip_longer_than_the_video_is_refused_if_so_wanted(spacing: dict[str, float], enough: int, message: str) -> None:
+def test_a_clip_longer_than_the_video_is_refused_if_so_wanted(
+    spacing: dict[str, float], enough: int, message: str
+) -> None:
     four = spec(4, **spacing)
     assert len(sample_frames(four, TIMES[:enough], past_end="refuse")) == 4
     with pytest.raises(VidgraphError) as caught:
@@ -153,9 +230,13 @@ def test_a_clip_longer_than_the_video_is_refused_if_so_wanted(spacing: dict[str,
     assert len(sample_frames(four, TIMES[: enough - 1])) == 4
 
 
-@pytest.mark.parametrize("spacing", [{"stride_frames": 1}, {"num_segments": 2}, {"sample_fps": 25.0}])
+@pytest.mark.parametrize(
+    "spacing", [{"stride_frames": 1}, {"num_segments": 2}, {"sample_fps": 25.0}]
+)
 def test_more_views_than_frames(spacing: dict[str, float]) -> None:
     two = spec(2, **spacing)
     assert len(sample_frames(two, TIMES[:5], view=4, num_views=5)) == 2
-    with pytest.raises(VidgraphError, match="6 clips cannot be spread over 5 frames; ask for fewer clips"):
+    with pytest.raises(
+        VidgraphError, match="6 clips cannot be spread over 5 frames; ask for fewer clips"
+    ):
         sample_frames(two, TIMES[:5], view=0, num_views=6)

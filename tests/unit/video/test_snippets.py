@@ -1,4 +1,6 @@
-"""Which flow fields make a snippet, and that they are read once, cropped and mirrored as the frames are."""
+"""Which flow fields make a snippet, and that they are read once, cropped and mirrored as the frames
+are.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +15,20 @@ from vidgraph.video.sampling import SpanError
 from vidgraph.video.snippets import draw_interval, read_snippets, snippet_fields
 from vidgraph.video.transforms import ClipTransform, CropPlan, FrameBoxes, crop_windows
 
-SPEC = InputSpec(num_frames=1, height=16, width=16, num_segments=1, flow_length=10, num_snippets=3, snippet_interval=5)
+SPEC = InputSpec(
+    num_frames=1,
+    height=16,
+    width=16,
+    num_segments=1,
+    flow_length=10,
+    num_snippets=3,
+    snippet_interval=5,
+)
 
 
-def starts(spec: InputSpec, *anchors: int, first: int = 0, stop: int = 49, **options: int) -> list[list[int]]:
+def starts(
+    spec: InputSpec, *anchors: int, first: int = 0, stop: int = 49, **options: int
+) -> list[list[int]]:
     return snippet_fields(spec, np.array(anchors), first, stop, **options)[..., 0].tolist()
 
 
@@ -30,7 +42,12 @@ def starts(spec: InputSpec, *anchors: int, first: int = 0, stop: int = 49, **opt
         ("interval", 3, 2, [0, 2, 7]),
         ("interval", 3, 37, [32, 37, 39]),  # fields 39 to 48 are the last ten
         ("interval", 3, 49, [39, 39, 39]),
-        ("gap", 3, 20, [5, 20, 35]),  # five frames lie between the tenth field of one and the first of the next
+        (
+            "gap",
+            3,
+            20,
+            [5, 20, 35],
+        ),  # five frames lie between the tenth field of one and the first of the next
         ("gap", 3, 30, [15, 30, 39]),
     ],
 )
@@ -52,17 +69,28 @@ def test_spans_bound_the_fields() -> None:
 
 
 def test_short_videos_repeat_their_last_field() -> None:
-    assert snippet_fields(SPEC, np.array([3]), 0, 6).tolist() == [[[0, 1, 2, 3, 4, 5, 5, 5, 5, 5]] * 3]
+    assert snippet_fields(SPEC, np.array([3]), 0, 6).tolist() == [
+        [[0, 1, 2, 3, 4, 5, 5, 5, 5, 5]] * 3
+    ]
     assert snippet_fields(SPEC, np.array([1]), 0, 1).tolist() == [[[0] * 10] * 3]
 
 
 def test_refuse_says_what_is_needed() -> None:
     """Three snippets of ten fields, five apart, span twenty fields, which lie between 21 frames."""
-    assert snippet_fields(SPEC, np.array([10]), 0, 20, past_end="refuse")[0, :, 0].tolist() == [5, 10, 10]
-    with pytest.raises(SpanError, match=r"^3 snippets of 10 flow fields take 21 frames, and there are 20; let them repeat"):
+    assert snippet_fields(SPEC, np.array([10]), 0, 20, past_end="refuse")[0, :, 0].tolist() == [
+        5,
+        10,
+        10,
+    ]
+    with pytest.raises(
+        SpanError,
+        match=r"^3 snippets of 10 flow fields take 21 frames, and there are 20; let them repeat",
+    ):
         snippet_fields(SPEC, np.array([10]), 0, 19, past_end="refuse")
     with pytest.raises(SpanError, match=r"take 41 frames, and there are 31"):
-        snippet_fields(replace(SPEC, snippet_layout="gap"), np.array([10]), 0, 30, past_end="refuse")
+        snippet_fields(
+            replace(SPEC, snippet_layout="gap"), np.array([10]), 0, 30, past_end="refuse"
+        )
     with pytest.raises(SpanError, match=r"^optical flow needs two frames, and there is one"):
         snippet_fields(SPEC, np.array([0]), 0, 0)
 
@@ -94,7 +122,10 @@ class Counting:
 def test_snippets_stand_where_the_record_says() -> None:
     """Channels x0 y0 x1 y1 ...; views in order; each field is read once though snippets overlap."""
     fields = snippet_fields(SPEC, np.array([8, 30]), 0, 49)
-    windows = [CropPlan(4, left, 16, 16, flip, (16, 16)) for left, flip in ((0, False), (10, False), (10, True))]
+    windows = [
+        CropPlan(4, left, 16, 16, flip, (16, 16))
+        for left, flip in ((0, False), (10, False), (10, True))
+    ]
     reader = Counting()
     flow = read_snippets(reader, fields, ClipTransform(SPEC, train=False), windows, 24, 40)
     assert flow.shape == (3, 2, 3, 20, 16, 16)
@@ -113,7 +144,9 @@ def test_mirroring_is_exact_and_its_own_inverse() -> None:
     rng = np.random.default_rng(0)
     fields = rng.integers(0, 256, (5, 30, 44, 2), dtype=np.uint8)
     transform, plan = ClipTransform(SPEC, train=False), CropPlan(3, 5, 24, 27, False, (16, 16))
-    plain, mirrored = (transform.flow(fields, replace(plan, flip=flip), 30, 44) for flip in (False, True))
+    plain, mirrored = (
+        transform.flow(fields, replace(plan, flip=flip), 30, 44) for flip in (False, True)
+    )
     assert torch.equal(mirrored[:, 1], plain[:, 1].flip(2))
     assert torch.equal(mirrored[:, 0], 255 - plain[:, 0].flip(2))
     zero = mirrored[:, 0].flip(2).float() - 127.5
@@ -129,7 +162,9 @@ def test_brightness_and_luma_leave_flow_alone() -> None:
 
 @pytest.mark.parametrize(("height", "width"), [(48, 80), (12, 20), (24, 44)])
 def test_fields_of_another_size_are_cut_at_the_same_place(height: int, width: int) -> None:
-    """A field that says of each pixel how far right and down it lies, as a share of the frame, says the same at every size."""
+    """A field that says of each pixel how far right and down it lies, as a share of the frame, says
+    the same at every size.
+    """
     y, x = np.mgrid[0:height, 0:width]
     share = np.stack([(x + 0.5) / width, (y + 0.5) / height], axis=-1)
     fields = (share * 200).round().astype(np.uint8)[None]
@@ -143,7 +178,9 @@ def test_fields_of_another_size_are_cut_at_the_same_place(height: int, width: in
 
 
 def test_boxes_and_flow_move_together() -> None:
-    """A bright rectangle in the flow lies inside the box that was drawn around it, whatever the window."""
+    """A bright rectangle in the flow lies inside the box that was drawn around it, whatever the
+    window.
+    """
     fields = np.full((1, 40, 60, 2), 127, np.uint8)
     fields[0, 10:30, 20:44] = 250
     box = np.array([[[20 / 60, 10 / 40, 44 / 60, 30 / 40]]], np.float32)

@@ -22,17 +22,38 @@ DecodeAll = Callable[[Path], list[np.ndarray]]
 
 FORMATS: dict[str, tuple[str, dict[str, object]]] = {
     "h264 b-frames .mp4": ("a.mp4", {"options": {"x264-params": "bframes=4:b-pyramid=normal"}}),
-    "h264 open groups .mp4": ("a.mp4", {"options": {"x264-params": "open-gop=1:bframes=3:scenecut=0"}}),
-    "h264 open groups .mkv": ("a.mkv", {"options": {"x264-params": "open-gop=1:bframes=3:scenecut=0"}}),
+    "h264 open groups .mp4": (
+        "a.mp4",
+        {"options": {"x264-params": "open-gop=1:bframes=3:scenecut=0"}},
+    ),
+    "h264 open groups .mkv": (
+        "a.mkv",
+        {"options": {"x264-params": "open-gop=1:bframes=3:scenecut=0"}},
+    ),
     "h264 intra refresh .mp4": ("a.mp4", {"options": {"x264-params": "intra-refresh=1:bframes=0"}}),
     "h264 interlaced .mp4": ("a.mp4", {"options": {"x264-params": "interlaced=1:bframes=2"}}),
     "h264 10 bit .mp4": ("a.mp4", {"pixel_format": "yuv420p10le"}),
     "h264 .ts": ("a.ts", {"options": {"x264-params": "bframes=3"}}),
     "h264 .avi": ("a.avi", {"options": {"x264-params": "bframes=3"}}),
     "h264 bare": ("a.h264", {"options": {"x264-params": "bframes=3"}}),
-    "hevc open groups .mp4": ("a.mp4", {"codec": "libx265", "options": {"x265-params": "bframes=4:keyint=12:log-level=none"}}),
-    "vp9 .webm": ("a.webm", {"codec": "libvpx-vp9", "options": {"lag-in-frames": "16", "auto-alt-ref": "1", "cpu-used": "8"}}),
-    "vp8 hidden frames .webm": ("a.webm", {"codec": "libvpx", "options": {"lag-in-frames": "16", "auto-alt-ref": "1", "cpu-used": "8"}}),
+    "hevc open groups .mp4": (
+        "a.mp4",
+        {"codec": "libx265", "options": {"x265-params": "bframes=4:keyint=12:log-level=none"}},
+    ),
+    "vp9 .webm": (
+        "a.webm",
+        {
+            "codec": "libvpx-vp9",
+            "options": {"lag-in-frames": "16", "auto-alt-ref": "1", "cpu-used": "8"},
+        },
+    ),
+    "vp8 hidden frames .webm": (
+        "a.webm",
+        {
+            "codec": "libvpx",
+            "options": {"lag-in-frames": "16", "auto-alt-ref": "1", "cpu-used": "8"},
+        },
+    ),
     "mpeg4 .avi": ("a.avi", {"codec": "mpeg4"}),
     "mpeg4 b-frames .avi": ("a.avi", {"codec": "mpeg4", "max_b_frames": 2}),
     "mpeg4 b-frames .mp4": ("a.mp4", {"codec": "mpeg4", "max_b_frames": 2}),
@@ -43,8 +64,12 @@ FORMATS: dict[str, tuple[str, dict[str, object]]] = {
 }
 
 
-def check_random_reads(path: Path, expected: list[np.ndarray], num_reads: int = 25, num_threads: int = 1) -> None:
-    """Random sets of frames, with what was kept from counting thrown away halfway, then all frames in order."""
+def check_random_reads(
+    path: Path, expected: list[np.ndarray], num_reads: int = 25, num_threads: int = 1
+) -> None:
+    """Random sets of frames, with what was kept from counting thrown away halfway, then all frames
+    in order.
+    """
     draw = random.Random(0)
     with open_video(path, num_threads=num_threads) as video:
         assert video.num_frames == len(expected)
@@ -65,31 +90,46 @@ def check_random_reads(path: Path, expected: list[np.ndarray], num_reads: int = 
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_every_format_equals_a_sequential_decode(tmp_path: Path, encode: Encode, decode_all: DecodeAll, name: str) -> None:
+def test_every_format_equals_a_sequential_decode(
+    tmp_path: Path, encode: Encode, decode_all: DecodeAll, name: str
+) -> None:
     file, settings = FORMATS[name]
     path = encode(tmp_path / file, **settings)
     check_random_reads(path, decode_all(path))
 
 
 @pytest.mark.parametrize("num_threads", [0, 2])
-def test_threads_change_nothing(tmp_path: Path, encode: Encode, decode_all: DecodeAll, num_threads: int) -> None:
+def test_threads_change_nothing(
+    tmp_path: Path, encode: Encode, decode_all: DecodeAll, num_threads: int
+) -> None:
     path = encode(tmp_path / "a.mp4", options={"x264-params": "open-gop=1:bframes=3"})
     check_random_reads(path, decode_all(path), num_threads=num_threads)
 
 
-def test_only_as_many_packets_as_needed_are_decoded(tmp_path: Path, encode: Encode, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = encode(tmp_path / "a.mp4", num_frames=360, options={"x264-params": "bframes=0:scenecut=0"})
+def test_only_as_many_packets_as_needed_are_decoded(
+    tmp_path: Path, encode: Encode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = encode(
+        tmp_path / "a.mp4", num_frames=360, options={"x264-params": "bframes=0:scenecut=0"}
+    )
     with open_video(path) as video:
         assert isinstance(video, VideoFile)
         sent: list[int] = []
         send = video._decoder._send
-        monkeypatch.setattr(video._decoder, "_send", lambda packet, number, *rest: sent.append(number) or send(packet, number, *rest))
+        monkeypatch.setattr(
+            video._decoder,
+            "_send",
+            lambda packet, number, *rest: sent.append(number) or send(packet, number, *rest),
+        )
         video.read([30, 27, 30, 340])
-    # Groups of 12: packets 24 to 30 and 336 to 340, then one end mark each; the last group is not decoded to learn the length.
+    # Groups of 12: packets 24 to 30 and 336 to 340, then one end mark each; the last group is not
+    # decoded to learn the length.
     assert sent == [*range(24, 31), 30, *range(336, 341), 340]
 
 
-def test_variable_rate_keeps_its_times(tmp_path: Path, encode: Encode, decode_all: DecodeAll) -> None:
+def test_variable_rate_keeps_its_times(
+    tmp_path: Path, encode: Encode, decode_all: DecodeAll
+) -> None:
     ticks = np.cumsum(np.random.default_rng(1).integers(1, 9, 60)).tolist()
     path = encode(tmp_path / "a.mp4", ticks=ticks, time_base=Fraction(1, 100))
     check_random_reads(path, decode_all(path))
@@ -98,7 +138,9 @@ def test_variable_rate_keeps_its_times(tmp_path: Path, encode: Encode, decode_al
         assert video.fps == pytest.approx(59 / (ticks[-1] - ticks[0]) * 100)
 
 
-def test_an_edit_list_hides_the_first_frames(tmp_path: Path, encode: Encode, decode_all: DecodeAll) -> None:
+def test_an_edit_list_hides_the_first_frames(
+    tmp_path: Path, encode: Encode, decode_all: DecodeAll
+) -> None:
     path = encode(tmp_path / "a.mp4", ticks=list(range(-7, 53)))
     expected = decode_all(path)
     assert len(expected) == 53
@@ -107,10 +149,19 @@ def test_an_edit_list_hides_the_first_frames(tmp_path: Path, encode: Encode, dec
         assert video.declared_num_frames == 60
 
 
-@pytest.mark.parametrize(("degrees", "mirror"), [(0, False), (90, False), (180, False), (-90, False), (0, True), (90, True)])
-def test_rotation_and_mirroring_are_applied(tmp_path: Path, encode: Encode, degrees: int, mirror: bool) -> None:
+@pytest.mark.parametrize(
+    ("degrees", "mirror"),
+    [(0, False), (90, False), (180, False), (-90, False), (0, True), (90, True)],
+)
+def test_rotation_and_mirroring_are_applied(
+    tmp_path: Path, encode: Encode, degrees: int, mirror: bool
+) -> None:
     plain = encode(tmp_path / "plain.mp4", num_frames=3)
-    turned = encode(tmp_path / "turned.mp4", num_frames=3, prepare=lambda stream: stream.set_display_rotation(degrees, hflip=mirror))
+    turned = encode(
+        tmp_path / "turned.mp4",
+        num_frames=3,
+        prepare=lambda stream: stream.set_display_rotation(degrees, hflip=mirror),
+    )
     with open_video(plain) as video:
         expected = video.read([0, 2])
     # FFmpeg's matrix turns by `degrees` counterclockwise, then mirrors what is shown.
@@ -125,16 +176,20 @@ def test_one_frame(tmp_path: Path, encode: Encode) -> None:
     with open_video(encode(tmp_path / "a.mp4", num_frames=1)) as video:
         assert (video.num_frames, video.fps, video.timestamps_seconds.tolist()) == (1, 25.0, [0.0])
         assert video.read([0, 0]).shape == (2, 48, 64, 3)
-        with pytest.raises(VideoError, match=r"frame 1: there is no such frame; the video has 1 frame$"):
+        with pytest.raises(
+            VideoError, match=r"frame 1: there is no such frame; the video has 1 frame$"
+        ):
             video.read([1])
         assert video.read([]).shape == (0, 48, 64, 3)
 
 
-# --- damage ---------------------------------------------------------------------------------------------------------
+# --- damage
 
 
 def readable_frames(path: Path, num_frames: int, clean: list[np.ndarray]) -> list[int]:
-    """Frames that are handed out, one by one; each must equal the clean file's, the others must raise and name themselves."""
+    """Frames that are handed out, one by one; each must equal the clean file's, the others must
+    raise and name themselves.
+    """
     sound = []
     with open_video(path) as video:
         assert video.num_frames == num_frames
@@ -161,13 +216,19 @@ def readable_frames(path: Path, num_frames: int, clean: list[np.ndarray]) -> lis
 
 def overwrite_with_noise(path: Path, bad: Path, begin: int, stop: int) -> None:
     content = bytearray(path.read_bytes())
-    content[begin:stop] = np.random.default_rng(3).integers(0, 256, stop - begin, dtype=np.uint8).tobytes()
+    content[begin:stop] = (
+        np.random.default_rng(3).integers(0, 256, stop - begin, dtype=np.uint8).tobytes()
+    )
     bad.write_bytes(content)
 
 
 def packet_places(path: Path) -> list[tuple[int, int]]:
     with av.open(str(path)) as container:
-        return [(packet.pos, packet.pos + packet.size) for packet in container.demux(video=0) if packet.size]
+        return [
+            (packet.pos, packet.pos + packet.size)
+            for packet in container.demux(video=0)
+            if packet.size
+        ]
 
 
 # Groups of 12 frames: noise over one frame, over a key frame, over three groups, over the end.
@@ -176,7 +237,9 @@ def packet_places(path: Path) -> list[tuple[int, int]]:
 def test_noise_over_packets_raises_and_never_shifts(
     tmp_path: Path, encode: Encode, decode_all: DecodeAll, suffix: str, first: int, last: int
 ) -> None:
-    codec, options = ("libx264", {"x264-params": "bframes=2:scenecut=0"}) if suffix == ".mp4" else ("mpeg4", {})
+    codec, options = (
+        ("libx264", {"x264-params": "bframes=2:scenecut=0"}) if suffix == ".mp4" else ("mpeg4", {})
+    )
     path = encode(tmp_path / f"a{suffix}", codec=codec, num_frames=96, options=options)
     clean, places = decode_all(path), packet_places(path)
     bad = tmp_path / f"bad{suffix}"
@@ -184,15 +247,22 @@ def test_noise_over_packets_raises_and_never_shifts(
     at_end = last == 95
     with open_video(bad) as video:
         num_frames = video.num_frames
-    assert num_frames <= 90 + 3 if at_end else num_frames == 96  # b-frames: packet 90 is shown up to two frames later
+    assert (
+        num_frames <= 90 + 3 if at_end else num_frames == 96
+    )  # b-frames: packet 90 is shown up to two frames later
     sound = readable_frames(bad, num_frames, clean)
-    unharmed = set(range(first // 12 * 12 - 1)) | (set() if at_end else set(range((last // 12 + 1) * 12, 96)))
+    unharmed = set(range(first // 12 * 12 - 1)) | (
+        set() if at_end else set(range((last // 12 + 1) * 12, 96))
+    )
     assert unharmed <= set(sound)
     assert not set(sound) & set(range(first + 3, last - 2))
 
 
-def test_a_few_noisy_bytes_harm_their_group_only(tmp_path: Path, encode: Encode, decode_all: DecodeAll) -> None:
-    # H.264 has no checksums: damage within one packet may decode without complaint, so nothing is claimed of frames 48 to 59.
+def test_a_few_noisy_bytes_harm_their_group_only(
+    tmp_path: Path, encode: Encode, decode_all: DecodeAll
+) -> None:
+    # H.264 has no checksums: damage within one packet may decode without complaint, so nothing is
+    # claimed of frames 48 to 59.
     path = encode(tmp_path / "a.mp4", num_frames=96, options={"x264-params": "scenecut=0"})
     clean, places = decode_all(path), packet_places(path)
     begin = sum(places[48]) // 2
@@ -203,7 +273,9 @@ def test_a_few_noisy_bytes_harm_their_group_only(tmp_path: Path, encode: Encode,
         assert np.array_equal(video.read(others), np.stack(clean)[others])
 
 
-def test_half_a_file_with_its_index_in_front_is_as_long_as_what_decodes(tmp_path: Path, encode: Encode, decode_all: DecodeAll) -> None:
+def test_half_a_file_with_its_index_in_front_is_as_long_as_what_decodes(
+    tmp_path: Path, encode: Encode, decode_all: DecodeAll
+) -> None:
     path = encode(tmp_path / "a.mp4", num_frames=96, container_options={"movflags": "faststart"})
     clean = decode_all(path)
     content = path.read_bytes()
@@ -213,14 +285,23 @@ def test_half_a_file_with_its_index_in_front_is_as_long_as_what_decodes(tmp_path
         length = video.num_frames
         assert 30 < length < 66
         assert video.declared_num_frames == 96
-        with pytest.raises(VideoError, match=rf"frame 95: there is no such frame; the video has {length} frames \(its header says 96\)"):
+        with pytest.raises(
+            VideoError,
+            match=rf"frame 95: there is no such frame; the video has {length} frames \(its header "
+            r"says 96\)",
+        ):
             video.read([0, 95])
     assert readable_frames(half, length, clean) == list(range(length))
 
 
 def test_half_an_avi(tmp_path: Path, encode: Encode, decode_all: DecodeAll) -> None:
     for max_b_frames in (0, 2):
-        path = encode(tmp_path / f"{max_b_frames}.avi", codec="mpeg4", num_frames=96, max_b_frames=max_b_frames)
+        path = encode(
+            tmp_path / f"{max_b_frames}.avi",
+            codec="mpeg4",
+            num_frames=96,
+            max_b_frames=max_b_frames,
+        )
         clean = decode_all(path)
         content = path.read_bytes()
         half = tmp_path / f"half{max_b_frames}.avi"
@@ -234,7 +315,9 @@ def test_half_an_avi(tmp_path: Path, encode: Encode, decode_all: DecodeAll) -> N
 def _write_sound(path: Path) -> None:
     with av.open(str(path), "w") as container:
         stream = container.add_stream("aac", rate=8000, layout="mono")
-        frame = av.AudioFrame.from_ndarray(np.zeros((1, 8000), np.float32), format="fltp", layout="mono")
+        frame = av.AudioFrame.from_ndarray(
+            np.zeros((1, 8000), np.float32), format="fltp", layout="mono"
+        )
         frame.sample_rate = 8000
         container.mux(stream.encode(frame))
         container.mux(stream.encode())
@@ -257,7 +340,9 @@ def _write_half_without_index(path: Path, encode: Encode) -> None:
     ],
     ids=["missing", "empty", "text", "audio", "half", "empty folder"],
 )
-def test_what_is_no_video_is_one_line(tmp_path: Path, encode: Encode, make: Callable[[Path, Encode], object], message: str) -> None:
+def test_what_is_no_video_is_one_line(
+    tmp_path: Path, encode: Encode, make: Callable[[Path, Encode], object], message: str
+) -> None:
     path = tmp_path / "a.mp4"
     make(path, encode)
     with pytest.raises(VideoError) as caught:
@@ -287,10 +372,12 @@ def test_size_change_within_a_file_raises(tmp_path: Path) -> None:
             video.read([3, 12])
 
 
-# --- index cache, workers, folders -------------------------------------------------------------------------------------
+# --- index cache, workers, folders
 
 
-def test_a_changed_file_is_indexed_anew_and_old_ones_are_forgotten(tmp_path: Path, encode: Encode) -> None:
+def test_a_changed_file_is_indexed_anew_and_old_ones_are_forgotten(
+    tmp_path: Path, encode: Encode
+) -> None:
     path = encode(tmp_path / "a.mp4", num_frames=20)
     for _ in range(2):
         with open_video(path) as video:
@@ -316,7 +403,9 @@ def test_workers_read_the_same(tmp_path: Path, encode: Encode, decode_all: Decod
     path = encode(tmp_path / "a.mp4")
     expected = int(decode_all(path)[17].astype(np.int64).sum())
     assert _sum_of_frame(path) == expected
-    loader: DataLoader[int] = DataLoader([path] * 4, batch_size=None, num_workers=2, collate_fn=_sum_of_frame)  # type: ignore[arg-type]
+    loader: DataLoader[int] = DataLoader(
+        [path] * 4, batch_size=None, num_workers=2, collate_fn=_sum_of_frame
+    )  # type: ignore[arg-type]
     assert list(loader) == [expected] * 4
 
 
@@ -336,7 +425,9 @@ def test_a_folder_of_images_is_sorted_by_number(tmp_path: Path) -> None:
 
 def test_a_broken_or_odd_sized_image_raises(tmp_path: Path) -> None:
     for number in range(3):
-        Image.fromarray(np.zeros((8, 12 + (number == 2), 3), np.uint8)).save(tmp_path / f"{number}.jpg")
+        Image.fromarray(np.zeros((8, 12 + (number == 2), 3), np.uint8)).save(
+            tmp_path / f"{number}.jpg"
+        )
     (tmp_path / "1.jpg").write_bytes((tmp_path / "0.jpg").read_bytes()[:60])
     with open_video(tmp_path) as video:
         assert video.read([0]).shape == (1, 8, 12, 3)

@@ -25,7 +25,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("frames")
     for t in range(30):
         columns = np.arange(36, dtype=np.uint8) + 7 * t % 200
-        Image.fromarray(np.broadcast_to(columns[None, :, None], (16, 36, 3)).copy()).save(folder / f"{t:04d}.png")
+        Image.fromarray(np.broadcast_to(columns[None, :, None], (16, 36, 3)).copy()).save(
+            folder / f"{t:04d}.png"
+        )
     return folder
 
 
@@ -53,7 +55,9 @@ def test_crops_and_clips_are_where_they_should_be(folder: Path) -> None:
 
 def test_sizes_of_crops_and_whole_frames(folder: Path) -> None:
     with open_video(folder) as video:
-        assert read_views(video, SPEC, ViewPlan(crops=3, short_side=32, crop_size=24), 0)[0].shape == (3, 3, 4, 24, 24)
+        assert read_views(video, SPEC, ViewPlan(crops=3, short_side=32, crop_size=24), 0)[
+            0
+        ].shape == (3, 3, 4, 24, 24)
         whole = read_views(video, SPEC, ViewPlan(full_frame=True, short_side=32), 0)[0]
         assert whole.shape == (1, 3, 4, 32, 72)
         native = read_views(video, SPEC, ViewPlan(full_frame=True), 0)[0]
@@ -65,8 +69,14 @@ def test_sizes_of_crops_and_whole_frames(folder: Path) -> None:
 
 def test_what_does_not_fit_is_one_line(folder: Path) -> None:
     for plan, message in (
-        (ViewPlan(short_side=12), "crops of 16x16 pixels do not fit into frames whose shorter side is 12"),
-        (ViewPlan(short_side=20, crop_size=24), "crops of 24x24 pixels do not fit into frames whose shorter side is 20"),
+        (
+            ViewPlan(short_side=12),
+            "crops of 16x16 pixels do not fit into frames whose shorter side is 12",
+        ),
+        (
+            ViewPlan(short_side=20, crop_size=24),
+            "crops of 24x24 pixels do not fit into frames whose shorter side is 20",
+        ),
     ):
         with pytest.raises(RecipeError, match=message):
             plan.crop_shape(SPEC)
@@ -74,7 +84,12 @@ def test_what_does_not_fit_is_one_line(folder: Path) -> None:
         with pytest.raises(VidgraphError, match="31 clips cannot be spread over 30 frames"):
             read_views(video, SPEC, ViewPlan(clips=31), 0)
         with pytest.raises(VidgraphError, match="a clip needs 61 frames, and the video has 30"):
-            read_views(video, InputSpec(num_frames=31, height=8, width=8, stride_frames=2), ViewPlan(past_end="refuse"), 0)
+            read_views(
+                video,
+                InputSpec(num_frames=31, height=8, width=8, stride_frames=2),
+                ViewPlan(past_end="refuse"),
+                0,
+            )
     with pytest.raises(ValueError, match="at least 1"):
         ViewPlan(clips=0)
     for wrong, message in (

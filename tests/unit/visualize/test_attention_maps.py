@@ -49,7 +49,9 @@ def test_figures_of_a_map() -> None:
     assert pictures.looked_at(1) == pytest.approx(1 / 12)
     assert pictures.place(1) == pytest.approx((2.5 / 4, 1.5 / 3))
     weights = torch.tensor([[[0.5, 0.25], [0.125, 0.125]]])
-    assert AttentionPictures(Explanation.of_maps(weights)).looked_at(0) == pytest.approx(2**1.75 / 4)
+    assert AttentionPictures(Explanation.of_maps(weights)).looked_at(0) == pytest.approx(
+        2**1.75 / 4
+    )
 
 
 def test_nearly_even_attention_stays_faint() -> None:
@@ -73,7 +75,13 @@ def test_overlay_and_report_show_it(tmp_path: Path) -> None:
     assert "62 % from the left, 50 % from the top" in text
     assert "12.00" in text
     assert "nearly even" not in text
-    plain = Prediction("clip.mp4", ["a", "b"], torch.tensor([0.7, 0.3]), [3], Explanation.of_maps(torch.full((1, 3, 3), 1 / 9)))
+    plain = Prediction(
+        "clip.mp4",
+        ["a", "b"],
+        torch.tensor([0.7, 0.3]),
+        [3],
+        Explanation.of_maps(torch.full((1, 3, 3), 1 / 9)),
+    )
     write_prediction_report(tmp_path / "even.html", plain, frames()[:1])
     assert "nearly even" in (tmp_path / "even.html").read_text()
 

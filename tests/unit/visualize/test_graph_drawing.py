@@ -26,17 +26,26 @@ FRAME = np.full((64, 64, 3), 60, dtype=np.uint8)
 
 
 def grid_explanation(num_frames: int = 4, stages: int = 2) -> Explanation:
-    """Even attention over the neighbours of RSTG's grid; the diagonal holds weight that is no edge."""
+    """Even attention over the neighbours of RSTG's grid; the diagonal holds weight that is no
+    edge.
+    """
     graph = grid_graph((3, 2, 1))
     even = graph.adjacency.float() / graph.adjacency.sum(1, keepdim=True) + 0.9 * torch.eye(14)
     return Explanation(
-        graph.node_boxes_xyxy.expand(num_frames, -1, -1), graph.adjacency, even.repeat(stages, num_frames, 1, 1), graph.names
+        graph.node_boxes_xyxy.expand(num_frames, -1, -1),
+        graph.adjacency,
+        even.repeat(stages, num_frames, 1, 1),
+        graph.names,
     )
 
 
 def three_nodes() -> Explanation:
-    """Left and right hear each other and the node below, which hears nobody; right prefers left in frame 1 only."""
-    boxes = torch.tensor([[0.1, 0.4, 0.3, 0.6], [0.7, 0.4, 0.9, 0.6], [0.4, 0.75, 0.6, 0.95]]).expand(2, -1, -1)
+    """Left and right hear each other and the node below, which hears nobody; right prefers left in
+    frame 1 only.
+    """
+    boxes = torch.tensor(
+        [[0.1, 0.4, 0.3, 0.6], [0.7, 0.4, 0.9, 0.6], [0.4, 0.75, 0.6, 0.95]]
+    ).expand(2, -1, -1)
     adjacency = torch.tensor([[0, 1, 1], [1, 0, 1], [0, 0, 0]]).bool()
     attention = torch.zeros(1, 2, 3, 3)
     attention[0, :, 0, 1:] = 0.5
@@ -60,16 +69,24 @@ def test_shares_are_among_true_neighbours_and_preferences_are_above_even():
 
 
 def test_even_attention_has_no_preference_and_no_edge_is_drawn():
-    explanation = grid_explanation()  # a corner gives 1/4 to each, the coarsest node 1/13: neither is strong
+    explanation = (
+        grid_explanation()
+    )  # a corner gives 1/4 to each, the coarsest node 1/13: neither is strong
     assert np.abs(edge_preferences(explanation)).max() < 1e-6
     assert preference_scale(explanation) == pytest.approx(0.1)
-    assert np.array_equal(draw_graph(FRAME, explanation, 0, 0), draw_graph(FRAME, explanation, 0, 0, num_edges=0))
+    assert np.array_equal(
+        draw_graph(FRAME, explanation, 0, 0), draw_graph(FRAME, explanation, 0, 0, num_edges=0)
+    )
 
 
 def test_strongest_edges_are_means_over_frames_with_their_peak():
     first, second = strongest_edges(three_nodes(), 0, count=2)
     assert (first.destination, first.source, first.frame) == ("right", "left", 1)
-    assert (first.mean, first.highest, first.even_share) == (pytest.approx(0.7), pytest.approx(0.9), 0.5)
+    assert (first.mean, first.highest, first.even_share) == (
+        pytest.approx(0.7),
+        pytest.approx(0.9),
+        0.5,
+    )
     assert (second.destination, second.mean) == ("left", pytest.approx(0.5))
     assert len(strongest_edges(three_nodes(), 0, count=9)) == 4
     corner = strongest_edges(grid_explanation(), 1, count=1)[0]
@@ -102,11 +119,15 @@ def test_the_node_that_is_heard_most_has_the_largest_disc():
 
 
 def test_outlines_of_the_three_grids_lie_side_by_side():
-    picture = draw_graph(np.zeros((64, 64, 3), dtype=np.uint8), grid_explanation(), t=0, stage=0, num_edges=0).astype(int)
+    picture = draw_graph(
+        np.zeros((64, 64, 3), dtype=np.uint8), grid_explanation(), t=0, stage=0, num_edges=0
+    ).astype(int)
     groups = node_groups(grid_explanation())
     assert [groups.count(g) for g in (0, 1, 2)] == [9, 4, 1]
     left = picture[60, :16]  # from the left border inwards, through the upper left cells
-    found = [int(np.argmin(np.abs(left - 0.75 * np.array(NODE_COLOURS[g])).max(-1))) for g in (2, 1, 0)]
+    found = [
+        int(np.argmin(np.abs(left - 0.75 * np.array(NODE_COLOURS[g])).max(-1))) for g in (2, 1, 0)
+    ]
     assert found == sorted(found)
     assert len(set(found)) == 3
 

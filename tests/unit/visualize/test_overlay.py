@@ -17,14 +17,20 @@ from vidgraph.visualize.overlay import write_overlay
 
 
 def prediction(stages: int = 1, frame_indices: tuple[int, ...] = (0, 2, 4)) -> Prediction:
-    """All attention goes from one corner of the grid to its neighbours, in another corner in each sampled frame."""
+    """All attention goes from one corner of the grid to its neighbours, in another corner in each
+    sampled frame.
+    """
     graph = grid_graph((3, 2, 1))
     attention = torch.zeros(stages, 3, 14, 14)
     for t, node in enumerate((0, 2, 8)):
         attention[:, t, :, node] = graph.adjacency[:, node].float()
-    explanation = Explanation(graph.node_boxes_xyxy.expand(3, -1, -1), graph.adjacency, attention, graph.names)
+    explanation = Explanation(
+        graph.node_boxes_xyxy.expand(3, -1, -1), graph.adjacency, attention, graph.names
+    )
     name = "/clips/a_name_that_is_much_too_long_for_the_panel_beside_the_picture.mp4"
-    return Prediction(name, ["clap", "wave"], torch.tensor([0.9, 0.1]), list(frame_indices), explanation)
+    return Prediction(
+        name, ["clap", "wave"], torch.tensor([0.9, 0.1]), list(frame_indices), explanation
+    )
 
 
 def read(path: Path) -> tuple[np.ndarray, float]:
@@ -37,15 +43,26 @@ def corner_brightness(picture: np.ndarray) -> list[float]:
     """Brightness of the four corners of the drawn frame, upper left first, row by row."""
     side, step = picture.shape[0], picture.shape[0] // 3
     drawn = picture[:, :side].astype(float)
-    return [drawn[y : y + step, x : x + step].mean() for y in (0, side - step) for x in (0, side - step)]
+    return [
+        drawn[y : y + step, x : x + step].mean() for y in (0, side - step) for x in (0, side - step)
+    ]
 
 
 def test_each_frame_shows_the_graph_of_the_nearest_sampled_frame(tmp_path: Path):
     path = tmp_path / "overlay.mp4"
-    write_overlay(path, np.zeros((5, 64, 64, 3), dtype=np.uint8), prediction(), fps=10, frame_numbers=range(5), side=256)
+    write_overlay(
+        path,
+        np.zeros((5, 64, 64, 3), dtype=np.uint8),
+        prediction(),
+        fps=10,
+        frame_numbers=range(5),
+        side=256,
+    )
     frames, fps = read(path)
     assert frames.shape[:3] == (5, 256, 556)
-    assert fps == pytest.approx(5 / 4)  # five frames are shown for four seconds, not for half a second
+    assert fps == pytest.approx(
+        5 / 4
+    )  # five frames are shown for four seconds, not for half a second
     brightest = [int(np.argmax(corner_brightness(frame))) for frame in frames]
     assert brightest == [0, 0, 1, 1, 3]
     assert frames[:, 5:40, 560 - 250 :].mean() > 200  # the panel is light
@@ -58,10 +75,20 @@ def test_a_long_overlay_keeps_its_speed_and_takes_frames_one_after_another(tmp_p
 
     def frames() -> Iterator[np.ndarray]:
         for place, _ in enumerate(numbers):
-            assert len(drawn) >= place - 1  # the frame before is on its way into the file before the next is asked for
+            assert (
+                len(drawn) >= place - 1
+            )  # the frame before is on its way into the file before the next is asked for
             yield np.zeros((32, 64, 3), dtype=np.uint8)
 
-    write_overlay(path, frames(), prediction(), fps=5, frame_numbers=numbers, side=64, report=lambda *counts: drawn.append(counts))
+    write_overlay(
+        path,
+        frames(),
+        prediction(),
+        fps=5,
+        frame_numbers=numbers,
+        side=64,
+        report=lambda *counts: drawn.append(counts),
+    )
     pictures, fps = read(path)
     assert fps == 5
     assert pictures.shape[0] == 30
@@ -72,7 +99,14 @@ def test_without_a_graph_only_the_panel_is_drawn(tmp_path: Path):
     answer = prediction()
     answer.explanation = None
     path = tmp_path / "overlay.mp4"
-    write_overlay(path, np.full((2, 64, 64, 3), 200, dtype=np.uint8), answer, fps=10, frame_numbers=range(2), side=128)
+    write_overlay(
+        path,
+        np.full((2, 64, 64, 3), 200, dtype=np.uint8),
+        answer,
+        fps=10,
+        frame_numbers=range(2),
+        side=128,
+    )
     frames, _ = read(path)
     assert np.abs(frames[0, :, :128].astype(int) - 200).mean() < 3
 
@@ -80,9 +114,13 @@ def test_without_a_graph_only_the_panel_is_drawn(tmp_path: Path):
 def test_bad_targets_are_one_line(tmp_path: Path):
     frames = np.zeros((2, 64, 64, 3), dtype=np.uint8)
     with pytest.raises(VideoError, match=r"overlay\.avi: .*\.mp4"):
-        write_overlay(tmp_path / "overlay.avi", frames, prediction(), fps=10, frame_numbers=range(5), side=64)
+        write_overlay(
+            tmp_path / "overlay.avi", frames, prediction(), fps=10, frame_numbers=range(5), side=64
+        )
     with pytest.raises(VideoError, match="no frames"):
         write_overlay(tmp_path / "overlay.mp4", frames[:0], prediction(), fps=10, frame_numbers=[])
     (tmp_path / "overlay.mp4").mkdir()
     with pytest.raises(RunError, match="cannot be written"):
-        write_overlay(tmp_path / "overlay.mp4", frames, prediction(), fps=10, frame_numbers=range(5), side=64)
+        write_overlay(
+            tmp_path / "overlay.mp4", frames, prediction(), fps=10, frame_numbers=range(5), side=64
+        )

@@ -11,14 +11,22 @@ import torch
 from vidgraph.records import Explanation, Prediction, RegionLinks
 from vidgraph.visualize import regions as drawing
 from vidgraph.visualize.overlay import write_overlay
-from vidgraph.visualize.regions import NEIGHBOUR_COLOUR, PROPOSAL_COLOUR, QUERY_COLOUR, TRACK_COLOURS, RegionPictures
+from vidgraph.visualize.regions import (
+    NEIGHBOUR_COLOUR,
+    PROPOSAL_COLOUR,
+    QUERY_COLOUR,
+    TRACK_COLOURS,
+    RegionPictures,
+)
 from vidgraph.visualize.report import write_prediction_report
 
 STEPS, FRAMES = 3, 6
 
 
 def moving_boxes() -> torch.Tensor:
-    """Three steps of four boxes: the whole frame, one that moves to the right, one that stays, and one that is there at first only."""
+    """Three steps of four boxes: the whole frame, one that moves to the right, one that stays, and
+    one that is there at first only.
+    """
     boxes = torch.zeros(STEPS, 4, 4)
     boxes[:, 0] = torch.tensor([0.0, 0, 1, 1])
     for step in range(STEPS):
@@ -33,7 +41,9 @@ def iou(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def explanation(similar: bool = True, overlapping: bool = True) -> Explanation:
-    """Box 3 exists at the first step only; the similarity graph is even but for box 1 of step 1, which looks at box 1 of steps 0 and 2."""
+    """Box 3 exists at the first step only; the similarity graph is even but for box 1 of step 1,
+    which looks at box 1 of steps 0 and 2.
+    """
     boxes = moving_boxes()
     mask = torch.ones(STEPS, 4, dtype=torch.bool)
     mask[1:, 3] = False
@@ -47,11 +57,19 @@ def explanation(similar: bool = True, overlapping: bool = True) -> Explanation:
     if similar:
         neighbours[1, 1], weights[1, 1] = torch.tensor([9, 1]), torch.tensor([0.6, 0.3])
     links = RegionLinks(
-        torch.tensor([0, 2, 4]), mask.float(), mask, neighbours, weights, torch.full((STEPS,), 0.1), overlap if overlapping else None
+        torch.tensor([0, 2, 4]),
+        mask.float(),
+        mask,
+        neighbours,
+        weights,
+        torch.full((STEPS,), 0.1),
+        overlap if overlapping else None,
     )
     nobody = torch.zeros(4, 4, dtype=torch.bool)
     names = ("box 1", "box 2", "box 3", "box 4")
-    return Explanation(boxes[[0, 0, 1, 1, 2, 2]], nobody, torch.zeros(0, FRAMES, 4, 4), names, links)
+    return Explanation(
+        boxes[[0, 0, 1, 1, 2, 2]], nobody, torch.zeros(0, FRAMES, 4, 4), names, links
+    )
 
 
 def frames() -> np.ndarray:
@@ -109,11 +127,15 @@ def test_similar_regions_are_blue_and_the_query_orange_in_their_own_frames() -> 
     drawn = pictures.query(frames(), pictures.queries[0], side=400)
     assert [t for _, t in drawn] == [0, 2, 4]
     left = [int(400 * x) for x in (0.1, 0.15, 0.2)]  # of the moving box in each step
-    for (picture, _), x, colour in zip(drawn, left, (NEIGHBOUR_COLOUR, QUERY_COLOUR, NEIGHBOUR_COLOUR), strict=True):
+    for (picture, _), x, colour in zip(
+        drawn, left, (NEIGHBOUR_COLOUR, QUERY_COLOUR, NEIGHBOUR_COLOUR), strict=True
+    ):
         assert near(picture[60:140, x - 1 : x + 4], colour).any(1).all()
         other = QUERY_COLOUR if colour is NEIGHBOUR_COLOUR else NEIGHBOUR_COLOUR
         assert not near(picture, other).any()
-        assert near(picture[260:340, 238:244], PROPOSAL_COLOUR, 140).any(1).all()  # the box that stays, faint
+        assert (
+            near(picture[260:340, 238:244], PROPOSAL_COLOUR, 140).any(1).all()
+        )  # the box that stays, faint
 
 
 def test_a_box_that_does_not_exist_is_not_drawn() -> None:
@@ -127,19 +149,27 @@ def test_a_box_that_does_not_exist_is_not_drawn() -> None:
 def test_trajectories_over_a_frame_and_in_a_strip() -> None:
     pictures = RegionPictures(explanation())
     picture = pictures.over_frame(frames()[0], 4, side=400)
-    assert near(picture[60:140, 78:86], TRACK_COLOURS[1]).any(1).all()  # where the moving box is now
-    assert near(picture[96:104, 100:140], TRACK_COLOURS[1]).any(0).all()  # and the way that it came, from 0.25 to 0.35
+    assert (
+        near(picture[60:140, 78:86], TRACK_COLOURS[1]).any(1).all()
+    )  # where the moving box is now
+    assert (
+        near(picture[96:104, 100:140], TRACK_COLOURS[1]).any(0).all()
+    )  # and the way that it came, from 0.25 to 0.35
     strip = pictures.strip(frames(), side=200)
     assert strip.shape == (200, 3 * 200 + 2 * 6, 3)
     for column, left in enumerate((0.1, 0.15, 0.2)):
         x = round(column * 206 + 200 * left)
-        assert near(strip[30:70, x - 1 : x + 4], TRACK_COLOURS[1]).any(1).mean() > 0.8  # but where an arrow crosses
+        assert (
+            near(strip[30:70, x - 1 : x + 4], TRACK_COLOURS[1]).any(1).mean() > 0.8
+        )  # but where an arrow crosses
     between = strip[40:60, 200:206]
     assert near(between, TRACK_COLOURS[1]).any()  # an arrow from frame to frame
 
 
 def prediction(what: Explanation) -> Prediction:
-    return Prediction("clip.mp4", ["push", "pull"], torch.tensor([0.7, 0.3]), [0, 3, 6, 9, 12, 15], what)
+    return Prediction(
+        "clip.mp4", ["push", "pull"], torch.tensor([0.7, 0.3]), [0, 3, 6, 9, 12, 15], what
+    )
 
 
 def test_report_tells_trajectories_and_neighbours(tmp_path: Path) -> None:
@@ -148,7 +178,10 @@ def test_report_tells_trajectories_and_neighbours(tmp_path: Path) -> None:
     assert "The nodes of the graph are 10 boxes in 3 frames, 3 to 4 in each." in text
     assert "trajectory 3</td>" in text
     assert "<td>0 to 12</td>" in text or ">0 to 12</td>" in text
-    assert "A region of frame 6: its most similar regions weigh 0.6000, 0.3000; an even share is 0.1000." in text
+    assert (
+        "A region of frame 6: its most similar regions weigh 0.6000, 0.3000; an even share is "
+        "0.1000." in text
+    )
     assert "Attention is nearly even" not in text
     plain = explanation(similar=False, overlapping=False)
     write_prediction_report(tmp_path / "plain.html", prediction(plain), frames())
@@ -163,14 +196,24 @@ def test_boxes_that_go_nowhere_are_said_to(tmp_path: Path) -> None:
     assert apart.regions.overlap is not None
     apart.regions.overlap[apart.regions.overlap > 0] = 0.29
     write_prediction_report(tmp_path / "report.html", prediction(apart), frames())
-    assert "so there are no trajectories to draw" in (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "so there are no trajectories to draw" in (tmp_path / "report.html").read_text(
+        encoding="utf-8"
+    )
 
 
-@pytest.mark.parametrize("parts", [{}, {"overlapping": False}, {"similar": False, "overlapping": False}])
+@pytest.mark.parametrize(
+    "parts", [{}, {"overlapping": False}, {"similar": False, "overlapping": False}]
+)
 def test_overlay_is_written_with_a_key_of_its_boxes(tmp_path: Path, parts: dict[str, bool]) -> None:
     import av
 
-    write_overlay(tmp_path / "overlay.mp4", frames(), prediction(explanation(**parts)), fps=5, frame_numbers=[0, 3, 6, 9, 12, 15])
+    write_overlay(
+        tmp_path / "overlay.mp4",
+        frames(),
+        prediction(explanation(**parts)),
+        fps=5,
+        frame_numbers=[0, 3, 6, 9, 12, 15],
+    )
     with av.open(str(tmp_path / "overlay.mp4")) as container:
         pictures = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
     assert len(pictures) == FRAMES

@@ -1,4 +1,6 @@
-"""The HTML reports: one file, nothing fetched, everything described, and what it says is what it was given."""
+"""The HTML reports: one file, nothing fetched, everything described, and what it says is what it
+was given.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +52,13 @@ def prediction(with_graph: bool = True) -> Prediction:
     graph = grid_graph((3, 2, 1))
     torch.manual_seed(0)
     attention = torch.randn(2, 6, 14, 14).masked_fill(~graph.adjacency, -1e9).softmax(-1)
-    explanation = Explanation(graph.node_boxes_xyxy.expand(6, -1, -1), graph.adjacency, attention, graph.names) if with_graph else None
+    explanation = (
+        Explanation(
+            graph.node_boxes_xyxy.expand(6, -1, -1), graph.adjacency, attention, graph.names
+        )
+        if with_graph
+        else None
+    )
     probabilities = torch.tensor([0.62, 0.2, 0.1, 0.05, 0.02, 0.01])
     return Prediction("/clips/a & b.mp4", CLASSES, probabilities, [0, 2, 4, 6, 8, 10], explanation)
 
@@ -67,7 +75,10 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> str:
         lead="Three digits wander.",
         facts=[("Budget", "40,000 clips each")],
         curves=[Curve("RSTG", [100, 200], [20, 80]), Curve("Mean+LSTM", [100, 200], [15, 30])],
-        scores=[ScoreLine("RSTG", 81.5, (78.2, 84.4), 600), ScoreLine("Mean+LSTM", 30.25, (26.7, 34.0), 600)],
+        scores=[
+            ScoreLine("RSTG", 81.5, (78.2, 84.4), 600),
+            ScoreLine("Mean+LSTM", 30.25, (26.7, 34.0), 600),
+        ],
         chance=100 / 6,
         confusion=("RSTG", np.eye(6, dtype=int) * 5, CLASSES),
         prediction=prediction(),
@@ -80,7 +91,9 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def test_prediction_report_says_what_was_predicted(tmp_path: Path):
     path = tmp_path / "report.html"
-    write_prediction_report(path, prediction(), FRAMES, model_name="rstg_small", notes=["The video is short."])
+    write_prediction_report(
+        path, prediction(), FRAMES, model_name="rstg_small", notes=["The video is short."]
+    )
     text = path.read_text(encoding="utf-8")
     page = Page(text)
     assert "a & b.mp4" in page.words
@@ -88,7 +101,9 @@ def test_prediction_report_says_what_was_predicted(tmp_path: Path):
     assert "Source frames used: 0, 2, 4, 6, 8, 10." in page.words
     assert "The video is short." in page.words
     assert "listens to" in page.words
-    assert [float(w) for w in re.findall(r'class="fill" style="width: ([\d.]+)%', text)] == pytest.approx([62, 20, 10, 5, 2])
+    assert [
+        float(w) for w in re.findall(r'class="fill" style="width: ([\d.]+)%', text)
+    ] == pytest.approx([62, 20, 10, 5, 2])
     assert "stage 2 of 2, frame 10" in page.words
 
 
@@ -132,7 +147,9 @@ def test_a_model_without_a_graph_gets_a_report_too(tmp_path: Path):
 def test_even_attention_is_called_even(tmp_path: Path):
     answer = prediction()
     explanation = answer.explanation
-    explanation.attention = (explanation.adjacency / explanation.adjacency.sum(1, keepdim=True)).expand(2, 6, -1, -1)
+    explanation.attention = (
+        explanation.adjacency / explanation.adjacency.sum(1, keepdim=True)
+    ).expand(2, 6, -1, -1)
     write_prediction_report(tmp_path / "report.html", answer, FRAMES)
     assert "Attention is nearly even" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
