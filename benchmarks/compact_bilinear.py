@@ -25,7 +25,7 @@ import torch
 from timing import interleaved_medians, options
 from torch import Tensor
 
-from vidgraph.layers.compact_bilinear import CompactBilinear
+from vidgraph.models.compact_bilinear import CompactBilinear
 
 PLACES = 7 * 7
 AIM = 1.5

@@ -12,9 +12,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from vidgraph.extraction.processes import in_processes
-from vidgraph.extraction.store import Store
-from vidgraph.extraction.tasks import Job, Task
+from vidgraph.precompute.processes import in_processes
+from vidgraph.precompute.store import Store
+from vidgraph.precompute.tasks import Job, Task
 from vidgraph.video.reader import open_video
 from vidgraph.video.writer import write_video
 

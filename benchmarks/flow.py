@@ -33,11 +33,11 @@ import numpy as np
 import torch
 from extracting import decoding_rate, engine_rate, job_rate, make_videos
 
-from vidgraph.extraction.flow import METHODS, FlowJob, open_estimator
-from vidgraph.extraction.flow_fields import bounds_pixels, quantise
-from vidgraph.extraction.flow_store import decode_field, encode_field
-from vidgraph.extraction.tasks import Task
-from vidgraph.recogniser import list_videos
+from vidgraph.precompute.flow import METHODS, FlowJob, open_estimator
+from vidgraph.precompute.flow_fields import bounds_pixels, quantise
+from vidgraph.precompute.flow_store import decode_field, encode_field
+from vidgraph.precompute.tasks import Task
+from vidgraph.predictor import list_videos
 from vidgraph.video.reader import open_video
 
 REFERENCE = "tvl1"  # the papers'

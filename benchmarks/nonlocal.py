@@ -23,7 +23,7 @@ import torch
 from timing import interleaved_medians, options
 from torch import Tensor, nn
 
-from vidgraph.layers.nonlocal_block import NonLocalBlock
+from vidgraph.models.nonlocal_block import NonLocalBlock
 
 SIZES = {"res3": (512, 16, 28), "res4": (1024, 16, 14)}  # channels, frames, rows and columns
 SIDE = 2048  # of the matrix product

@@ -23,9 +23,9 @@ from pathlib import Path
 import torch
 from extracting import decoding_rate, engine_rate, job_rate, make_videos
 
-from vidgraph.extraction.proposals import SOURCES, ProposalJob
-from vidgraph.extraction.tasks import Task
-from vidgraph.recogniser import list_videos
+from vidgraph.precompute.proposals import SOURCES, ProposalJob
+from vidgraph.precompute.tasks import Task
+from vidgraph.predictor import list_videos
 from vidgraph.video.reader import open_video
 
 LOOKED_AT = {

@@ -25,7 +25,7 @@ from torch import nn
 
 from vidgraph.backbones.resnet3d import DEPTHS, BackboneOptions, ResNet3D, resnet3d
 from vidgraph.evaluation.profile import profile_model
-from vidgraph.layers.norms import fold_norms
+from vidgraph.models.norms import fold_norms
 from vidgraph.records import InputSpec
 
 FRAMES = 8

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vidgraph.layers.rstg import GraphOptions, RecurrentSpaceTimeGraph, Send
+from vidgraph.models.rstg import GraphOptions, RecurrentSpaceTimeGraph, Send
 
 CHANNELS = WIDTH = 512
 FRAMES, NODES, POSITION = 10, 14, 36

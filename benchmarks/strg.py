@@ -31,16 +31,16 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import roi_align
 
-from vidgraph.catalogue import create_model
 from vidgraph.evaluation.profile import profile_model
-from vidgraph.graphs.overlap import (
+from vidgraph.models.build import create_model
+from vidgraph.models.overlap import (
     dense_graphs,
     gather_next,
     gather_previous,
     overlap_graphs,
     pairwise_iou,
 )
-from vidgraph.graphs.regions import region_nodes
+from vidgraph.models.regions import region_nodes
 from vidgraph.records import Regions
 
 STEPS, WIDTH = 16, 512  # of the map, and of the nodes

@@ -32,8 +32,8 @@ def create_model(
     class_names: Sequence[str] | None = None,
     **options: Any,
 ) -> nn.Module:
-    """A model with fresh weights; see `vidgraph.catalogue.create_model`."""
-    from vidgraph import catalogue
+    """A model with fresh weights; see `vidgraph.models.build.create_model`."""
+    from vidgraph.models import build as catalogue
 
     return catalogue.create_model(architecture, num_classes, class_names, **options)
 
@@ -55,6 +55,7 @@ def list_models(pretrained: bool = False) -> list[str]:
     """Names that `create_model` builds, or, with `pretrained`, names of the shipped weights that
     `from_pretrained` loads.
     """
-    from vidgraph import catalogue, weights
+    from vidgraph import weights
+    from vidgraph.models import build as catalogue
 
     return weights.list_shipped() if pretrained else catalogue.list_architectures()

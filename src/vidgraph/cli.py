@@ -64,8 +64,8 @@ def demo(args: argparse.Namespace) -> int:
 
 
 def train(args: argparse.Namespace) -> int:
+    from vidgraph.config import load_recipe
     from vidgraph.experiment import default_folder, train_recipe
-    from vidgraph.recipe import load_recipe
     from vidgraph.training.progress import duration
     from vidgraph.training.routine import stop_message
 
@@ -99,9 +99,9 @@ def reproduce(args: argparse.Namespace) -> int:
 
 def predict(args: argparse.Namespace) -> int:
     from vidgraph.data.flow_source import flow_as_trained
-    from vidgraph.extraction.store import BoxStore
+    from vidgraph.precompute.store import BoxStore
+    from vidgraph.predictor import Predictor, check_save_target, list_videos
     from vidgraph.progress import counter
-    from vidgraph.recogniser import Recogniser, check_save_target, list_videos
     from vidgraph.scoring import prediction_views
     from vidgraph.training.fit import accelerator
 
@@ -123,13 +123,13 @@ def predict(args: argparse.Namespace) -> int:
             )
     boxes = None if args.boxes is None else BoxStore(args.boxes)
     flow = flow_as_trained(args.model, args.flow) if spec.flow_length else None
-    recogniser = Recogniser(
+    predictor = Predictor(
         model, accelerator(args.device or "auto"), views=fusion, plan=plan, boxes=boxes, flow=flow
     )
     if len(videos) == 1:  # its fault is the command's
-        results: Any = iter([(videos[0], recogniser.predict(videos[0]), None)])
+        results: Any = iter([(videos[0], predictor.predict(videos[0]), None)])
     else:
-        results = ((r.path, r.prediction, r.error) for r in recogniser.predict_many(videos))
+        results = ((r.path, r.prediction, r.error) for r in predictor.predict_many(videos))
     records, failed = [], 0
     for path, prediction, error in results:
         if error is not None:
@@ -139,10 +139,10 @@ def predict(args: argparse.Namespace) -> int:
             continue
         records.append(prediction.to_dict(args.top))
         if not args.json:
-            _print_prediction(prediction, args.top, recogniser.notes(prediction))
+            _print_prediction(prediction, args.top, predictor.notes(prediction))
         if args.save is not None:
             with counter("frames drawn") as count:
-                recogniser.save(prediction, args.save, args.model, count)
+                predictor.save(prediction, args.save, args.model, count)
     if args.json:
         print(json.dumps(records, indent=2))
     elif args.save is not None:
@@ -162,9 +162,9 @@ def _print_prediction(prediction: Any, count: int, notes: list[str]) -> None:
 
 
 def profile(args: argparse.Namespace) -> int:
-    from vidgraph.catalogue import list_architectures
     from vidgraph.evaluation.profile import profile_model, to_text
     from vidgraph.experiment import model_options
+    from vidgraph.models.build import list_architectures
     from vidgraph.weights import list_shipped
 
     options = model_options(args.overrides)
@@ -239,7 +239,7 @@ def build_parser() -> Parser:
 
 
 def _add_train_and_reproduce(verbs: Any) -> None:
-    from vidgraph.recipe import list_recipes
+    from vidgraph.config import list_recipes
 
     rows = "\n".join(f"  {name}:{row}" for name, rows in list_recipes().items() for row in rows)
     p = add_verb(
@@ -414,7 +414,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _unknown_argument(word: str, args: argparse.Namespace) -> RecipeError:
-    from vidgraph.recipe import recipe_keys
+    from vidgraph.config import recipe_keys
 
     word = word.partition("=")[0]
     known = [

@@ -24,11 +24,11 @@ from vidgraph.backbones.cross_modality import bare_name, image_weights, is_head
 from vidgraph.backbones.inflate import inflate_resnet, our_name
 from vidgraph.backbones.resnet3d import ResNet3D
 from vidgraph.backbones.torchvision2d import TorchvisionBackbone
-from vidgraph.catalogue import create_model, options_of
 from vidgraph.convert import convert_rstg_tensorflow
 from vidgraph.convert_i3d import Codebase, convert_i3d, head_classes, recognise
 from vidgraph.errors import WeightsError
-from vidgraph.files import unpickle_arrays, write_json
+from vidgraph.models.build import create_model, options_of
+from vidgraph.util import unpickle_arrays, write_json
 from vidgraph.weights import save_weights
 
 REPORT_FILE = "conversion.json"  # beside the weights: where each tensor of the checkpoint went

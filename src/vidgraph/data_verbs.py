@@ -16,8 +16,8 @@ def data_check(args: argparse.Namespace) -> int:
     from vidgraph.data.check import check_table
     from vidgraph.data.intervals import load_intervals
     from vidgraph.data.table import load_table, parse_columns
-    from vidgraph.files import check_target
     from vidgraph.progress import counter
+    from vidgraph.util import check_target
     from vidgraph.weights import from_pretrained
 
     if args.skip_list is not None:

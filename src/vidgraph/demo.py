@@ -94,7 +94,7 @@ def _make_videos(folder: Path, counts: dict[str, int]) -> Path:
 
 
 def _recipe(row: str, table: Path, overrides: Sequence[str]) -> Any:
-    from vidgraph.recipe import load_recipe
+    from vidgraph.config import load_recipe
 
     return load_recipe(f"demo:{row}", ["--data.table.path", str(table), *overrides])
 
@@ -121,14 +121,14 @@ def _explain(
 ) -> Path:
     """Predicts one test video with the graph network and writes the report."""
     from vidgraph.evaluation.results import describe_hardware
-    from vidgraph.recogniser import Recogniser
+    from vidgraph.predictor import Predictor
     from vidgraph.visualize.charts import Curve, ScoreLine
     from vidgraph.visualize.report import write_demo_report
     from vidgraph.weights import from_pretrained
 
-    recogniser = Recogniser(from_pretrained(folder / "rstg_small"))
+    predictor = Predictor(from_pretrained(folder / "rstg_small"))
     video, truth = _unseen_video(table)
-    prediction = recogniser.predict(video)
+    prediction = predictor.predict(video)
     print(f"\nOne unseen video, {video} (label {truth!r}):")
     for name, probability in prediction.top(2):
         print(f"  {100 * probability:5.1f} %  {name}")
@@ -158,7 +158,7 @@ def _explain(
         chance=chance,
         confusion=(MODELS["rstg_small"], with_graph.confusion, list(prediction.class_names)),
         prediction=prediction,
-        frames=recogniser.frames_seen(prediction),
+        frames=predictor.frames_seen(prediction),
         truth=truth,
         findings=[_finding(with_graph, without)],
     )

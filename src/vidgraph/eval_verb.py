@@ -14,7 +14,7 @@ from typing import Any
 
 from vidgraph.command_line import GOOD, add_verb, positive
 from vidgraph.errors import RecipeError
-from vidgraph.files import check_target
+from vidgraph.util import check_target
 
 
 def evaluate(args: argparse.Namespace) -> int:
@@ -124,7 +124,7 @@ def _print_scores(model: str, measured_on: str, scores: Any) -> None:
 
 def _draw(path: Path, groups: Sequence[Any], names: Sequence[str], score: str) -> None:
     """One panel per attribute; what is measured on all classes is none of them."""
-    from vidgraph.files import whole_file
+    from vidgraph.util import whole_file
     from vidgraph.visualize.charts import AttributePanel, attribute_chart
 
     panels = []

@@ -16,10 +16,7 @@ from typing import Any, cast
 
 from torch import nn
 
-from vidgraph.catalogue import create_model
-from vidgraph.errors import DataError, RecipeError, RunError, nearest
-from vidgraph.files import write_json
-from vidgraph.recipe import (
+from vidgraph.config import (
     DataRecipe,
     EvalRecipe,
     Recipe,
@@ -30,11 +27,14 @@ from vidgraph.recipe import (
     parse_overrides,
     save_recipe,
 )
+from vidgraph.errors import DataError, RecipeError, RunError, nearest
+from vidgraph.models.build import create_model
 from vidgraph.records import InputSpec
 from vidgraph.training.fit import FitResult, TrainingData, fit, process_rank
 from vidgraph.training.run_folder import CHECKPOINT, run_lock
 from vidgraph.training.stages import total_clips
 from vidgraph.typed_values import value_of
+from vidgraph.util import write_json
 from vidgraph.video.views import ViewPlan
 from vidgraph.weights import from_pretrained, load_matching, read_state, save_weights
 
@@ -403,7 +403,7 @@ def _box_store(data: TableData, spec: InputSpec) -> Any:
     """The store of boxes, if the model takes boxes and one is named."""
     if not spec.boxes_per_frame or data.boxes is None:
         return None
-    from vidgraph.extraction.store import BoxStore
+    from vidgraph.precompute.store import BoxStore
 
     return BoxStore(data.boxes)
 

@@ -19,7 +19,7 @@ _TABLES = (".csv", ".tsv", ".parquet")
 
 
 def extract_proposals(args: argparse.Namespace) -> int:
-    from vidgraph.extraction.proposals import ProposalJob
+    from vidgraph.precompute.proposals import ProposalJob
 
     if args.fps is not None and args.every is not None:
         raise DataError("give --fps or --every, not both")
@@ -31,7 +31,7 @@ def extract_proposals(args: argparse.Namespace) -> int:
 
 
 def extract_flow(args: argparse.Namespace) -> int:
-    from vidgraph.extraction.flow import FlowJob
+    from vidgraph.precompute.flow import FlowJob
 
     job = FlowJob(args.method, args.bound, args.short_side, args.weights)
     workers = args.workers or (1 if args.method == "raft" else _cores())
@@ -41,7 +41,7 @@ def extract_flow(args: argparse.Namespace) -> int:
 def extract_boxes(args: argparse.Namespace) -> int:
     from vidgraph.data.box_files import csv_tasks
     from vidgraph.data.something_boxes import something_else_tasks
-    from vidgraph.extraction.given import GivenBoxesJob
+    from vidgraph.precompute.given import GivenBoxesJob
 
     kinds = {file.suffix.lower() for file in args.files}
     if kinds == {".csv", ".json"}:
@@ -82,7 +82,7 @@ def extract_boxes(args: argparse.Namespace) -> int:
 
 
 def _run(job: Any, tasks: Sequence[Any], out: Path, workers: int, cluster: bool) -> int:
-    from vidgraph.extraction.engine import extract
+    from vidgraph.precompute.engine import extract
     from vidgraph.progress import pace
 
     with pace("videos") as progress:
@@ -125,8 +125,8 @@ def video_tasks(paths: Sequence[Path], columns: str = "") -> list[Any]:
         VidgraphError: a table that cannot be read, or a folder without videos.
     """
     from vidgraph.data.table import load_table, parse_columns
-    from vidgraph.extraction.tasks import Task
-    from vidgraph.recogniser import list_videos
+    from vidgraph.precompute.tasks import Task
+    from vidgraph.predictor import list_videos
 
     videos: dict[str, None] = {}
     for path in paths:

@@ -20,7 +20,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from vidgraph.catalogue import create_model
+from vidgraph.config import Recipe, load_recipe, parse_overrides, recipe_rows
 from vidgraph.errors import RecipeError, RunError, nearest
 from vidgraph.evaluation.kept_score import KeptScore, keep_score, kept_score
 from vidgraph.evaluation.metrics import paired_bootstrap
@@ -38,13 +38,13 @@ from vidgraph.evaluation.results import (
     write_page,
 )
 from vidgraph.experiment import MAY_CHANGE, train_recipe
-from vidgraph.files import check_target
+from vidgraph.models.build import create_model
 from vidgraph.progress import counter
-from vidgraph.recipe import Recipe, load_recipe, parse_overrides, recipe_rows
 from vidgraph.scoring import score_model
 from vidgraph.training.fit import FitResult, process_rank
 from vidgraph.training.routine import stop_message
 from vidgraph.training.run_folder import CHECKPOINT, METRICS, read_metrics, run_lock
+from vidgraph.util import check_target
 from vidgraph.weights import WEIGHTS_FILE, from_pretrained
 
 Size = Literal["small", "paper"]

@@ -11,13 +11,13 @@ from typing import Any, cast
 
 from torch import nn
 
+from vidgraph.config import EvalRecipe, load_data, load_recipe, parse_overrides
 from vidgraph.errors import RecipeError
 from vidgraph.evaluation.features import FeatureRecorder
 from vidgraph.evaluation.inference import ViewFusion, evaluate
 from vidgraph.evaluation.metrics import Scores
 from vidgraph.evaluation.score_file import SUFFIX, load_scores
 from vidgraph.experiment import scored_data, view_plan
-from vidgraph.recipe import EvalRecipe, load_data, load_recipe, parse_overrides
 from vidgraph.records import InputSpec
 from vidgraph.training.fit import accelerator
 from vidgraph.training.loaders import ClipLoader, ClipSequence, validation_batches

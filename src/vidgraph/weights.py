@@ -25,10 +25,10 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from vidgraph import catalogue
 from vidgraph.errors import RunError, WeightsError, nearest
-from vidgraph.files import whole_file
+from vidgraph.models import build as catalogue
 from vidgraph.records import InputSpec
+from vidgraph.util import whole_file
 
 WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "config.json"
 _PICKLE_SUFFIXES = {".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin", ".pyth", ".tar"}

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from vidgraph.catalogue import create_model
 from vidgraph.cli import main
+from vidgraph.models.build import create_model
 from vidgraph.video.writer import write_video
 from vidgraph.weights import save_weights
 

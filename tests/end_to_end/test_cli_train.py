@@ -17,7 +17,7 @@ import torch
 
 import vidgraph
 from vidgraph.cli import main
-from vidgraph.recipe import load_recipe
+from vidgraph.config import load_recipe
 from vidgraph.training.run_folder import load_checkpoint, read_metrics
 
 SETTINGS = {

@@ -21,8 +21,8 @@ from commands import error_of, json_of
 
 import vidgraph
 from vidgraph.cli import main
-from vidgraph.extraction.container import Header, RecordFile, write_records
-from vidgraph.extraction.store import BoxStore
+from vidgraph.precompute.container import Header, RecordFile, write_records
+from vidgraph.precompute.store import BoxStore
 from vidgraph.video.writer import write_video
 from vidgraph.weights import save_weights
 

@@ -18,9 +18,9 @@ import pytest
 from commands import error_of
 
 from vidgraph.cli import main
-from vidgraph.extraction.flow import LiveFlow, open_estimator
-from vidgraph.extraction.flow_fields import dequantise
-from vidgraph.extraction.flow_store import open_flow
+from vidgraph.precompute.flow import LiveFlow, open_estimator
+from vidgraph.precompute.flow_fields import dequantise
+from vidgraph.precompute.flow_store import open_flow
 from vidgraph.video.reader import open_video
 from vidgraph.video.writer import write_video
 

@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import nn
 
-from vidgraph.catalogue import create_model
 from vidgraph.convert import convert_rstg_tensorflow
 from vidgraph.errors import WeightsError
+from vidgraph.models.build import create_model
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 PUBLISHED = {

@@ -13,12 +13,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from vidgraph.architectures.clips import ClipOptions, pooled_classifier
 from vidgraph.backbones.resnet3d import DEPTHS, BackboneOptions, resnet3d, stage_channels
-from vidgraph.catalogue import create_model
 from vidgraph.convert_i3d import convert_i3d, head_classes, recognise
 from vidgraph.errors import WeightsError
-from vidgraph.layers.nonlocal_block import NonLocalBlock
+from vidgraph.models.build import create_model
+from vidgraph.models.build_clips import ClipOptions, pooled_classifier
+from vidgraph.models.nonlocal_block import NonLocalBlock
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 NON_LOCAL = [("res3", 1), ("res3", 3), ("res4", 1), ("res4", 3), ("res4", 5)]

@@ -18,10 +18,10 @@ import pytest
 import torch
 
 from vidgraph import errors
-from vidgraph.catalogue import list_architectures, options_of
 from vidgraph.cli import build_parser, split_overrides
-from vidgraph.layers.rstg import GraphOptions, RecurrentSpaceTimeGraph
-from vidgraph.recipe import list_recipes, load_data, load_recipe, parse_overrides, recipe_keys
+from vidgraph.config import list_recipes, load_data, load_recipe, parse_overrides, recipe_keys
+from vidgraph.models.build import list_architectures, options_of
+from vidgraph.models.rstg import GraphOptions, RecurrentSpaceTimeGraph
 from vidgraph.reproduce import parse_seeds, plan
 from vidgraph.weights import list_shipped
 
@@ -204,7 +204,7 @@ def test_options_table_is_that_of_the_code() -> None:
 )
 def test_what_an_architecture_changes_is_what_the_page_says(architecture: str) -> None:
     """`differs in` of the page against the options of a model as it is built."""
-    from vidgraph.catalogue import create_model
+    from vidgraph.models.build import create_model
 
     with torch.device("meta"):
         model = create_model(architecture, width=8)

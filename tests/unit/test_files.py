@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from vidgraph.errors import RunError
-from vidgraph.files import check_target, natural_key, whole_file, write_json
+from vidgraph.util import check_target, natural_key, whole_file, write_json
 
 WRITERS: dict[str, Callable[[Path], object]] = {
     "check_target": check_target,

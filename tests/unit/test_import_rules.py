@@ -15,82 +15,50 @@ SOURCE = Path(__file__).parents[2] / "src" / "vidgraph"
 
 # A room is a folder of the package or a file at its top. Every room may import what is in EVERYONE,
 # and its row here. A new room is one more line.
-EVERYONE = {"errors", "files", "records"}
+EVERYONE = {"errors", "util", "records"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
-    "files": {"errors"},
+    "util": {"errors"},
     "records": set(),
     "progress": set(),
     "typed_values": set(),
     "recipe_files": {"typed_values"},
     "recipe_training": {"typed_values"},
-    "recipe": {"recipe_files", "recipe_training", "typed_values"},
+    "config": {"recipe_files", "recipe_training", "typed_values"},
     "convert": set(),
     "convert_i3d": set(),
-    "conversion": {"backbones", "catalogue", "convert", "convert_i3d", "weights"},
-    "graphs": set(),
-    "layers": {"graphs"},  # the RSTG layer asks graphs/grid.py who its neighbours are
+    "conversion": {"backbones", "convert", "convert_i3d", "models", "weights"},
     "video": set(),
-    "backbones": {"layers"},
-    "models": {"graphs", "layers"},
-    "architectures": {"backbones", "graphs", "layers", "models"},
-    "catalogue": {"architectures", "backbones", "graphs", "layers", "models"},
-    "weights": {"catalogue"},
-    "extraction": {"video"},
-    "data": {"extraction", "video"},
-    "training": {"recipe", "recipe_training", "video"},
-    "evaluation": {"recipe", "video"},
-    "visualize": {"recipe", "video"},
-    "recogniser": {"data", "evaluation", "extraction", "video", "visualize", "weights"},
+    "backbones": {"models"},
+    "models": {"backbones"},
+    "weights": {"models"},
+    "precompute": {"video"},
+    "data": {"precompute", "video"},
+    "training": {"config", "recipe_training", "video"},
+    "evaluation": {"config", "video"},
+    "visualize": {"config", "video"},
+    "predictor": {"data", "evaluation", "precompute", "video", "visualize", "weights"},
     "experiment": {
-        "catalogue",
-        "data",
-        "extraction",
-        "recipe",
-        "training",
-        "typed_values",
-        "video",
+        *("config", "data", "models", "precompute", "training", "typed_values", "video"),
         "weights",
     },
     "scoring": {
-        "evaluation",
-        "experiment",
-        "recipe",
-        "training",
-        "typed_values",
-        "video",
-        "weights",
+        *("config", "evaluation", "experiment", "training", "typed_values", "video", "weights"),
     },
     "command_line": set(),
     "data_verbs": {"command_line", "data", "progress", "weights"},
     "eval_verb": {"command_line", "evaluation", "progress", "scoring", "visualize"},
-    "extract_verbs": {"command_line", "data", "extraction", "progress", "recogniser"},
+    "extract_verbs": {"command_line", "data", "precompute", "predictor", "progress"},
     "reproduce": {
-        "catalogue",
-        "evaluation",
-        "experiment",
-        "progress",
-        "recipe",
-        "scoring",
-        "training",
+        *("config", "evaluation", "experiment", "models", "progress", "scoring", "training"),
         "weights",
     },
     "doctor": {"video"},
     "demo": {
-        "catalogue",
-        "data",
-        "evaluation",
-        "experiment",
-        "progress",
-        "recipe",
-        "recogniser",
-        "scoring",
-        "training",
-        "video",
-        "visualize",
-        "weights",
+        *("config", "data", "evaluation", "experiment", "models", "predictor", "progress"),
+        *("scoring", "training", "video", "visualize", "weights"),
     },
-    "vidgraph": {"catalogue", "weights"},  # the package's own __init__, inside its functions
+    "vidgraph": {"models", "weights"},  # the package's own __init__, inside its functions
 }
 # Everyone else keeps out of these.
 IMPORTED_BY = {
@@ -106,7 +74,7 @@ IMPORTED_BY |= {
     "experiment": {"cli", "demo", "scoring", "reproduce"},
     "scoring": {"cli", "demo", "eval_verb", "reproduce"},
 }
-NO_SIBLINGS = {"data", "models", "backbones"}
+NO_SIBLINGS = {"data"}
 # Files that siblings may import: the table and its clips by all, and the parts of a data set that
 # is longer than one file by that set.
 SYNCMNIST = {"data.syncmnist", "data.syncmnist_files", "data.digit_sources", "data.digit_drawing"}
@@ -134,9 +102,9 @@ HEAVY_OWNERS = {
     "torchmetrics": {"evaluation", "training"},
     "sklearn": {"visualize", "data"},
     "jsonargparse": {"cli"},
-    "torchvision": {"backbones", "extraction", "layers", "video"},
+    "torchvision": {"backbones", "models", "precompute", "video"},
     "torchcodec": set(),
-    "cv2": {"extraction"},
+    "cv2": {"precompute"},
     "ray": set(),
 }
 ONLY_IN = {"matplotlib": {"visualize"}}  # not even inside a function elsewhere

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from vidgraph.catalogue import create_model
+from vidgraph.config import Recipe, load_recipe, recipe_rows
 from vidgraph.data.digit_sources import load_digits
 from vidgraph.data.syncmnist import SyncMnistStream
-from vidgraph.recipe import Recipe, load_recipe, recipe_rows
+from vidgraph.models.build import create_model
 from vidgraph.reproduce import size_of
 from vidgraph.training.learner import classification_loss
 from vidgraph.training.optim import build_optimizer, freeze

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from vidgraph.config import Recipe, TrainRecipe, first_difference, load_recipe, save_recipe
 from vidgraph.errors import RecipeError
-from vidgraph.recipe import Recipe, TrainRecipe, first_difference, load_recipe, save_recipe
 from vidgraph.recipe_training import train_stages
 
 STAGED = """

@@ -11,8 +11,8 @@ import pytest
 import torch
 from closeness import assert_close_to_scale
 
-from vidgraph.catalogue import create_model
-from vidgraph.recipe import Recipe, TrainRecipe, load_recipe, recipe_rows
+from vidgraph.config import Recipe, TrainRecipe, load_recipe, recipe_rows
+from vidgraph.models.build import create_model
 from vidgraph.recipe_training import train_stages
 from vidgraph.records import ClipBatch, Regions
 from vidgraph.training.learner import classification_loss

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import torch
 
-from vidgraph.catalogue import create_model
-from vidgraph.recipe import Recipe, load_recipe, recipe_rows
+from vidgraph.config import Recipe, load_recipe, recipe_rows
+from vidgraph.models.build import create_model
 from vidgraph.records import InputSpec
 from vidgraph.training.learner import classification_loss
 from vidgraph.training.optim import build_optimizer, freeze

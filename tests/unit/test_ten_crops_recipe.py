@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from vidgraph.config import EvalRecipe, TableData, load_data, load_recipe, save_recipe
 from vidgraph.errors import RecipeError
 from vidgraph.experiment import view_plan
-from vidgraph.recipe import EvalRecipe, TableData, load_data, load_recipe, save_recipe
 from vidgraph.scoring import eval_batches, eval_settings
 from vidgraph.video.views import ViewPlan
 

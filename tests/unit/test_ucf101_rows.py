@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-from vidgraph.catalogue import create_model
+from vidgraph.config import Recipe, TrainRecipe, load_recipe, recipe_rows
 from vidgraph.evaluation.profile import example_inputs
-from vidgraph.recipe import Recipe, TrainRecipe, load_recipe, recipe_rows
+from vidgraph.models.build import create_model
 from vidgraph.recipe_training import train_stages
 from vidgraph.records import ClipBatch
 from vidgraph.training.learner import classification_loss, training_scores

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vidgraph.errors import RecipeError, nearest
-from vidgraph.layers.nonlocal_block import NonLocalBlock
-from vidgraph.layers.norms import NormKind, make_batch_norm
+from vidgraph.models.nonlocal_block import NonLocalBlock
+from vidgraph.models.norms import NormKind, make_batch_norm
 
 Triple = tuple[int, int, int]  # time, height, width
 Inflation = Literal["alternate", "table1", "3x3x3", "none"]

@@ -19,8 +19,8 @@ import numpy as np
 import pandas as pd
 
 from vidgraph.errors import DataError, nearest
-from vidgraph.extraction.given import GivenBoxes
-from vidgraph.extraction.tasks import Task
+from vidgraph.precompute.given import GivenBoxes
+from vidgraph.precompute.tasks import Task
 
 _CORNERS = ("x0", "y0", "x1", "y1")
 _NEEDED = ("video", "frame", *_CORNERS)

@@ -20,8 +20,8 @@ from vidgraph.data.intervals import Intervals
 from vidgraph.data.probes import Probe, ProbeTask, probe_all
 from vidgraph.data.table import VideoTable, near_only, split_labels
 from vidgraph.errors import DataError
-from vidgraph.files import whole_file
 from vidgraph.records import InputSpec
+from vidgraph.util import whole_file
 
 KINDS = {
     "missing": "files that do not exist",

@@ -26,7 +26,7 @@ from vidgraph.data.flow_source import VideoFlow, no_flow
 from vidgraph.data.intervals import Intervals
 from vidgraph.data.table import VideoTable
 from vidgraph.errors import DataError, RecipeError, VideoError
-from vidgraph.extraction.store import BoxStore
+from vidgraph.precompute.store import BoxStore
 from vidgraph.records import ClipBatch, InputSpec, Regions
 from vidgraph.video.base import Video
 from vidgraph.video.reader import open_video

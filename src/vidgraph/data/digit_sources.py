@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from vidgraph.data.digit_drawing import CANVAS, DIGIT, InkPixels, Trajectories, ink_pixels
 from vidgraph.errors import DataError
-from vidgraph.files import unpickle_arrays, whole_file
+from vidgraph.util import unpickle_arrays, whole_file
 
 NUM_VALIDATION = 5000  # the last training digits of MNIST
 SPLITS = ("train", "val", "test")

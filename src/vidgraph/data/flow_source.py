@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vidgraph.errors import DataError
-from vidgraph.extraction.flow_fields import BOUND, FlowSource
+from vidgraph.precompute.flow_fields import BOUND, FlowSource
 from vidgraph.video.base import Video
 from vidgraph.video.snippets import FieldReader
 
@@ -44,7 +44,7 @@ class VideoFlow:
         """
         if self.stored is not None:
             return self.stored.method_dict()
-        from vidgraph.extraction.flow import FlowJob
+        from vidgraph.precompute.flow import FlowJob
 
         return FlowJob(self.method, self.bound, self.short_side).method().to_dict()
 
@@ -57,7 +57,7 @@ class VideoFlow:
         """
         if self.stored is not None:
             return self.stored.flow(path)
-        from vidgraph.extraction.flow import LiveFlow
+        from vidgraph.precompute.flow import LiveFlow
 
         return LiveFlow(video, self.method, bound=self.bound, short_side=self.short_side)
 
@@ -75,10 +75,10 @@ def open_video_flow(where: str | Path, bound: float = BOUND) -> VideoFlow:
     """
     word, colon, method = str(where).partition(":")
     if word != LIVE or (colon and not method):
-        from vidgraph.extraction.flow_store import open_flow
+        from vidgraph.precompute.flow_store import open_flow
 
         return VideoFlow(open_flow(where, bound), bound=bound)
-    from vidgraph.extraction.flow import FlowJob
+    from vidgraph.precompute.flow import FlowJob
 
     job = FlowJob(method or VideoFlow.method, bound)  # raises
     return VideoFlow(None, job.algorithm, job.bound)
@@ -96,7 +96,7 @@ def flow_as_trained(run: str | Path, where: str | Path | None) -> VideoFlow:
     Raises:
         DataError: there is no flow, or it has another bound than that of the training.
     """
-    from vidgraph.extraction.flow import METHODS
+    from vidgraph.precompute.flow import METHODS
 
     try:
         trained = (

@@ -24,7 +24,7 @@ from vidgraph.data.label_files import (
     write_splits,
 )
 from vidgraph.errors import DataError, TableError
-from vidgraph.files import natural_key
+from vidgraph.util import natural_key
 
 _CODES = {"0": None, "1": "train", "2": "test"}
 

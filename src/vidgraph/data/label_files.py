@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vidgraph.errors import DataError, TableError
-from vidgraph.files import whole_file
+from vidgraph.util import whole_file
 
 UNUSED = "unused"  # by an official split
 _SUFFIXES = (".avi", ".mp4", ".mkv", ".webm", "")  # the last for folders of frames

@@ -31,7 +31,7 @@ from vidgraph.data.label_files import (
 )
 from vidgraph.data.table import near_only
 from vidgraph.errors import DataError, TableError
-from vidgraph.files import natural_key
+from vidgraph.util import natural_key
 
 HELD = "held"
 

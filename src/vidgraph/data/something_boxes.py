@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from vidgraph.errors import DataError
-from vidgraph.extraction.given import GivenBoxes
-from vidgraph.extraction.tasks import Task
+from vidgraph.precompute.given import GivenBoxes
+from vidgraph.precompute.tasks import Task
 from vidgraph.video.reader import open_video
 
 _VIDEO_SUFFIX = ".webm"

@@ -18,7 +18,7 @@ from vidgraph.data.digit_drawing import canvas_boxes
 from vidgraph.data.digit_sources import SPLITS, load_digits
 from vidgraph.data.syncmnist import SyncMnistStream
 from vidgraph.errors import DataError
-from vidgraph.files import whole_file, write_json
+from vidgraph.util import whole_file, write_json
 from vidgraph.video.writer import write_video
 
 FPS = 10.0  # frames per second of the files: clips have no rate of their own

@@ -26,7 +26,7 @@ import numpy as np
 import pandas as pd
 
 from vidgraph.errors import TableError, nearest
-from vidgraph.files import natural_key
+from vidgraph.util import natural_key
 from vidgraph.video.frame_folder import IMAGE_SUFFIXES
 
 REQUIRED = ("video", "label", "split")

@@ -17,7 +17,7 @@ import numpy as np
 from vidgraph.errors import RunError
 from vidgraph.evaluation.metrics import Scores
 from vidgraph.evaluation.results import code_commit, describe_hardware
-from vidgraph.files import write_json
+from vidgraph.util import write_json
 
 KEPT_SCORE = "test.json"
 

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from vidgraph.errors import DataError
-from vidgraph.files import whole_file, write_json
+from vidgraph.util import whole_file, write_json
 
 SCHEMA = 1
 PAGE_BEGIN, PAGE_END = "<!-- results:begin -->", "<!-- results:end -->"

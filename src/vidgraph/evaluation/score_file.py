@@ -16,7 +16,7 @@ import numpy as np
 
 from vidgraph.errors import DataError
 from vidgraph.evaluation.metrics import Scores, score_multi_label, score_single_label
-from vidgraph.files import whole_file
+from vidgraph.util import whole_file
 
 SUFFIX = ".npz"
 _NEEDED = ("probabilities", "labels", "names", "class_names")

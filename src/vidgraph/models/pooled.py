@@ -13,8 +13,8 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
-from vidgraph.layers.frame_stream import FrameStream, check_streams
-from vidgraph.layers.pooling import window_means
+from vidgraph.models.frame_stream import FrameStream, check_streams
+from vidgraph.models.pooling import window_means
 from vidgraph.records import InputSpec
 
 

@@ -10,7 +10,7 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from vidgraph.layers.frame_stream import FrameStream
+from vidgraph.models.frame_stream import FrameStream
 from vidgraph.records import InputSpec
 
 

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from vidgraph.errors import RecipeError, nearest
-from vidgraph.layers.attention_pool import AttentionPool
-from vidgraph.layers.compact_bilinear import CompactBilinear, Post
-from vidgraph.layers.frame_stream import FrameStream, check_streams
+from vidgraph.models.attention_pool import AttentionPool
+from vidgraph.models.compact_bilinear import CompactBilinear, Post
+from vidgraph.models.frame_stream import FrameStream, check_streams
 from vidgraph.records import Explanation, InputSpec
 
 Feature = Literal["visual", "attention", "motion"]

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from vidgraph.errors import DataError, RecipeError
-from vidgraph.graphs.overlap import overlaps
-from vidgraph.graphs.regions import mean_over_regions, region_nodes, regions_of_steps, step_frames
-from vidgraph.layers.graph_conv import RegionGraph
+from vidgraph.models.graph_conv import RegionGraph
+from vidgraph.models.overlap import overlaps
+from vidgraph.models.regions import mean_over_regions, region_nodes, regions_of_steps, step_frames
 from vidgraph.records import Explanation, InputSpec, RegionLinks, Regions
 
 _NUM_NEIGHBOURS = 5  # per region in an explanation

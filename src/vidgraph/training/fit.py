@@ -18,8 +18,8 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
 
+from vidgraph.config import TrainRecipe
 from vidgraph.errors import RecipeError, RunError
-from vidgraph.recipe import TrainRecipe
 from vidgraph.training.learner import Learner
 from vidgraph.training.loaders import (
     ClipLoader,

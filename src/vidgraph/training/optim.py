@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from vidgraph.config import TrainRecipe
 from vidgraph.errors import RecipeError, nearest
-from vidgraph.recipe import TrainRecipe
 
 
 def freeze(model: nn.Module, prefixes: Sequence[str], norm_prefixes: Sequence[str] = ()) -> int:

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from vidgraph.errors import RunError, WeightsError
-from vidgraph.files import whole_file
+from vidgraph.util import whole_file
 
 CHECKPOINT = "last.ckpt"
 METRICS = "metrics.csv"

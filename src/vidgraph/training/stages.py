@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from vidgraph.recipe import TrainRecipe
+from vidgraph.config import TrainRecipe
 from vidgraph.recipe_training import train_stages
 from vidgraph.training.optim import freeze
 

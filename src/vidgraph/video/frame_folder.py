@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from vidgraph.errors import VideoError
-from vidgraph.files import natural_key
+from vidgraph.util import natural_key
 from vidgraph.video.base import Video
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})

@@ -18,7 +18,7 @@ import numpy as np
 from av.video.reformatter import ColorRange
 
 from vidgraph.errors import VideoError
-from vidgraph.files import whole_file
+from vidgraph.util import whole_file
 
 
 def write_video(

@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib.lines import Line2D
 
 from vidgraph.errors import DataError
-from vidgraph.files import whole_file
+from vidgraph.util import whole_file
 from vidgraph.visualize.charts import LINE_COLOURS, new_figure, to_png
 
 MOST_CLASSES = 10  # as the pyramid's slides show

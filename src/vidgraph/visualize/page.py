@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from vidgraph.files import whole_file
+from vidgraph.util import whole_file
 
 _STYLE = """
 :root { color-scheme: light; --ink: #1c1f23; --soft: #5b6470; --line: #dfe3e8; --accent: #0b6aa2; }

@@ -14,7 +14,7 @@ from vidgraph.backbones.bn_inception import BNInception
 from vidgraph.backbones.cross_modality import image_weights, mean_over_rgb
 from vidgraph.backbones.torchvision2d import TorchvisionBackbone
 from vidgraph.errors import WeightsError
-from vidgraph.layers.norms import partial_batch_norm
+from vidgraph.models.norms import partial_batch_norm
 
 
 def some_images(network: str = "resnet18") -> dict[str, Tensor]:

@@ -25,7 +25,7 @@ from vidgraph.backbones.resnet3d import (
     temporal_kernels,
 )
 from vidgraph.errors import RecipeError
-from vidgraph.layers.norms import FrozenBatchNorm
+from vidgraph.models.norms import FrozenBatchNorm
 
 R50, R101 = DEPTHS[50], DEPTHS[101]
 CHARADES = 2048 * 157 + 157  # parameters of the classifier that the published counts include

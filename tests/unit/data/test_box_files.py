@@ -12,9 +12,9 @@ from vidgraph.data.digit_drawing import canvas_boxes
 from vidgraph.data.syncmnist import SyncMnistStream
 from vidgraph.data.syncmnist_files import make_dataset
 from vidgraph.errors import DataError
-from vidgraph.extraction.engine import extract
-from vidgraph.extraction.given import GivenBoxesJob
-from vidgraph.extraction.store import BoxStore
+from vidgraph.precompute.engine import extract
+from vidgraph.precompute.given import GivenBoxesJob
+from vidgraph.precompute.store import BoxStore
 
 HEADER = "video,frame,x0,y0,x1,y1"
 

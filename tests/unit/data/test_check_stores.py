@@ -14,9 +14,9 @@ from vidgraph.data.check import check_table, read_skip_list
 from vidgraph.data.intervals import load_intervals
 from vidgraph.data.table import VideoTable, load_table
 from vidgraph.errors import DataError
-from vidgraph.extraction.engine import extract
-from vidgraph.extraction.flow import FlowJob
-from vidgraph.extraction.tasks import Task
+from vidgraph.precompute.engine import extract
+from vidgraph.precompute.flow import FlowJob
+from vidgraph.precompute.tasks import Task
 from vidgraph.records import InputSpec
 from vidgraph.video.writer import write_video
 

@@ -16,11 +16,11 @@ from vidgraph.data.clips import ClipDataset, ClipError, collate
 from vidgraph.data.table import VideoTable, load_table
 from vidgraph.errors import DataError
 from vidgraph.evaluation.inference import evaluate
-from vidgraph.extraction.engine import extract
-from vidgraph.extraction.given import GivenBoxes, GivenBoxesJob
-from vidgraph.extraction.store import BoxStore
-from vidgraph.extraction.tasks import Task
-from vidgraph.recogniser import Recogniser
+from vidgraph.precompute.engine import extract
+from vidgraph.precompute.given import GivenBoxes, GivenBoxesJob
+from vidgraph.precompute.store import BoxStore
+from vidgraph.precompute.tasks import Task
+from vidgraph.predictor import Predictor
 from vidgraph.records import ClipBatch, InputSpec, Regions
 from vidgraph.video.views import ViewPlan
 from vidgraph.video.writer import write_video
@@ -250,9 +250,9 @@ def test_prediction_equals_evaluation_with_many_views(table: VideoTable, plan: V
         model, [dataset[i] for i in range(len(dataset))], class_names=dataset.class_names
     )
     np.testing.assert_allclose(scores.probabilities, one_by_one.probabilities, atol=1e-5)
-    recogniser = Recogniser(model, "cpu", plan=plan, boxes=store(table))
+    predictor = Predictor(model, "cpu", plan=plan, boxes=store(table))
     for row, name in zip(scores.probabilities, scores.names, strict=True):
-        np.testing.assert_allclose(recogniser.predict(name).probabilities.numpy(), row, atol=1e-5)
+        np.testing.assert_allclose(predictor.predict(name).probabilities.numpy(), row, atol=1e-5)
     assert (
         np.ptp(scores.probabilities[:, 0]) > 1e-3
     )  # the videos differ, or the test would say nothing
@@ -264,4 +264,4 @@ def test_a_prediction_without_boxes_says_what_to_do(table: VideoTable) -> None:
         match=r"takes 3 boxes per frame.*vidgraph extract proposals, and name it with --boxes "
         r"STORE",
     ):
-        Recogniser(Looking(), "cpu")
+        Predictor(Looking(), "cpu")

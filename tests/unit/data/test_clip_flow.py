@@ -20,12 +20,12 @@ from vidgraph.data.flow_source import VideoFlow, flow_as_trained, open_video_flo
 from vidgraph.data.table import VideoTable, load_table
 from vidgraph.errors import DataError, RecipeError, VideoError
 from vidgraph.evaluation.inference import evaluate
-from vidgraph.extraction.engine import extract
-from vidgraph.extraction.flow import FlowJob
-from vidgraph.extraction.tasks import Task
-from vidgraph.files import write_json
-from vidgraph.recogniser import Recogniser
+from vidgraph.precompute.engine import extract
+from vidgraph.precompute.flow import FlowJob
+from vidgraph.precompute.tasks import Task
+from vidgraph.predictor import Predictor
 from vidgraph.records import ClipBatch, InputSpec
+from vidgraph.util import write_json
 from vidgraph.video.reader import open_video
 from vidgraph.video.views import ViewPlan
 from vidgraph.video.writer import write_video
@@ -393,21 +393,21 @@ def test_prediction_equals_evaluation(moving: Path, plan: ViewPlan, channels: in
     assert (
         np.ptp(scores.probabilities[:, 0]) > 0.05
     )  # the videos differ, or the test would say nothing
-    for recogniser in (
-        Recogniser(model, "cpu", plan=plan, flow=flow, views="logits"),
-        Recogniser(model, "cpu", plan=plan, views="logits"),
+    for predictor in (
+        Predictor(model, "cpu", plan=plan, flow=flow, views="logits"),
+        Predictor(model, "cpu", plan=plan, views="logits"),
     ):
         for row, name in zip(scores.probabilities, scores.names, strict=True):
             np.testing.assert_allclose(
-                recogniser.predict(name).probabilities.numpy(), row, atol=1e-5
+                predictor.predict(name).probabilities.numpy(), row, atol=1e-5
             )
 
 
 def test_a_prediction_says_where_its_flow_is_from(moving: Path, tmp_path: Path) -> None:
     model = Motion()
     live, stored = (
-        Recogniser(model, "cpu"),
-        Recogniser(model, "cpu", flow=open_video_flow(moving / "store")),
+        Predictor(model, "cpu"),
+        Predictor(model, "cpu", flow=open_video_flow(moving / "store")),
     )
     prediction = live.predict(moving / "left.mp4")
     assert live.notes(prediction) == [

@@ -12,9 +12,9 @@ from PIL import Image
 
 from vidgraph.data.something_boxes import something_else_tasks
 from vidgraph.errors import DataError
-from vidgraph.extraction.engine import extract
-from vidgraph.extraction.given import GivenBoxesJob
-from vidgraph.extraction.store import BoxStore
+from vidgraph.precompute.engine import extract
+from vidgraph.precompute.given import GivenBoxesJob
+from vidgraph.precompute.store import BoxStore
 
 
 def test_the_real_annotations(shared_data: Path, tmp_path: Path) -> None:

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from closeness import assert_close_to_scale
 
-from vidgraph.catalogue import create_model
 from vidgraph.evaluation.features import FeatureRecorder
 from vidgraph.evaluation.inference import evaluate
+from vidgraph.models.build import create_model
 from vidgraph.records import ClipBatch
 
 SIDE = 32

@@ -14,6 +14,7 @@ from closeness import assert_close_to_scale
 from PIL import Image
 from torch import Tensor, nn
 
+from vidgraph.config import EvalRecipe
 from vidgraph.data.clips import ClipDataset, collate
 from vidgraph.data.table import VideoTable, load_table
 from vidgraph.errors import RecipeError
@@ -25,8 +26,7 @@ from vidgraph.evaluation.inference import (
     view_scores,
 )
 from vidgraph.evaluation.metrics import Scores
-from vidgraph.recipe import EvalRecipe
-from vidgraph.recogniser import Recogniser
+from vidgraph.predictor import Predictor
 from vidgraph.records import ClipBatch, InputSpec
 from vidgraph.scoring import eval_batches, eval_settings, prediction_views, score_model
 from vidgraph.video.views import ViewPlan
@@ -235,12 +235,12 @@ def test_any_input_is_evaluated_and_predicted_alike(
 ) -> None:
     model = Convolved(spec)
     scores = scored(model, table, plan)
-    recogniser = Recogniser(model, "cpu", plan=plan, chunk=2)
+    predictor = Predictor(model, "cpu", plan=plan, chunk=2)
     for row, name in zip(scores.probabilities, scores.names, strict=True):
-        prediction = recogniser.predict(name)
+        prediction = predictor.predict(name)
         assert prediction.probabilities.numpy() == pytest.approx(row, abs=1e-5)
         assert len(prediction.frame_indices) == plan.clips * spec.num_frames
-        assert recogniser.frames_seen(prediction).shape[0] == len(prediction.frame_indices)
+        assert predictor.frames_seen(prediction).shape[0] == len(prediction.frame_indices)
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 4, 100])
@@ -330,7 +330,7 @@ def test_a_run_folder_is_scored_and_predicted_as_its_recipe_says(
     """Sampling, sizes, crops and fusion from recipe.yaml; predictions take its sampling and size,
     and the centre.
     """
-    from vidgraph.catalogue import create_model
+    from vidgraph.models.build import create_model
     from vidgraph.weights import save_weights
 
     torch.manual_seed(0)
@@ -365,6 +365,6 @@ def test_a_run_folder_is_scored_and_predicted_as_its_recipe_says(
     )
     views, fusion = prediction_views(str(tmp_path), 1)
     assert (views, fusion) == (ViewPlan(short_side=72, past_end="loop", folder_fps=12.0), "max")
-    predicted = Recogniser(model, "cpu", plan=views, views=fusion).predict(one.names[0])
+    predicted = Predictor(model, "cpu", plan=views, views=fusion).predict(one.names[0])
     assert predicted.probabilities.numpy() == pytest.approx(one.probabilities[0], abs=1e-5)
     assert prediction_views("digit_stem", 3) == (ViewPlan(clips=3), "mean")

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vidgraph.catalogue import create_model
 from vidgraph.evaluation.profile import OTHER, example_inputs, profile_model, to_text
+from vidgraph.models.build import create_model
 from vidgraph.records import InputSpec, Regions
 
 SPEC = InputSpec(num_frames=5, height=12, width=8, channels=3, stride_frames=1)

@@ -12,7 +12,7 @@ from closeness import assert_close_to_scale
 from torch import nn
 from torch.nn import functional as F
 
-from vidgraph.catalogue import create_model
+from vidgraph.models.build import create_model
 from vidgraph.models.recurrent import ConvLSTM, MeanLSTM
 from vidgraph.records import InputSpec
 

@@ -13,8 +13,8 @@ import torch
 from closeness import assert_close_to_scale
 from torch.nn import functional as F
 
-from vidgraph.catalogue import create_model
 from vidgraph.convert import convert_rstg_tensorflow
+from vidgraph.models.build import create_model
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 

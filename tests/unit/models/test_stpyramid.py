@@ -13,10 +13,10 @@ from closeness import assert_close_to_scale
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vidgraph.architectures.snippets import SnippetOptions
-from vidgraph.catalogue import create_model
 from vidgraph.errors import DataError, RecipeError
-from vidgraph.layers.compact_bilinear import CompactBilinear
+from vidgraph.models.build import create_model
+from vidgraph.models.build_snippets import SnippetOptions
+from vidgraph.models.compact_bilinear import CompactBilinear
 from vidgraph.models.stpyramid import BilinearFusion, STPyramid
 
 SIDE, LENGTH, SNIPPETS, CLASSES = 48, 2, 3, 5

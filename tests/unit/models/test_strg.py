@@ -12,9 +12,9 @@ from closeness import assert_close_to_scale
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vidgraph.catalogue import create_model
 from vidgraph.errors import DataError
-from vidgraph.graphs.overlap import overlaps
+from vidgraph.models.build import create_model
+from vidgraph.models.overlap import overlaps
 from vidgraph.models.strg import STRG
 from vidgraph.records import Regions
 

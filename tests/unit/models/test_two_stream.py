@@ -12,9 +12,9 @@ from closeness import assert_close_to_scale
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vidgraph.catalogue import create_model
 from vidgraph.errors import DataError, RecipeError
-from vidgraph.layers.frame_stream import FrameStream
+from vidgraph.models.build import create_model
+from vidgraph.models.frame_stream import FrameStream
 from vidgraph.models.pooled import SegmentStream, TwoStream
 
 SIDE, CLASSES = 32, 5

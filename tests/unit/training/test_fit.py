@@ -13,8 +13,8 @@ import pytest
 import torch
 from torch import nn
 
+from vidgraph.config import TrainRecipe
 from vidgraph.errors import DataError, RecipeError, RunError, WeightsError
-from vidgraph.recipe import TrainRecipe
 from vidgraph.records import ClipBatch, InputSpec
 from vidgraph.training.fit import TrainingData, fit
 from vidgraph.training.run_folder import load_checkpoint, read_metrics

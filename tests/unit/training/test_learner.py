@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from vidgraph.recipe import TrainRecipe
+from vidgraph.config import TrainRecipe
 from vidgraph.records import ClipBatch, InputSpec
 from vidgraph.training.learner import (
     Learner,

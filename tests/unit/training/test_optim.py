@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
+from vidgraph.config import TrainRecipe
 from vidgraph.errors import RecipeError
-from vidgraph.recipe import TrainRecipe
 from vidgraph.training.optim import (
     build_optimizer,
     freeze,

@@ -14,8 +14,8 @@ import torch
 from closeness import assert_close_to_scale
 from torch import nn
 
+from vidgraph.config import TrainRecipe
 from vidgraph.errors import DataError, RecipeError, RunError
-from vidgraph.recipe import TrainRecipe
 from vidgraph.records import ClipBatch, InputSpec
 from vidgraph.training.fit import TrainingData, fit
 from vidgraph.training.run_folder import load_checkpoint, read_metrics, save_checkpoint

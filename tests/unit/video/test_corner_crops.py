@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
+from vidgraph.config import EvalRecipe
 from vidgraph.errors import RecipeError
-from vidgraph.recipe import EvalRecipe
 from vidgraph.records import InputSpec
 from vidgraph.video.reader import open_video
 from vidgraph.video.transforms import ClipTransform, CropPlan, corner_points

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from vidgraph.recogniser import _joined
+from vidgraph.predictor import _joined
 from vidgraph.records import Explanation, Prediction
 from vidgraph.video.reader import open_video
 from vidgraph.visualize.attention_maps import AttentionPictures

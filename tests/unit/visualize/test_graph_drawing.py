@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from vidgraph.graphs.grid import grid_graph
+from vidgraph.models.grid import grid_graph
 from vidgraph.records import Explanation
 from vidgraph.visualize.graph import (
     NODE_COLOURS,

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from vidgraph.errors import RunError, VideoError
-from vidgraph.graphs.grid import grid_graph
+from vidgraph.models.grid import grid_graph
 from vidgraph.records import Explanation, Prediction
 from vidgraph.visualize.overlay import write_overlay
 

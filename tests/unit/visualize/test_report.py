@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from vidgraph.errors import RunError
-from vidgraph.graphs.grid import grid_graph
+from vidgraph.models.grid import grid_graph
 from vidgraph.records import Explanation, Prediction
 from vidgraph.visualize.charts import Curve, ScoreLine
 from vidgraph.visualize.report import write_demo_report, write_prediction_report

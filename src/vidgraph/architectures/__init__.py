@@ -1,1 +1,0 @@
-"""Builder functions: parts put together into models, under the names that the catalogue lists."""

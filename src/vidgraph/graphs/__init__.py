@@ -1,1 +1,0 @@
-"""Who is linked to whom: nodes, neighbours, positions. Pure functions, nothing learned."""

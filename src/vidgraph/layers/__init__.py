@@ -1,1 +1,0 @@
-"""What is learned, each layer exactly once."""

@@ -1,0 +1,244 @@
+"""The engine: whole files, the same on one process and on several, continued where they stopped;
+faults cost their own video only.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vidgraph.errors import DataError, RunError
+from vidgraph.precompute.engine import extract
+from vidgraph.precompute.proposals import ProposalJob
+from vidgraph.precompute.store import BoxStore
+from vidgraph.precompute.tasks import Task
+from vidgraph.video.writer import write_video
+
+JOB = ProposalJob("motion", count=5, every=2)
+
+
+def moving_square(path: Path, seed: int, num_frames: int = 16) -> None:
+    """A bright square that wanders over a grey patchwork."""
+    rng = np.random.default_rng(seed)
+    background = np.kron(
+        rng.integers(60, 140, (8, 12, 1), np.uint8), np.ones((8, 8, 3), np.uint8)
+    )  # [64, 96, 3]
+    frames = np.stack([background] * num_frames)
+    for t in range(num_frames):
+        left = 4 + 3 * t + 5 * seed
+        frames[t, 20 + 2 * seed : 44 + 2 * seed, left : left + 20] = 230
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_video(path, frames, fps=10, lossless=True)
+
+
+@pytest.fixture(scope="module")
+def tasks(tmp_path_factory: pytest.TempPathFactory) -> list[Task]:
+    folder = tmp_path_factory.mktemp("videos")
+    names = ["a/0.mp4", "a/1.mp4", "b/0.mp4", "b/2.mp4"]
+    for seed, name in enumerate(names):
+        moving_square(folder / name, seed)
+    return [Task(folder / name, name) for name in names]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """All files of a store, hidden ones too, less the lock."""
+    return {
+        file.relative_to(folder).as_posix(): file.read_bytes()
+        for file in folder.rglob("*")
+        if file.is_file() and file.name != ".lock"
+    }
+
+
+@pytest.fixture(scope="module")
+def done(tasks: list[Task], tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    folder = tmp_path_factory.mktemp("done") / "store"
+    seen: list[tuple[int, int]] = []
+    report = extract(JOB, tasks, folder, progress=lambda *counts: seen.append(counts))
+    assert (report.done, report.kept, report.failures) == (4, 0, [])
+    assert (report.counts["frames"], report.counts["bare"]) == (32, 0)
+    assert seen == [(0, 4), (1, 4), (2, 4), (3, 4), (4, 4)]
+    return contents(folder)
+
+
+def test_a_file_per_video_that_reads_back(
+    done: dict[str, bytes], tasks: list[Task], tmp_path: Path
+) -> None:
+    assert set(done) == {"store.json", *(f"{task.name}.boxes" for task in tasks)}
+    for name, content in done.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    store = BoxStore(tmp_path)
+    for task in tasks:
+        boxes = store.boxes(task.video)
+        assert boxes.header.frame_indices == list(range(0, 16, 2))
+        assert (
+            boxes.header.num_frames,
+            boxes.header.height,
+            boxes.header.width,
+            boxes.header.reach_frames,
+        ) == (16, 64, 96, 1)
+        assert boxes.at(range(16), 5).mask.any(1).all()
+        assert boxes.header.source.name == task.name
+
+
+def test_several_processes_write_the_same_bytes(
+    done: dict[str, bytes], tasks: list[Task], tmp_path: Path
+) -> None:
+    report = extract(JOB, tasks, tmp_path / "store", workers=2)
+    assert (report.done, report.failures) == (4, [])
+    assert contents(tmp_path / "store") == done
+
+
+def test_what_is_there_is_kept_and_what_is_broken_is_done_again(
+    done: dict[str, bytes], tasks: list[Task], tmp_path: Path
+) -> None:
+    folder = tmp_path / "store"
+    assert extract(JOB, tasks[:3], folder).done == 3
+    kept, cut, other = (folder / f"{task.name}.boxes" for task in tasks[:3])
+    cut.write_bytes(cut.read_bytes()[:-20])
+    other.write_bytes(other.read_bytes().replace(b'"count":5', b'"count":6'))
+    (folder / "a" / ".1.mp4.123.partial.boxes").write_bytes(b"begun by a process that was killed")
+    before = kept.stat().st_mtime_ns
+    report = extract(JOB, tasks, folder)
+    assert (report.done, report.kept, report.failures) == (3, 1, [])
+    assert kept.stat().st_mtime_ns == before
+    assert contents(folder) == done
+    assert extract(JOB, tasks, folder).kept == 4
+
+
+def test_a_bad_video_is_listed_and_the_others_are_done(
+    done: dict[str, bytes], tasks: list[Task], tmp_path: Path
+) -> None:
+    bad = tmp_path / "bad.mp4"
+    bad.write_text("no video")
+    faulty = [Task(tmp_path / "gone.mp4", "gone.mp4"), *tasks[:2], Task(bad, "bad.mp4"), *tasks[2:]]
+    report = extract(JOB, faulty, tmp_path / "store")
+    assert report.done == 4
+    assert [name for name, _ in report.failures] == ["bad.mp4", "gone.mp4"]
+    assert report.failures[1][1] == f"{tmp_path / 'gone.mp4'}: there is no such file"
+    assert all("\n" not in line for _, line in report.failures)
+    assert contents(tmp_path / "store") == done
+
+
+def test_a_file_of_another_video_is_not_overwritten(tasks: list[Task], tmp_path: Path) -> None:
+    extract(JOB, [Task(tasks[0].video, "0.mp4")], tmp_path / "store")
+    before = contents(tmp_path / "store")
+    report = extract(JOB, [Task(tasks[2].video, "0.mp4")], tmp_path / "store")
+    assert (report.done, report.kept) == (0, 0)
+    assert (
+        "0.mp4.boxes: holds another video of this name, or this one before it changed"
+        in report.failures[0][1]
+    )
+    assert contents(tmp_path / "store") == before
+    with pytest.raises(DataError, match=r"0\.mp4: two videos have this name"):
+        extract(
+            JOB, [Task(tasks[0].video, "0.mp4"), Task(tasks[2].video, "0.mp4")], tmp_path / "other"
+        )
+
+
+def test_one_run_at_a_time(tasks: list[Task], tmp_path: Path) -> None:
+    folder = tmp_path / "store"
+    folder.mkdir()
+    with open(folder / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(RunError, match="store: another extraction is writing into it"):
+            extract(JOB, tasks, folder)
+    assert extract(JOB, tasks[:1], folder).done == 1
+
+
+def test_a_run_without_a_single_success_does_not_settle_how_the_next_one_works(
+    tasks: list[Task], tmp_path: Path
+) -> None:
+    (tmp_path / "bad.mp4").write_bytes(b"no video")
+    folder, other = tmp_path / "store", ProposalJob("motion", count=3, every=2)
+    assert len(extract(JOB, [Task(tmp_path / "bad.mp4", "bad.mp4")], folder).failures) == 1
+    assert BoxStore(folder).method == JOB.method()
+    with open(folder / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(RunError, match="another extraction"):
+            extract(other, tasks, folder)
+    assert (
+        BoxStore(folder).method == JOB.method()
+    )  # the other run may have its first success at any time
+    assert extract(other, tasks[:1], folder).done == 1
+    assert BoxStore(folder).method == other.method()
+    with pytest.raises(
+        DataError, match=r"holds boxes of motion \(count 3\), not of motion \(count 5\)"
+    ):
+        extract(JOB, tasks, folder)
+
+
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_store_that_cannot_be_written_stops_all(
+    tasks: list[Task], tmp_path: Path, workers: int
+) -> None:
+    """A file where the folder of class `b` should be: no video of that class could ever be
+    stored.
+    """
+    folder = tmp_path / "store"
+    extract(JOB, tasks[:1], folder)
+    (folder / "b").write_text("")
+    with pytest.raises(RunError, match=r"b/[02]\.mp4\.boxes: cannot be written"):
+        extract(JOB, tasks[2:], folder, workers=workers)
+
+
+def crashing(mode: str, tasks: list[Task], store: Path) -> tuple[int, dict[str, object]]:
+    """Runs `crashing_job.py`, whose processes kill themselves as `mode` says."""
+    videos = [word for task in tasks for word in (str(task.video), task.name)]
+    script = Path(__file__).with_name("crashing_job.py")
+    process = subprocess.run(
+        [sys.executable, str(script), mode, str(store), *videos],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return process.returncode, json.loads(process.stdout) if process.stdout else {
+        "error": process.stderr
+    }
+
+
+@pytest.mark.slow
+def test_a_video_that_kills_its_process_costs_itself_only(
+    tasks: list[Task], tmp_path: Path
+) -> None:
+    code, said = crashing("always", tasks, tmp_path / "store")
+    assert (code, said["done"]) == (0, 3)
+    assert said["failures"] == [
+        [
+            "a/1.mp4",
+            f"{tasks[1].video}: the process that worked on it died 2 times; it crashes, or memory "
+            "ran out",
+        ]
+    ]
+    assert set(contents(tmp_path / "store")) == {
+        "store.json",
+        "a/0.mp4.boxes",
+        "b/0.mp4.boxes",
+        "b/2.mp4.boxes",
+    }
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_loses_nothing(tasks: list[Task], tmp_path: Path) -> None:
+    code, said = crashing("once", tasks, tmp_path / "store")
+    assert (code, said["done"], said["failures"]) == (0, 4, [])
+    assert len(contents(tmp_path / "store")) == 5
+
+
+@pytest.mark.slow
+def test_processes_that_cannot_start_are_told(tasks: list[Task], tmp_path: Path) -> None:
+    _, said = crashing("unguarded", tasks, tmp_path / "store")
+    assert (
+        "needs the guard `if __name__ == '__main__':`, or workers=1"
+        in str(said["error"]).splitlines()[-1]
+    )
+    _, said = crashing("no start", tasks, tmp_path / "store")
+    assert (
+        str(said["error"]).splitlines()[-1] == "vidgraph.errors.RunError: this job has no weights"
+    )

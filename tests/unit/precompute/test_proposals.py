@@ -1,0 +1,127 @@
+"""Which frames are looked at, what a source is shown, and what a job remembers of itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from vidgraph.errors import DataError
+from vidgraph.precompute.proposals import ProposalJob, frame_grid, grid_reach, prepared_frames
+from vidgraph.precompute.store import decode_boxes
+from vidgraph.precompute.tasks import Task
+from vidgraph.video.reader import open_video
+from vidgraph.video.writer import write_video
+
+
+class Values:
+    """Keeps one pixel's value of each frame, which tells its number."""
+
+    def __init__(self, offsets: tuple[int, ...]) -> None:
+        self.offsets = offsets
+        self.prepared: list[int] = []
+
+    def prepare(self, pixels: np.ndarray) -> int:
+        self.prepared.append(int(pixels[0, 0, 0]))
+        return self.prepared[-1]
+
+    def propose(self, frame: Any, neighbours: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
+        raise NotImplementedError
+
+
+@pytest.fixture(scope="module")
+def numbered(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """60 frames at 12.5 per second; frame t is a grey of 4 t."""
+    path = tmp_path_factory.mktemp("numbered") / "a.mp4"
+    write_video(
+        path,
+        np.broadcast_to(
+            4 * np.arange(60, dtype=np.uint8)[:, None, None, None], (60, 32, 48, 3)
+        ).copy(),
+        fps=12.5,
+        lossless=True,
+    )
+    return path
+
+
+def test_grids_of_frames(numbered: Path) -> None:
+    with open_video(numbered) as video:
+        assert frame_grid(video, 1, None) == list(range(60))
+        assert frame_grid(video, 25, None) == [0, 25, 50]
+        assert frame_grid(video, 1, 2.5) == list(range(0, 60, 5))  # 12.5 / 2.5
+        assert frame_grid(video, 1, 5.0) == [0, 2, 5, 7, 10, 12] + [
+            k + d for k in range(15, 60, 5) for d in (0, 2)
+        ]  # on the screen then
+        assert frame_grid(video, 1, 100.0) == list(range(60))
+    assert [
+        grid_reach(frames, 60) for frames in ([0, 25, 50], list(range(60)), [0], [0, 2, 5])
+    ] == [12, 0, 59, 54]
+
+
+@pytest.mark.parametrize("frames", [range(60), range(0, 60, 7), [0, 3, 4, 58, 59], [31]])
+@pytest.mark.parametrize("offsets", [(), (-5, -2, 2, 5), (3,)])
+def test_a_source_is_shown_each_frame_with_its_neighbours(
+    numbered: Path, frames: Sequence[int], offsets: tuple[int, ...]
+) -> None:
+    source = Values(offsets)
+    with open_video(numbered) as video:
+        shown = list(prepared_frames(video, list(frames), source))
+    near = [
+        [frame + offset if 0 <= frame + offset < 60 else None for offset in offsets]
+        for frame in frames
+    ]
+    numbers = [
+        (frame // 4, [None if other is None else other // 4 for other in others])
+        for frame, others in shown
+    ]
+    assert numbers == list(zip(frames, near, strict=True))
+    assert len(source.prepared) == len(
+        {*frames, *(other for others in near for other in others)} - {None}
+    )  # each one once
+
+
+def test_a_job_remembers_what_its_boxes_depend_on() -> None:
+    assert ProposalJob("motion").method().settings == {"count": 50, "every": 1, "short_side": 128}
+    assert ProposalJob("selective-search", 10, fps=3.0).method().settings == {
+        "count": 10,
+        "fps": 3.0,
+        "short_side": 160,
+    }
+    assert ProposalJob("motion", short_side=64).method() != ProposalJob("motion").method()
+    assert hash(ProposalJob("motion")) == hash(ProposalJob("motion"))
+    for options, message in (
+        ({"source": "moton"}, "there is no source 'moton' of boxes; did you mean 'motion'?"),
+        (
+            {"source": "motion", "every": 2, "fps": 3.0},
+            "frames are chosen by fps, which is above 0, or by every; got 3 and 2",
+        ),
+        ({"source": "motion", "fps": 0.0}, "which is above 0"),
+        (
+            {"source": "motion", "weights": "x.pth"},
+            "the source motion has no weights; they belong to rpn",
+        ),
+    ):
+        with pytest.raises(DataError, match=message.replace("?", r"\?")):
+            ProposalJob(**options)
+
+
+def test_real_videos_of_many_shapes(shared_data: Path) -> None:
+    """At most K boxes in each frame of the grid, best first; every box inside the frame, and none
+    the same as another.
+    """
+    work = ProposalJob("motion", count=6, every=40).start()
+    for video in sorted((shared_data / "data" / "sample_videos").glob("*.mp4")):
+        found = work(Task(video, video.name))
+        assert found.frame_indices == list(range(0, found.num_frames, 40))
+        records = list(found.records)
+        assert found.counts == {
+            "frames": len(records),
+            "boxes": sum(len(decode_boxes(record)[0]) for record in records),
+            "bare": sum(len(decode_boxes(record)[0]) == 0 for record in records),
+        }
+        for boxes, scores in map(decode_boxes, records):
+            assert len(boxes) == len(np.unique(boxes, axis=0)) <= 6
+            assert (np.diff(scores) <= 0).all()
