@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 if TYPE_CHECKING:
-    from torch import nn
+    from vidgraph.models.base import VideoModel
 
 __version__ = "0.1.0"
 __all__ = ["create_model", "from_pretrained", "list_models"]
@@ -27,15 +27,15 @@ __all__ = ["create_model", "from_pretrained", "list_models"]
 
 
 def create_model(
-    architecture: str,
+    name: str,
     num_classes: int | None = None,
     class_names: Sequence[str] | None = None,
-    **options: Any,
-) -> nn.Module:
+    **overrides: Any,
+) -> VideoModel:
     """A model with fresh weights; see `vidgraph.models.build.create_model`."""
     from vidgraph.models import build as catalogue
 
-    return catalogue.create_model(architecture, num_classes, class_names, **options)
+    return catalogue.create_model(name, num_classes, class_names, **overrides)
 
 
 def from_pretrained(
@@ -44,7 +44,7 @@ def from_pretrained(
     class_names: Sequence[str] | None = None,
     *,
     device: str | torch.device = "cpu",
-) -> nn.Module:
+) -> VideoModel:
     """A model with its weights, in evaluation mode; see `vidgraph.weights.from_pretrained`."""
     from vidgraph import weights
 
@@ -58,4 +58,4 @@ def list_models(pretrained: bool = False) -> list[str]:
     from vidgraph import weights
     from vidgraph.models import build as catalogue
 
-    return weights.list_shipped() if pretrained else catalogue.list_architectures()
+    return weights.list_shipped() if pretrained else catalogue.list_models()

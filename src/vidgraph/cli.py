@@ -112,7 +112,7 @@ def predict(args: argparse.Namespace) -> int:
             raise VidgraphError(f"--save draws one video, and {len(videos)} were given")
     plan, fusion = prediction_views(args.model, args.views)
     model: Any = vidgraph.from_pretrained(args.model)
-    spec = model.input_spec
+    spec = model.spec
     for option, store, takes in (
         ("--boxes", args.boxes, spec.boxes_per_frame),
         ("--flow", args.flow, spec.flow_length),

@@ -27,7 +27,7 @@ def data_check(args: argparse.Namespace) -> int:
     )
     intervals = None if args.intervals is None else load_intervals(args.intervals, table)
     model: Any = from_pretrained(args.model) if args.model else None
-    spec, class_names = (model.input_spec, model.class_names) if model else (None, None)
+    spec, class_names = (model.spec, model.class_names) if model else (None, None)
     flow = None if args.flow is None else (args.flow, args.flow_bound)
     how: dict[str, Any] = {
         "decode": "full" if args.full else "quick",

@@ -231,7 +231,7 @@ def _prepare_syncmnist(recipe: Recipe, data: SyncMnistData, continued: bool) -> 
     train = _stream(data, digits, total_clips(recipe.train, 0), recipe.train.seed)
     val = _syncmnist_split(data, "val") if data.val_clips else None
     model, notes = _build_model(recipe, train.class_names, continued)
-    _check_fits(train, cast(InputSpec, model.input_spec))
+    _check_fits(train, cast(InputSpec, model.spec))
     content = hashlib.sha256(digits.images.tobytes() + digits.labels.tobytes()).hexdigest()
     fingerprint = {"files": len(digits), "missing": 0, "skipped": 0, "sha256": content}
     return Experiment(recipe, model, TrainingData(train, val, shuffle=False), fingerprint, notes)
@@ -313,7 +313,7 @@ def _prepare_table(recipe: Recipe, data: TableData, continued: bool) -> Experime
     table, skip = _read_table(data)
     model, notes = _build_model(recipe, table.class_names, continued)
     model.multi_label = table.multi_label  # kept with the weights
-    spec = cast(InputSpec, model.input_spec)
+    spec = cast(InputSpec, model.spec)
     views = view_plan(
         data, EvalRecipe(short_side=recipe.eval.short_side)
     )  # one clip and its centre, at the size that is scored later

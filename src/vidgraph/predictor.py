@@ -59,7 +59,7 @@ class Predictor:
     """A model, ready to be shown videos.
 
     Args:
-        model: has `input_spec`; `class_names` and `explain` are used where it has them.
+        model: has `spec`; `class_names` and `explain` are used where it has them.
         device: where it runs; None: a GPU where there is one.
         num_views: clips per video, spread evenly over it, whose probabilities are averaged.
         multi_label: classes are independent (sigmoid) rather than exclusive (softmax); None: as the
@@ -97,7 +97,7 @@ class Predictor:
         check_fusion(views)
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.model = model.to(self.device).eval()
-        self.spec = cast(InputSpec, model.input_spec)
+        self.spec = cast(InputSpec, model.spec)
         self.plan, self.views, self.chunk = plan or ViewPlan(clips=num_views), views, chunk
         self._trained_multi_label = bool(getattr(model, "multi_label", False))
         self.multi_label = self._trained_multi_label if multi_label is None else multi_label

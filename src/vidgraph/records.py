@@ -1,101 +1,179 @@
-"""What travels through the house: one record per station, with its shapes and units.
+"""Records that rooms hand to each other, with shapes and units, and what all options share.
 
     video -> ClipBatch (+ Regions) -> model -> Prediction and Explanation
 
 Shapes: B batch, C channels, T frames, H W pixels, K boxes per frame, N nodes, S stages of a graph
-    or snippets of flow, L flow fields per
-snippet, P steps of a map, M neighbours.
+    or flow stacks, L flow frames per stack, P steps of a feature map, M neighbours.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+import functools
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from typing import Annotated, Any, Literal, TypeVar, dataclass_transform
 
 import torch
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from torch import Tensor
 
+from vidgraph.errors import RecipeError, nearest
 
-@dataclass(frozen=True)
+Record = TypeVar("Record")
+Positive = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+
+
+@dataclass_transform(frozen_default=True)
+def options(cls: type[Record]) -> type[Record]:
+    """Makes a class a record of options: a frozen dataclass that `validated` can fill.
+
+    What a value may be is said by its annotation (`Positive`, `Literal`). A choice of records is a
+    union whose members differ in their field `type`.
+    """
+    config = ConfigDict(extra="forbid", coerce_numbers_to_str=True)
+    setattr(cls, "__pydantic_config__", config)  # noqa: B010
+    return dataclass(frozen=True)(cls)
+
+
+def validated(kind: Any, content: Any, where: str, prefix: str = "") -> Any:
+    """Keys and values, as YAML, JSON or the command line give them, as a record of options.
+
+    Args:
+        kind: a class made by `options`, or a union of them.
+        content: nested mappings; a text becomes the number or the boolean that its field asks for.
+        where: what is read, for messages.
+        prefix: of its keys, such as "model.", for messages.
+
+    Raises:
+        RecipeError: an unknown key (the nearest is named), a missing one, or a value that its
+            field does not take.
+    """
+    try:
+        return _adapter(kind).validate_python(content)
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+    # Pydantic's path also names the members of unions, which are no keys of the content.
+    path, inner = [], content
+    for part in problem["loc"]:
+        found = isinstance(inner, Mapping) and part in inner
+        if found or isinstance(part, int) or problem["type"] == "missing":
+            path.append(str(part))
+            inner = inner[part] if found else None
+    name, value = prefix + ".".join(path), problem["input"]
+    if problem["type"] == "unexpected_keyword_argument":
+        hint = nearest(path[-1], _keys_beside(kind, problem["loc"]))
+        raise RecipeError(f"{where}: unknown key {name}{hint}")
+    if problem["type"] == "missing":
+        raise RecipeError(f"{where}: {name} is missing")
+    if problem["type"] == "value_error":  # of a record as a whole, which names its own fields
+        raise RecipeError(f"{where}: {problem['ctx']['error']}")
+    words = problem["msg"].removeprefix("Input ").removesuffix("parse string as an integer")
+    raise RecipeError(f"{where}: {name.rstrip('.') or 'the content'}: {words}, not {value!r}")
+
+
+_adapter = functools.cache(TypeAdapter[Any])
+
+
+def _keys_beside(kind: Any, path: Sequence[int | str]) -> list[str]:
+    """The fields of the record that the last key of a path was meant for."""
+    for part in path[:-1]:
+        records = [member for member in _members(kind) if is_dataclass(member)]
+        tagged = [record for record in records if getattr(record, "type", None) == part]
+        hints = {} if tagged or not records else typing.get_type_hints(records[0], None, None, True)
+        kind = tagged[0] if tagged else hints.get(str(part), kind)
+    return [item.name for kind in _members(kind) if is_dataclass(kind) for item in fields(kind)]
+
+
+def _members(kind: Any) -> list[Any]:
+    """The classes in an annotation such as `Annotated[A | B | None, ...]`."""
+    inside = typing.get_args(kind)
+    return [kind] if not inside else [member for part in inside for member in _members(part)]
+
+
+@options
 class InputSpec:
-    """What a model eats. The data pipeline, `predict` and the pictures build their inputs from it.
+    """Which clip a model takes. The data pipeline, prediction and pictures build their inputs from
+    it.
+
+    Frames are spread over the whole video (`whole_video`), else stand `stride_frames` apart, else
+    are taken at `sample_fps`: the first of these that is given counts.
 
     Attributes:
         num_frames: frames per clip (T).
         height: rows of a clip, in pixels.
         width: columns of a clip, in pixels.
         channels: 3 for RGB, 1 for luma, 0 for models that see flow only.
-        stride_frames: source frames from one sampled frame to the next, or None.
-        sample_fps: sampled frames per second of video, or None.
-        num_segments: the clip takes one frame from each of this many equal parts of the video, or
-            None.
-        flow_length: optical-flow fields per snippet in pixels per frame (L); 0 for none.
-        num_snippets: snippets of flow around each sampled frame (S), where there is flow.
-        snippet_interval: frames from one snippet to the next in tests (tau).
-        max_snippet_interval: training draws that distance from 1 to this.
-        snippet_layout: `interval`: snippets start every tau frames, so that they overlap where tau
-            < L; `gap`: tau frames lie between the end of one and the start of the next.
+        whole_video: one frame of each of T equal parts of the video.
+        stride_frames: source frames from one sampled frame to the next.
+        sample_fps: sampled frames per second of video.
+        flow_length: flow frames per stack (L), in pixels per frame; 0 for none.
+        num_stacks: flow stacks around each sampled frame (S).
+        stack_interval: frames from one flow stack to the next in tests (tau).
+        max_stack_interval: training draws that distance from 1 to this.
+        stack_layout: `interval`: stacks start every tau frames, so that they overlap where tau < L;
+            `gap`: tau frames lie between the end of one and the start of the next.
         boxes_per_frame: region boxes per frame (K); 0 for none.
-
-    Exactly one of `stride_frames`, `sample_fps`, `num_segments` is given; `num_segments` equals
-    `num_frames`.
     """
 
-    num_frames: int
-    height: int
-    width: int
-    channels: int = 3
-    stride_frames: int | None = None
-    sample_fps: float | None = None
-    num_segments: int | None = None
-    flow_length: int = 0
-    num_snippets: int = 1
-    snippet_interval: int = 5
-    max_snippet_interval: int = 10
-    snippet_layout: Literal["interval", "gap"] = "interval"
-    boxes_per_frame: int = 0
+    num_frames: Positive
+    height: Positive
+    width: Positive
+    channels: Literal[0, 1, 3] = 3
+    whole_video: bool = False
+    stride_frames: Positive | None = None
+    sample_fps: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    flow_length: Annotated[int, Field(ge=0)] = 0
+    num_stacks: Positive = 1
+    stack_interval: Positive = 5
+    max_stack_interval: Positive = 10
+    stack_layout: Literal["interval", "gap"] = "interval"
+    boxes_per_frame: Annotated[int, Field(ge=0)] = 0
 
     def __post_init__(self) -> None:
-        given = [
-            name
-            for name in ("stride_frames", "sample_fps", "num_segments")
-            if getattr(self, name) is not None
-        ]
-        if len(given) != 1:
-            raise ValueError(
-                "InputSpec needs exactly one of stride_frames, sample_fps, num_segments; got "
-                f"{given or 'none'}"
-            )
-        if self.num_segments is not None and self.num_segments != self.num_frames:
-            raise ValueError(
-                f"num_segments ({self.num_segments}) must equal num_frames ({self.num_frames})"
-            )
-        if min(self.num_frames, self.height, self.width) < 1 or self.channels not in (
-            (0, 1, 3) if self.flow_length else (1, 3)
-        ):
-            raise ValueError(
-                f"InputSpec needs positive sizes and 1 or 3 channels, or 0 with flow; got {self}"
-            )
-        if (
-            self.flow_length < 0
-            or min(self.num_snippets, self.snippet_interval, self.max_snippet_interval) < 1
-        ):
-            raise ValueError(
-                f"InputSpec needs whole snippets and intervals of at least one frame; got {self}"
-            )
+        if not (self.whole_video or self.stride_frames or self.sample_fps):
+            raise RecipeError("input needs one of whole_video, stride_frames and sample_fps")
+        if not (self.channels or self.flow_length):
+            raise RecipeError("input has neither channels nor flow; give one of them")
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, for `config.json`."""
-        return asdict(self)
+
+def _mapped(record: Record, change: Callable[[Any], Any]) -> Record:
+    """A copy of a dataclass whose tensors, at any depth, and lists are changed."""
+
+    def changed(value: Any) -> Any:
+        if is_dataclass(value) and not isinstance(value, type):
+            return _mapped(value, change)
+        return change(value) if isinstance(value, (Tensor, list)) else value
+
+    values = {item.name: changed(getattr(record, item.name)) for item in fields(record)}  # type: ignore[arg-type]
+    return type(record)(**values)
+
+
+class Batch:
+    """What all records of tensors share whose first axis is the clip."""
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> typing.Self:
+        """All tensors on a device."""
+        return _mapped(
+            self, lambda x: x.to(device, non_blocking=non_blocking) if isinstance(x, Tensor) else x
+        )
+
+    def part(self, start: int, stop: int) -> typing.Self:
+        """The clips from `start` to before `stop`."""
+        return _mapped(self, lambda x: x[start:stop])
+
+    def pin_memory(self) -> typing.Self:
+        """All tensors in memory that a GPU copies from without waiting."""
+        return _mapped(self, lambda x: x.pin_memory() if isinstance(x, Tensor) else x)
 
 
 @dataclass
-class Regions:
+class Regions(Batch):
     """Region boxes of a batch of clips.
 
     Attributes:
-        boxes_xyxy: pixels of the crop, [B, T, K, 4].
+        boxes_xyxy: fractions of the clip's frame, from 0 to 1, [B, T, K, 4].
         scores: objectness or 1, [B, T, K].
         mask: True where a box exists, [B, T, K].
     """
@@ -104,25 +182,9 @@ class Regions:
     scores: Tensor
     mask: Tensor
 
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> Regions:
-        return Regions(
-            *(
-                x.to(device, non_blocking=non_blocking)
-                for x in (self.boxes_xyxy, self.scores, self.mask)
-            )
-        )
-
-    def part(self, start: int, stop: int) -> Regions:
-        return Regions(*(x[start:stop] for x in (self.boxes_xyxy, self.scores, self.mask)))
-
-    def pin_memory(self) -> Regions:
-        return Regions(
-            self.boxes_xyxy.pin_memory(), self.scores.pin_memory(), self.mask.pin_memory()
-        )
-
 
 @dataclass
-class ClipBatch:
+class ClipBatch(Batch):
     """A batch of clips, as the data pipeline hands it to a model.
 
     Attributes:
@@ -132,9 +194,9 @@ class ClipBatch:
         frame_indices: source frame of each sampled frame, int64 [B, T].
         names: the video file (or generated clip) that each sample comes from.
         regions: boxes of each frame, where the data set has them.
-        flow: snippets of optical flow at each sampled frame, uint8 [B, T, S, 2 L, H, W]: x and y of
-            the first field, of the second, and so on; 0 to 255 for minus to plus the bound, so that
-            no motion is 127.5.
+        flow: flow stacks at each sampled frame, uint8 [B, T, S, 2 L, H, W]: x and y of the first
+            flow frame, of the second, and so on; 0 to 255 for minus to plus the bound, so that no
+            motion is 127.5.
     """
 
     video: Tensor
@@ -158,38 +220,6 @@ class ClipBatch:
         if spec.boxes_per_frame:
             inputs["regions"] = self.regions
         return inputs
-
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> ClipBatch:
-        moved = {
-            name: getattr(self, name).to(device, non_blocking=non_blocking) for name in _TENSORS
-        }
-        regions = None if self.regions is None else self.regions.to(device, non_blocking)
-        flow = None if self.flow is None else self.flow.to(device, non_blocking=non_blocking)
-        return ClipBatch(**moved, names=self.names, regions=regions, flow=flow)
-
-    def part(self, start: int, stop: int) -> ClipBatch:
-        """The clips from `start` to before `stop`."""
-        kept = {name: getattr(self, name)[start:stop] for name in _TENSORS}
-        regions = None if self.regions is None else self.regions.part(start, stop)
-        return ClipBatch(
-            **kept,
-            names=self.names[start:stop],
-            regions=regions,
-            flow=None if self.flow is None else self.flow[start:stop],
-        )
-
-    def pin_memory(self) -> ClipBatch:
-        pinned = {name: getattr(self, name).pin_memory() for name in _TENSORS}
-        regions = None if self.regions is None else self.regions.pin_memory()
-        return ClipBatch(
-            **pinned,
-            names=self.names,
-            regions=regions,
-            flow=None if self.flow is None else self.flow.pin_memory(),
-        )
-
-
-_TENSORS = ("video", "label", "index", "frame_indices")
 
 
 @dataclass(frozen=True)
@@ -238,6 +268,8 @@ class RegionLinks:
 class Explanation:
     """What a model looked at, for one clip.
 
+    T counts the steps of the map that a head saw; `at_frames` repeats them to the clip's frames.
+
     Attributes:
         node_boxes_xyxy: where each node looks, as fractions of the frame, [T, N, 4].
         adjacency: True where source j may send to destination i, at [i, j], [N, N].
@@ -263,6 +295,25 @@ class Explanation:
         frames = len(maps)
         nobody = torch.zeros(0, 0, dtype=torch.bool)
         return cls(torch.zeros(frames, 0, 4), nobody, torch.zeros(0, frames, 0, 0), (), maps=maps)
+
+    def at_frames(self, num_frames: int) -> Explanation:
+        """The same per frame of the clip: each frame shows the last step that has begun at it."""
+        begins = step_frames(num_frames, len(self.node_boxes_xyxy))
+        step = torch.searchsorted(begins, torch.arange(num_frames), right=True) - 1
+        return replace(
+            self,
+            node_boxes_xyxy=self.node_boxes_xyxy[step],
+            attention=self.attention[:, step],
+            maps=None if self.maps is None else self.maps[step],
+            regions=None if self.regions is None else replace(self.regions, frames=begins),
+        )
+
+
+def step_frames(num_frames: int, num_steps: int, device: torch.device | str = "cpu") -> Tensor:
+    """The frame at which each step of a map begins: floor(step * T / P), int64 [P]; 0, 2, 4, ...
+    where a map halves them.
+    """
+    return torch.arange(num_steps, device=device) * num_frames // num_steps
 
 
 @dataclass

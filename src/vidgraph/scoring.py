@@ -97,7 +97,7 @@ def score_model(
         num_views=num_views or settings.num_views,
         batch_size=batch_size or settings.batch_size,
     )
-    spec = cast(InputSpec, model.input_spec)
+    spec = cast(InputSpec, model.spec)
     found = scored_data(load_data(data or name, overrides), spec, _names_of(model), split, settings)
     batches = eval_batches(found.dataset, settings)
     loader = ClipLoader(

@@ -1,10 +1,9 @@
-"""ResNets over clips: C2D, I3D and, with layers after their blocks, non-local I3D. One class; sizes
-and variants are functions.
+"""ResNets over clips: C2D, I3D and, with layers inserted after their blocks, non-local I3D.
 
 Source: table 1 of Videos as Space-Time Region Graphs (ECCV 2018) and the non-local networks that it
-    builds on. Where the table and
-the code of that line of work differ, the default is what reproduces the paper's multiply-adds
-(docs/backbones.md).
+builds on. Where the table and the code of that line of work differ, the default is what reproduces
+the paper's multiply-adds (docs/backbones.md). The papers' res2 to res5 are torchvision's layer1 to
+layer4, whose names the tensors have.
 
 Shapes: B batch, C channels, T frames, H W pixels or map.
 """
@@ -13,33 +12,55 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Literal
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vidgraph.backbones.base import NormKind, make_batch_norm
 from vidgraph.errors import RecipeError, nearest
-from vidgraph.models.nonlocal_block import NonLocalBlock
-from vidgraph.models.norms import NormKind, make_batch_norm
+from vidgraph.records import Positive, options
 
 Triple = tuple[int, int, int]  # time, height, width
 Inflation = Literal["alternate", "table1", "3x3x3", "none"]
-Stride = Literal[1, 2]
+StemName = Literal["padded", "table1", "valid", "long", "long_valid", "digits", "digit_maps"]
+Depths = tuple[Positive, Positive, Positive, Positive]
 
-STAGES = ("res2", "res3", "res4", "res5")
-DEPTHS: dict[int, tuple[int, ...]] = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
+LAYERS = ("layer1", "layer2", "layer3", "layer4")
+R50, R101 = (3, 4, 6, 3), (3, 4, 23, 3)
 EXPANSION = 4  # channels that leave a bottleneck per channel inside it
+
+
+@options
+class ResNet3DOptions:
+    """Which of the published readings of one backbone.
+
+    Attributes:
+        depths: blocks of layer1 to layer4, such as `R50`.
+        width: channels of the first convolution; layers leave 4, 8, 16 and 32 times as many.
+        inflation: which convolutions see several frames: see `temporal_kernels`.
+        stem: first convolution and pools: a name in `STEMS`.
+        layer4_stride: over rows and columns; 1 keeps the cells of layer3, 2 halves them.
+        layer4_dilation: of the 3 x 3 convolutions of layer4 but the first. With stride 1, dilation
+            2 computes what weights that were trained with stride 2 mean, at every second cell
+            exactly.
+        norm: "batch"; "frozen": statistics, gain and bias stay as they were loaded;
+            "frozen_statistics": gain and bias learn.
+    """
+
+    type: Literal["resnet3d"] = "resnet3d"
+    depths: Depths = R50
+    width: Positive = 64
+    inflation: Inflation = "alternate"
+    stem: StemName = "padded"
+    layer4_stride: Literal[1, 2] = 1
+    layer4_dilation: Literal[1, 2] = 1
+    norm: NormKind = "batch"
 
 
 @dataclass(frozen=True)
 class Pool:
-    """A max-pool.
-
-    Attributes:
-        kernel: frames, rows, columns.
-        stride: of the same.
-        padding: of the same.
-    """
+    """A max-pool: kernel, stride and padding over frames, rows and columns."""
 
     kernel: Triple = (1, 1, 1)
     stride: Triple = (1, 1, 1)
@@ -47,22 +68,20 @@ class Pool:
 
     def layer(self) -> nn.Module:
         """The pool, or nothing where it would do nothing."""
-        return (
-            nn.Identity()
-            if self == Pool()
-            else nn.MaxPool3d(self.kernel, self.stride, self.padding)
-        )
+        if self == Pool():
+            return nn.Identity()
+        return nn.MaxPool3d(self.kernel, self.stride, self.padding)
 
 
 @dataclass(frozen=True)
 class Stem:
-    """What comes before the residual stages, and the pool in time after the first of them.
+    """What comes before the residual layers, and the pool in time after the first of them.
 
     Attributes:
         kernel: of the first convolution, padded by half of it.
         stride: of the first convolution.
-        pool1: before res2.
-        pool2: after res2.
+        pool1: before layer1.
+        pool2: after layer1.
     """
 
     kernel: Triple = (5, 7, 7)
@@ -71,56 +90,53 @@ class Stem:
     pool2: Pool = Pool((2, 1, 1), (2, 1, 1))
 
 
-STEMS: dict[str, Stem] = {
-    # The region-graph paper's 153 GMAC: 56 x 56 cells in res2.
+STEMS: dict[StemName, Stem] = {
+    # The region-graph paper's 153 GMAC: 56 x 56 cells in layer1.
     "padded": Stem(),
     # The same with the pool over three frames that the paper's table prints.
     "table1": Stem(pool2=Pool((3, 1, 1), (2, 1, 1), (1, 0, 0))),
-    # Caffe2 non-local networks, Something-Else and RSTG: no padding, 55 x 55 cells in res2.
+    # Caffe2 non-local networks, Something-Else and RSTG: no padding, 55 x 55 cells in layer1.
     "valid": Stem(pool1=Pool((1, 3, 3), (1, 2, 2))),
-    # For clips of 128 frames: one map per eight frames, as the region-graph paper's ResNet-101 has
-    # it.
+    # For clips of 128 frames: one map per eight frames, as the region-graph paper's ResNet-101.
     "long": Stem(stride=(2, 2, 2), pool1=Pool((2, 3, 3), (2, 2, 2), (0, 1, 1))),
     # The same without padding: Caffe2 non-local networks on long clips.
     "long_valid": Stem(stride=(2, 2, 2), pool1=Pool((2, 3, 3), (2, 2, 2))),
+    # 64 x 64 pixels to 32 x 32 cells in layer1.
+    "digits": Stem(pool1=Pool()),
+    # All cells of a map that another network made.
+    "digit_maps": Stem(kernel=(3, 3, 3), stride=(1, 1, 1), pool1=Pool()),
 }
 
 
 def temporal_kernels(inflation: Inflation, depths: Sequence[int]) -> list[list[tuple[int, int]]]:
-    """Frames that the first and the middle convolution of each block see, per stage.
+    """Frames that the first and the middle convolution of each block see, per layer.
 
     Args:
-        inflation: "alternate": the first convolution of every block of res2, of every even one of
-            res3 and res4, and of every odd one of res5; "table1": of every block, as the paper's
-            table prints; "3x3x3": the middle one of every block; "none": C2D.
-        depths: blocks per stage.
-
-    Raises:
-        RecipeError: another inflation.
+        inflation: "alternate": the first convolution of every block of layer1, of every even one of
+            layer2 and layer3, and of every odd one of layer4; "table1": of every block, as the
+            paper's table prints; "3x3x3": the middle one of every block; "none": C2D.
+        depths: blocks per layer.
     """
-    known = get_args(Inflation)
-    if inflation not in known:
-        raise RecipeError(f"there is no inflation {inflation!r}{nearest(inflation, known)}")
-    if inflation != "alternate":
-        pair = {"table1": (3, 1), "3x3x3": (1, 3), "none": (1, 1)}[inflation]
-        return [[pair] * depth for depth in depths]
-    inflated = (lambda _: True, lambda i: i % 2 == 0, lambda i: i % 2 == 0, lambda i: i % 2 == 1)
-    return [
-        [(3 if rule(i) else 1, 1) for i in range(depth)]
-        for rule, depth in zip(inflated, depths, strict=True)
-    ]
+    if inflation == "alternate":
+        rules = (lambda _: True, lambda i: i % 2 == 0, lambda i: i % 2 == 0, lambda i: i % 2 == 1)
+        return [
+            [(3 if rule(i) else 1, 1) for i in range(depth)]
+            for rule, depth in zip(rules, depths, strict=True)
+        ]
+    pair = {"table1": (3, 1), "3x3x3": (1, 3), "none": (1, 1)}[inflation]
+    return [[pair] * depth for depth in depths]
 
 
 class Bottleneck(nn.Module):
-    """Residual block: convolutions a (narrow, may see several frames), b (3 x 3, has the stride), c
+    """Residual block: conv1 (narrow, may see several frames), conv2 (3 x 3, has the stride), conv3
     (widen), ReLU after the sum.
 
     Args:
         in_channels: channels of the map that comes in.
         width: channels inside; `EXPANSION` times as many leave.
-        frames: that a and b see.
-        stride: of b and of the shortcut, over rows and columns.
-        dilation: of b, over rows and columns.
+        frames: that conv1 and conv2 see.
+        stride: of conv2 and of the shortcut, over rows and columns.
+        dilation: of conv2, over rows and columns.
         norm: kind of batch norm.
         project: the shortcut is a convolution.
     """
@@ -136,90 +152,41 @@ class Bottleneck(nn.Module):
         project: bool,
     ) -> None:
         super().__init__()
-        out, (frames_a, frames_b) = width * EXPANSION, frames
-        self.a = nn.Conv3d(
-            in_channels, width, (frames_a, 1, 1), padding=(frames_a // 2, 0, 0), bias=False
-        )
-        self.a_norm = make_batch_norm(norm, width)
-        padding, spread = (frames_b // 2, dilation, dilation), (1, dilation, dilation)
-        self.b = nn.Conv3d(
-            width, width, (frames_b, 3, 3), (1, stride, stride), padding, spread, bias=False
-        )
-        self.b_norm = make_batch_norm(norm, width)
-        self.c = nn.Conv3d(width, out, 1, bias=False)
-        self.c_norm = make_batch_norm(norm, out)
-        self.shortcut = (
-            nn.Conv3d(in_channels, out, 1, (1, stride, stride), bias=False)
-            if project
-            else nn.Identity()
-        )
-        self.shortcut_norm = make_batch_norm(norm, out) if project else nn.Identity()
+        out, (first, middle) = width * EXPANSION, frames
+        strides, spread = (1, stride, stride), (1, dilation, dilation)
+        padding = (middle // 2, dilation, dilation)
+        self.conv1 = nn.Conv3d(in_channels, width, (first, 1, 1), 1, (first // 2, 0, 0), bias=False)
+        self.bn1 = make_batch_norm(norm, width)
+        self.conv2 = nn.Conv3d(width, width, (middle, 3, 3), strides, padding, spread, bias=False)
+        self.bn2 = make_batch_norm(norm, width)
+        self.conv3 = nn.Conv3d(width, out, 1, bias=False)
+        self.bn3 = make_batch_norm(norm, out)
+        self.downsample = nn.Sequential()
+        if project:
+            self.downsample.append(nn.Conv3d(in_channels, out, 1, strides, bias=False))
+            self.downsample.append(make_batch_norm(norm, out))
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, T, H, W] to [B, 4 width, T, H / stride, W / stride]."""
-        y = F.relu(self.a_norm(self.a(x)), inplace=True)
-        y = F.relu(self.b_norm(self.b(y)), inplace=True)
-        y = self.c_norm(self.c(y))
-        y += self.shortcut_norm(self.shortcut(x))
+        y = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        y = F.relu(self.bn2(self.conv2(y)), inplace=True)
+        y = self.bn3(self.conv3(y))
+        y += self.downsample(x)
         return F.relu(y, inplace=True)
-
-
-class Stage(nn.Sequential):
-    """Bottlenecks of one size, one after another."""
-
-    def forward(self, x: Tensor, after: Mapping[int, nn.Module] | None = None) -> Tensor:
-        """[B, C, T, H, W] through every block, and through the layers that follow blocks, by the
-        block's index.
-        """
-        for i, block in enumerate(self):
-            x = block(x)
-            if after and i in after:
-                x = after[i](x)
-        return x
-
-
-class FirstConvolution(nn.Module):
-    """Convolution, norm, ReLU.
-
-    Args:
-        in_channels: of the clip.
-        width: channels that leave.
-        stem: kernel and stride.
-        norm: kind of batch norm.
-    """
-
-    def __init__(self, in_channels: int, width: int, stem: Stem, norm: NormKind) -> None:
-        super().__init__()
-        padding = (stem.kernel[0] // 2, stem.kernel[1] // 2, stem.kernel[2] // 2)
-        self.conv = nn.Conv3d(in_channels, width, stem.kernel, stem.stride, padding, bias=False)
-        self.norm = make_batch_norm(norm, width)
-
-    def forward(self, video: Tensor) -> Tensor:
-        return F.relu(self.norm(self.conv(video)), inplace=True)
 
 
 class ResNet3D(nn.Module):
     """Bottleneck ResNet over clips.
 
     Args:
-        depths: blocks of res2 to res5.
-        inflation: which convolutions see several frames: see `temporal_kernels`.
-        stem: first convolution and pools.
-        width: channels of the first convolution; stages leave 4, 8, 16 and 32 times as many.
+        options: which reading.
+        inserted: layers that follow a block, by its name, such as "layer2_1" for the second of
+            layer2: maps [B, C, T, H, W] to maps of the same shape.
         in_channels: of the clip.
-        res5_stride: over rows and columns.
-        res5_dilation: of the 3 x 3 convolutions of res5 but the first. With stride 1, dilation 2
-            computes what weights that were trained with stride 2 mean, at every second cell
-            exactly.
-        norm: kind of batch norm: see `make_batch_norm`.
-        after: layers that follow a block, by (stage, index of the block): maps [B, C, T, H, W] to
-            maps of the same shape.
 
     Attributes:
         out_channels: channels of the last map.
-        strides: frames, rows and columns of the clip per cell of the last map.
-        stage_channels: channels of each map, by the names that `maps` takes.
-        stage_strides: frames, rows and columns of the clip per cell of each map.
+        stride: frames, rows and columns of the clip per cell of the last map.
 
     Raises:
         RecipeError: a layer after a block that does not exist.
@@ -227,217 +194,102 @@ class ResNet3D(nn.Module):
 
     def __init__(
         self,
-        depths: Sequence[int],
-        inflation: Inflation = "alternate",
-        stem: Stem = STEMS["padded"],
-        width: int = 64,
+        options: ResNet3DOptions,
+        inserted: Mapping[str, nn.Module] | None = None,
         in_channels: int = 3,
-        res5_stride: Stride = 1,
-        res5_dilation: Stride = 1,
-        norm: NormKind = "batch",
-        after: Mapping[tuple[str, int], nn.Module] | None = None,
     ) -> None:
         super().__init__()
-        self.stem = FirstConvolution(in_channels, width, stem, norm)
+        width, stem, norm = options.width, STEMS[options.stem], options.norm
+        if options.inflation == "none":
+            stem = replace(stem, kernel=(1, *stem.kernel[1:]))
+        padding = (stem.kernel[0] // 2, stem.kernel[1] // 2, stem.kernel[2] // 2)
+        self.conv1 = nn.Conv3d(in_channels, width, stem.kernel, stem.stride, padding, bias=False)
+        self.bn1 = make_batch_norm(norm, width)
         self.pool1, self.pool2 = stem.pool1.layer(), stem.pool2.layer()
-        channels, strides = width, (1, 2, 2, res5_stride)
-        for i, frames in enumerate(temporal_kernels(inflation, depths)):
-            dilation = res5_dilation if i == len(STAGES) - 1 else 1
-            self.add_module(
-                STAGES[i], _stage(channels, width * 2**i, frames, strides[i], dilation, norm)
-            )
-            channels = width * 2**i * EXPANSION
-        self.after = nn.ModuleDict(_named(after or {}, depths))
-        self.stage_strides = _stage_strides(stem, strides)
-        everywhere = {
-            "stem": width,
-            "pool1": width,
-            "pool2": width * EXPANSION,
-            **stage_channels(width),
-        }
-        self.stage_channels = {place: everywhere[place] for place in self.stage_strides}
-        self.out_channels, self.strides = channels, self.stage_strides["res5"]
+        kernels = temporal_kernels(options.inflation, options.depths)
+        dilation = options.layer4_dilation
+        self.layer1 = _layer(width, width, kernels[0], 1, 1, norm)
+        self.layer2 = _layer(width * 4, width * 2, kernels[1], 2, 1, norm)
+        self.layer3 = _layer(width * 8, width * 4, kernels[2], 2, 1, norm)
+        self.layer4 = _layer(
+            width * 16, width * 8, kernels[3], options.layer4_stride, dilation, norm
+        )
+        for block in inserted or {}:
+            channels_after(options, block)
+        self.inserted = nn.ModuleDict(inserted or {})
+        self.out_channels = width * 8 * EXPANSION
+        by_layers = 4 * options.layer4_stride
+        frames, rows, columns = (
+            a * b * c
+            for a, b, c in zip(stem.stride, stem.pool1.stride, stem.pool2.stride, strict=True)
+        )
+        self.stride = (frames, rows * by_layers, columns * by_layers)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """He normal over the outputs for the backbone's own convolutions; norms start as the
-        identity, `after` layers as they were made.
+        identity, inserted layers as they were made.
         """
         for name, module in self.named_modules():
-            if isinstance(module, nn.Conv3d) and not name.startswith("after."):
+            if isinstance(module, nn.Conv3d) and not name.startswith("inserted."):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
-    def forward(self, video: Tensor) -> Tensor:
-        """Clips [B, C, T, H, W] to the map of res5."""
-        return self.maps(video, ("res5",))["res5"]
+    def forward(self, clip: Tensor) -> Tensor:
+        """Clips [B, C, T, H, W] to the map of layer4."""
+        return self.forward_intermediates(clip, ("layer4",))["layer4"]
 
-    def maps(self, video: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
-        """Maps of any places: clips [B, C, T, H, W] to {name: [B, C', T', H', W']}; nothing after
-        the last of them is computed.
+    def forward_intermediates(self, clip: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
+        """Maps of several layers: clips [B, C, T, H, W] to {name: [B, C', T', H', W']}; nothing
+        after the last of them is computed.
 
         Args:
-            video: normalised pixels.
-            names: of "stem", "pool1", "res2", "pool2", "res3", "res4" and "res5".
-
-        Raises:
-            RecipeError: another name.
+            clip: normalised pixels.
+            names: of "layer1" to "layer4".
         """
-        for name in names:
-            if name not in self.stage_channels:
-                raise RecipeError(
-                    f"the backbone has no stage {name!r}{nearest(name, self.stage_channels)}"
-                )
-        x, found = video, {}
-        for name in self.stage_channels:
-            x = self._through(name, x)
-            if name in names:
-                found[name] = x
-            if len(found) == len(set(names)):
+        x, maps = self.pool1(F.relu(self.bn1(self.conv1(clip)), inplace=True)), {}
+        for layer in LAYERS:
+            for i, block in enumerate(self.get_submodule(layer).children()):
+                x, name = block(x), f"{layer}_{i}"
+                if name in self.inserted:
+                    x = self.inserted[name](x)
+            maps[layer] = x
+            if set(names) <= set(maps):
                 break
-        return found
-
-    def _through(self, name: str, x: Tensor) -> Tensor:
-        """One place of the network: a stage with the layers that follow its blocks, or a single
-        layer.
-        """
-        module = self.get_submodule(name)
-        if isinstance(module, Stage):
-            keys = {i: f"{name}_{i}" for i in range(len(module))}
-            reached: Tensor = module(
-                x, {i: self.after[key] for i, key in keys.items() if key in self.after}
-            )
-        else:
-            reached = module(x)
-        return reached
+            if layer == "layer1":
+                x = self.pool2(x)
+        return {name: maps[name] for name in names}
 
 
-def stage_channels(width: int = 64) -> dict[str, int]:
-    """Channels of each residual stage's map, for layers that are made before the backbone."""
-    return {stage: width * EXPANSION * 2**i for i, stage in enumerate(STAGES)}
+def channels_after(options: ResNet3DOptions, block: str) -> int:
+    """Channels of the map after a block such as "layer2_1".
+
+    Raises:
+        RecipeError: there is no such block.
+    """
+    channels = {
+        f"{layer}_{i}": options.width * EXPANSION * 2**n
+        for n, (layer, depth) in enumerate(zip(LAYERS, options.depths, strict=True))
+        for i in range(depth)
+    }
+    if block not in channels:
+        raise RecipeError(f"the backbone has no block {block!r}{nearest(block, channels)}")
+    return channels[block]
 
 
-def _stage(
+def _layer(
     in_channels: int,
     width: int,
     frames: Sequence[tuple[int, int]],
     stride: int,
     dilation: int,
     norm: NormKind,
-) -> Stage:
+) -> nn.Sequential:
     """The first block has the stride and projects its shortcut; as with stride 2, it is the others
     that look further when dilated.
     """
-    blocks = [Bottleneck(in_channels, width, frames[0], stride, 1, norm, project=True)]
-    blocks += [
+    first = Bottleneck(in_channels, width, frames[0], stride, 1, norm, project=True)
+    others = [
         Bottleneck(width * EXPANSION, width, seen, 1, dilation, norm, project=False)
         for seen in frames[1:]
     ]
-    return Stage(*blocks)
-
-
-def _named(
-    after: Mapping[tuple[str, int], nn.Module], depths: Sequence[int]
-) -> dict[str, nn.Module]:
-    """Keys of a ModuleDict, which may not hold a dot: `res3_1`."""
-    sizes = dict(zip(STAGES, depths, strict=True))
-    for stage, index in after:
-        if stage not in sizes:
-            raise RecipeError(
-                f"the backbone has no residual stage {stage!r}{nearest(stage, sizes)}"
-            )
-        if not 0 <= index < sizes[stage]:
-            raise RecipeError(
-                f"{stage} has blocks 0 to {sizes[stage] - 1}, and a layer was to follow block "
-                f"{index}"
-            )
-    return {f"{stage}_{index}": layer for (stage, index), layer in after.items()}
-
-
-def _stage_strides(stem: Stem, strides: Sequence[int]) -> dict[str, Triple]:
-    """Every place in the order of the forward pass, with the product of all strides up to it."""
-    own = {
-        "stem": stem.stride,
-        "pool1": stem.pool1.stride,
-        "res2": (1, 1, 1),
-        "pool2": stem.pool2.stride,
-    }
-    own |= {
-        stage: (1, stride, stride) for stage, stride in zip(STAGES[1:], strides[1:], strict=True)
-    }
-    found, so_far = {}, (1, 1, 1)
-    for place, (time, height, width) in own.items():
-        so_far = (so_far[0] * time, so_far[1] * height, so_far[2] * width)
-        found[place] = so_far
-    return found
-
-
-@dataclass(frozen=True)
-class BackboneOptions:
-    """Which of the published readings of one backbone.
-
-    Attributes:
-        inflation: "alternate", "table1", "3x3x3" or "none": see `temporal_kernels`.
-        stem: first convolution and pools: a name in `STEMS`.
-        res5_stride: 1 keeps the cells of res4, 2 halves them.
-        res5_dilation: 2: with stride 1, what weights trained with stride 2 mean.
-        norm: "batch"; "frozen": statistics, gain and bias stay as they were loaded;
-            "frozen_statistics": gain and bias learn.
-    """
-
-    inflation: Inflation = "alternate"
-    stem: str = "padded"
-    res5_stride: Stride = 1
-    res5_dilation: Stride = 1
-    norm: NormKind = "batch"
-
-    def __post_init__(self) -> None:
-        if self.stem not in STEMS:
-            raise RecipeError(f"there is no stem {self.stem!r}{nearest(self.stem, STEMS)}")
-        for name in ("res5_stride", "res5_dilation"):
-            if getattr(self, name) not in get_args(Stride):
-                raise RecipeError(f"{name} is 1 or 2, not {getattr(self, name)!r}")
-
-
-def resnet3d(
-    depths: Sequence[int],
-    options: BackboneOptions | None = None,
-    after: Mapping[tuple[str, int], nn.Module] | None = None,
-    width: int = 64,
-    in_channels: int = 3,
-) -> ResNet3D:
-    """I3D, or C2D with `inflation` "none", by the names of its published readings.
-
-    Args:
-        depths: blocks of res2 to res5, such as `DEPTHS[50]`.
-        options: which reading.
-        after: layers that follow a block: see `ResNet3D`.
-        width: channels of the first convolution.
-        in_channels: of the clip.
-    """
-    options = options or BackboneOptions()
-    stem = STEMS[options.stem]
-    if options.inflation == "none":
-        stem = replace(stem, kernel=(1, *stem.kernel[1:]))
-    readings: Any = {
-        "res5_stride": options.res5_stride,
-        "res5_dilation": options.res5_dilation,
-        "norm": options.norm,
-    }
-    return ResNet3D(depths, options.inflation, stem, width, in_channels, **readings, after=after)
-
-
-def non_local_blocks(
-    depth: Literal[50, 101], norm: NormKind = "batch"
-) -> dict[tuple[str, int], nn.Module]:
-    """The five non-local blocks of the authors' I3D, by the block that each follows.
-
-    Args:
-        depth: 50 or 101.
-        norm: of the backbone; where it is frozen, the blocks' own norms are a plain learned gain
-            and bias.
-    """
-    channels = stage_channels()
-    places = [("res3", 1), ("res3", 3)] + [
-        ("res4", i) for i in ((1, 3, 5) if depth == 50 else (6, 13, 20))
-    ]
-    return {place: NonLocalBlock(channels[place[0]], norm=norm) for place in places}
+    return nn.Sequential(first, *others)

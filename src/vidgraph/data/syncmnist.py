@@ -377,6 +377,8 @@ def _clip_batch(
         index=torch.from_numpy(rows.copy()),
         frame_indices=torch.arange(num_frames).expand(num_clips, -1).contiguous(),
         regions=Regions(
-            torch.from_numpy(boxes), torch.ones(shape), torch.ones(shape, dtype=torch.bool)
+            torch.from_numpy(boxes / CANVAS).float(),
+            torch.ones(shape),
+            torch.ones(shape, dtype=torch.bool),
         ),
     )

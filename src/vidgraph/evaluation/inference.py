@@ -54,7 +54,7 @@ def evaluate(
     are single-label (softmax); float labels [B, K] are multi-label (sigmoid).
 
     Args:
-        model: has `input_spec`; gives logits [B, K]. Its training mode is put back afterwards.
+        model: has `spec`; gives logits [B, K]. Its training mode is put back afterwards.
         loader: batches of clips, in any order.
         class_names: K names.
         skipped: samples that were left out; each score counts them as wrong.
@@ -100,7 +100,7 @@ def predict_batch(
     if precision not in _PRECISIONS:
         raise RecipeError(f"unknown precision {precision!r}{nearest(precision, _PRECISIONS)}")
     dtype, kind = _PRECISIONS[precision], torch.device(device).type
-    spec, step = cast(InputSpec, model.input_spec), chunk or len(batch)
+    spec, step = cast(InputSpec, model.spec), chunk or len(batch)
     logits = []
     with torch.inference_mode(), torch.autocast(kind, dtype=dtype, enabled=dtype is not None):
         for start in range(0, len(batch), step):

@@ -28,7 +28,7 @@ def profile_model(model: nn.Module, batch: int = 1) -> dict[str, Any]:
     only; else once on the CPU. The model itself is not changed.
 
     Args:
-        model: with `input_spec`. Where its paper counts otherwise than the code runs,
+        model: with `spec`. Where its paper counts otherwise than the code runs,
             `paper_gmac(parts, batch)` says how, from the GMAC of each part. Where its equations
             have products with zeros that the code leaves out, `skipped_gmac(output_shapes)` gives
             the GMAC of these products per part: they count in `total` and in the parts, and
@@ -105,7 +105,7 @@ def example_inputs(
             batch, spec.channels, spec.num_frames, *size, dtype=torch.uint8, device=device
         )
     if spec.flow_length:
-        snippets = (batch, spec.num_frames, spec.num_snippets, 2 * spec.flow_length)
+        snippets = (batch, spec.num_frames, spec.num_stacks, 2 * spec.flow_length)
         inputs["flow"] = torch.full((*snippets, *size), 128, dtype=torch.uint8, device=device)
     if spec.boxes_per_frame:
         boxes = torch.tensor([0.0, 0.0, spec.width, spec.height]).expand(
@@ -117,9 +117,9 @@ def example_inputs(
 
 
 def _run(model: nn.Module, batch: int) -> tuple[FlopCounterMode, dict[str, list[int]]]:
-    spec = model.input_spec
+    spec = model.spec
     if not isinstance(spec, InputSpec):
-        raise TypeError(f"a {type(model).__name__} has no input_spec")
+        raise TypeError(f"a {type(model).__name__} has no spec")
     try:
         return _count(copy.deepcopy(model).to("meta"), example_inputs(spec, batch, "meta"))
     except (

@@ -1,241 +1,233 @@
-"""Every architecture by name, and how a name and its options become a model.
-
-The builders are in `architectures/`. To add a model, write one there and a line in `ARCHITECTURES`.
-"""
+"""From a name and overrides to options, and from options to a model."""
 
 from __future__ import annotations
 
-import inspect
-import types
-import typing
-from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, is_dataclass, replace
+from typing import Any, assert_never
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from vidgraph.backbones.resnet3d import BackboneOptions
+from vidgraph.backbones.base import Backbone, clip_of_shapes, of_shapes
+from vidgraph.backbones.digits import DigitsBackbone, DigitsOptions, SimpleC2D, SimpleC2DOptions
+from vidgraph.backbones.resnet3d import LAYERS, ResNet3D, ResNet3DOptions, channels_after
 from vidgraph.errors import RecipeError, nearest
-from vidgraph.models.build_clips import (
-    ClipOptions,
-    PlacementOptions,
-    c2d_r50,
-    c2d_r101,
-    i3d_nl_r50,
-    i3d_nl_r101,
-    i3d_r50,
-    i3d_r101,
-    i3d_small,
-    rstg_c2d_r50,
-    rstg_i3d_r50,
-    rstg_i3d_small,
+from vidgraph.models import build_snippets
+from vidgraph.models.base import ClipModel, Head, VideoModel
+from vidgraph.models.baselines import (
+    ConvLSTMHead,
+    ConvLSTMOptions,
+    EvidenceHead,
+    EvidenceOptions,
+    MeanLSTMHead,
+    MeanLSTMOptions,
+    PooledHead,
+    PooledOptions,
 )
-from vidgraph.models.build_digits import (
-    conv_lstm,
-    conv_lstm_small,
-    digit_stem,
-    i3d_digits,
-    i3d_digits_small,
-    i3d_nl_digits,
-    i3d_nl_digits_small,
-    mean_lstm,
-    mean_lstm_small,
-    rstg_small,
-    rstg_syncmnist,
+from vidgraph.models.nonlocal_block import NonLocalBlock, NonLocalOptions
+from vidgraph.models.normalize import Normalize
+from vidgraph.models.published import NAMED, HeadOptions, ModelOptions
+from vidgraph.models.rstg import RSTGOptions
+from vidgraph.models.rstg_heads import (
+    GraphResidual,
+    GraphVectorResidual,
+    InsertedRSTGOptions,
+    RSTGHead,
 )
-from vidgraph.models.build_regions import (
-    strg_digits_small,
-    strg_i3d_r50,
-    strg_i3d_r101,
-    strg_small,
-)
-from vidgraph.models.build_snippets import (
-    RecurrentOptions,
-    SnippetOptions,
-    StreamOptions,
-    lrcn_bn_inception,
-    lrcn_small,
-    stpyramid_bn_inception,
-    stpyramid_r50,
-    stpyramid_small,
-    stpyramid_vgg16,
-    two_stream_bn_inception,
-    two_stream_small,
-    two_stream_vgg16,
-)
-from vidgraph.models.graph_conv import RegionGraphOptions
-from vidgraph.models.rstg import GraphOptions
-from vidgraph.models.stpyramid import PyramidOptions
-from vidgraph.models.strg import RegionOptions
+from vidgraph.models.strg import STRGHead, STRGOptions
+from vidgraph.records import validated
 
-ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
-    "rstg_syncmnist": rstg_syncmnist,
-    "rstg_small": rstg_small,
-    "mean_lstm": mean_lstm,
-    "mean_lstm_small": mean_lstm_small,
-    "conv_lstm": conv_lstm,
-    "conv_lstm_small": conv_lstm_small,
-    "i3d_digits": i3d_digits,
-    "i3d_digits_small": i3d_digits_small,
-    "i3d_nl_digits": i3d_nl_digits,
-    "i3d_nl_digits_small": i3d_nl_digits_small,
-    "digit_stem": digit_stem,
-    "c2d_r50": c2d_r50,
-    "c2d_r101": c2d_r101,
-    "i3d_r50": i3d_r50,
-    "i3d_r101": i3d_r101,
-    "i3d_nl_r50": i3d_nl_r50,
-    "i3d_nl_r101": i3d_nl_r101,
-    "i3d_small": i3d_small,
-    "rstg_i3d_r50": rstg_i3d_r50,
-    "rstg_c2d_r50": rstg_c2d_r50,
-    "rstg_i3d_small": rstg_i3d_small,
-    "strg_i3d_r50": strg_i3d_r50,
-    "strg_i3d_r101": strg_i3d_r101,
-    "strg_small": strg_small,
-    "strg_digits_small": strg_digits_small,
-    "stpyramid_bn_inception": stpyramid_bn_inception,
-    "stpyramid_r50": stpyramid_r50,
-    "stpyramid_vgg16": stpyramid_vgg16,
-    "stpyramid_small": stpyramid_small,
-    "two_stream_bn_inception": two_stream_bn_inception,
-    "two_stream_vgg16": two_stream_vgg16,
-    "two_stream_small": two_stream_small,
-    "lrcn_bn_inception": lrcn_bn_inception,
-    "lrcn_small": lrcn_small,
-}
-
-# What a builder's `**` argument of that name takes: the fields of these.
-_OPEN: dict[str, tuple[type, ...]] = {
-    "graph": (GraphOptions,),
-    "clip_and_backbone": (ClipOptions, BackboneOptions),
-    "placed_graph": (PlacementOptions, ClipOptions, BackboneOptions, GraphOptions),
-    "region_graph": (RegionGraphOptions, RegionOptions, ClipOptions, BackboneOptions),
-    "digit_regions": (RegionGraphOptions, RegionOptions),
-    "pyramid": (PyramidOptions, SnippetOptions),
-    "streams": (StreamOptions, SnippetOptions),
-    "recurrent_streams": (RecurrentOptions, StreamOptions, SnippetOptions),
+_FLAT = {
+    function.__name__: function
+    for function in (
+        *(build_snippets.stpyramid_bn_inception, build_snippets.stpyramid_r50),
+        *(build_snippets.stpyramid_vgg16, build_snippets.stpyramid_small),
+        *(build_snippets.two_stream_bn_inception, build_snippets.two_stream_vgg16),
+        *(build_snippets.two_stream_small, build_snippets.lrcn_bn_inception),
+        build_snippets.lrcn_small,
+    )
 }
 
 
-def list_architectures() -> list[str]:
+def list_models() -> list[str]:
     """Names that `create_model` knows."""
-    return list(ARCHITECTURES)
+    return [*NAMED, *_FLAT]
 
 
 def create_model(
-    architecture: str,
+    name: str,
     num_classes: int | None = None,
     class_names: Sequence[str] | None = None,
-    **options: Any,
-) -> nn.Module:
+    multi_label: bool = False,
+    **overrides: Any,
+) -> VideoModel:
     """Builds a model with fresh weights.
 
     Args:
-        architecture: one of `list_architectures()`.
-        num_classes: classes of the last layer; None: as many as `class_names`, or the
-            architecture's own number.
+        name: one of `list_models()`: a published model, or a head for any backbone.
+        num_classes: classes of the last layer; None: as many as `class_names`, or as the data set
+            has that the model was published for.
         class_names: one name per class, kept with the model.
-        **options: of the builder function with that name, above.
-
-    Returns:
-        The model, with `input_spec`, `class_names`, and `architecture` and `options` to build it
-        again.
+        multi_label: a clip may have several labels.
+        **overrides: parts of the options that differ, such as `head={"num_stages": 2}`: mappings,
+            or whole records of options. Where the `type` differs, the part is replaced.
 
     Raises:
-        RecipeError: an unknown architecture or option, or names that do not match the number of
-            classes.
+        RecipeError: an unknown name or option, options that do not fit together, or names that do
+            not match the number of classes.
     """
-    _check_options(architecture, options)
-    if (num_classes is not None and num_classes < 1) or (
-        class_names is not None and not class_names
-    ):
-        raise RecipeError(f"{architecture} needs at least one class")
-    if class_names is not None and num_classes is not None and len(class_names) != num_classes:
+    if name in _FLAT:
+        classes = len(class_names) if class_names is not None else num_classes or 101
+        flat = _FLAT[name](classes, **overrides)
+        flat.name, flat.options, flat.multi_label = name, dict(overrides), multi_label
+        flat.class_names = None if class_names is None else list(class_names)
+        return flat
+    options = resolve_options(name, overrides, name)
+    if class_names is not None and num_classes not in (None, len(class_names)):
         raise RecipeError(f"{len(class_names)} class names were given for {num_classes} classes")
-    if num_classes is None and class_names is not None:
-        num_classes = len(class_names)
-    sized = {} if num_classes is None else {"num_classes": num_classes}
-    model = ARCHITECTURES[architecture](**sized, **options)
-    model.architecture, model.options = architecture, dict(options)  # type: ignore[assignment]
-    model.class_names = None if class_names is None else list(class_names)  # type: ignore[assignment]
+    classes = num_classes if class_names is None else len(class_names)
+    if classes is None:
+        classes = NAMED[name][1]
+    if classes is None or classes < 1:
+        raise RecipeError(f"{name} needs at least one class; give num_classes or class_names")
+    model = build_model(options, classes, multi_label)
+    model.name = name
+    model.class_names = None if class_names is None else list(class_names)
     return model
 
 
-def options_of(architecture: str) -> set[str]:
-    """Names of the options of an architecture.
+def resolve_options(
+    name: str, overrides: Mapping[str, Any], where: str, prefix: str = ""
+) -> ModelOptions:
+    """The complete options of a named model with some of them changed.
+
+    Args:
+        name: one of `list_models()`.
+        overrides: see `create_model`.
+        where: what is read, for messages.
+        prefix: of its keys, such as "model.", for messages.
 
     Raises:
-        RecipeError: an unknown architecture.
+        RecipeError: an unknown name or option.
     """
-    return set(_hints(architecture))
+    if name not in NAMED:
+        raise RecipeError(f"{where}: there is no model {name!r}{nearest(name, NAMED)}")
+    named = NAMED[name][0]()
+    return validated(type(named), merged(asdict(named), overrides), where, prefix)
 
 
-def _hints(architecture: str) -> dict[str, list[Any]]:
-    """Options of an architecture, each with its type; two types where two records that it takes
-    have a field of that name.
+def merged(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with the values of `top` over it, key by key at every depth; a part of another `type`
+    is replaced whole.
     """
-    if architecture not in ARCHITECTURES:
+    result = dict(base)
+    for key, value in top.items():
+        value = asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
+        here = result.get(key)
+        if isinstance(value, Mapping) and isinstance(here, Mapping):
+            same = value.get("type", here.get("type")) == here.get("type")
+            value = merged(here, value) if same else value
+        result[key] = value
+    return result
+
+
+def build_model(options: ModelOptions, num_classes: int, multi_label: bool = False) -> VideoModel:
+    """A model with fresh weights, from complete options.
+
+    Raises:
+        RecipeError: options that do not fit together.
+    """
+    spec = options.input
+    if isinstance(options.head, STRGOptions):
+        if options.head.graph == "none":
+            spec = replace(spec, boxes_per_frame=0)
+        elif not spec.boxes_per_frame:
+            raise RecipeError("a graph over regions needs input.boxes_per_frame of at least 1")
+    if isinstance(options.head, EvidenceOptions):
+        if not isinstance(options.backbone, DigitsOptions):
+            raise RecipeError("the head evidence needs the backbone digits")
+        options = replace(options, backbone=replace(options.backbone, num_evidence=num_classes))
+    clip = clip_of_shapes(spec)
+    backbone = _backbone(options, clip)
+    if spec.num_frames < backbone.stride[0] or min(spec.height, spec.width) < backbone.stride[1]:
         raise RecipeError(
-            f"there is no architecture {architecture!r}{nearest(architecture, ARCHITECTURES)}"
+            f"clips of {spec.num_frames} frames of {spec.height} x {spec.width} leave no map; the "
+            f"backbone needs num_frames >= {backbone.stride[0]} and sides >= {backbone.stride[1]}"
         )
-    builder = ARCHITECTURES[architecture]
-    own = typing.get_type_hints(builder)
-    hints = {
-        name: [own[name]]
-        for name in inspect.signature(builder).parameters
-        if name not in {"num_classes", *_OPEN}
-    }
-    for name in inspect.signature(builder).parameters:
-        for kind in _OPEN.get(name, ()):
-            for field, hint in typing.get_type_hints(kind).items():
-                hints.setdefault(field, []).append(hint)
-    return hints
+    map_size = of_shapes(backbone, clip).shape[3:]
+    head = _head(options.head, backbone, (map_size[0], map_size[1]), num_classes, multi_label)
+    model = ClipModel(spec, Normalize(options.normalize), backbone, head)
+    model.options, model.multi_label = options, multi_label
+    return model
 
 
-def _check_options(architecture: str, options: dict[str, Any]) -> None:
-    hints = _hints(architecture)
-    for name, value in options.items():
-        if name not in hints:
-            raise RecipeError(f"{architecture} has no option {name!r}{nearest(name, hints)}")
-        if not any(_fits(hint, value) for hint in hints[name]):
-            raise RecipeError(
-                f"{architecture}: option {name!r} is {' or '.join(map(_in_words, hints[name]))}, "
-                f"not {value!r}"
+def _backbone(options: ModelOptions, clip: Tensor) -> Backbone:
+    """The backbone for clips of such shapes, with the layers that are inserted in it."""
+    how, channels = options.backbone, clip.shape[1]
+    match how:
+        case ResNet3DOptions():
+            return _resnet3d(how, options.inserted, clip)
+        case DigitsOptions(resnet3d=ResNet3DOptions()):
+            maps = of_shapes(DigitsBackbone(how.num_evidence, channels), clip)
+            assert how.resnet3d is not None
+            resnet3d = _resnet3d(how.resnet3d, options.inserted, maps)
+            return DigitsBackbone(how.num_evidence, channels, resnet3d=resnet3d)
+        case _ if options.inserted is not None:
+            raise RecipeError(f"layers can be inserted in a resnet3d, not in a {how.type}")
+        case DigitsOptions():
+            return DigitsBackbone(how.num_evidence, channels)
+        case SimpleC2DOptions():
+            return SimpleC2D(how.width, channels)
+        case _:
+            assert_never(how)
+
+
+def _resnet3d(
+    how: ResNet3DOptions, inserted: NonLocalOptions | InsertedRSTGOptions | None, clip: Tensor
+) -> ResNet3D:
+    """With the layers that follow its blocks."""
+    layers: dict[str, nn.Module] = {}
+    if isinstance(inserted, NonLocalOptions):
+        sizes = (inserted.affinity, how.norm, inserted.pool, inserted.group_frames)
+        for block in inserted.blocks:
+            layers[block] = NonLocalBlock(channels_after(how, block), *sizes)
+    elif inserted is not None:
+        with torch.device("meta"), torch.no_grad():
+            maps = ResNet3D(how, in_channels=clip.shape[1]).forward_intermediates(clip, LAYERS)
+        for block in inserted.blocks:
+            channels = channels_after(how, block)
+            size = maps[block.partition("_")[0]].shape[3:]
+            layers[block] = GraphResidual(
+                channels, (size[0], size[1]), inserted.graph, inserted.norm
             )
-        if name.endswith("width") and value < 1:
-            raise RecipeError(
-                f"{architecture}: option {name!r} is a number of channels, at least 1, not {value}"
-            )
+    return ResNet3D(how, layers, in_channels=clip.shape[1])
 
 
-def _fits(hint: Any, value: Any) -> bool:
-    """Whether a value, as YAML or a caller gives it, is of a type: a list passes for a tuple, and a
-    whole number for a float.
-    """
-    choices = typing.get_args(hint)
-    if typing.get_origin(hint) is Literal:
-        return value in choices
-    if isinstance(hint, types.UnionType):
-        return any(_fits(choice, value) for choice in choices)
-    if typing.get_origin(hint) is tuple:
-        return isinstance(value, (list, tuple)) and all(_fits(choices[0], item) for item in value)
-    if isinstance(value, bool) and hint is not bool:  # a bool passes for an int in Python
-        return False
-    return isinstance(value, (int, float) if hint is float else hint)
-
-
-def _in_words(hint: Any) -> str:
-    words: dict[Any, str] = {
-        int: "a whole number",
-        float: "a number",
-        str: "a text",
-        bool: "true or false",
-        type(None): "null",
-    }
-    if typing.get_origin(hint) is Literal:
-        return "one of " + ", ".join(map(str, typing.get_args(hint)))
-    if isinstance(hint, types.UnionType):
-        return " or ".join(map(_in_words, typing.get_args(hint)))
-    if typing.get_origin(hint) is tuple and typing.get_origin(typing.get_args(hint)[0]) is Literal:
-        return "a list with some of " + ", ".join(typing.get_args(typing.get_args(hint)[0]))
-    return words.get(hint, "a list of numbers")
+def _head(
+    how: HeadOptions,
+    backbone: Backbone,
+    map_size: tuple[int, int],
+    num_classes: int,
+    multi_label: bool,
+) -> Head:
+    channels = backbone.out_channels
+    match how:
+        case PooledOptions():
+            rstg = None
+            if how.rstg is not None:
+                rstg = GraphVectorResidual(channels, map_size, how.rstg.graph, how.rstg.norm)
+            return PooledHead(channels, num_classes, how, map_size, multi_label, rstg)
+        case MeanLSTMOptions():
+            return MeanLSTMHead(channels, num_classes, how)
+        case ConvLSTMOptions():
+            return ConvLSTMHead(channels, num_classes, how, map_size)
+        case EvidenceOptions():
+            assert isinstance(backbone, DigitsBackbone)
+            return EvidenceHead(backbone)
+        case RSTGOptions():
+            return RSTGHead(channels, num_classes, how, map_size)
+        case STRGOptions():
+            return STRGHead(channels, num_classes, how)
+        case _:
+            assert_never(how)

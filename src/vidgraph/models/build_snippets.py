@@ -5,19 +5,18 @@ its baselines, on 2D networks.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
 from torch import nn
 
+from vidgraph.backbones.base import partial_batch_norm
 from vidgraph.backbones.bn_inception import BNInception
 from vidgraph.backbones.small_resnet2d import SmallResNet2D
 from vidgraph.backbones.torchvision2d import TorchvisionBackbone
 from vidgraph.errors import RecipeError, nearest
-from vidgraph.models.build_clips import split_options
 from vidgraph.models.frame_stream import FrameStream
-from vidgraph.models.normalize import FlowNorm, PixelNorm, caffe_pixels
-from vidgraph.models.norms import partial_batch_norm
+from vidgraph.models.normalize import Normalize, NormalizeOptions
 from vidgraph.models.pooled import SegmentStream, TwoStream
 from vidgraph.models.recurrent import RecurrentStream
 from vidgraph.models.stpyramid import PyramidOptions, STPyramid
@@ -26,7 +25,6 @@ from vidgraph.records import InputSpec
 ImageNetwork = Literal["bn_inception", "resnet50", "vgg16", "small"]
 NormUse = Literal["partial", "batch"]
 Streams = Literal["both", "spatial", "temporal"]
-_IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 
 
 @dataclass(frozen=True)
@@ -88,18 +86,17 @@ class SnippetOptions:
 
     def input_spec(self, frames: bool, flow: bool) -> InputSpec:
         """Of a model that sees frames, flow, or both."""
-        rate: dict[str, Any] = {"num_segments": self.num_frames}
+        rate: dict[str, Any] = {"whole_video": True}
         if self.stride_frames is not None:
             rate = {"stride_frames": self.stride_frames}
         if flow:
-            names = (
-                "flow_length",
-                "num_snippets",
-                "snippet_interval",
-                "max_snippet_interval",
-                "snippet_layout",
-            )
-            rate |= {name: getattr(self, name) for name in names}
+            rate |= {
+                "flow_length": self.flow_length,
+                "num_stacks": self.num_snippets,
+                "stack_interval": self.snippet_interval,
+                "max_stack_interval": self.max_snippet_interval,
+                "stack_layout": self.snippet_layout,
+            }
         return InputSpec(self.num_frames, self.size, self.size, channels=3 if frames else 0, **rate)
 
 
@@ -172,11 +169,11 @@ def _parts(network: ImageNetwork, flow: bool, clip: SnippetOptions) -> tuple[nn.
     """
     caffe = network == "bn_inception"
     if not flow:
-        return (caffe_pixels() if caffe else PixelNorm(*_IMAGENET)), _image_network(
+        return Normalize("caffe" if caffe else "imagenet"), _image_network(
             network, 3, clip.batch_norm
         )
-    levels = FlowNorm(clip.flow_zero, 1.0) if caffe else FlowNorm(clip.flow_zero)
-    return levels, _image_network(network, 2 * clip.flow_length, clip.batch_norm)
+    levels = NormalizeOptions((clip.flow_zero / 255,), (1 / 255 if caffe else 0.226,))
+    return Normalize(levels), _image_network(network, 2 * clip.flow_length, clip.batch_norm)
 
 
 # ---- the pyramid ---------------------------------------------------------------------------------
@@ -301,3 +298,11 @@ def lrcn_small(num_classes: int = 101, **recurrent_streams: Any) -> TwoStream:
     return _lrcn(
         "small", num_classes, {**_SMALL_CLIP, "num_frames": 8, "width": 128, **recurrent_streams}
     )
+
+
+def split_options(options: Mapping[str, Any], *kinds: type[Any]) -> list[Any]:
+    """One record of each kind, from the options that are its fields."""
+    return [
+        kind(**{field.name: options[field.name] for field in fields(kind) if field.name in options})
+        for kind in kinds
+    ]

@@ -68,7 +68,7 @@ def check_streams(spec: InputSpec, video: Tensor | None, flow: Tensor | None) ->
             "this model looks at optical flow, and the clips came without; give a store of flow "
             "(data.table.flow, --flow)"
         )
-    wanted = (spec.num_snippets, 2 * spec.flow_length)
+    wanted = (spec.num_stacks, 2 * spec.flow_length)
     if flow.dim() != 6 or tuple(flow.shape[2:4]) != wanted:
         raise DataError(
             f"this model takes flow [B, T, {wanted[0]}, {wanted[1]}, H, W] (snippets, x and y of "

@@ -15,12 +15,9 @@ from collections.abc import Sequence
 from itertools import product
 
 import torch
-from torch import Tensor
-
-from vidgraph.records import Graph
+from torch import Tensor, nn
 
 _POSITION_STD = 2.0  # in cells of the position map, whatever the scale (authors' code)
-_LEAST_ENERGY = 0.1  # of a feature in a region, below which its place fades to the middle
 
 
 def num_nodes(scales: Sequence[int]) -> int:
@@ -28,7 +25,7 @@ def num_nodes(scales: Sequence[int]) -> int:
     return sum(scale * scale for scale in scales)
 
 
-def _count(size: int) -> Tensor:
+def count(size: int) -> Tensor:
     """0, 1, ..., size - 1. On the CPU even where a model is being built on the meta device: what is
     fixed has values there too.
     """
@@ -49,8 +46,8 @@ def area_weights(in_size: int, out_size: int) -> Tensor:
         divide.
     """
     step = in_size / out_size
-    left = _count(out_size)[:, None] * step
-    cell = _count(in_size)[None, :]
+    left = count(out_size)[:, None] * step
+    cell = count(in_size)[None, :]
     overlap = torch.minimum(left + step, cell + 1) - torch.maximum(left, cell)
     return overlap.clamp(min=0) / step
 
@@ -63,35 +60,6 @@ def pooling_matrix(scales: Sequence[int], height: int, width: int) -> Tensor:
     """
     rows = [torch.kron(area_weights(height, scale), area_weights(width, scale)) for scale in scales]
     return torch.cat(rows).float()
-
-
-def moment_matrices(scales: Sequence[int], height: int, width: int) -> Tensor:
-    """First moments of a map inside the region of each node: its mean weighted with where in the
-    region a value lies.
-
-    Positions run from -1 to 1 across a region, at the centre of what a cell of the map shares with
-    it. An option of ours, not in the paper.
-
-    Returns:
-        float32 [2, N, H * W]: horizontal, then vertical.
-    """
-    horizontal, vertical = [], []
-    for scale in scales:
-        rows, columns = area_weights(height, scale), area_weights(width, scale)
-        horizontal.append(torch.kron(rows, columns * _offsets(width, scale)))
-        vertical.append(torch.kron(rows * _offsets(height, scale), columns))
-    return torch.stack([torch.cat(horizontal), torch.cat(vertical)]).float()
-
-
-def _offsets(in_size: int, out_size: int) -> Tensor:
-    """Position of the shared part of each input cell inside each output cell, -1 to 1 across it,
-    [out_size, in_size].
-    """
-    step = in_size / out_size
-    left = _count(out_size)[:, None] * step
-    cell = _count(in_size)[None, :]
-    middle = (torch.maximum(left, cell) + torch.minimum(left + step, cell + 1)) / 2
-    return (middle - left - step / 2) / (step / 2)
 
 
 def unpooling_matrix(scales: Sequence[int], height: int, width: int) -> Tensor:
@@ -152,7 +120,7 @@ def position_maps(scales: Sequence[int], size: int = 6) -> Tensor:
     maps = []
     for scale in scales:
         cell = size // scale
-        offset = _count(cell) - (cell - 1) / 2
+        offset = count(cell) - (cell - 1) / 2
         bump = torch.exp(-(offset**2) / (2 * _POSITION_STD**2))
         for row, column in product(range(scale), repeat=2):
             canvas = torch.zeros(size, size, dtype=torch.float64, device="cpu")
@@ -163,23 +131,58 @@ def position_maps(scales: Sequence[int], size: int = 6) -> Tensor:
     return torch.stack(maps).float()
 
 
-def grid_graph(scales: Sequence[int]) -> Graph:
-    """Nodes, neighbours and names together, for explanations and pictures."""
-    names = tuple(
+def node_names(scales: Sequence[int]) -> tuple[str, ...]:
+    """One short name per node, such as "3x3 (0, 1)"."""
+    return tuple(
         f"{scale}x{scale} ({row}, {column})"
         for scale in scales
         for row, column in product(range(scale), repeat=2)
     )
-    return Graph(node_boxes(scales), adjacency(scales), names)
 
 
-def centres(flat: Tensor, means: Tensor, moments: Tensor) -> Tensor:
-    """Where in each region a feature's energy lies, from its middle: [B, T, H * W, C] to [B, T, N,
-    2 C], horizontal then vertical.
-
-    The share of the energy and not its amount: a digit that is half hidden, or falls between two
-    cells, is still where it is.
+def keep(module: nn.Module, name: str, fixed: Tensor) -> None:
+    """Registers a tensor that is neither learned nor saved, on the device that the module is being
+    built on.
     """
-    energy = flat.square()
-    mass = means @ energy + _LEAST_ENERGY  # [B, T, N, C]
-    return torch.cat([(moments[0] @ energy) / mass, (moments[1] @ energy) / mass], dim=-1)
+    module.register_buffer(name, fixed.to(torch.get_default_device()), persistent=False)
+
+
+class Grid(nn.Module):
+    """A feature map to its nodes and back. Both matrices are kept for one size of the map, and made
+    when another is met.
+
+    Args:
+        scales: cells per side of each grid.
+        map_size: rows and columns of the map that they are kept for.
+    """
+
+    pooling: Tensor
+    unpooling: Tensor
+
+    def __init__(self, scales: Sequence[int], map_size: tuple[int, int]) -> None:
+        super().__init__()
+        self.scales, self.map_size = tuple(scales), map_size
+        keep(self, "pooling", pooling_matrix(scales, *map_size))
+        keep(self, "unpooling", unpooling_matrix(scales, *map_size))
+
+    def means(self, features: Tensor) -> Tensor:
+        """The matrix of the means over each node's region of a map [B, C, T, H, W], [N, H * W]."""
+        size = (features.shape[3], features.shape[4])
+        return self.pooling if size == self.map_size else pooling_matrix(self.scales, *size)
+
+    def pool(self, features: Tensor) -> Tensor:
+        """Mean over the region of each node: [B, C, T, H, W] to [B, T, N, C]."""
+        return self.means(features).to(features) @ flat_cells(features)
+
+    def paint(self, nodes: Tensor, height: int, width: int) -> Tensor:
+        """Each node over its region, scales summed: [B, T, N, C] to [B, C, T, H, W]."""
+        matrix = self.unpooling
+        if (height, width) != self.map_size:
+            matrix = unpooling_matrix(self.scales, height, width)
+        cells = (matrix.to(nodes) @ nodes).unflatten(2, (height, width))  # [B, T, H, W, C]
+        return cells.permute(0, 4, 1, 2, 3)
+
+
+def flat_cells(features: Tensor) -> Tensor:
+    """[B, C, T, H, W] to [B, T, H * W, C]."""
+    return features.permute(0, 2, 3, 4, 1).flatten(2, 3)

@@ -8,15 +8,36 @@ Shapes: B batch, C channels, T frames, H W map, D width inside, N cells that loo
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Literal
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vidgraph.errors import RecipeError, nearest
-from vidgraph.models.norms import NormKind, make_batch_norm
+from vidgraph.backbones.base import NormKind, make_batch_norm
+from vidgraph.errors import DataError
+from vidgraph.records import Positive, options
 
 Affinity = Literal["softmax", "dot"]
+
+
+@options
+class NonLocalOptions:
+    """Non-local blocks inserted in a 3D ResNet.
+
+    Attributes:
+        blocks: of the ResNet, each followed by a non-local block.
+        affinity: "softmax" of scaled dot products, or "dot": dot products divided by the number of
+            cells that are looked at.
+        pool: cells that are looked at are max-pooled 1 x 2 x 2.
+        group_frames: clips are cut into groups of so many frames, which do not see each other; None
+            for no groups.
+    """
+
+    type: Literal["nonlocal"] = "nonlocal"
+    blocks: tuple[str, ...] = ("layer2_1", "layer2_3", "layer3_1", "layer3_3", "layer3_5")
+    affinity: Affinity = "softmax"
+    pool: bool = True
+    group_frames: Positive | None = None
 
 
 class NonLocalBlock(nn.Module):
@@ -35,9 +56,6 @@ class NonLocalBlock(nn.Module):
         pool: cells that are looked at are max-pooled 1 x 2 x 2.
         group_frames: clips are cut into groups of so many frames, which do not see each other; None
             for no groups.
-
-    Raises:
-        RecipeError: another affinity or norm.
     """
 
     def __init__(
@@ -49,10 +67,6 @@ class NonLocalBlock(nn.Module):
         group_frames: int | None = None,
     ) -> None:
         super().__init__()
-        if affinity not in get_args(Affinity):
-            raise RecipeError(
-                f"there is no affinity {affinity!r}{nearest(affinity, get_args(Affinity))}"
-            )
         self.affinity, self.group_frames = affinity, group_frames
         width = channels // 2
         self.theta, self.phi, self.g = (nn.Conv3d(channels, width, 1) for _ in range(3))
@@ -107,7 +121,7 @@ class NonLocalBlock(nn.Module):
         if self.group_frames is None or frames <= self.group_frames:
             return x
         if frames % self.group_frames:
-            raise RecipeError(
+            raise DataError(
                 f"{frames} frames cannot be cut into groups of {self.group_frames}; change the "
                 "length of the clips"
             )

@@ -13,16 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vidgraph.records import Regions
+from vidgraph.records import Regions, step_frames
 
 _SIDE = 7  # cells per side that RoIAlign makes of a box before the maximum
-
-
-def step_frames(num_frames: int, num_steps: int, device: torch.device | str = "cpu") -> Tensor:
-    """The sampled frame whose boxes each step of a map takes: floor(step * T / P), int64 [P]; 0, 2,
-    4, ... where a map halves them.
-    """
-    return torch.arange(num_steps, device=device) * num_frames // num_steps
 
 
 def regions_of_steps(regions: Regions, num_steps: int) -> Regions:
@@ -33,28 +26,25 @@ def regions_of_steps(regions: Regions, num_steps: int) -> Regions:
     if num_frames == num_steps:
         return regions
     frames = step_frames(num_frames, num_steps, regions.mask.device)
-    return Regions(
-        *(x.index_select(1, frames) for x in (regions.boxes_xyxy, regions.scores, regions.mask))
-    )
+    parts = (regions.boxes_xyxy, regions.scores, regions.mask)
+    return Regions(*(part.index_select(1, frames) for part in parts))
 
 
 def region_nodes(
     features: Tensor,
     regions: Regions,
-    crop_size: tuple[int, int],
     *,
     aligned: bool = True,
     sampling_ratio: int = 2,
 ) -> Tensor:
     """RoIAlign of each box on its own step of the map, 7 x 7 cells, and their maximum.
 
-    Boxes are scaled by the size of the map over the size of the crop in each direction, so that
-    crops whose sides are no multiple of the stride are right too.
+    Boxes are scaled by the size of the map in each direction, so that clips whose sides are no
+    multiple of the stride are right too.
 
     Args:
         features: feature map, [B, D, P, H, W].
-        regions: boxes of every step in pixels of the crop, [B, P, K, ...]; see `regions_of_steps`.
-        crop_size: rows and columns of the crop.
+        regions: boxes of every step, [B, P, K, ...]; see `regions_of_steps`.
         aligned: cell i is the point i + 0.5, as it should be; False: the point i, as in the first
             RoIAlign.
         sampling_ratio: points per cell and direction; 0: as many as the box has cells of the map.
@@ -63,9 +53,8 @@ def region_nodes(
         Nodes [B, P, K, D] in the type of the map; zero where there is no box.
     """
     batch, width, steps, height, columns = features.shape
-    boxes = regions.boxes_xyxy.float().masked_fill(~regions.mask[..., None], 0)
-    x, y = boxes[..., 0::2] * (columns / crop_size[1]), boxes[..., 1::2] * (height / crop_size[0])
-    boxes = torch.stack([x, y], dim=-1).flatten(-2)  # [B, P, K, 4] in cells of the map
+    cells = torch.tensor([columns, height, columns, height], device=features.device)
+    boxes = regions.boxes_xyxy.float().masked_fill(~regions.mask[..., None], 0) * cells
     maps = features.transpose(1, 2).flatten(0, 1).float()  # [B * P, D, H, W]
     if sampling_ratio:
         nodes: Tensor = _StrongestCell.apply(maps, boxes.flatten(0, 1), sampling_ratio, aligned)

@@ -2,34 +2,36 @@
 update).
 
 Source: Recurrent Space-time Graph Neural Networks for Video Understanding (NeurIPS 2019) and its
-    authors' code. Where slides and
-code differ, the default is the code, and the slides' reading is an option (docs/departures.md).
+authors' code. Where slides and code differ, the default is the code, and the slides' reading is an
+option (docs/departures.md).
 
 Shapes: B batch, C channels, T frames, H W map, N nodes, E edges, D width, S stages.
 """
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vidgraph.errors import RecipeError
 from vidgraph.models import grid
-from vidgraph.models.norms import LastAxisBatchNorm, full_precision, make_norm
+from vidgraph.models.norms import LastAxisBatchNorm, make_norm
+from vidgraph.models.rstg_extras import NodeExtras, RSTGExtras, he_initialisation
+from vidgraph.records import Explanation, Positive, options
 
 TimeStages = Literal["all", "final", "none", "only", "homogeneous"]
 
 
-@dataclass(frozen=True)
-class GraphOptions:
+@options
+class RSTGOptions:
     """Which recurrent space-time graph.
 
     Attributes:
+        width: of nodes and messages (D).
         scales: cells per side of each grid.
         num_stages: space stages (the paper's K).
         time_stages: "all": an LSTM before each space stage and a final one; "final": only the final
@@ -41,24 +43,19 @@ class GraphOptions:
             equations 6 and 7, raw products over neighbours.
         mask_non_edges: softmax over true neighbours. The authors' code leaves the others in with
             logit 0.
-        position_maps: nodes tell their place when they send (the paper's Positional variant).
+        position_maps: nodes tell their position when they send (the paper's Positional variant).
         scalewise_update: one update MLP per scale.
         norm: over messages, updates and created nodes: "none", "layer" (all axes jointly) or
             "batch".
         node_batch_norm: batch norm of the created nodes, as the authors do on SyncMNIST.
         readout: "mean" over time (code) or "last" frame (slides).
-        moments: of ours: created nodes also hold normalised first moments, that is where in its
-            region a feature lies.
-        differences: of ours: created nodes also hold their change since the previous frame.
-        context: of ours: created nodes also hold what the node of the whole frame holds; the last
-            scale must be 1.
-        initialisation: "glorot" with zero biases, as the authors; "he": of ours, gain sqrt(2)
-            before each ReLU and a forget bias of 1, which keeps about three times as much of a
-            clip's signal through three stages.
+        extras: additions of ours, off by default.
     """
 
-    scales: tuple[int, ...] = (3, 2, 1)
-    num_stages: int = 3
+    type: Literal["rstg"] = "rstg"
+    width: Positive = 512
+    scales: Annotated[tuple[Positive, ...], Field(min_length=1)] = (3, 2, 1)
+    num_stages: Positive = 3
     time_stages: TimeStages = "all"
     attention: Literal["simple", "dot", "dot_neighbours"] = "dot"
     mask_non_edges: bool = False
@@ -67,111 +64,14 @@ class GraphOptions:
     norm: Literal["none", "layer", "batch"] = "none"
     node_batch_norm: bool = False
     readout: Literal["mean", "last"] = "mean"
-    moments: bool = False
-    differences: bool = False
-    context: bool = False
-    initialisation: Literal["glorot", "he"] = "glorot"
+    extras: RSTGExtras = RSTGExtras()
 
     def __post_init__(self) -> None:
-        if self.num_stages < 1:
+        if self.extras.context and self.scales[-1] != 1:
             raise RecipeError(
-                f"num_stages is {self.num_stages}; give at least 1, or time_stages only for a "
-                "graph without space stages"
-            )
-        if not self.scales or min(self.scales) < 1:
-            raise RecipeError(
-                "scales are cells per side of each grid, at least 1, such as [3, 2, 1], not "
-                f"{list(self.scales)}"
-            )
-        if self.context and self.scales[-1] != 1:
-            raise RecipeError(
-                "context needs a node of the whole frame: the last of scales is 1, not "
+                "extras.context needs a node of the whole frame: the last of scales is 1, not "
                 f"{self.scales[-1]}"
             )
-
-
-def _keep(module: nn.Module, name: str, fixed: Tensor) -> None:
-    """Registers a tensor that is neither learned nor saved, on the device that the module is being
-    built on.
-    """
-    module.register_buffer(name, fixed.to(torch.get_default_device()), persistent=False)
-
-
-class NodeCreation(nn.Module):
-    """Feature map to nodes: means over regions and, if asked, where a feature lies there, how all
-    that changes, and the whole frame's.
-
-    Args:
-        in_channels: channels of the map (C).
-        map_size: rows and columns that filters are kept for; other sizes are allowed and computed
-            when met.
-        options: which graph.
-    """
-
-    means: Tensor
-    moments: Tensor
-
-    def __init__(self, in_channels: int, map_size: tuple[int, int], options: GraphOptions) -> None:
-        super().__init__()
-        self.options, self.map_size = options, map_size
-        copies = (
-            (3 if options.moments else 1)
-            * (2 if options.differences else 1)
-            * (2 if options.context else 1)
-        )
-        self.out_channels = in_channels * copies
-        means, moments = self._make_filters(*map_size)
-        _keep(self, "means", means)
-        _keep(self, "moments", moments)
-        # Places and differences are small beside the features themselves: bring all to one scale
-        # before they are mixed.
-        self.standardise = (
-            LastAxisBatchNorm(self.out_channels)
-            if options.moments or options.differences
-            else nn.Identity()
-        )
-
-    def _make_filters(self, height: int, width: int) -> tuple[Tensor, Tensor]:
-        """Means [N, H * W]; first moments [2, N, H * W], in halves of the frame, so that one step
-        counts alike at every scale.
-        """
-        scales = self.options.scales
-        size = torch.cat(
-            [torch.full((scale * scale, 1), 1 / scale, device="cpu") for scale in scales]
-        )
-        return grid.pooling_matrix(scales, height, width), grid.moment_matrices(
-            scales, height, width
-        ) * size
-
-    def forward(self, features: Tensor) -> Tensor:
-        """[B, C, T, H, W] to [B, T, N, out_channels]."""
-        height, width = features.shape[-2:]
-        kept = (height, width) == self.map_size
-        means, moments = (self.means, self.moments) if kept else self._make_filters(height, width)
-        flat = features.permute(0, 2, 3, 4, 1).flatten(2, 3)  # [B, T, H * W, C]
-        nodes = means.to(flat) @ flat  # [B, T, N, C]
-        if self.options.moments:
-            with full_precision(flat):  # a move of a tenth of a region is below what bf16 keeps
-                nodes = torch.cat(
-                    [
-                        nodes,
-                        grid.centres(
-                            flat.float(), means.to(flat.device), moments.to(flat.device)
-                        ).to(nodes),
-                    ],
-                    dim=-1,
-                )
-        if self.options.differences:
-            change = nodes[:, 1:] - nodes[:, :-1]
-            nodes = torch.cat(
-                [nodes, F.pad(change, (0, 0, 0, 0, 1, 0))], dim=-1
-            )  # no past: no change
-        if self.options.context:
-            nodes = torch.cat(
-                [nodes, nodes[:, :, -1:].expand_as(nodes)], dim=-1
-            )  # the last node is the whole frame's
-        standard: Tensor = self.standardise(nodes)
-        return standard
 
 
 class Send(nn.Module):
@@ -182,7 +82,6 @@ class Send(nn.Module):
     and summed; no pair is concatenated.
 
     Args:
-        width: of nodes and messages (D).
         options: which graph.
         norm_axes: trailing axes of the messages that a layer norm takes together.
     """
@@ -191,17 +90,18 @@ class Send(nn.Module):
     ends: Tensor
     edge_index: Tensor
 
-    def __init__(self, width: int, options: GraphOptions, norm_axes: int = 3) -> None:
+    def __init__(self, options: RSTGOptions, norm_axes: int = 3) -> None:
         super().__init__()
+        width = options.width
         positions = (
             grid.position_maps(options.scales) if options.position_maps else torch.zeros(0, 0)
         )
-        _keep(self, "positions", positions)
+        grid.keep(self, "positions", positions)
         destination, source = grid.adjacency(options.scales).nonzero(as_tuple=True)
         size = grid.num_nodes(options.scales)
         ends = torch.cat([F.one_hot(source, size), F.one_hot(destination, size)], dim=1).float()
-        _keep(self, "ends", ends)  # [E, 2 N]: the source and the destination of each edge
-        _keep(self, "edge_index", destination * size + source)
+        grid.keep(self, "ends", ends)  # [E, 2 N]: the source and the destination of each edge
+        grid.keep(self, "edge_index", destination * size + source)
         self.source = nn.Linear(width + positions.shape[-1], width, bias=False)
         self.destination = nn.Linear(width + positions.shape[-1], width)
         self.second = nn.Linear(width, width)
@@ -210,8 +110,8 @@ class Send(nn.Module):
     def parts(self, nodes: Tensor) -> tuple[Tensor, Tensor]:
         """The first layer's share of each node as source and as destination, [..., N, D] each."""
         if self.positions.numel():
-            place = self.positions.to(nodes).expand(*nodes.shape[:-1], -1)
-            nodes = torch.cat([nodes, place], dim=-1)
+            positions = self.positions.to(nodes).expand(*nodes.shape[:-1], -1)
+            nodes = torch.cat([nodes, positions], dim=-1)
         return self.source(nodes), self.destination(nodes)
 
     def finish(self, hidden: Tensor) -> Tensor:
@@ -242,16 +142,16 @@ class Attention(nn.Module):
     """Weight of source j in destination i.
 
     Args:
-        width: of nodes (D).
         options: which graph.
     """
 
     linked: Tensor
 
-    def __init__(self, width: int, options: GraphOptions) -> None:
+    def __init__(self, options: RSTGOptions) -> None:
         super().__init__()
+        width = options.width
         self.kind, self.mask = options.attention, options.mask_non_edges
-        _keep(self, "linked", grid.adjacency(options.scales))
+        grid.keep(self, "linked", grid.adjacency(options.scales))
         heads = 1 if options.attention == "simple" else width
         self.query = nn.Linear(width, heads)
         self.key = nn.Linear(width, heads)
@@ -308,19 +208,19 @@ class SpaceStage(nn.Module):
     5 to 8).
 
     Args:
-        width: of nodes and messages (D).
         options: which graph.
     """
 
-    def __init__(self, width: int, options: GraphOptions) -> None:
+    def __init__(self, options: RSTGOptions) -> None:
         super().__init__()
+        width = options.width
         self.options = options
         # The slides sum plain products; bias, norm and ReLU after the sum are the code's.
         self.plain_sum = options.attention == "dot_neighbours"
         self.homogeneous = options.time_stages == "homogeneous"
         self.edges_only = (options.mask_non_edges or self.plain_sum) and not self.homogeneous
-        self.send = Send(width, options, norm_axes=2 if self.edges_only else 3)
-        self.attention = Attention(width, options)
+        self.send = Send(options, norm_axes=2 if self.edges_only else 3)
+        self.attention = Attention(options)
         self.gather_bias = None if self.plain_sum else nn.Parameter(torch.zeros(width))
         self.gather_norm = make_norm(
             options.norm if options.attention == "simple" else "none", width, num_axes=2
@@ -395,7 +295,6 @@ class RecurrentSpaceTimeGraph(nn.Module):
 
     Args:
         in_channels: channels of the map (C).
-        width: of nodes and messages (D); other than C, nodes are projected.
         map_size: rows and columns of the map; another size at test time is allowed.
         options: which graph.
         project: project nodes even where C equals D (None: only where they differ).
@@ -405,79 +304,63 @@ class RecurrentSpaceTimeGraph(nn.Module):
     def __init__(
         self,
         in_channels: int,
-        width: int,
         map_size: tuple[int, int],
-        options: GraphOptions | None = None,
+        options: RSTGOptions,
         project: bool | None = None,
         project_back: bool = False,
     ) -> None:
         super().__init__()
-        options = options or GraphOptions()
-        self.options = options
-        self.create = NodeCreation(in_channels, map_size, options)
-        needed = self.create.out_channels != width if project is None else project
-        self.project = nn.Linear(self.create.out_channels, width) if needed else nn.Identity()
+        self.options, width = options, options.width
+        self.grid = grid.Grid(options.scales, map_size)
+        self.extras = NodeExtras(in_channels, options.extras, options.scales, map_size)
+        needed = self.extras.out_channels != width if project is None else project
+        self.project = nn.Linear(self.extras.out_channels, width) if needed else nn.Identity()
         self.node_batch_norm = (
             LastAxisBatchNorm(width, eps=1e-3, momentum=0.01)
             if options.node_batch_norm
             else nn.Identity()
         )
         self.node_norm = make_norm(options.norm, width, num_axes=3)
-        self.num_stages = 0 if options.time_stages == "only" else options.num_stages
-        self.space = SpaceStage(width, options) if self.num_stages else None
-        self.time = TimeStage(width) if options.time_stages == "all" else None
-        self.final_time = (
-            TimeStage(width) if options.time_stages in ("all", "final", "only") else None
-        )
+        stages = options.time_stages
+        self.num_stages = 0 if stages == "only" else options.num_stages
+        self.space = SpaceStage(options) if self.num_stages else None
+        self.time = TimeStage(width) if stages == "all" else None
+        self.final_time = TimeStage(width) if stages in ("all", "final", "only") else None
         self.project_back = nn.Linear(width, in_channels) if project_back else nn.Identity()
         self.out_channels = in_channels if project_back else width
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Initial weights: Glorot uniform per layer and per gate of an LSTM, biases zero; "he": see
-        `GraphOptions`.
+        """Initial weights: Glorot uniform per layer and per gate of an LSTM, biases zero.
 
         Torch's own defaults have a third of Glorot's variance; through three stages nothing of the
         clip would be left.
         """
-        he = self.options.initialisation == "he"
-        for name, layer in self.named_modules():
+        for layer in self.modules():
             if isinstance(layer, nn.Linear):
-                before_relu = ".send." in name or ".update." in name
-                nn.init.xavier_uniform_(
-                    layer.weight, gain=math.sqrt(2) if he and before_relu else 1.0
-                )
+                nn.init.xavier_uniform_(layer.weight)
                 if layer.bias is not None:
                     nn.init.zeros_(layer.bias)
             elif isinstance(layer, nn.LSTM):
-                for parameter_name, parameter in layer.named_parameters():
-                    if "weight" in parameter_name:
+                for name, parameter in layer.named_parameters():
+                    if "weight" in name:
                         for gate in parameter.data.chunk(4):
                             nn.init.xavier_uniform_(gate)
                     else:
                         nn.init.zeros_(parameter)
-                    if he and parameter_name == "bias_ih_l0":
-                        nn.init.ones_(parameter.data.chunk(4)[1])  # the forget gate
+        if self.options.extras.he:
+            he_initialisation(self)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Feature map [B, C, T, H, W] to one vector per clip, [B, D]: the sum of its nodes."""
-        nodes, _ = self.reason(features)
-        return self.readout(nodes)
-
-    def forward_map(self, features: Tensor) -> Tensor:
-        """Feature map [B, C, T, H, W] to a map of the same size, [B, D, T, H, W]: each node painted
-        over its region, scales summed.
-        """
-        nodes, _ = self.reason(features)
-        height, width = features.shape[-2:]
-        paint = grid.unpooling_matrix(self.options.scales, height, width).to(nodes)
-        cells = (paint @ nodes).reshape(*nodes.shape[:2], height, width, -1)  # [B, T, H, W, D]
-        return cells.permute(0, 4, 1, 2, 3)
+        """Feature map [B, C, T, H, W] to the nodes after all stages, [B, T, N, D]."""
+        return self.reason(features)[0]
 
     def reason(self, features: Tensor) -> tuple[Tensor, list[Tensor]]:
         """The nodes after all stages, [B, T, N, D], and each stage's attention, [B, T, N, N]."""
         # Regions to nodes: [B, C, T, H, W] -> [B, T, N, D]
-        nodes = self.node_norm(self.node_batch_norm(self.project(self.create(features))))
+        nodes = self.grid.pool(features)
+        nodes = self.project(self.extras(nodes, features, self.grid.means(features)))
+        nodes = self.node_norm(self.node_batch_norm(nodes))
         attentions = []
         for _ in range(self.num_stages):
             assert self.space is not None
@@ -491,7 +374,22 @@ class RecurrentSpaceTimeGraph(nn.Module):
             nodes = self.final_time(nodes)
         return self.project_back(nodes), attentions
 
-    def readout(self, nodes: Tensor) -> Tensor:
+    def to_vector(self, nodes: Tensor) -> Tensor:
         """Sum over nodes of their mean over time or of their last frame: [B, T, N, D] to [B, D]."""
         over_time = nodes[:, -1] if self.options.readout == "last" else nodes.mean(dim=1)
         return over_time.sum(dim=1)
+
+    @torch.no_grad()
+    def explain(self, features: Tensor) -> list[Explanation]:
+        """Nodes, edges and attention of each clip of a feature map [B, C, T, H, W]."""
+        _, stages = self.reason(features)
+        boxes, linked = grid.node_boxes(self.options.scales), grid.adjacency(self.options.scales)
+        size, frames = len(boxes), features.shape[2]
+        attention = torch.zeros(len(features), 0, frames, size, size)
+        if stages:  # without what comes from the past
+            attention = torch.stack([x[..., :size].float().cpu() for x in stages], dim=1)
+        names = grid.node_names(self.options.scales)
+        return [
+            Explanation(boxes.expand(frames, -1, -1), linked, of_clip, names)
+            for of_clip in attention  # [S, T, N, N]
+        ]

@@ -19,9 +19,10 @@ from torch import Tensor, nn
 
 from vidgraph.errors import RecipeError, nearest
 from vidgraph.models.attention_pool import AttentionPool
+from vidgraph.models.base import VideoModel
 from vidgraph.models.compact_bilinear import CompactBilinear, Post
 from vidgraph.models.frame_stream import FrameStream, check_streams
-from vidgraph.records import Explanation, InputSpec
+from vidgraph.records import Explanation, InputSpec, Regions
 
 Feature = Literal["visual", "attention", "motion"]
 Fusion = Literal["stcb", "concat", "sum"]
@@ -190,7 +191,7 @@ class MotionAttention(nn.Module):
         return pooled, weights
 
 
-class STPyramid(nn.Module):
+class STPyramid(VideoModel):
     """A frame and its snippets of flow through an image network each, then three levels of fusion
     and one classifier.
 
@@ -214,8 +215,8 @@ class STPyramid(nn.Module):
         num_classes: int,
         levels: PyramidOptions | None = None,
     ) -> None:
-        super().__init__()
-        self.input_spec, self.levels = input_spec, levels or PyramidOptions()
+        super().__init__(input_spec, num_classes)
+        self.levels = levels or PyramidOptions()
         how, self.spatial, self.temporal = self.levels, spatial, temporal
         channels = (
             {}
@@ -224,7 +225,7 @@ class STPyramid(nn.Module):
         )
         self.snippet_fusion = self.attention = None
         if temporal is not None:
-            of_snippets = [temporal.out_channels] * input_spec.num_snippets
+            of_snippets = [temporal.out_channels] * input_spec.num_stacks
             self.snippet_fusion = BilinearFusion(
                 of_snippets,
                 how.snippet_fusion,
@@ -256,7 +257,12 @@ class STPyramid(nn.Module):
             nn.init.normal_(layer.weight, std=0.001)
             nn.init.zeros_(layer.bias)
 
-    def forward(self, video: Tensor | None = None, flow: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        video: Tensor | None = None,
+        flow: Tensor | None = None,
+        regions: Regions | None = None,
+    ) -> Tensor:
         """Clips to logits.
 
         Args:
@@ -285,13 +291,13 @@ class STPyramid(nn.Module):
         """The map of each frame, [N, C, h, w], and of the motion around it, [N, C', h, w]; None
         where the pyramid has none.
         """
-        check_streams(self.input_spec, video, flow)
+        check_streams(self.spec, video, flow)
         appearance = motion = None
         if self.spatial is not None and video is not None:
             appearance = self.spatial(video).flatten(0, 1)  # [N, C, h, w]
         if self.temporal is not None and self.snippet_fusion is not None and flow is not None:
             snippets = (
-                self.temporal(flow).flatten(0, 1).unflatten(0, (-1, self.input_spec.num_snippets))
+                self.temporal(flow).flatten(0, 1).unflatten(0, (-1, self.spec.num_stacks))
             )  # [N, S, C, h, w]
             motion = self.snippet_fusion(*snippets.unbind(1))
         return appearance, motion
@@ -310,7 +316,10 @@ class STPyramid(nn.Module):
         return found
 
     def training_logits(
-        self, video: Tensor | None = None, flow: Tensor | None = None
+        self,
+        video: Tensor | None = None,
+        flow: Tensor | None = None,
+        regions: Regions | None = None,
     ) -> list[tuple[float, Tensor]]:
         """The logits that training takes its loss of, [B, K] each, with their weights: those of
         `forward`, and any auxiliary ones.
@@ -324,7 +333,12 @@ class STPyramid(nn.Module):
         return [(weight, _mean_over_anchors(part, video, flow)) for weight, part in scores]
 
     @torch.no_grad()
-    def explain(self, video: Tensor | None = None, flow: Tensor | None = None) -> list[Explanation]:
+    def explain(
+        self,
+        video: Tensor | None = None,
+        flow: Tensor | None = None,
+        regions: Regions | None = None,
+    ) -> list[Explanation]:
         """Where the second level looks in each frame: one explanation per clip; none without
         attention.
         """

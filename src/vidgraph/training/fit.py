@@ -92,7 +92,7 @@ def fit(
     been validated, the folder holds the best of the stage before.
 
     Args:
-        model: has `input_spec`; takes `ClipBatch.inputs` and returns logits.
+        model: has `spec`; takes `ClipBatch.inputs` and returns logits.
         data: what it learns from.
         recipe: how.
         folder: the run folder, locked by the caller.

@@ -50,7 +50,7 @@ class Learner(L.LightningModule):
     """Wraps a model for Lightning.
 
     Args:
-        model: has `input_spec`; returns logits [B, num_classes].
+        model: has `spec`; returns logits [B, num_classes].
         stage: what to train by, and where in the whole training it lies.
         clips_seen: where in the whole training it goes on.
     """
@@ -100,7 +100,7 @@ def training_scores(model: nn.Module, batch: ClipBatch) -> list[tuple[float, Ten
     Of most models that is their output. One that is trained on several says so by a method
     `training_logits`.
     """
-    inputs = batch.inputs(cast(InputSpec, model.input_spec))
+    inputs = batch.inputs(cast(InputSpec, model.spec))
     if not hasattr(model, "training_logits"):
         return [(1.0, model(**inputs))]
     return cast(Callable[..., list[tuple[float, Tensor]]], model.training_logits)(**inputs)
@@ -140,7 +140,7 @@ def validate(
     model.eval()
     logits, labels = [], []
     for batch in batches:
-        inputs = batch.to(device, non_blocking=True).inputs(cast(InputSpec, model.input_spec))
+        inputs = batch.to(device, non_blocking=True).inputs(cast(InputSpec, model.spec))
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             logits.append(model(**inputs).float().cpu())
         labels.append(batch.label.cpu())

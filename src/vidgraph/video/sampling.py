@@ -46,7 +46,7 @@ def sample_frames(
     at the span's first frame; with `past_end` "loop" it starts anywhere in training, and in test at
     the points that cut the span into `num_views` equal parts (as video-nonlocal-net does).
 
-    With `num_segments` the whole span is looked at. `spread` "parts" cuts it into T equal parts,
+    With `whole_video` the whole span is looked at. `spread` "parts" cuts it into T equal parts,
     each of which gives one frame (Temporal Segment Networks, Wang et al. 2016): any in training; in
     test its centre, and with several views the points that cut each part into `num_views` equal
     pieces at their centres. `spread` "linspace" takes T frames evenly from the first to the last,
@@ -66,9 +66,9 @@ def sample_frames(
         view: which of the views, from 0; test only.
         num_views: clips per video.
         past_end: what a clip longer than its span does: repeat the span's last frame, start again
-            at its first, or raise. Clips of `num_segments` frames show frames twice where there are
+            at its first, or raise. Clips of the whole video show frames twice where there are
             too few, unless it says "refuse".
-        spread: where the frames of `num_segments` lie.
+        spread: where the frames of the whole video lie.
 
     Returns:
         Frame indices, int64 [T].
@@ -89,7 +89,7 @@ def sample_frames(
         )
     if past_end == "refuse":
         _refuse_short(spec, times[first:stop])
-    if spec.num_segments is not None:
+    if spec.whole_video:
         place = _segment_offsets if spread == "parts" else _linspace_offsets
         return first + place(spec.num_frames, length, rng, view, num_views)
     if spec.stride_frames is not None:

@@ -86,13 +86,13 @@ def snippet_fields(
     Raises:
         SpanError: there is no field, or the snippets are refused as too long.
     """
-    length, count, available = spec.flow_length, spec.num_snippets, stop - first
+    length, count, available = spec.flow_length, spec.num_stacks, stop - first
     if available < 1:
         raise SpanError(
             "optical flow needs two frames, and there is one; put the video on the skip list, or "
             "lengthen the span"
         )
-    step = (interval or spec.snippet_interval) + (length if spec.snippet_layout == "gap" else 0)
+    step = (interval or spec.stack_interval) + (length if spec.stack_layout == "gap" else 0)
     extent = length + (count - 1) * step
     if past_end == "refuse" and available < extent:
         what = (
@@ -112,7 +112,7 @@ def draw_interval(spec: InputSpec, rng: np.random.Generator) -> int:
     """tau of a training clip, any from 1 to the spec's greatest: "to model variable lengths of
     videos with a fixed number of neurons".
     """
-    return int(rng.integers(1, spec.max_snippet_interval + 1))
+    return int(rng.integers(1, spec.max_stack_interval + 1))
 
 
 def read_snippets(

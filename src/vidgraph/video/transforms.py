@@ -183,7 +183,7 @@ class ClipTransform:
             width: columns of the frames before the cut.
 
         Returns:
-            Boxes in pixels of the crop, cut off at its border, as a batch of one view: [1, T, K,
+            Boxes as fractions of the crop, cut off at its border, as a batch of one view: [1, T, K,
             4]. Boxes of which less than `min_box_pixels` is left, and those that were masked
             before, are masked, their numbers zero.
         """
@@ -193,7 +193,9 @@ class ClipTransform:
         moved, left = self._move_boxes(pixels, plan)
         mask = left & torch.as_tensor(boxes.mask)
         scores = torch.as_tensor(boxes.scores) * mask
-        return Regions((moved * mask[..., None])[None], scores[None], mask[None])
+        rows, columns = plan.size
+        unit = moved * mask[..., None] / torch.tensor([columns, rows, columns, rows])
+        return Regions(unit[None], scores[None], mask[None])
 
     def plan(self, height: int, width: int, rng: np.random.Generator | None) -> CropPlan:
         """Chooses the window in a frame of `height` x `width`."""

@@ -1,0 +1,119 @@
+"""What a backbone is, and the batch norms that all of them choose from.
+
+Shapes: B batch, C D channels, T frames, H W pixels or map.
+"""
+
+from __future__ import annotations
+
+from itertools import chain
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vidgraph.records import InputSpec
+
+NormKind = Literal["batch", "frozen", "frozen_statistics"]
+
+
+class Backbone(Protocol):
+    """A module that takes a normalised clip to a feature map: [B, C, T, H, W] to [B, D, T', H',
+    W'].
+
+    Attributes:
+        out_channels: channels of the map (D).
+        stride: frames, rows and columns of the clip per cell of the map.
+    """
+
+    out_channels: int
+    stride: tuple[int, int, int]
+
+    def __call__(self, clip: Tensor) -> Tensor: ...
+
+
+def clip_of_shapes(spec: InputSpec) -> Tensor:
+    """A clip on the meta device, where a pass computes shapes only."""
+    size = (spec.channels, spec.num_frames, spec.height, spec.width)
+    return torch.empty(2, *size, device="meta")
+
+
+def of_shapes(network: object, inputs: Tensor) -> Tensor:
+    """What a network makes of inputs on the meta device; its own tensors stay where they are."""
+    assert isinstance(network, nn.Module)
+    own = chain(network.named_parameters(), network.named_buffers())
+    shapes = {name: torch.empty_like(tensor, device="meta") for name, tensor in own}
+    found: Tensor = torch.func.functional_call(network, shapes, (inputs,))
+    return found
+
+
+class FrozenBatchNorm(nn.Module):
+    """Batch norm that never leaves the statistics it was loaded with, whatever `.train()` says: an
+    affine map per channel.
+
+    Its tensors have the names of `nn.BatchNorm3d`, so that the weights of one fit the other.
+
+    Args:
+        width: channels (C).
+        learn_affine: gain and bias go on learning; by default they are frozen too.
+        eps: added to the variance.
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+
+    def __init__(self, width: int, learn_affine: bool = False, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(width), requires_grad=learn_affine)
+        self.bias = nn.Parameter(torch.zeros(width), requires_grad=learn_affine)
+        self.register_buffer("running_mean", torch.zeros(width))
+        self.register_buffer("running_var", torch.ones(width))
+        self.register_buffer("num_batches_tracked", torch.tensor(0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, ...] to the same shape."""
+        mean, variance = self.running_mean, self.running_var
+        return F.batch_norm(x, mean, variance, self.weight, self.bias, eps=self.eps)
+
+
+def make_batch_norm(kind: NormKind, width: int) -> nn.Module:
+    """The norm after a 3D convolution.
+
+    Args:
+        kind: "batch"; "frozen": statistics, gain and bias stay as they were loaded;
+            "frozen_statistics": gain and bias learn.
+        width: channels.
+    """
+    if kind == "batch":
+        return nn.BatchNorm3d(width)
+    return FrozenBatchNorm(width, learn_affine=kind == "frozen_statistics")
+
+
+def partial_batch_norm(network: nn.Module, learn_affine: bool = True) -> nn.Module:
+    """All batch norms of a network but the first keep the statistics that they come with, through
+    every `.train()`.
+
+    Temporal Segment Networks (ECCV 2016), section 3.2: the first one is learned anew, since flow is
+    distributed otherwise than images. Names of tensors stay. For networks that start from trained
+    weights: of random ones the statistics normalise nothing.
+
+    Args:
+        network: of images, in which norms stand in the order of its layers; it is changed in place.
+        learn_affine: their gains and biases go on learning. False: these stay too, as in the
+            authors' Caffe networks.
+
+    Returns:
+        The same network.
+    """
+    norms = [
+        (name, norm)
+        for name, norm in network.named_modules()
+        if isinstance(norm, nn.modules.batchnorm._BatchNorm)
+    ]
+    for name, norm in norms[1:]:
+        frozen = FrozenBatchNorm(norm.num_features, learn_affine, norm.eps)
+        frozen.to(norm.weight.device, norm.weight.dtype).load_state_dict(norm.state_dict())
+        network.set_submodule(name, frozen)
+    return network

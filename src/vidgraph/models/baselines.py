@@ -1,0 +1,263 @@
+"""Heads without a graph: the mean of the map, and an LSTM over the frames.
+
+Shapes: B batch, D channels, T frames or steps of the map, H W map, P windows, C' channels after
+    convolutions, K classes.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vidgraph.backbones.digits import DigitsBackbone
+from vidgraph.models.rstg_heads import GraphVectorResidual, ResidualRSTGOptions
+from vidgraph.records import Explanation, Positive, Regions, Share, options
+
+
+@options
+class PooledOptions:
+    """The mean of the map, and one linear layer.
+
+    Attributes:
+        dropout: share of the pooled channels that training leaves out.
+        windows: scores on larger frames than in training: "whole", the mean over the map; "logits"
+            or "probabilities", their mean over every part of the map that has the training size, as
+            the authors of RSTG and of the non-local networks test. At the training size all are the
+            same.
+        rstg: a recurrent space-time graph whose vector is added to the mean; None for the mean
+            alone.
+    """
+
+    type: Literal["pooled"] = "pooled"
+    dropout: Share = 0.0
+    windows: Literal["whole", "logits", "probabilities"] = "whole"
+    rstg: ResidualRSTGOptions | None = None
+
+
+@options
+class MeanLSTMOptions:
+    """The RSTG paper's "Mean + LSTM".
+
+    Attributes:
+        width: of the LSTM.
+    """
+
+    type: Literal["mean_lstm"] = "mean_lstm"
+    width: Positive = 512
+
+
+@options
+class ConvLSTMOptions:
+    """The RSTG paper's "Conv + LSTM"; it gives neither number nor widths of the convolutions.
+
+    Attributes:
+        width: of the LSTM.
+        conv_width: channels of both convolutions.
+    """
+
+    type: Literal["conv_lstm"] = "conv_lstm"
+    width: Positive = 512
+    conv_width: Positive = 448
+
+
+@options
+class EvidenceOptions:
+    """Pre-trains `DigitsBackbone`: its evidence maps are the scores."""
+
+    type: Literal["evidence"] = "evidence"
+
+
+class PooledHead(nn.Module):
+    """Mean over space and time, dropout, classifier: C2D and I3D.
+
+    Args:
+        in_channels: of the map (D).
+        num_classes: classes of the last layer (K).
+        options: dropout and windows.
+        window: rows and columns of the map at the training size.
+        multi_label: probabilities of windows are of each class by itself.
+        rstg: the graph of `options.rstg`: the map to a vector [B, D] that is zero at first.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        num_classes: int,
+        options: PooledOptions,
+        window: tuple[int, int],
+        multi_label: bool = False,
+        rstg: GraphVectorResidual | None = None,
+    ) -> None:
+        super().__init__()
+        self.num_classes, self.windows, self.rstg = num_classes, options.windows, rstg
+        self.multi_label = multi_label
+        self.window = None if options.windows == "whole" else window
+        self.dropout = nn.Dropout(options.dropout)
+        self.classifier = nn.Linear(in_channels, num_classes)
+
+    def forward(self, features: Tensor, regions: Regions | None = None) -> Tensor:
+        """[B, D, T, H, W] to logits [B, K]."""
+        # Mean over frames and each window of the map: [B, P, D]
+        pooled = window_means(features, self.window)
+        # What the regions of the map have to add: [B, P, D]
+        if self.rstg is not None:
+            pooled = pooled + self.rstg(features)[:, None]
+        # One score per class and window: [B, P, K]
+        logits: Tensor = self.classifier(self.dropout(pooled))
+        if self.windows == "probabilities" and logits.shape[1] > 1:
+            return mean_probability(logits, self.multi_label)
+        return logits.mean(dim=1)
+
+    def explain(self, features: Tensor, regions: Regions | None = None) -> list[Explanation]:
+        """Of the graph, where there is one."""
+        return [] if self.rstg is None else self.rstg.graph.explain(features)
+
+
+def window_means(features: Tensor, window: tuple[int, int] | None) -> Tensor:
+    """Mean over all frames and each window of the map: what a model trained on small frames pools
+    from larger ones.
+
+    Args:
+        features: feature map, [B, D, T, H, W].
+        window: rows and columns; windows stand one cell apart and a smaller map is one window. None
+            for the whole map.
+
+    Returns:
+        One vector per window, [B, P, D].
+    """
+    height, width = features.shape[-2:]
+    size = (height, width) if window is None else (min(window[0], height), min(window[1], width))
+    return F.avg_pool2d(features.mean(dim=2), size, stride=1).flatten(2).transpose(1, 2)
+
+
+def mean_probability(logits: Tensor, multi_label: bool) -> Tensor:
+    """Logits [B, K] whose probabilities are the mean of those of logits [B, P, K]: of their softmax
+    or, with several labels per clip, of their sigmoid.
+    """
+    if multi_label:
+        return F.logsigmoid(logits).logsumexp(dim=1) - F.logsigmoid(-logits).logsumexp(dim=1)
+    return logits.log_softmax(dim=2).logsumexp(dim=1) - math.log(logits.shape[1])
+
+
+class MeanLSTMHead(nn.Module):
+    """Mean over the map, LSTM over the frames, classifier on its last state.
+
+    Args:
+        in_channels: of the map (D).
+        num_classes: classes of the last layer (K).
+        options: width of the LSTM.
+    """
+
+    def __init__(self, in_channels: int, num_classes: int, options: MeanLSTMOptions) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.lstm = nn.LSTM(in_channels, options.width, batch_first=True)
+        self.classifier = nn.Linear(options.width, num_classes)
+
+    def forward(self, features: Tensor, regions: Regions | None = None) -> Tensor:
+        """[B, D, T, H, W] to logits [B, K]."""
+        # One vector per frame: [B, T, D]
+        frames = features.mean(dim=(3, 4)).transpose(1, 2)
+        # Through time: [B, T, width]
+        hidden, _ = self.lstm(frames)
+        # One score per class, from the last frame: [B, K]
+        logits: Tensor = self.classifier(hidden[:, -1])
+        return logits
+
+    def explain(self, features: Tensor, regions: Regions | None = None) -> list[Explanation]:
+        """Nothing."""
+        return []
+
+
+class ConvLSTMHead(nn.Module):
+    """Convolutions that take each frame's map to one vector, LSTM over the frames, classifier on
+    its last state.
+
+    Where `MeanLSTMHead` averages the map, two convolutions are learned: the first halves it, the
+    second is as large as what is left, so that the vector can say where in the frame something is.
+    Not to be mixed up with the LSTM whose gates are convolutions, which goes by a similar name.
+
+    Args:
+        in_channels: of the map (D).
+        num_classes: classes of the last layer (K).
+        options: widths.
+        map_size: rows and columns of the map.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        num_classes: int,
+        options: ConvLSTMOptions,
+        map_size: tuple[int, int],
+    ) -> None:
+        super().__init__()
+        width, halved = options.conv_width, ((map_size[0] + 1) // 2, (map_size[1] + 1) // 2)
+        self.num_classes = num_classes
+        self.reduce = nn.Sequential(
+            nn.Conv2d(in_channels, width, 3, stride=2, padding=1, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(),
+            nn.Conv2d(width, width, halved, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(),
+        )
+        self.lstm = nn.LSTM(width, options.width, batch_first=True)
+        self.classifier = nn.Linear(options.width, num_classes)
+
+    def forward(self, features: Tensor, regions: Regions | None = None) -> Tensor:
+        """[B, D, T, H, W] to logits [B, K]."""
+        # Each frame's map to one vector that keeps positions apart: [B, T, C']
+        maps = features.transpose(1, 2).flatten(0, 1)  # [B * T, D, H, W]
+        vectors = self.reduce(maps).flatten(1).unflatten(0, (len(features), -1))
+        # Through time: [B, T, width]
+        hidden, _ = self.lstm(vectors)
+        # One score per class, from the last frame: [B, K]
+        logits: Tensor = self.classifier(hidden[:, -1])
+        return logits
+
+    def explain(self, features: Tensor, regions: Regions | None = None) -> list[Explanation]:
+        """Nothing."""
+        return []
+
+
+class EvidenceHead(nn.Module):
+    """The mean of a backbone's own evidence over frames and map, and a bias.
+
+    Args:
+        backbone: whose layer `evidence` is trained; it stays a part of the backbone alone.
+    """
+
+    def __init__(self, backbone: DigitsBackbone) -> None:
+        super().__init__()
+        self.num_classes = backbone.evidence.out_channels
+        self._backbone = [backbone]  # in a list, so that its tensors are not saved here too
+        self.classifier = Bias(self.num_classes)
+
+    def forward(self, features: Tensor, regions: Regions | None = None) -> Tensor:
+        """[B, D, T, H, W] to logits [B, K]."""
+        evidence = self._backbone[0].evidence
+        # The features beside the evidence maps, pooled: [B, C', 1, 1]
+        pooled = features[:, : evidence.in_channels].mean(dim=(2, 3, 4))[..., None, None]
+        # Evidence for each class: [B, K]
+        logits: Tensor = self.classifier(evidence(pooled).flatten(1))
+        return logits
+
+    def explain(self, features: Tensor, regions: Regions | None = None) -> list[Explanation]:
+        """Nothing."""
+        return []
+
+
+class Bias(nn.Module):
+    """One number for each class: [B, K] to the same shape."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(num_classes))
+
+    def forward(self, scores: Tensor) -> Tensor:
+        return scores + self.bias

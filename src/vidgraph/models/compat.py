@@ -1,0 +1,145 @@
+"""What version 0.1 wrote, in today's words: flat options, clips, and names of tensors.
+
+Version 0.1 had one flat mapping of options per architecture. Weights and recipes that it wrote go
+on loading through the tables below, which change only when a name of today does.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+_INPUT = {
+    "num_segments": "whole_video",
+    "num_snippets": "num_stacks",
+    "snippet_interval": "stack_interval",
+    "max_snippet_interval": "max_stack_interval",
+    "snippet_layout": "stack_layout",
+}
+# Where an option went; with several places, to all of them. `graph` is where the graph of RSTG is.
+_OPTIONS = {
+    "size": "input.height input.width",
+    **{
+        key: f"input.{_INPUT.get(key, key)}"
+        for key in (
+            *("num_frames", "sample_fps", "stride_frames", "whole_video", "boxes_per_frame"),
+            *("flow_length", "num_snippets", "snippet_interval", "max_snippet_interval"),
+            "snippet_layout",
+        )
+    },
+    "pixels": "normalize",
+    "inflation": "backbone.inflation",
+    "stem": "backbone.stem",
+    "res5_stride": "backbone.layer4_stride",
+    "res5_dilation": "backbone.layer4_dilation",
+    "backbone_norm": "backbone.norm",
+    **{
+        key: f"graph.{key}"
+        for key in (
+            *("scales", "num_stages", "time_stages", "attention", "mask_non_edges", "readout"),
+            *("position_maps", "scalewise_update", "node_batch_norm"),
+        )
+    },
+    **{key: f"graph.extras.{key}" for key in ("moments", "differences", "context")},
+}
+# What else differs by the kind of model: the first whose pattern matches the architecture.
+_BY_NAME: list[tuple[str, dict[str, str]]] = [
+    (r"rstg_syncmnist", {"width": "backbone.width graph.width", "norm": "graph.norm"}),
+    (r"rstg_", {"width": "graph.width", "norm": "graph.norm"}),
+    (r"(mean|conv)_lstm$", {"width": "backbone.width head.width"}),
+    (r"i3d_(nl_)?digits_small", {"width": "backbone.resnet3d.width"}),
+    (r"i3d_(nl_)?digits", {"width": "backbone.width"}),
+    (r"strg_|i3d_|c2d_", {"norm": "backbone.norm"}),
+]
+_LAST_BUT_ONE = {"res2": "layer1_1", "res3": "layer2_2", "res4": "layer3_4"}
+_NON_LOCAL = {
+    "strg_i3d_r101": ("layer2_1", "layer2_3", "layer3_6", "layer3_13", "layer3_20"),
+    "strg_small": ("layer2_0", "layer3_0"),
+}
+
+
+def upgrade_options(architecture: str, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Name and overrides for `create_model`, from an architecture and its flat options.
+
+    An option that is in none of the tables is one of the head's; `create_model` refuses those that
+    no part has.
+    """
+    rest, nested = dict(options), dict[str, Any]()
+    graph = "head"
+    if architecture.startswith(("rstg_i3d", "rstg_c2d")):
+        graph = _place(architecture, rest, nested)
+    if rest.pop("non_local", False):
+        blocks = _NON_LOCAL.get(architecture)
+        nested["inserted"] = {"type": "nonlocal"} | ({"blocks": blocks} if blocks else {})
+    if "initialisation" in rest:
+        _set(nested, f"{graph}.extras.he", rest.pop("initialisation") == "he")
+    by_name = next((table for name, table in _BY_NAME if re.match(name, architecture)), {})
+    for key, value in rest.items():
+        for path in {**_OPTIONS, **by_name}.get(key, f"head.{key}").split():
+            _set(nested, re.sub(r"^graph\b", graph, path), value)
+    return architecture, nested
+
+
+def _place(architecture: str, rest: dict[str, Any], nested: dict[str, Any]) -> str:
+    """Says where the graphs of a backbone stand, and returns the path of their options."""
+    default = "vec" if architecture == "rstg_c2d_r50" else "res3-4"
+    graph = {"scalewise_update": True, "norm": "layer"}
+    placement, norm = rest.pop("placement", default), rest.pop("residual_norm", "layer")
+    if placement == "vec":
+        nested["inserted"] = None
+        nested["head"] = {"rstg": {"norm": norm, "graph": graph}}
+        return "head.rstg.graph"
+    stages = ("res3", "res4") if placement == "res3-4" else (placement,)
+    blocks = [_LAST_BUT_ONE[stage] for stage in stages]
+    if architecture.endswith("small"):
+        blocks = [f"{block[:-1]}0" for block in blocks]
+    nested["inserted"] = {"type": "rstg", "blocks": blocks, "norm": norm, "graph": graph}
+    nested["head"] = {"rstg": None}
+    return "inserted.graph"
+
+
+def _set(nested: dict[str, Any], path: str, value: Any) -> None:
+    *parts, last = path.split(".")
+    for part in parts:
+        nested = nested.setdefault(part, {})
+    nested[last] = value
+
+
+def upgrade_input(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """The clip of a `config.json`."""
+    found = {_INPUT.get(key, key): value for key, value in spec.items()}
+    return found | {"whole_video": bool(found.get("whole_video"))}
+
+
+_BLOCK_PARTS = [("a", "conv1", "bn1"), ("b", "conv2", "bn2"), ("c", "conv3", "bn3")]
+# Applied one after another.
+_TENSORS = [
+    # The backbone; one on the stem of digits stood beside it.
+    (r"^backbone\.", "backbone.resnet3d."),
+    (r"^stem\.", "backbone."),
+    (r"^(backbone\.(?:resnet3d\.)?)stem\.conv\.", r"\1conv1."),
+    (r"^(backbone\.(?:resnet3d\.)?)stem\.norm\.", r"\1bn1."),
+    (r"\bafter\.res2_", "inserted.layer1_"),
+    (r"\bafter\.res3_", "inserted.layer2_"),
+    (r"\bafter\.res4_", "inserted.layer3_"),
+    (r"\bafter\.res5_", "inserted.layer4_"),
+    *((rf"\.res{i + 1}\.", f".layer{i}.") for i in range(1, 5)),
+    *((rf"(\.layer\d\.\d+)\.{a}\.", rf"\1.{conv}.") for a, conv, _ in _BLOCK_PARTS),
+    *((rf"(\.layer\d\.\d+)\.{a}_norm\.", rf"\1.{bn}.") for a, _, bn in _BLOCK_PARTS),
+    (r"(\.layer\d\.\d+)\.shortcut\.", r"\1.downsample.0."),
+    (r"(\.layer\d\.\d+)\.shortcut_norm\.", r"\1.downsample.1."),
+    # The head.
+    (r"^on_top\.", "head.rstg."),
+    (r"^(graph|classifier|lstm|reduce)\.", r"head.\1."),
+    (r"\bcreate\.standardise\.", "extras.standardise."),
+]
+
+
+def upgrade_tensor(name: str, architecture: str) -> str:
+    """Today's name of a tensor of a model of version 0.1, or of the beginning of such a name."""
+    if architecture.startswith(("stpyramid", "two_stream", "lrcn")):
+        return name
+    for pattern, replacement in _TENSORS:
+        name = re.sub(pattern, replacement, name)
+    return name

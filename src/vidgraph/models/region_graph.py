@@ -1,0 +1,317 @@
+"""The graphs over the regions of a clip, and the graph convolutions along them.
+
+Source: Videos as Space-Time Region Graphs (ECCV 2018), sections 4 and 5. Where it leaves a choice,
+docs/departures.md has ours.
+
+Shapes: B batch, T frames, K boxes per frame, N = T * K nodes of a clip, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vidgraph.models.norms import full_precision
+
+Edges = Literal["similarity", "front", "back"]
+
+_TINY = torch.finfo(torch.float32).tiny  # zero by this is zero, and no overlap is so small
+
+
+class SimilarityGraph(nn.Module):
+    """Softmax of learned products: F(x_i, x_j) = (w x_i)^T (w' x_j), and G_ij its softmax over j
+    (equations 1 and 2).
+
+    The weights start small, N(0, 0.01): at torch's own start a node of 512 channels would give most
+    of its attention to one other node before anything is learned, and the softmax would pass hardly
+    any gradient back.
+
+    Args:
+        width: of the nodes (D).
+        scale: divide the products by the root of the width; the paper does not.
+    """
+
+    def __init__(self, width: int, scale: bool = False) -> None:
+        super().__init__()
+        self.scale = width**-0.5 if scale else 1.0
+        self.query = nn.Linear(width, width, bias=False)  # w
+        self.key = nn.Linear(width, width, bias=False)  # w'
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Normal of deviation 0.01, as a convolution of the non-local networks starts."""
+        for layer in (self.query, self.key):
+            nn.init.normal_(layer.weight, std=0.01)
+
+    def forward(self, nodes: Tensor, mask: Tensor) -> Tensor:
+        """Who resembles whom.
+
+        Args:
+            nodes: [B, N, D].
+            mask: True where a node exists, [B, N].
+
+        Returns:
+            Weight of node j in node i at [b, i, j], float32 [B, N, N]. Rows of nodes that exist sum
+            to 1; the rows and columns of all others are zero.
+        """
+        with full_precision(
+            nodes
+        ):  # products of 512 channels: bf16 would move a logit by more than a softmax forgives
+            query = F.linear(nodes.float(), self.query.weight.float())  # [B, N, D]
+            key = F.linear(nodes.float(), self.key.weight.float())  # [B, N, D]
+            logits = query @ key.transpose(1, 2) * self.scale  # [B, N, N]
+            # The least number and not minus infinity: a clip without any node would give NaN.
+            logits = logits.masked_fill(~mask[:, None, :], torch.finfo(logits.dtype).min)
+            return logits.softmax(dim=-1) * (mask[:, :, None] & mask[:, None, :])
+
+
+def pairwise_iou(first_xyxy: Tensor, second_xyxy: Tensor) -> Tensor:
+    """Intersection over union of every box with every other, in continuous coordinates: a box from
+    2 to 5 is 3 wide.
+
+    Args:
+        first_xyxy: [..., K, 4].
+        second_xyxy: [..., M, 4], in the same unit.
+
+    Returns:
+        float32 [..., K, M]. Boxes without area overlap nothing, also each other.
+    """
+    first, second = first_xyxy.float(), second_xyxy.float()
+    shared = _common(first, second, 0) * _common(first, second, 1)  # [..., K, M]
+    union = _area(first)[..., :, None] + _area(second)[..., None, :] - shared
+    return shared / union.clamp(min=_TINY)
+
+
+def _common(first: Tensor, second: Tensor, axis: int) -> Tensor:
+    """What each box shares with each other along x (0) or y (1), [..., K, M]."""
+    low = torch.maximum(first[..., :, None, axis], second[..., None, :, axis])
+    high = torch.minimum(first[..., :, None, axis + 2], second[..., None, :, axis + 2])
+    return high.sub_(low).clamp_(min=0)
+
+
+def _area(boxes: Tensor) -> Tensor:
+    """[..., 4] to [...]; a side below zero is none."""
+    return (boxes[..., 2] - boxes[..., 0]).clamp(min=0) * (boxes[..., 3] - boxes[..., 1]).clamp(
+        min=0
+    )
+
+
+def overlaps(boxes_xyxy: Tensor, mask: Tensor) -> Tensor:
+    """How far each box overlaps those of the next frame (the paper's sigma).
+
+    Args:
+        boxes_xyxy: [B, T, K, 4]; whatever stands where the mask is False has no influence.
+        mask: True where a box exists, [B, T, K].
+
+    Returns:
+        IoU of box i at t with box j at t + 1 at [b, t, i, j], float32 [B, T - 1, K, K].
+    """
+    boxes = boxes_xyxy.masked_fill(~mask[..., None], 0)
+    return pairwise_iou(boxes[:, :-1], boxes[:, 1:])
+
+
+def overlap_graphs(boxes_xyxy: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """The forward and the backward graph of whole batches (equation 3). The second is transposed
+    first and normalised then.
+
+    Boxes are linked to those of the next frame only, so that of the N x N entries of a graph all
+    but T - 1 blocks of K x K are zero: at 16 frames of 50 boxes 94 of 100. They are never made.
+
+    Args:
+        boxes_xyxy: [B, T, K, 4].
+        mask: True where a box exists, [B, T, K].
+
+    Returns:
+        front, the share of box j at t + 1 in box i at t at [b, t, i, j];
+        back, the share of box i at t in box j at t + 1 at [b, t, j, i]; float32 [B, T - 1, K, K]
+        each. Every row sums to 1, or to 0 where its box overlaps none.
+    """
+    sigma = overlaps(boxes_xyxy, mask)
+    return _normalised(sigma), _normalised(sigma.transpose(-1, -2))
+
+
+def _normalised(sigma: Tensor) -> Tensor:
+    """Rows divided by their sums; zero rows stay zero."""
+    return sigma / sigma.sum(dim=-1, keepdim=True).clamp(min=_TINY)
+
+
+def gather_next(front: Tensor, nodes: Tensor) -> Tensor:
+    """The product of the forward graph with the nodes: what each node collects from the boxes of
+    the next frame that it overlaps.
+
+    Args:
+        front: [B, T - 1, K, K].
+        nodes: [B, T, K, D].
+
+    Returns:
+        [B, T, K, D]; zero in the last frame.
+    """
+    return F.pad(front @ nodes[:, 1:], (0, 0, 0, 0, 0, 1))
+
+
+def gather_previous(back: Tensor, nodes: Tensor) -> Tensor:
+    """The product of the backward graph with the nodes, [B, T, K, D]: see `gather_next`; zero in
+    the first frame.
+    """
+    return F.pad(back @ nodes[:, :-1], (0, 0, 0, 0, 1, 0))
+
+
+@dataclass
+class Links:
+    """The graphs over the regions of a batch of clips, those that a model has.
+
+    Attributes:
+        similarity: weight of node j in node i at [b, i, j], [B, N, N].
+        front: share of box j at t + 1 in box i at t at [b, t, i, j], [B, T - 1, K, K].
+        back: share of box i at t in box j at t + 1 at [b, t, j, i], [B, T - 1, K, K].
+    """
+
+    similarity: Tensor | None = None
+    front: Tensor | None = None
+    back: Tensor | None = None
+
+    def gather(self, edges: Edges, nodes: Tensor) -> Tensor:
+        """G X: what each node collects along one graph, [B, T, K, D] to the same shape."""
+        graph = getattr(self, edges)
+        assert graph is not None, f"no {edges} graph was made"
+        if edges == "similarity":
+            collected: Tensor = graph.to(nodes) @ nodes.flatten(1, 2)  # [B, N, D]
+            return collected.reshape(nodes.shape)
+        gather = gather_next if edges == "front" else gather_previous
+        return gather(graph.to(nodes), nodes)
+
+
+class GraphConvolution(nn.Module):
+    """One layer: Z = sum over graphs of G X W, each graph with its own W (equations 4 and 5); no
+    bias.
+
+    Args:
+        width: of the nodes (D), in and out.
+        edges: the graphs.
+        last: the last layer is plain and its W are zero; all others are followed by layer norm and
+            ReLU. The last one's output is then exactly zero at initialisation. With a ReLU after
+            it, it would stay zero: no gradient passes a ReLU that gives zero.
+        residual: a layer that is not the last adds its input to its output.
+        affine: the layer norm has a gain and a bias.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        edges: Sequence[Edges],
+        last: bool,
+        residual: bool = False,
+        affine: bool = True,
+    ) -> None:
+        super().__init__()
+        self.edges, self.last, self.residual = tuple(edges), last, residual and not last
+        self.weights = nn.ModuleDict({name: nn.Linear(width, width, bias=False) for name in edges})
+        self.norm = nn.Identity() if last else nn.LayerNorm(width, elementwise_affine=affine)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """He normal before a ReLU, zero in the last layer."""
+        for layer in self.weights.values():
+            assert isinstance(layer, nn.Linear)
+            if self.last:
+                nn.init.zeros_(layer.weight)
+            else:
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+
+    def forward(self, nodes: Tensor, links: Links) -> Tensor:
+        """[B, T, K, D] to the same shape."""
+        products: list[Tensor] = [
+            self.weights[edges](links.gather(edges, nodes)) for edges in self.edges
+        ]
+        summed = sum(products[1:], start=products[0])
+        if self.last:
+            return summed
+        activated = F.relu(self.norm(summed))
+        return nodes + activated if self.residual else activated
+
+
+class RegionGraph(nn.Module):
+    """Branches of graph convolutions, each along some of the graphs.
+
+    Args:
+        width: of the nodes (D).
+        branches: the graphs of each branch, by its name; none for the nodes as they come.
+        num_layers: of each branch.
+        residual: each layer but the last adds its input to its output.
+        affine: layer norms have a gain and a bias.
+        scale: similarities are divided by the root of the width.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        branches: dict[str, tuple[Edges, ...]],
+        num_layers: int = 3,
+        residual: bool = False,
+        affine: bool = True,
+        scale: bool = False,
+    ) -> None:
+        super().__init__()
+        edges = {name for branch in branches.values() for name in branch}
+        self.similarity = SimilarityGraph(width, scale) if "similarity" in edges else None
+        self.with_overlap = "front" in edges
+        self.num_layers, last = num_layers, num_layers - 1
+        self.branches = nn.ModuleDict(
+            {
+                name: nn.ModuleList(
+                    GraphConvolution(width, branch, i == last, residual, affine)
+                    for i in range(num_layers)
+                )
+                for name, branch in branches.items()
+            }
+        )
+
+    def links(self, nodes: Tensor, boxes_xyxy: Tensor, mask: Tensor) -> Links:
+        """The graphs, made once for all layers: see `forward` for the arguments."""
+        links = Links()
+        if self.similarity is not None:
+            links.similarity = self.similarity(nodes.flatten(1, 2), mask.flatten(1, 2))
+        if self.with_overlap:
+            links.front, links.back = overlap_graphs(boxes_xyxy, mask)
+        return links
+
+    def forward(self, nodes: Tensor, boxes_xyxy: Tensor, mask: Tensor) -> Tensor:
+        """Regions reason.
+
+        Args:
+            nodes: features of the regions, [B, T, K, D].
+            boxes_xyxy: their boxes, [B, T, K, 4], in any unit.
+            mask: True where a region exists, [B, T, K].
+
+        Returns:
+            [B, T, K, D]: the sum of the branches, exactly zero at initialisation; without branches
+            the nodes as they came. Where no region exists the values mean nothing, and none of the
+            others depends on them.
+        """
+        if not self.branches:
+            return nodes
+        # Who resembles whom, [B, N, N], and who overlaps whom one frame on and one frame back, [B,
+        # T - 1, K, K] each
+        links = self.links(nodes, boxes_xyxy, mask)
+        # Each branch by itself through all its layers, [B, T, K, D]; summed in the end
+        outputs = []
+        for layers in self.branches.values():
+            assert isinstance(layers, nn.ModuleList)
+            x = nodes
+            for layer in layers:
+                x = layer(x, links)
+            outputs.append(x)
+        return sum(outputs[1:], start=outputs[0])
+
+    def skipped_gmac(self, nodes: Tensor, *_: Tensor) -> float:
+        """Multiply-adds with the zeros of the overlap graphs, which the equations have and the
+        blocks leave out.
+        """
+        batch, steps, boxes, width = nodes.shape
+        zeros = (steps * boxes) ** 2 - (steps - 1) * boxes**2
+        return self.with_overlap * batch * self.num_layers * 2 * zeros * width / 1e9

@@ -1,0 +1,146 @@
+"""Where a recurrent space-time graph stands: a head of its own ("RSTG-to-vec"), or beside a
+backbone, where what it adds is exactly zero until training has begun.
+
+Source: the authors' code of Recurrent Space-time Graph Neural Networks (NeurIPS 2019); the residual
+forms are those of its Something-Something models.
+
+Shapes: B batch, C channels, T frames, H W map, K classes, N nodes, D width of the graph.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor, nn
+
+from vidgraph.models.norms import JointLayerNorm, LastAxisBatchNorm
+from vidgraph.models.rstg import RecurrentSpaceTimeGraph, RSTGOptions
+from vidgraph.records import Explanation, Regions, options
+
+ResidualNorm = Literal["layer", "batch"]
+SOMETHING = RSTGOptions(scalewise_update=True, norm="layer")  # the authors' configuration
+
+
+@options
+class ResidualRSTGOptions:
+    """A graph whose vector is added to the pooled map.
+
+    Attributes:
+        graph: which graph.
+        norm: of what it adds: "layer", then a scale that starts at zero; "batch", whose gain starts
+            at zero.
+    """
+
+    graph: RSTGOptions = SOMETHING
+    norm: ResidualNorm = "layer"
+
+
+@options
+class InsertedRSTGOptions:
+    """Graphs inserted in a 3D ResNet, whose maps are added to its own ("RSTG-to-map").
+
+    Attributes:
+        blocks: of the ResNet, each followed by a graph.
+        graph: which graph.
+        norm: of what they add: "layer", then a scale that starts at zero; "batch", whose gain
+            starts at zero.
+    """
+
+    type: Literal["rstg"] = "rstg"
+    blocks: tuple[str, ...] = ("layer2_2", "layer3_4")
+    graph: RSTGOptions = SOMETHING
+    norm: ResidualNorm = "layer"
+
+
+class RSTGHead(nn.Module):
+    """The graph to a vector, and a classifier.
+
+    Args:
+        in_channels: of the map (C).
+        num_classes: classes of the last layer (K).
+        options: which graph.
+        map_size: rows and columns of the map.
+    """
+
+    def __init__(
+        self, in_channels: int, num_classes: int, options: RSTGOptions, map_size: tuple[int, int]
+    ) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.graph = RecurrentSpaceTimeGraph(in_channels, map_size, options)
+        self.classifier = nn.Linear(self.graph.out_channels, num_classes)
+
+    def forward(self, features: Tensor, regions: Regions | None = None) -> Tensor:
+        """[B, C, T, H, W] to logits [B, K]."""
+        # Regions reason over space and time: [B, T, N, D]
+        nodes = self.graph(features)
+        # Their sum, then one score per class: [B, K]
+        logits: Tensor = self.classifier(self.graph.to_vector(nodes))
+        return logits
+
+    def explain(self, features: Tensor, regions: Regions | None = None) -> list[Explanation]:
+        """Nodes, edges and attention."""
+        return self.graph.explain(features)
+
+
+class GraphResidual(nn.Module):
+    """RSTG-to-map between two blocks of a backbone: x + norm(graph(x)); the identity at
+    initialisation.
+
+    Args:
+        in_channels: channels of the map (C). Where the graph's width differs, nodes are projected
+            to it and back to C, else neither.
+        map_size: rows and columns of the map; other sizes are allowed.
+        options: which graph.
+        norm: "layer" or "batch", see `make_residual_norm`.
+    """
+
+    norm_axes = 4  # T, H, W and C of a clip
+
+    def __init__(
+        self,
+        in_channels: int,
+        map_size: tuple[int, int],
+        options: RSTGOptions = SOMETHING,
+        norm: ResidualNorm = "layer",
+    ) -> None:
+        super().__init__()
+        back = in_channels != options.width
+        self.graph = RecurrentSpaceTimeGraph(in_channels, map_size, options, project_back=back)
+        self.norm = make_residual_norm(norm, in_channels, self.norm_axes)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """[B, C, T, H, W] to the same shape."""
+        painted = self.graph.grid.paint(self.graph(features), *features.shape[3:])
+        added: Tensor = self.norm(painted.permute(0, 2, 3, 4, 1))  # [B, T, H, W, C]
+        return features + added.permute(0, 4, 1, 2, 3).to(features.dtype)
+
+
+class GraphVectorResidual(GraphResidual):
+    """RSTG-to-vec on the last map of a backbone: norm(graph(x)), to be added to the pooled map;
+    zero at initialisation.
+    """
+
+    norm_axes = 1  # C of a clip's vector
+
+    def forward(self, features: Tensor) -> Tensor:
+        """[B, C, T, H, W] to one vector per clip, [B, C]."""
+        added: Tensor = self.norm(self.graph.to_vector(self.graph(features)))
+        return added
+
+
+def make_residual_norm(kind: ResidualNorm, channels: int, num_axes: int) -> nn.Module:
+    """The norm through which a graph joins its backbone, channels last; its output is zero at
+    initialisation.
+
+    Args:
+        kind: "layer": one mean and variance per clip over the last `num_axes` axes, a bias, and
+            then a scale that starts at zero; "batch": batch norm whose gain starts at zero.
+        channels: of the last axis (C).
+        num_axes: all but the batch.
+    """
+    if kind == "layer":
+        return JointLayerNorm(channels, num_axes, zero_scale=True)
+    norm = LastAxisBatchNorm(channels)
+    nn.init.zeros_(norm.weight)
+    return norm
