@@ -164,18 +164,18 @@ def _print_prediction(prediction: Any, count: int, notes: list[str]) -> None:
 def profile(args: argparse.Namespace) -> int:
     from vidgraph.evaluation.profile import profile_model, to_text
     from vidgraph.experiment import model_options
-    from vidgraph.models.build import list_architectures
+    from vidgraph.models.build import list_models
     from vidgraph.weights import list_shipped
 
     options = model_options(args.overrides)
-    if args.model in list_architectures():
+    if args.model in list_models():
         model = vidgraph.create_model(args.model, args.num_classes, **options)
     elif options:
         raise RecipeError("--model.options. belong to an architecture; weights bring their own")
     elif (
         "/" not in args.model and args.model not in list_shipped() and not Path(args.model).exists()
     ):
-        known = [*list_architectures(), *list_shipped()]
+        known = [*list_models(), *list_shipped()]
         raise RecipeError(
             f"no architecture and no weights are called {args.model!r}{nearest(args.model, known)}"
         )

@@ -36,7 +36,7 @@ from vidgraph.training.stages import total_clips
 from vidgraph.typed_values import value_of
 from vidgraph.util import write_json
 from vidgraph.video.views import ViewPlan
-from vidgraph.weights import from_pretrained, load_matching, read_state, save_weights
+from vidgraph.weights import from_pretrained, load_matching, load_state, save_weights
 
 VALIDATION_SEED, TEST_SEED = 20_190_411, 20_190_412  # of generated clips: the same for every row
 # without becoming another training; that the digits are the same ones is held by their fingerprint
@@ -206,7 +206,7 @@ def _build_model(
     source = recipe.model.initial_weights
     if source is None or continued:
         return model, []
-    report = load_matching(model, read_state(source))
+    report = load_matching(model, load_state(source))
     groups = (
         ("start anew", [*report.missing, *report.skipped_shape]),
         ("in the file but not used", report.unexpected),

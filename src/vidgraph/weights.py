@@ -1,47 +1,72 @@
-"""Weights on disk: save, load, re-head for other classes, and refuse what could run code.
+"""Weights on disk: save, load, fit to other classes, and refuse what could run code.
 
-A saved model is a folder with two files: `model.safetensors` (tensors, no code) and `config.json`
-(architecture, number of classes, options, class names, input spec, version). A run folder is one,
-so are the shipped weights, so is a model on the hub.
+A saved model is `model.safetensors`: tensors and, in its header, the configuration that rebuilds
+the model. The header decides; `config.json` beside it is a copy for people. A run folder holds
+both, so do shipped weights and a model on the hub. Files of version 0.1 have no such header: there
+`config.json` decides, and `models/compat.py` says what its words are today.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import re
 import socket
 import sys
 import urllib.request
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 from urllib.parse import urlsplit
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from vidgraph.errors import RunError, WeightsError, nearest
-from vidgraph.models import build as catalogue
-from vidgraph.records import InputSpec
-from vidgraph.util import whole_file
+from vidgraph.errors import RecipeError, RunError, WeightsError, nearest
+from vidgraph.models.base import VideoModel
+from vidgraph.models.build import NetworkOptions, build_model, list_models, resolve_options
+from vidgraph.models.compat import upgrade_input, upgrade_options, upgrade_tensor
+from vidgraph.records import Positive, options, validated
+from vidgraph.util import whole_file, write_json
 
 WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "config.json"
+_HEADER_KEY = "vidgraph"
 _PICKLE_SUFFIXES = {".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin", ".pyth", ".tar"}
-_PICKLE_STARTS = (
-    b"PK\x03\x04",
-    b"\x80\x02",
-    b"\x80\x03",
-    b"\x80\x04",
-    b"\x80\x05",
-)  # torch's zip, and pickle protocols 2 to 5
+# Torch's zip, and pickle protocols 2 to 5.
+_PICKLE_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _REFUSAL = "is a pickle, which can run code when it is opened, so it is not read"
 _SHOWN = 3
+
+
+@options
+class Config:
+    """What rebuilds a model.
+
+    Attributes:
+        name: that it was created by.
+        options: of every part, complete.
+        num_classes: of its scores.
+        class_names: one per class, where they are known.
+        multi_label: a clip may have several labels.
+        version: of vidgraph that wrote it.
+        upgraded_from: the architecture of version 0.1, whose names of tensors the file has.
+    """
+
+    name: str
+    options: NetworkOptions
+    num_classes: Positive
+    class_names: list[str] | None = None
+    multi_label: bool = False
+    version: str = "unknown"
+    upgraded_from: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.class_names is not None and len(self.class_names) != self.num_classes:
+            raise RecipeError(f"{len(self.class_names)} class_names for {self.num_classes} classes")
 
 
 @dataclass(frozen=True)
@@ -78,64 +103,56 @@ class LoadReport:
         return "\n".join(rows)
 
     def _summary(self) -> str:
-        groups = [
-            ("missing", self.missing),
-            ("unexpected", self.unexpected),
-            (
-                "of another shape",
-                [
-                    f"{n} ({there}, the model has {here})"
-                    for n, (there, here) in self.skipped_shape.items()
-                ],
-            ),
-        ]
-        return "; ".join(f"{len(names)} {kind}: {_first(names)}" for kind, names in groups if names)
+        shapes = [f"{n} ({a}, the model has {b})" for n, (a, b) in self.skipped_shape.items()]
+        groups = {
+            "missing": self.missing,
+            "unexpected": self.unexpected,
+            "of another shape": shapes,
+        }
+        return "; ".join(
+            f"{len(names)} {kind}: {', '.join(names[:_SHOWN])}{', ...' * (len(names) > _SHOWN)}"
+            for kind, names in groups.items()
+            if names
+        )
 
 
-def _first(names: Sequence[str]) -> str:
-    return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
-
-
-def save_weights(model: nn.Module, folder: str | Path) -> None:
-    """Writes `model.safetensors` and `config.json` into `folder`, both or neither.
+def save_weights(model: VideoModel, folder: str | Path) -> None:
+    """Writes `model.safetensors`, whole or not at all, and then its readable `config.json`.
 
     Args:
-        model: made by `create_model` or `from_pretrained` (compiled by torch or not).
+        model: made by `create_model` or `from_pretrained`.
         folder: made if absent.
 
     Raises:
-        WeightsError: the model was not made by `create_model`, or holds a kind of number that
+        WeightsError: the model cannot be rebuilt from its options, or holds a kind of number that
             safetensors has no name for.
         RunError: the folder cannot be written or the disk is full; older files there are intact.
     """
-    model = cast(
-        nn.Module, getattr(model, "_orig_mod", model)
-    )  # torch.compile wraps the model and prefixes every name
-    config = json.dumps(_config_of(model), indent=2) + "\n"
+    # Imported here: the package's own module imports this one on demand.
+    from vidgraph import __version__
+
+    if model.options is None:
+        raise WeightsError("a model without options cannot be rebuilt; use vidgraph.create_model")
+    known = (model.name, model.options, model.num_classes, model.class_names, model.multi_label)
+    try:
+        config = asdict(Config(*known, version=__version__))
+    except RecipeError as error:
+        raise WeightsError(f"{model.name}: {error}; correct model.class_names") from error
+    del config["upgraded_from"]
+    # Safetensors refuses tied tensors, so each name gets its copy, and loading ties them again.
     tensors = {name: _own_copy(name, tensor) for name, tensor in model.state_dict().items()}
+    content = safetensors.torch.save(tensors, metadata={_HEADER_KEY: json.dumps(config)})
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RunError(
-            f"{folder}: cannot be written ({error.strerror or error}); give another folder"
-        ) from error
-    with (
-        whole_file(Path(folder) / WEIGHTS_FILE) as weights_file,
-        whole_file(Path(folder) / CONFIG_FILE) as config_file,
-    ):
-        with open(weights_file, "wb") as file:
-            file.write(safetensors.torch.save(tensors))
-            file.flush()
-            os.fsync(
-                file.fileno()
-            )  # the weights must be safe on disk before either file takes its place
-        config_file.write_text(config, encoding="utf-8")
+        reason = error.strerror or error
+        raise RunError(f"{folder}: cannot be written ({reason}); give another folder") from error
+    with whole_file(Path(folder) / WEIGHTS_FILE) as file:
+        file.write_bytes(content)
+    write_json(Path(folder) / CONFIG_FILE, config)
 
 
 def _own_copy(name: str, tensor: Tensor) -> Tensor:
-    """A plain tensor of its own: safetensors refuses tied tensors, so each name gets its copy, and
-    loading ties them again.
-    """
     if tensor.dtype == torch.complex128 or tensor.is_sparse or tensor.is_quantized:
         raise WeightsError(
             f"tensor {name!r}: {tensor.dtype} {tensor.layout} cannot be saved as safetensors; "
@@ -144,47 +161,12 @@ def _own_copy(name: str, tensor: Tensor) -> Tensor:
     return tensor.detach().to("cpu", copy=True).contiguous()
 
 
-def _config_of(model: nn.Module) -> dict[str, Any]:
-    architecture, spec = getattr(model, "architecture", None), getattr(model, "input_spec", None)
-    if not isinstance(architecture, str) or not isinstance(spec, InputSpec):
-        raise WeightsError(
-            f"a {type(model).__name__} has no architecture name to be rebuilt from; make models "
-            "with vidgraph.create_model"
-        )
-    # Imported here: the package's own module imports this one on demand.
-    from vidgraph import __version__
-
-    class_names = getattr(model, "class_names", None)
-    num_classes = getattr(getattr(model, "classifier", None), "out_features", None)
-    if num_classes is None:
-        raise WeightsError(
-            f"{architecture}: its last layer, `classifier`, does not say its number of classes "
-            "(`out_features`)"
-        )
-    if class_names is not None and len(class_names) != num_classes:
-        raise WeightsError(
-            f"{architecture}: {len(class_names)} class names for {num_classes} classes; set "
-            "model.class_names to one name per class"
-        )
-    return {
-        "architecture": architecture,
-        "num_classes": num_classes,
-        "options": dict(getattr(model, "options", {})),
-        "class_names": None if class_names is None else list(class_names),
-        "input_spec": spec.to_dict(),
-        **({"multi_label": True} if getattr(model, "multi_label", False) else {}),
-        "version": __version__,
-    }
-
-
 def list_shipped() -> list[str]:
     """Names of the weights inside the package, sorted."""
     root = resources.files("vidgraph") / "shipped"
-    return (
-        sorted(entry.name for entry in root.iterdir() if (entry / WEIGHTS_FILE).is_file())
-        if root.is_dir()
-        else []
-    )
+    if not root.is_dir():
+        return []
+    return sorted(entry.name for entry in root.iterdir() if (entry / WEIGHTS_FILE).is_file())
 
 
 def shipped_folder(name: str) -> Path:
@@ -198,12 +180,12 @@ def from_pretrained(
     class_names: Sequence[str] | None = None,
     *,
     device: str | torch.device = "cpu",
-) -> nn.Module:
+) -> VideoModel:
     """A model with its weights, in evaluation mode.
 
     Args:
-        name: shipped weights (`list_shipped()`), a run folder, a `.safetensors` file with its
-            `config.json` beside it, or a model on the hub, `owner/repository`.
+        name: shipped weights (`list_shipped()`), a run folder, a `.safetensors` file, or a model on
+            the hub, `owner/repository`.
         num_classes: of your task. Another number than the weights have replaces the classifier,
             which starts anew; all else is loaded, and a table of what was and was not goes to
             standard error.
@@ -215,104 +197,68 @@ def from_pretrained(
         WeightsError: no such weights, or they are truncated, of another model, or in a format that
             could run code.
     """
-    wanted = _wanted_classes(num_classes, class_names)
-    weights_file = _locate(name)
-    config = _read_config(weights_file.with_name(CONFIG_FILE))
-    state = read_state(weights_file)
-    names, known = config["class_names"], config["num_classes"]
-    other_classes = wanted not in (None, known) or (
-        class_names is not None and names is not None and list(class_names) != names
-    )
-    head = _classifier_tensors(config) if other_classes else frozenset()
-    if class_names is not None or other_classes:
-        names = None if class_names is None else list(class_names)
-    model = _build(config, wanted if wanted is not None else known, names)
+    wanted = num_classes if class_names is None else len(class_names)
+    if num_classes not in (None, wanted):
+        raise WeightsError(
+            f"num_classes is {num_classes} but class_names has {wanted} names; give one of the two"
+        )
+    if wanted is not None and wanted < 1:
+        raise WeightsError(f"a model needs at least one class; got {wanted}")
+    file = _locate(name)
+    config = load_config(file)
+    state = load_state(file)
+    known, names = config.num_classes, config.class_names
+    other_names = class_names is not None and names is not None and list(class_names) != names
+    other_classes = other_names or wanted not in (None, known)
+    head = _classifier_tensors(config) if other_classes else frozenset[str]()
+    multi_label = config.multi_label and not other_classes
+    model = _build(file, config, wanted or known, multi_label)
+    model.class_names = names if class_names is None else list(class_names)
+    if class_names is None and other_classes:
+        model.class_names = None
+    if config.upgraded_from is not None:  # 0.1 did not save what clips are normalized by
+        state |= {k: v for k, v in model.state_dict().items() if "normalize." in k}
     report = _copy_matching(model, {key: value for key, value in state.items() if key not in head})
-    faults = LoadReport(
-        [],
-        report.skipped_shape,
-        [key for key in report.missing if key not in head],
-        report.unexpected,
-    )
+    missing = [key for key in report.missing if key not in head]
+    faults = LoadReport([], report.skipped_shape, missing, report.unexpected)
     if not faults.complete:
         raise WeightsError(
-            f"{weights_file}: not the weights of {config['architecture']!r}: {faults._summary()}; "
-            "load the file that belongs to it"
+            f"{file}: not the weights of {config.name!r}: {faults._summary()}; load the file that "
+            "belongs to it"
         )
-    model.multi_label = bool(config.get("multi_label", False)) and not other_classes  # type: ignore[assignment]
     if other_classes:
-        _tell(
-            name, known, wanted, LoadReport(report.loaded, _head_shapes(model, state, head), [], [])
-        )
+        change = f"{known} classes in the weights, {wanted} wanted"
+        if known == wanted:
+            change = f"{known} classes with other names"
+        here = model.state_dict()
+        anew = {
+            key: (_kind(state[key]) if key in state else "absent", _kind(here[key]))
+            for key in sorted(head)
+        }
+        table = LoadReport(report.loaded, anew, [], []).to_text()
+        print(f"{name}: {change}; the classifier starts anew\n{table}", file=sys.stderr)
     return model.to(device).eval()
 
 
-def _wanted_classes(num_classes: int | None, class_names: Sequence[str] | None) -> int | None:
-    if class_names is not None and num_classes is not None and len(class_names) != num_classes:
-        raise WeightsError(
-            f"num_classes is {num_classes} but class_names has {len(class_names)} names; give one "
-            "of the two"
-        )
-    wanted = num_classes if class_names is None else len(class_names)
-    if wanted is not None and wanted < 1:
-        raise WeightsError(f"a model needs at least one class; got {wanted}")
-    return wanted
-
-
-def _tell(name: str | Path, known: int, wanted: int | None, report: LoadReport) -> None:
-    change = (
-        f"{known} classes in the weights, {wanted} wanted"
-        if known != wanted
-        else f"{known} classes with other names"
-    )
-    print(f"{name}: {change}; the classifier starts anew\n{report.to_text()}", file=sys.stderr)
-
-
-def _head_shapes(
-    model: nn.Module, state: Mapping[str, Tensor], head: frozenset[str]
-) -> dict[str, tuple[str, str]]:
-    here = model.state_dict()
-    return {
-        key: (_kind(state[key]) if key in state else "absent", _kind(here[key]))
-        for key in sorted(head)
-    }
-
-
-def _classifier_tensors(config: Mapping[str, Any]) -> frozenset[str]:
-    """Names of the tensors whose shape depends on the number of classes: found by building the
-    model twice.
-    """
-    with torch.random.fork_rng(devices=[]):
-        shapes = [
-            {
-                k: v.shape
-                for k, v in _build(config, config["num_classes"] + more, None).state_dict().items()
-            }
-            for more in (0, 1)
-        ]
-    return frozenset(key for key, shape in shapes[0].items() if shapes[1][key] != shape)
-
-
-def _build(config: Mapping[str, Any], num_classes: int, class_names: list[str] | None) -> nn.Module:
-    architecture = config["architecture"]
-    known = catalogue.list_architectures()
-    if architecture not in known:
-        raise WeightsError(
-            f"{config['file']}: architecture {architecture!r} is not one of "
-            f"vidgraph's{nearest(architecture, known)}"
-        )
+def _build(file: Path, config: Config, num_classes: int, multi_label: bool) -> VideoModel:
     try:
-        model = catalogue.create_model(
-            architecture, num_classes=num_classes, class_names=class_names, **config["options"]
-        )
+        model = build_model(config.options, num_classes, multi_label)
     except (TypeError, ValueError) as error:
-        written = f"written by vidgraph {config.get('version', 'of unknown version')}"
         raise WeightsError(
-            f"{config['file']} ({written}): {architecture!r} cannot be built from it: {error}"
+            f"{file} (written by vidgraph {config.version}): {config.name!r} cannot be built from "
+            f"it: {error}"
         ) from error
-    if config.get("input_spec") is not None:
-        model.input_spec = config["input_spec"]
+    model.name = config.name
     return model
+
+
+def _classifier_tensors(config: Config) -> frozenset[str]:
+    """Names of the tensors whose shape depends on the number of classes."""
+    with torch.device("meta"):
+        one, other = (
+            build_model(config.options, config.num_classes + more).state_dict() for more in (0, 1)
+        )
+    return frozenset(key for key in one if one[key].shape != other[key].shape)
 
 
 def load_matching(model: nn.Module, state: Mapping[str, Tensor]) -> LoadReport:
@@ -324,44 +270,30 @@ def load_matching(model: nn.Module, state: Mapping[str, Tensor]) -> LoadReport:
             of images stands where the model has one of optical flow, which would start anew under
             trained layers.
     """
-    _check_channels(model, state)
+    for name, here in model.state_dict().items():
+        there = state.get(name)
+        if there is None or there.dim() != 4 or here.dim() != 4 or there.shape[1] != 3:
+            continue
+        if here.shape[1] % 2 == 0 and here.shape == (len(there), here.shape[1], *there.shape[2:]):
+            raise WeightsError(
+                f"tensor {name!r}: 3 channels of images in the weights where the model takes "
+                f"{here.shape[1]} of flow; convert the weights of the image network for this model "
+                "(vidgraph convert), which averages over them"
+            )
     report = _copy_matching(model, state)
     if not report.loaded:
         raise WeightsError(
             f"no tensor of these weights fits a {type(model).__name__}: {report._summary()}; give "
-            "weights of the same stem"
+            "weights of the same backbone"
         )
     return report
 
 
-def _check_channels(model: nn.Module, state: Mapping[str, Tensor]) -> None:
-    for name, here in model.state_dict().items():
-        there = state.get(name)
-        if (
-            there is None
-            or there.dim() != 4
-            or here.dim() != 4
-            or there.shape[1] != 3
-            or here.shape[1] % 2
-        ):
-            continue
-        if (there.shape[0], *there.shape[2:]) == (here.shape[0], *here.shape[2:]):
-            raise WeightsError(
-                f"tensor {name!r}: 3 channels of images in the weights where the model takes "
-                f"{here.shape[1]} of flow; "
-                "convert the weights of the image network for this architecture (vidgraph "
-                "convert), which averages over them"
-            )
-
-
 def _copy_matching(model: nn.Module, state: Mapping[str, Tensor]) -> LoadReport:
     own = model.state_dict()
-    fits = {
-        key: value for key, value in state.items() if key in own and _kind(value) == _kind(own[key])
-    }
-    misfits = {
-        key: (_kind(state[key]), _kind(own[key])) for key in own if key in state and key not in fits
-    }
+    there = {key: value for key, value in state.items() if key in own}
+    fits = {key: value for key, value in there.items() if _kind(value) == _kind(own[key])}
+    misfits = {key: (_kind(there[key]), _kind(own[key])) for key in there if key not in fits}
     model.load_state_dict(fits, strict=False)
     missing = [key for key in own if key not in state]
     return LoadReport(list(fits), misfits, missing, [key for key in state if key not in own])
@@ -371,121 +303,119 @@ def _kind(tensor: Tensor) -> str:
     """Shape and kind of number: bf16 goes into float32, but complex never into real, nor floats
     into counters.
     """
-    kind = (
-        " complex"
-        if tensor.is_complex()
-        else ""
-        if tensor.is_floating_point()
-        else f" {str(tensor.dtype).removeprefix('torch.')}"
-    )
-    return f"{list(tensor.shape)}{kind}"
+    kind = "" if tensor.is_floating_point() else f" {str(tensor.dtype).removeprefix('torch.')}"
+    return f"{list(tensor.shape)}{' complex' if tensor.is_complex() else kind}"
 
 
-def read_state(name: str | Path) -> dict[str, Tensor]:
-    """The tensors of any weights that `from_pretrained` takes, by name.
+def load_state(name: str | Path) -> dict[str, Tensor]:
+    """The tensors of any weights that `from_pretrained` takes, by today's names.
 
     Raises:
         WeightsError: no such weights, truncated, or in a format that could run code.
     """
     file = _locate(name)
+    architecture = load_config(file).upgraded_from
+    state = safetensors.torch.load_file(file)
+    if architecture is not None:
+        state = {upgrade_tensor(key, architecture): value for key, value in state.items()}
+    return state
+
+
+def load_config(file: Path) -> Config:
+    """What rebuilds the model of a `.safetensors` file: from its header, or, of version 0.1, from
+    the `config.json` beside it.
+
+    Raises:
+        WeightsError: neither has it, or the file is no safetensors file.
+    """
+    header = _header(file).get(_HEADER_KEY)
+    place = file if header is not None else file.with_name(CONFIG_FILE)
     try:
-        return safetensors.torch.load_file(file)
+        content = json.loads(place.read_text(encoding="utf-8") if header is None else header)
+        if isinstance(content, dict) and "architecture" in content:
+            content = _upgraded(content, place)
+        config: Config = validated(Config, content, str(place))
+    except FileNotFoundError as error:
+        raise WeightsError(
+            f"{file.parent}: has weights but no {CONFIG_FILE}, so the model cannot be rebuilt; "
+            "copy it from where the weights are from"
+        ) from error
+    except RecipeError as error:
+        raise WeightsError(str(error)) from error
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"{place}: is not readable JSON ({error}); copy it again") from error
+    if config.name not in (known := list_models()):
+        raise WeightsError(
+            f"{place}: there is no model {config.name!r}{nearest(config.name, known)}"
+        )
+    return config
+
+
+def _upgraded(content: dict[str, Any], place: Path) -> dict[str, Any]:
+    """The configuration of version 0.1, as today's."""
+    architecture, flat = content.pop("architecture"), content.pop("options", None)
+    if not isinstance(architecture, str) or not isinstance(flat, dict):
+        raise WeightsError(f"{place}: no {CONFIG_FILE} that vidgraph wrote; copy it again")
+    name, overrides = upgrade_options(architecture, flat)
+    overrides["input"] = overrides.get("input", {}) | upgrade_input(content.pop("input_spec", {}))
+    resolved = resolve_options(name, overrides, str(place), "options.")
+    return {**content, "name": name, "options": asdict(resolved), "upgraded_from": architecture}
+
+
+def _header(file: Path) -> dict[str, str]:
+    """The metadata of a safetensors file."""
+    try:
+        with safe_open(file, "pt") as opened:
+            return opened.metadata() or {}
     except SafetensorError as error:
-        with open(file, "rb") as opened:
-            start = opened.read(4)
+        with open(file, "rb") as raw:
+            start = raw.read(4)
         if start.startswith(_PICKLE_STARTS):
             raise WeightsError(
                 f"{file} {_REFUSAL}, whatever its name says; get the weights as safetensors"
             ) from error
-        size = file.stat().st_size
         raise WeightsError(
-            f"{file}: truncated or no safetensors file ({size:,} bytes: {error}); copy or "
-            "download it again"
+            f"{file}: truncated or no safetensors file ({file.stat().st_size:,} bytes: {error}); "
+            "copy or download it again"
         ) from error
     except OSError as error:
         raise WeightsError(f"{file}: cannot be read ({error.strerror or error})") from error
-
-
-def _read_config(file: Path) -> dict[str, Any]:
-    """`config.json`, checked: it was written by another run, another version or by hand."""
-    if not file.is_file():
-        raise WeightsError(
-            f"{file.parent}: has weights but no {CONFIG_FILE}, so the model cannot be rebuilt; "
-            "copy it from where the weights are from"
-        )
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise WeightsError(
-            f"{file}: is not readable JSON ({error}); copy it again from where the weights are from"
-        ) from error
-    types = {
-        "architecture": str,
-        "num_classes": int,
-        "options": dict,
-        "class_names": list | None,
-        "input_spec": dict,
-    }
-    for key, kind in types.items():
-        if not isinstance(config, dict) or key not in config or not isinstance(config[key], kind):
-            raise WeightsError(
-                f"{file}: {key!r} is missing or not usable; this is no {CONFIG_FILE} that "
-                "vidgraph wrote"
-            )
-    if config["num_classes"] < 1:
-        raise WeightsError(
-            f"{file}: 'num_classes' is {config['num_classes']}; a model needs at least one class"
-        )
-    if config["class_names"] is not None and len(config["class_names"]) != config["num_classes"]:
-        raise WeightsError(
-            f"{file}: {len(config['class_names'])} class_names for {config['num_classes']} "
-            "num_classes; correct one of them"
-        )
-    try:
-        return {**config, "input_spec": InputSpec(**config["input_spec"]), "file": file}
-    except (TypeError, ValueError) as error:
-        raise WeightsError(f"{file}: 'input_spec' is not usable: {error}") from error
 
 
 def _locate(name: str | Path) -> Path:
     """The `model.safetensors` that `name` stands for: shipped, a file, a folder, or fetched from
     the hub.
     """
+    path = Path(name)
     if str(name) in list_shipped():
         return shipped_folder(str(name)) / WEIGHTS_FILE
-    path = Path(name)
-    if path.suffix.lower() in _PICKLE_SUFFIXES and not path.is_dir():
+    if path.is_dir():
+        return _in_folder(path)
+    if path.suffix.lower() in _PICKLE_SUFFIXES:
         raise WeightsError(
             f"{path} {_REFUSAL}; give the run folder with its {WEIGHTS_FILE}, or get the weights "
             "as safetensors"
         )
-    if path.is_dir():
-        return _in_folder(path)
     if path.is_file():
         if path.suffix != ".safetensors":
             raise WeightsError(f"{path}: is neither a run folder nor a .safetensors file")
         return path
-    if _HUB_ID.fullmatch(str(name)) and not path.is_absolute():
+    # `runs/mine` is a folder that is not there, and not the model `mine` of an owner `runs`.
+    if _HUB_ID.fullmatch(str(name)) and path.parts[0] != "runs" and not path.parent.exists():
         return _from_hub(str(name))
-    place = (
-        f"{name}: no such folder"
-        if path.suffix == ".safetensors" or len(path.parts) > 1
-        else f"no weights are called {str(name)!r}"
-    )
+    is_path = path.suffix == ".safetensors" or len(path.parts) > 1
+    problem = "no such folder" if is_path else "no weights are called that"
     raise WeightsError(
-        f"{place}{nearest(str(name), list_shipped())}; give a shipped name, a run folder, or "
-        "owner/repository on the hub"
+        f"{name}: {problem}{nearest(str(name), list_shipped())}; give a shipped name, a run "
+        "folder, or owner/repository on the hub"
     )
 
 
 def _in_folder(folder: Path) -> Path:
-    file = folder / WEIGHTS_FILE
-    if file.is_file():
-        return file
-    pickles = sorted(
-        entry.name for entry in folder.iterdir() if entry.suffix.lower() in _PICKLE_SUFFIXES
-    )
-    hint = f"; {pickles[0]} {_REFUSAL}" if pickles else ""
+    if (folder / WEIGHTS_FILE).is_file():
+        return folder / WEIGHTS_FILE
+    pickles = [entry.name for entry in folder.iterdir() if entry.suffix.lower() in _PICKLE_SUFFIXES]
+    hint = f"; {min(pickles)} {_REFUSAL}" if pickles else ""
     raise WeightsError(
         f"{folder}: is not a run folder: it has no {WEIGHTS_FILE}{hint}; give a folder that "
         "training or save_weights wrote"
@@ -499,31 +429,23 @@ def _from_hub(hub_id: str) -> Path:
     import huggingface_hub
     from huggingface_hub import constants, errors
 
-    reachable = _resolves(constants.ENDPOINT)
     try:
+        reachable = _resolves(constants.ENDPOINT)
         for file in (CONFIG_FILE, WEIGHTS_FILE):
             path = huggingface_hub.hf_hub_download(hub_id, file, local_files_only=not reachable)
+        return Path(path)
     except errors.LocalEntryNotFoundError as error:
-        raise WeightsError(
-            f"{hub_id}: no such folder here, and the hub cannot be reached; check the path or the "
-            "network"
-        ) from error
+        problem = "no such folder here, and the hub cannot be reached; check the path"
+        raise WeightsError(f"{hub_id}: {problem} or the network") from error
     except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
-        raise WeightsError(
-            f"{hub_id}: no such folder here, and no such (public) model on the hub; check the "
-            "spelling"
-        ) from error
+        problem = "no such folder here, and no such (public) model on the hub; check the spelling"
+        raise WeightsError(f"{hub_id}: {problem}") from error
     except errors.EntryNotFoundError as error:
-        raise WeightsError(
-            f"{hub_id}: the model on the hub has no {file}, so it was not saved by vidgraph; "
-            "choose another"
-        ) from error
+        problem = f"the model on the hub has no {file}, so it was not saved by vidgraph"
+        raise WeightsError(f"{hub_id}: {problem}; choose another") from error
     except (errors.HfHubHTTPError, errors.HFValidationError, OSError) as error:
-        raise WeightsError(
-            f"{hub_id}: cannot be fetched from the hub ({error}); try again, or download it and "
-            "give the folder"
-        ) from error
-    return Path(path)
+        problem = f"cannot be fetched from the hub ({error})"
+        raise WeightsError(f"{hub_id}: {problem}; try again, or give its folder") from error
 
 
 def _resolves(endpoint: str) -> bool:

@@ -210,13 +210,16 @@ def check_inputs(
             f"this model takes flow [B, T, {stack[0]}, {stack[1]}, H, W] (stacks, x and y of each "
             f"flow frame), not {list(flow.shape)}"
         )
-    clip = (len(video), video.shape[2]) if video is not None else None
-    for name, found in (
-        ("flow", flow.shape[:2] if flow is not None and spec.flow_length else clip),
-        ("boxes", regions.mask.shape[:2] if regions is not None else clip),
-    ):
-        if clip is not None and found != clip:
+    if video is None or not spec.channels:
+        return
+    beside = {
+        "flow": flow if spec.flow_length else None,
+        "boxes": None if regions is None else regions.mask,
+    }
+    clips, frames = len(video), video.shape[2]
+    for name, tensor in beside.items():
+        if tensor is not None and tensor.shape[:2] != (clips, frames):
             raise DataError(
-                f"the video is of {clip[0]} clips of {clip[1]} frames, and the {name} of "
-                f"{found[0]} clips of {found[1]}; give {name} for every frame"
+                f"the video is of {clips} clips of {frames} frames, and the {name} of "
+                f"{tensor.shape[0]} clips of {tensor.shape[1]}; give {name} for every frame"
             )

@@ -38,6 +38,8 @@ from vidgraph.models.rstg_heads import (
 from vidgraph.models.strg import STRGHead, STRGOptions
 from vidgraph.records import validated
 
+NetworkOptions = ModelOptions  # of any model; a union, where there are several kinds
+
 _FLAT = {
     function.__name__: function
     for function in (
@@ -78,8 +80,8 @@ def create_model(
             not match the number of classes.
     """
     if name in _FLAT:
-        classes = len(class_names) if class_names is not None else num_classes or 101
-        flat = _FLAT[name](classes, **overrides)
+        count = len(class_names) if class_names is not None else num_classes or 101
+        flat = _FLAT[name](count, **overrides)
         flat.name, flat.options, flat.multi_label = name, dict(overrides), multi_label
         flat.class_names = None if class_names is None else list(class_names)
         return flat

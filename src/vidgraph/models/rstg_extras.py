@@ -95,8 +95,8 @@ class NodeExtras(nn.Module):
         with full_precision(features):  # a move of a tenth of a region is below what bf16 keeps
             energy = grid.flat_cells(features).float().square()  # [B, T, H * W, C]
             mass = means.to(energy.device) @ energy + _LEAST_ENERGY  # [B, T, N, C]
-            x, y = (along.to(energy.device) @ energy for along in moments)
-            return torch.cat([x / mass, y / mass], dim=-1)
+            x, y = moments.to(energy.device).unbind()
+            return torch.cat([(x @ energy) / mass, (y @ energy) / mass], dim=-1)
 
 
 def he_initialisation(graph: nn.Module) -> None:
@@ -105,7 +105,8 @@ def he_initialisation(graph: nn.Module) -> None:
         if isinstance(layer, nn.Linear) and (".send." in name or ".update." in name):
             nn.init.xavier_uniform_(layer.weight, gain=math.sqrt(2))
         elif isinstance(layer, nn.LSTM):
-            nn.init.ones_(layer.bias_ih_l0.data.chunk(4)[1])  # the forget gate
+            bias = layer.get_parameter("bias_ih_l0").data
+            nn.init.ones_(bias.chunk(4)[1])  # the forget gate
 
 
 def moment_matrices(scales: Sequence[int], height: int, width: int) -> Tensor:
