@@ -1,24 +1,21 @@
 """BN-Inception: the image network of temporal segment networks and of the spatiotemporal pyramid.
 
 Sources: Batch Normalization (ICML 2015), whose network it is; names of tensors, pools and biases as
-    in the published PyTorch weights,
-which came from Caffe, so that those load as they are.
+    in the published PyTorch weights, which came from Caffe, so that those load as they are.
 
 Shapes: N images, C channels, H W pixels or map.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-@dataclass(frozen=True)
-class Unit:
+class Unit(NamedTuple):
     """An inception unit: four branches side by side, or three that halve the map.
 
     Attributes:
@@ -28,7 +25,7 @@ class Unit:
         three: channels before and after the 3 x 3 convolution.
         double: channels before and after the two 3 x 3 convolutions.
         projection: channels after the pool, or None.
-        pool: "average", or "max".
+        pool: "average" or "max".
     """
 
     name: str
@@ -65,16 +62,16 @@ class BNInception(nn.Module):
     is Caffe's way to say 0.1.
 
     Args:
-        in_channels: of the images: 3, or 2 L of a snippet of flow.
+        in_channels: of the images: 3, or 2 L of a flow stack.
 
     Attributes:
         out_channels: channels of the map.
-        stride: pixels per cell of the map.
+        stride: rows and columns of the image per cell of the map.
     """
 
     def __init__(self, in_channels: int = 3) -> None:
         super().__init__()
-        self.in_channels, self.stride = in_channels, 32
+        self.stride = 32
         self._add("conv1_7x7_s2", in_channels, 64, 7, 2)
         self._add("conv2_3x3_reduce", 64, 64, 1)
         self._add("conv2_3x3", 64, 192, 3)
@@ -101,42 +98,33 @@ class BNInception(nn.Module):
         x = _halve(self._convolve("conv2_3x3", self._convolve("conv2_3x3_reduce", x)))
         # Ten units, of which 3c and 4e halve the map: [N, 1024, H / 32, W / 32]
         for unit in UNITS:
-            x = self._through(unit, x)
+            x = self._inception(unit, x)
         return x
 
-    def _through(self, unit: Unit, x: Tensor) -> Tensor:
+    def _inception(self, unit: Unit, x: Tensor) -> Tensor:
         """One unit: its branches, joined in the order of the published weights."""
         name = f"inception_{unit.name}"
         three = self._convolve(f"{name}_3x3", self._convolve(f"{name}_3x3_reduce", x))
-        double = self._convolve(
-            f"{name}_double_3x3_1", self._convolve(f"{name}_double_3x3_reduce", x)
-        )
+        double = self._convolve(f"{name}_double_3x3_reduce", x)
+        double = self._convolve(f"{name}_double_3x3_1", double)
         double = self._convolve(f"{name}_double_3x3_2", double)
         if unit.one is None:
             # Odd maps: the convolutions round up and Caffe's pool does not. After a ReLU, a zero
             # wins nowhere.
             even = F.pad(x, (0, x.shape[3] % 2, 0, x.shape[2] % 2))
             return torch.cat([three, double, _halve(even)], dim=1)
+        one = self._convolve(f"{name}_1x1", x)
         pooled = F.avg_pool2d(x, 3, 1, 1) if unit.pool == "average" else F.max_pool2d(x, 3, 1, 1)
-        return torch.cat(
-            [
-                self._convolve(f"{name}_1x1", x),
-                three,
-                double,
-                self._convolve(f"{name}_pool_proj", pooled),
-            ],
-            dim=1,
-        )
+        projected = self._convolve(f"{name}_pool_proj", pooled)
+        return torch.cat([one, three, double, projected], dim=1)
 
     def _convolve(self, name: str, x: Tensor) -> Tensor:
         """Convolution, norm, ReLU."""
         return F.relu(self.get_submodule(f"{name}_bn")(self.get_submodule(name)(x)), inplace=True)
 
-    def _add(
-        self, name: str, in_channels: int, out_channels: int, kernel: int, stride: int = 1
-    ) -> None:
-        self.add_module(name, nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2))
-        self.add_module(f"{name}_bn", nn.BatchNorm2d(out_channels))
+    def _add(self, name: str, inside: int, outside: int, kernel: int, stride: int = 1) -> None:
+        self.add_module(name, nn.Conv2d(inside, outside, kernel, stride, kernel // 2))
+        self.add_module(f"{name}_bn", nn.BatchNorm2d(outside))
 
     def _add_unit(self, unit: Unit, channels: int) -> None:
         name, stride = f"inception_{unit.name}", 2 if unit.one is None else 1

@@ -1,10 +1,8 @@
-"""Compact bilinear fusion: products of all channels of several inputs with each other, sketched
-into one vector.
+"""Compact bilinear fusion: the products of all channels of several inputs, sketched into one vector.
 
 Sources: Spatiotemporal Pyramid Network (CVPR 2017), "spatiotemporal compact bilinear fusion";
-    Compact Bilinear Pooling (CVPR 2016);
-Fast and Scalable Polynomial Kernels via Explicit Feature Maps (KDD 2013), whose theorem it is.
-docs/departures.md has our choices.
+    Compact Bilinear Pooling (CVPR 2016); Fast and Scalable Polynomial Kernels via Explicit Feature
+    Maps (KDD 2013), whose theorem it is. docs/departures.md has our choices.
 
 Shapes: k inputs, n channels of an input, d outputs, ... any leading shape.
 """
@@ -13,18 +11,17 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from vidgraph.errors import RecipeError, nearest
 from vidgraph.models.norms import full_precision
 
 Post = Literal["none", "ssqrt", "ssqrt_l2", "l2"]
 
-# Small beside what features give, and large enough that the slope at exact zeros, 1 / sqrt(eps),
-# harms no training.
+# Small beside what features give, and large enough that the slope at zero, 1 / sqrt(eps), does no
+# harm in training.
 _EPS = 1e-4
 
 
@@ -39,52 +36,35 @@ class CompactBilinear(nn.Module):
         s_i(a_i) x_i(a_i)
 
     so that <z, z'> is <x_1, x'_1> ... <x_k, x'_k> in expectation over h and s. They are drawn once
-    for each input by itself, from the seed and the place of the input alone, are not learned, and
-    are saved with the weights. Inputs that shared them would be biased.
+    per input, from the seed and the index of the input alone; they are not learned, and are saved
+    with the weights. Inputs that shared them would be biased.
 
-    Fourier transforms know no bf16, and the product of three spectra passes the largest half: all
-    is computed in float32, or in float64 for such inputs.
+    Fourier transforms do not take bf16, and the product of three spectra exceeds the largest half:
+    everything is computed in float32, or in float64 for such inputs.
 
     Args:
-        in_dims: channels of each input (n), one or more; they may differ.
-        out_dim: d.
+        in_channels: of each input (n), one or more; they may differ.
+        out_channels: d.
         seed: of h and s; the global random state is neither used nor changed.
-        post: what follows: "none"; "ssqrt", x / sqrt(abs(x) + eps), the signed square root with a
-            finite slope at zero; "l2", unit length; "ssqrt_l2", both, as compact bilinear pooling
-            has it.
-        pre_l2: inputs are brought to unit length first, so that the output's scale is that of one
-            product and not of k features.
+        post: what follows: "none"; "ssqrt", the signed square root; "l2", unit length; "ssqrt_l2",
+            both, as in compact bilinear pooling.
         scale: factor of the output; with "l2", sqrt(d) makes its channels as large as those of a
             normalised map.
-        deterministic: sketches by a matrix product instead of additions into buckets, whose order
-            CUDA leaves open. Slower on a CPU, where both are deterministic.
-
-    Raises:
-        RecipeError: no inputs, sizes below one, or another `post`.
     """
 
     def __init__(
         self,
-        in_dims: Sequence[int],
-        out_dim: int,
+        in_channels: Sequence[int],
+        out_channels: int,
         seed: int = 0,
         post: Post = "none",
-        pre_l2: bool = False,
         scale: float = 1.0,
-        deterministic: bool = False,
     ) -> None:
         super().__init__()
-        if not in_dims or min(*in_dims, out_dim) < 1:
-            raise RecipeError(
-                f"compact bilinear fusion of {list(in_dims)} channels into {out_dim}: give one "
-                "input or more, sizes from 1"
-            )
-        if post not in get_args(Post):
-            raise RecipeError(f"post: there is no {post!r}{nearest(str(post), get_args(Post))}")
-        self.in_dims, self.out_dim, self.post = tuple(in_dims), out_dim, post
-        self.pre_l2, self.scale, self.deterministic = pre_l2, scale, deterministic
-        for i, size in enumerate(self.in_dims):
-            buckets, signs = _draw(size, out_dim, seed, i)
+        self.in_channels, self.out_channels = tuple(in_channels), out_channels
+        self.post, self.scale = post, scale
+        for i, size in enumerate(self.in_channels):
+            buckets, signs = _draw(size, out_channels, seed, i)
             self.register_buffer(f"buckets_{i}", buckets)
             self.register_buffer(f"signs_{i}", signs)
 
@@ -92,8 +72,8 @@ class CompactBilinear(nn.Module):
         """Fuses k inputs.
 
         Args:
-            *inputs: [..., n] each, channels last. Leading shapes broadcast: a pooled vector [B, 1,
-                n] beside a map [B, N, n] is transformed once per sample.
+            *inputs: [..., n] each, channels last. Leading shapes broadcast: a vector [B, 1, n]
+                beside a map [B, N, n] is transformed once per sample.
 
         Returns:
             [..., d]: float32 under autocast, else of the inputs' type.
@@ -101,9 +81,9 @@ class CompactBilinear(nn.Module):
         Raises:
             ValueError: another number of inputs or of channels.
         """
-        if tuple(x.shape[-1] for x in inputs) != self.in_dims:
+        if tuple(x.shape[-1] for x in inputs) != self.in_channels:
             raise ValueError(
-                f"compact bilinear fusion takes {self.in_dims} channels, last, not "
+                f"compact bilinear fusion takes {self.in_channels} channels, last, not "
                 f"{[list(x.shape) for x in inputs]}"
             )
         with full_precision(inputs[0]):
@@ -111,40 +91,27 @@ class CompactBilinear(nn.Module):
             product = self._spectrum(0, inputs[0])
             for i in range(1, len(inputs)):
                 product = product * self._spectrum(i, inputs[i])
-            # Back: [..., d]; n is said, since an odd d cannot be told from the spectrum
-            fused = _after(torch.fft.irfft(product, n=self.out_dim), self.post)
-            fused = fused if self.scale == 1 else fused * self.scale
-        result: Tensor = fused if _autocast(inputs[0]) else fused.to(inputs[0].dtype)
-        return result
-
-    def of_maps(self, *maps: Tensor) -> Tensor:
-        """The same with channels first: maps [B, n, H, W], or vectors [B, n] that are seen at every
-        place, to a map [B, d, H, W].
-        """
-        last = [x.movedim(1, -1) if x.dim() == 4 else x[:, None, None] for x in maps]
-        fused: Tensor = self(*last)
-        return fused.movedim(-1, 1)
+            # Back: [..., d]; n is given, since the spectrum does not tell an odd d from an even one
+            fused = torch.fft.irfft(product, n=self.out_channels)
+            if "ssqrt" in self.post:
+                fused = signed_sqrt(fused)
+            if "l2" in self.post:
+                fused = unit_length(fused)
+            fused = fused * self.scale
+        return fused if _under_autocast(inputs[0]) else fused.to(inputs[0].dtype)
 
     def extra_repr(self) -> str:
-        return f"{list(self.in_dims)} -> {self.out_dim}, post={self.post}"
+        return f"{list(self.in_channels)} -> {self.out_channels}, post={self.post}"
 
     def _spectrum(self, i: int, x: Tensor) -> Tensor:
         """Of the count sketch of input i: [..., n] to [..., d // 2 + 1]."""
         wide = x if x.dtype == torch.float64 else x.float()
-        wide = _unit_length(wide) if self.pre_l2 else wide
-        buckets, signs = (
-            self.get_buffer(f"buckets_{i}"),
-            self.get_buffer(f"signs_{i}").to(wide.dtype),
-        )
-        spectrum: Tensor = torch.fft.rfft(
-            count_sketch(wide, buckets, signs, self.out_dim, self.deterministic)
-        )
-        return spectrum
+        buckets, signs = self.get_buffer(f"buckets_{i}"), self.get_buffer(f"signs_{i}")
+        sketch = count_sketch(wide, buckets, signs.to(wide.dtype), self.out_channels)
+        return torch.fft.rfft(sketch)
 
 
-def count_sketch(
-    x: Tensor, buckets: Tensor, signs: Tensor, size: int, deterministic: bool = False
-) -> Tensor:
+def count_sketch(x: Tensor, buckets: Tensor, signs: Tensor, size: int) -> Tensor:
     """psi(x)[j] = sum over the channels a with h(a) = j of s(a) x(a).
 
     Args:
@@ -152,47 +119,33 @@ def count_sketch(
         buckets: h, int64 [n].
         signs: s, -1 or 1, [n].
         size: number of buckets (d).
-        deterministic: by a matrix product.
 
     Returns:
         [..., d].
     """
-    if deterministic:
-        matrix = x.new_zeros(len(buckets), size)
-        matrix[torch.arange(len(buckets), device=x.device), buckets] = signs
-        return x @ matrix
     return x.new_zeros(*x.shape[:-1], size).index_add_(-1, buckets, x * signs)
 
 
 def signed_sqrt(x: Tensor) -> Tensor:
-    """x / sqrt(abs(x) + eps): sign(x) sqrt(abs(x)) but for the smallest values, whose slope would
-    have no bound.
-    """
+    """x / sqrt(abs(x) + eps): the signed square root, with a finite slope at zero."""
     return x * torch.rsqrt(x.abs() + _EPS)
 
 
-def _unit_length(x: Tensor) -> Tensor:
+def unit_length(x: Tensor) -> Tensor:
     """The last axis at length 1, and zero where it is zero."""
     return x * torch.rsqrt(x.square().sum(dim=-1, keepdim=True) + _EPS**2)
 
 
-def _after(x: Tensor, post: Post) -> Tensor:
-    x = signed_sqrt(x) if post in ("ssqrt", "ssqrt_l2") else x
-    return _unit_length(x) if post in ("l2", "ssqrt_l2") else x
-
-
-def _draw(size: int, out_dim: int, seed: int, place: int) -> tuple[Tensor, Tensor]:
-    """Buckets and signs of one input: uniform, and other ones for every seed and place."""
-    digest = hashlib.sha256(f"{seed}/{place}".encode()).digest()
+def _draw(size: int, out_channels: int, seed: int, index: int) -> tuple[Tensor, Tensor]:
+    """Buckets and signs of one input: uniform, and different for every seed and index."""
+    digest = hashlib.sha256(f"{seed}/{index}".encode()).digest()
     generator = torch.Generator(device="cpu").manual_seed(int.from_bytes(digest[:7], "big"))
-    buckets = torch.randint(out_dim, (size,), generator=generator, device="cpu")
+    buckets = torch.randint(out_channels, (size,), generator=generator, device="cpu")
     signs = torch.randint(2, (size,), generator=generator, device="cpu") * 2.0 - 1
-    device = torch.empty(
-        0
-    ).device  # where the rest of the model is being built, such as the meta device
+    device = torch.get_default_device()  # such as the meta device, while a model is only measured
     return buckets.to(device), signs.to(device)
 
 
-def _autocast(x: Tensor) -> bool:
+def _under_autocast(x: Tensor) -> bool:
     kind = x.device.type
     return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
