@@ -1,254 +1,351 @@
-"""Weights of other codebases, renamed and reshaped into ours: pure functions from arrays to a state
-dict.
+"""`vidgraph convert`: a checkpoint of another codebase in, a folder of weights out.
 
-Nothing is guessed: every foreign variable must find its place, and every tensor of our model must
-be filled.
+No code of the checkpoint is run, and nothing is guessed: every foreign tensor becomes one of ours
+or is named as left out, and every tensor of our backbone must be filled.
 
-Shapes: I inputs and O outputs of a layer, D width of an LSTM.
+Shapes: I inputs and O outputs of a layer, T frames and H W pixels of a kernel, D width of an LSTM.
 """
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from vidgraph.backbones.image import mean_over_rgb
+from vidgraph.convert_tables import CLASSIFIER, CODEBASES, RSTG, Codebase
 from vidgraph.errors import WeightsError
+from vidgraph.models.build import create_model, merged, resolve_options
+from vidgraph.util import read_checkpoint, write_json
+from vidgraph.weights import save_weights
 
-Array = NDArray[np.floating]
+REPORT_FILE = "conversion.json"  # beside the weights: where each tensor of the checkpoint went
+_COUNTER = "num_batches_tracked"
+_NORM_EPS = 1e-5  # of every batch norm of the 3D networks, theirs and ours
+_SHOWN = 3
 
-_NORM = {
-    "gamma": "weight",
-    "beta": "bias",
-    "moving_mean": "running_mean",
-    "moving_variance": "running_var",
-}
-_LAYER = {"kernel": "weight", "bias": "bias"}
-
-# Optimiser slots, counters and the fixed resize filters of a training checkpoint: nothing that a
-# model of ours holds.
-_NOT_WEIGHTS = re.compile(
-    r"(^|/)(global_step|resize_filters\w*|\w*(Momentum|Adam|ExponentialMovingAverage)\w*)($|/)"
-)
-
-# Scopes around the names below: `backbone/` where the graph sits inside, and the graph's own, which
-# tells its place.
-_SCOPES = re.compile(r"^(backbone/)?(?P<graph>whole_graph_model_\w+/)?")
+# ---- files ---------------------------------------------------------------------------------------
 
 
-def convert_rstg_tensorflow(variables: Mapping[str, Array], model: nn.Module) -> dict[str, Tensor]:
-    """The authors' TensorFlow 1 variables as a state dict of `model`.
+@dataclass(frozen=True)
+class Conversion:
+    """What became of a checkpoint; all but the state stands in `conversion.json`.
 
-    Kernels are [..., I, O] there and [O, I, ...] here. The first layer of their send MLP takes
-    (source, destination) concatenated; ours is split into the two. Their LSTM is either a
-    cuDNN-compatible cell (gates i, g, f, o, one bias), which is what a saved checkpoint holds, or
-    the opaque buffer that cuDNN works on (gates i, f, g, o: input matrices, recurrent matrices, two
-    biases).
+    Attributes:
+        codebase: whose checkpoint it is.
+        names: their tensors that are in the weights -> ours.
+        left_out: their tensors that are not -> why.
+        fresh: our tensors that start anew.
+        state: a full state dict of the model.
+        model: name of the model.
+        options: that it was built with, beyond its name.
+    """
+
+    codebase: str
+    names: dict[str, str]
+    left_out: dict[str, str]
+    fresh: list[str]
+    state: dict[str, Tensor]
+    model: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_text(self) -> str:
+        """For people: one line per reason."""
+        lines = [f"{self.codebase}: {len(self.names)} tensors converted into {self.model}"]
+        for reason in dict.fromkeys(self.left_out.values()):
+            names = [name for name, why in self.left_out.items() if why == reason]
+            lines.append(f"  left out  {_first(names)}: {reason}")
+        lines += [f"  anew      {_first(self.fresh)}: train it before use"] if self.fresh else []
+        return "\n".join(lines)
+
+
+def _first(names: list[str]) -> str:
+    more = len(names) - _SHOWN
+    return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def convert_weights(
+    file: Path, name: str | None, num_classes: int | None, overrides: Mapping[str, Any], out: Path
+) -> Conversion:
+    """Converts a checkpoint into a folder of weights.
 
     Args:
-        variables: name -> value, as in a checkpoint (`conv0/conv2d/kernel`, with or without `:0`);
-            where names start with `var:`, only those are taken. One graph at most.
-        model: an `RSTG`, or its `RecurrentSpaceTimeGraph` alone; it says which tensors are wanted
-            and is not changed.
+        file: .npz with variables of the RSTG authors; or a checkpoint of a 3D ResNet or a network
+            of images: torch's, .safetensors, or a pickle of arrays.
+        name: of our model; None: the one that the codebase's weights are usually for.
+        num_classes: None: as many as the checkpoint has. Another number leaves its classifier out.
+        overrides: of the model's options. It is built as the codebase builds its networks (pools,
+            stride, pixel statistics) where they do not say otherwise.
+        out: folder of the weights.
 
     Raises:
-        WeightsError: a variable that the model has no place for, a tensor that no variable fills,
+        WeightsError: the folder holds a training; no checkpoint, one that would run code, or one of
+            another model.
+    """
+    if (out / "recipe.yaml").exists():
+        raise WeightsError(
+            f"{out}: holds a training, whose weights would be overwritten; choose another --out"
+        )
+    tensors = read_checkpoint(file)
+    try:
+        codebase = recognise(tensors)
+        name, own = name or codebase.model, dict(codebase.options)
+        if "sample_fps" in overrides.get("input", {}) and "input" in own:
+            own["input"] = {"num_frames": own["input"]["num_frames"]}  # a stride would count before
+        named = asdict(resolve_options(name, {}, name))
+        options = merged(_of_this_model(own, named), overrides)
+        classes = num_classes or head_classes(tensors, codebase)
+        if classes is None:
+            raise WeightsError(
+                "the checkpoint has no classifier of clips; say how many classes yours is to have: "
+                "--num-classes N"
+            )
+        model = create_model(name, classes, **options)
+        found = convert_tensors(tensors, model)
+    except WeightsError as error:
+        raise WeightsError(f"{file}: {error}") from error
+    model.load_state_dict(found.state)
+    save_weights(model, out)
+    content = {key: value for key, value in vars(found).items() if key != "state"}
+    content |= {"file": file.name, "model": name, "options": options}
+    write_json(out / REPORT_FILE, content)
+    return Conversion(**{**vars(found), "model": name, "options": options})
+
+
+def _of_this_model(options: Mapping[str, Any], named: Any) -> dict[str, Any]:
+    """The options that a model of such options has too."""
+    return {
+        key: _of_this_model(value, named[key]) if isinstance(value, Mapping) else value
+        for key, value in options.items()
+        if isinstance(named, Mapping) and key in named
+    }
+
+
+# ---- tensors -------------------------------------------------------------------------------------
+
+
+def recognise(tensors: Mapping[str, Any]) -> Codebase:
+    """Whose checkpoint it is, by its names.
+
+    Raises:
+        WeightsError: of none that is known.
+    """
+    for codebase in CODEBASES:
+        if any(codebase.bare(name).removesuffix(":0") == codebase.mark for name in tensors):
+            return codebase
+    shown = ", ".join(list(tensors)[:_SHOWN]) or "none"
+    raise WeightsError(
+        f"no network of {', '.join(dict.fromkeys(c.name for c in CODEBASES))}: its first tensors "
+        f"are {shown}; give a checkpoint of one"
+    )
+
+
+def head_classes(tensors: Mapping[str, Any], codebase: Codebase) -> int | None:
+    """Number of classes of the checkpoint's last layer; None where it has none of clips."""
+    for _, name, value in [] if codebase.images else _renamed(tensors, codebase, {}):
+        if name == f"{CLASSIFIER}weight":
+            return len(value)
+    return None
+
+
+def convert_tensors(tensors: Mapping[str, Any], model: nn.Module) -> Conversion:
+    """A checkpoint of any codebase above as a state dict of `model`.
+
+    Args:
+        tensors: name -> tensor or array, as in the checkpoint.
+        model: or a part of one; it says which tensors are wanted and is not changed.
+
+    Raises:
+        WeightsError: a tensor that the model has no place for, one of the model's that none fills,
             or another shape.
     """
-    wanted = model.state_dict()
-    prefix = "graph." if any(name.startswith("graph.") for name in wanted) else ""
-    state = {
-        name: value for name, value in wanted.items() if name.endswith("num_batches_tracked")
-    }  # TensorFlow does not count
-    for foreign, value in _weights_only(variables):
-        for name, tensor in _tensors(foreign, np.asarray(value, np.float32), prefix, wanted):
-            if name not in wanted:
-                raise WeightsError(
-                    f"variable {foreign!r} would be {name!r}, which this model does not have; "
-                    "build it with the options of the checkpoint"
-                )
-            if tensor.shape != wanted[name].shape:
-                raise WeightsError(
-                    f"variable {foreign!r}: {list(tensor.shape)} where {name!r} is "
-                    f"{list(wanted[name].shape)}; use the checkpoint's width"
-                )
-            state[name] = tensor
-    missing = [name for name in wanted if name not in state]
+    codebase, wanted = recognise(tensors), model.state_dict()
+    anchor = codebase.anchor
+    parts = [name.removesuffix(anchor) for name in wanted if name.endswith(anchor)]
+    if not parts:
+        raise WeightsError(
+            f"weights of {codebase.name} need a network that has {anchor!r}, and this model has "
+            "none; choose another"
+        )
+    names, left_out, state = dict[str, str](), dict[str, str](), dict[str, Tensor]()
+    for foreign, name, value in _renamed(tensors, codebase, left_out):
+        whole = name.startswith(("head.", "backbone.")) and codebase.anchor != name
+        targets = [name] if whole else [part + name for part in parts]
+        if reason := _not_needed(name, value, wanted, targets[0]):
+            left_out[foreign] = reason
+            continue
+        for target in targets:
+            if target in state:
+                raise WeightsError(f"tensor {foreign!r} would be {target!r}, and another is it too")
+            state[target] = _fitted(foreign, value, target, wanted, codebase.images)
+        names[foreign] = " and ".join(targets)
+    state |= _neutral_norms(state, wanted)
+    fresh = _fresh(state, wanted, parts)
+    complete = {name: state.get(name, value) for name, value in wanted.items()}
+    return Conversion(codebase.name, names, left_out, fresh, complete)
+
+
+def _renamed(
+    tensors: Mapping[str, Any], codebase: Codebase, left_out: dict[str, str]
+) -> Iterator[tuple[str, str, Tensor]]:
+    """Their name, ours and the value of every tensor that is not left out, and why others are."""
+    first = next(
+        name for name in tensors if codebase.bare(name).removesuffix(":0") == codebase.mark
+    )
+    part = first.removesuffix(":0").removesuffix(codebase.mark) if codebase is not RSTG else ""
+    for foreign, value in tensors.items():
+        bare = codebase.bare(foreign).removesuffix(":0")
+        reasons = [why for name, why in codebase.ignored.items() if re.fullmatch(name, bare)]
+        if not isinstance(value, (Tensor, np.ndarray)):
+            reasons.append("not a tensor")
+        if not foreign.startswith(part):
+            reasons.append("of another part of the network")
+        if reasons:
+            left_out[foreign] = reasons[0]
+            continue
+        for name, array in _tensorflow(bare, value) if codebase is RSTG else [(bare, value)]:
+            ours = codebase.rename(name)
+            tensor = _as_tensor(array)
+            # Fully convolutional testing turns the last layer into a convolution.
+            yield foreign, ours, tensor.flatten(1) if ours == f"{CLASSIFIER}weight" else tensor
+
+
+def _as_tensor(value: Any) -> Tensor:
+    if isinstance(value, Tensor):
+        return value.detach()
+    return torch.from_numpy(np.array(value, value.dtype.newbyteorder("=")))
+
+
+def _not_needed(name: str, value: Tensor, wanted: Mapping[str, Tensor], target: str) -> str | None:
+    """Why a tensor is left out: a counter, or a classifier of other classes."""
+    if target not in wanted and name.endswith(_COUNTER):
+        return "a counter"
+    if not name.startswith(CLASSIFIER):
+        return None
+    if target not in wanted:
+        return "the model has no such classifier"
+    theirs, ours = len(value), len(wanted[target])
+    return f"classifier of {theirs} classes, and the model has {ours}" if theirs != ours else None
+
+
+def _fitted(
+    foreign: str, value: Tensor, name: str, wanted: Mapping[str, Tensor], images: bool
+) -> Tensor:
+    """A tensor in the shape that the model has."""
+    if name not in wanted:
+        raise WeightsError(
+            f"tensor {foreign!r} would be {name!r}, which this model does not have; choose the "
+            "checkpoint's model and options"
+        )
+    here = wanted[name].shape
+    theirs = value.shape
+    if images and value.dim() == 4 and len(here) == 5:
+        # Every frame of the kernel is a share of it: on a clip that stands still, the inflated
+        # convolution computes what the image's does.
+        value = (value[:, :, None] / here[2]).repeat(1, 1, here[2], 1, 1)
+    elif images and theirs[1:2] == (3,) and len(here) == 4 and here[1] != 3:
+        value = mean_over_rgb(value, here[1])
+    elif images and value.dim() == 2 and len(here) == 1 and len(value) == 1:
+        value = value[0]  # norms of the first published BN-Inception
+    if value.shape == here:
+        return value.to(wanted[name].dtype).contiguous()
+    what = f"{list(theirs)} where {name!r} is {list(here)}"
+    if len(theirs) == len(here) == 5 and theirs[:2] + theirs[3:] == here[:2] + here[3:]:
+        what = f"a kernel over {theirs[2]} in time where {name!r} has {here[2]}"
+    raise WeightsError(f"tensor {foreign!r}: {what}; set the model and options of the checkpoint")
+
+
+def _neutral_norms(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What norms lack that frozen configurations of Caffe2 turned into a gain and a bias, or left
+    out after a non-local block: mean 0, and a variance that the added epsilon makes 1.
+    """
+    neutral = {"weight": 1.0, "bias": 0.0, "running_mean": 0.0, "running_var": 1.0 - _NORM_EPS}
+    found: dict[str, Tensor] = {}
+    for mean in (name for name in wanted if name.endswith(".running_mean")):
+        norm = mean.removesuffix("running_mean")
+        have = {part for part in neutral if norm + part in state}
+        if have == {"weight", "bias"} or (not have and norm.endswith("out_norm.")):
+            for part in neutral.keys() - have:
+                found[norm + part] = torch.full_like(wanted[norm + part], neutral[part])
+    return found
+
+
+def _fresh(
+    state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], parts: list[str]
+) -> list[str]:
+    """Our tensors that start anew: what is outside of the parts, such as a classifier of other
+    classes. Within a part, none may be missing.
+    """
+    absent = [
+        name
+        for name in wanted
+        if name not in state and not name.endswith(_COUNTER) and "normalize." not in name
+    ]
+    missing = [
+        name
+        for name in absent
+        if name.startswith(tuple(parts)) and not re.search(r"\b(classifier|inserted)\.", name)
+    ]
     if missing:
         raise WeightsError(
-            f"no variable fills {', '.join(missing[:3])} ({len(missing)} of {len(wanted)} "
-            "tensors); the checkpoint is of another model"
+            f"no tensor of the checkpoint fills {', '.join(missing[:_SHOWN])} ({len(missing)} of "
+            f"{len(wanted)}); it is cut short, or of another model: convert it into its own, and "
+            "start from that by model.initial_weights"
         )
-    return {name: state[name] for name in wanted}
+    return absent
 
 
-def _weights_only(variables: Mapping[str, Array]) -> Iterator[tuple[str, Array]]:
-    marked = {
-        name.removeprefix("var:"): value
-        for name, value in variables.items()
-        if name.startswith("var:")
-    } or variables
-    named = {name.removesuffix(":0"): value for name, value in marked.items()}
-    kept = {name: value for name, value in named.items() if not _NOT_WEIGHTS.search(name)}
-    graphs = sorted(
-        {match["graph"] for name in kept if (match := _SCOPES.match(name)) and match["graph"]}
-    )
-    if len(graphs) > 1:
-        raise WeightsError(
-            f"these variables hold {len(graphs)} graphs ({', '.join(graphs)}); convert them one "
-            "at a time"
-        )
-    yield from kept.items()
+# ---- TensorFlow's layouts ------------------------------------------------------------------------
 
 
-def _tensors(
-    foreign: str, value: Array, prefix: str, wanted: Mapping[str, Tensor]
-) -> Iterator[tuple[str, Tensor]]:
-    """Our tensors that one foreign variable becomes, by the first pattern that its name without
-    scopes matches.
+def _tensorflow(name: str, value: Any) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    """Variables of TensorFlow 1 in torch's layout: kernels are [..., I, O] there and [O, I, ...]
+    here.
     """
-    name = _SCOPES.sub("", foreign)
-    for pattern, rule in _RULES:
-        match = re.fullmatch(pattern, name)
-        if match:
-            for key, array in rule(match, value, wanted):
-                yield (
-                    (key if key.startswith(("stem.", "classifier.")) else prefix + key),
-                    torch.from_numpy(np.ascontiguousarray(array)),
-                )
-            return
-    raise WeightsError(
-        f"variable {foreign!r} is none that RSTG on a vector has; leave it out, or convert it by "
-        "hand"
-    )
+    value, (scope, _, part) = np.asarray(value, np.float32), name.rpartition("/")
+    if "lstm" in name:
+        for own, array in _lstm(scope, part, value).items():
+            yield f"{name.partition('/')[0]}/{own}_l0", array
+    elif scope.endswith("send_conv1"):
+        # [..., 2 I, O]: the source's rows come first, then the destination's, which has the bias.
+        mlp = scope.removesuffix("send_conv1")
+        if part == "kernel":
+            source, destination = np.split(value.reshape(value.shape[-2:]).T, 2, axis=1)
+            yield f"{mlp}source/kernel", source
+            yield f"{mlp}destination/kernel", destination
+        else:
+            yield f"{mlp}destination/bias", value
+    elif part == "kernel" and value.size == math.prod(value.shape[-2:]):
+        yield name, value.reshape(value.shape[-2:]).T
+    else:
+        yield name, value.transpose(3, 2, 0, 1) if part == "kernel" else value
 
 
-_Rule = Callable[[re.Match[str], Array, Mapping[str, Tensor]], Iterator[tuple[str, Array]]]
-
-
-def _dense(target: str) -> _Rule:
-    """A layer applied at every position, whatever its kernel's leading axes of size 1: [..., I, O]
-    to [O, I].
+def _lstm(scope: str, part: str, value: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+    """A cuDNN-compatible cell (kernel [I + D, 4 D], one bias, gates i, g, f, o), which is what a
+    saved checkpoint holds, or the buffer that cuDNN works on (gates i, f, g, o: input matrix,
+    recurrent matrix, two biases, with I = D) as torch's four tensors.
     """
-
-    def rule(
-        match: re.Match[str], value: Array, _: Mapping[str, Tensor]
-    ) -> Iterator[tuple[str, Array]]:
-        name = f"{target}.{_LAYER[match['part']]}"
-        yield name, value.reshape(value.shape[-2:]).T if match["part"] == "kernel" else value
-
-    return rule
-
-
-def _norm(target: str) -> _Rule:
-    def rule(
-        match: re.Match[str], value: Array, _: Mapping[str, Tensor]
-    ) -> Iterator[tuple[str, Array]]:
-        yield f"{target}.{_NORM[match['part']]}", value
-
-    return rule
-
-
-def _convolution(
-    match: re.Match[str], value: Array, _: Mapping[str, Tensor]
-) -> Iterator[tuple[str, Array]]:
-    """[H, W, I, O] to [O, I, H, W]; each convolution of ours is followed by its ReLU and pool."""
-    name = f"stem.layers.{3 * int(match['depth'])}.{_LAYER[match['part']]}"
-    yield name, value.transpose(3, 2, 0, 1) if match["part"] == "kernel" else value
-
-
-def _first_of_send(
-    match: re.Match[str], value: Array, _: Mapping[str, Tensor]
-) -> Iterator[tuple[str, Array]]:
-    """[..., 2 I, O]: the source's rows come first, then the destination's, which keeps the bias."""
-    if match["part"] == "bias":
-        yield "space.send.destination.bias", value
-        return
-    source, destination = np.split(value.reshape(value.shape[-2:]).T, 2, axis=1)
-    yield "space.send.source.weight", source
-    yield "space.send.destination.weight", destination
-
-
-def _update(
-    match: re.Match[str], value: Array, wanted: Mapping[str, Tensor]
-) -> Iterator[tuple[str, Array]]:
-    """Both layers of the update MLP; with one MLP per scale, the type counts them from 1."""
-    mlp = int(match["scale"] or 1) - 1
-    yield from _dense(f"space.update.{mlp}.{2 * int(match['depth']) - 2}")(match, value, wanted)
-
-
-def _lstm_cell(
-    match: re.Match[str], value: Array, _: Mapping[str, Tensor]
-) -> Iterator[tuple[str, Array]]:
-    """Kernel [I + D, 4 D] and one bias [4 D], gates i, g, f, o; torch: two matrices and two biases,
-    gates i, f, g, o.
-    """
+    if part == "opaque_kernel":
+        width = (math.isqrt(1 + value.size // 2) - 1) // 2  # 8 D (D + 1) values
+        if 8 * width * (width + 1) != value.size:
+            raise WeightsError(f"variable {scope}/{part}: {value.size} values are no LSTM's buffer")
+        matrix, bias = 4 * width * width, 4 * width
+        parts = np.split(value, np.cumsum([matrix, matrix, bias]))
+        shapes = [(bias, width), (bias, width), (bias,), (bias,)]
+        names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+        return {n: p.reshape(s) for n, p, s in zip(names, parts, shapes, strict=True)}
     gates = value.T.reshape(4, -1, *value.shape[:-1])[[0, 2, 1, 3]]  # [4, D, I + D], or [4, D]
     stacked = gates.reshape(-1, *value.shape[:-1])
-    name = _LSTMS[match["when"]]
-    if match["part"] == "bias":
-        yield f"{name}.bias_ih_l0", stacked
-        yield f"{name}.bias_hh_l0", np.zeros_like(stacked)
-        return
-    width = value.shape[1] // 4
-    yield f"{name}.weight_ih_l0", stacked[:, :-width]
-    yield f"{name}.weight_hh_l0", stacked[:, -width:]
-
-
-def _lstm_opaque(
-    match: re.Match[str], value: Array, wanted: Mapping[str, Tensor]
-) -> Iterator[tuple[str, Array]]:
-    """cuDNN's buffer of one layer: the four parts of torch's LSTM in torch's own order, end to
-    end.
-    """
-    name = _LSTMS[match["when"]]
-    ours = {own.removeprefix("graph."): tensor.shape for own, tensor in wanted.items()}
-    keys = [f"{name}.{part}_l0" for part in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
-    shapes = [ours[key] for key in keys if key in ours]
-    sizes = [shape.numel() for shape in shapes]
-    if sum(sizes) != value.size:
-        raise WeightsError(
-            f"variable {match.string!r}: {value.size} values where {name!r} has {sum(sizes)}; use "
-            "the checkpoint's width"
-        )
-    for key, part, shape in zip(keys, np.split(value, np.cumsum(sizes)[:-1]), shapes, strict=True):
-        yield key, part.reshape(shape)
-
-
-_LSTMS = {"intern": "time.lstm", "extern": "final_time.lstm"}
-_CELL = r"time_update_(?P<when>intern|extern)/cudnn_lstm\w*/"
-_KERNEL_OR_BIAS = r"(?P<part>kernel|bias)"
-_GAIN_OR_BIAS = r"(?P<part>gamma|beta)"
-
-_RULES: tuple[tuple[str, _Rule], ...] = (
-    (rf"conv(?P<depth>[012])/conv2d/{_KERNEL_OR_BIAS}", _convolution),
-    (rf"pred/{_KERNEL_OR_BIAS}", _dense("classifier")),
-    (rf"project_i3d/{_KERNEL_OR_BIAS}", _dense("project")),
-    (rf"project_back_to_i3d/{_KERNEL_OR_BIAS}", _dense("project_back")),
-    (
-        r"batch_normalization/(?P<part>gamma|beta|moving_mean|moving_variance)",
-        _norm("node_batch_norm"),
-    ),
-    (rf"before_graf_ln/{_GAIN_OR_BIAS}", _norm("node_norm")),
-    (rf"send_messages_mlp/send_conv1/{_KERNEL_OR_BIAS}", _first_of_send),
-    (rf"send_messages_mlp/send_conv2/{_KERNEL_OR_BIAS}", _dense("space.send.second")),
-    (rf"send_messages_mlp/message_ln/{_GAIN_OR_BIAS}", _norm("space.send.norm")),
-    (rf"(my_attn|dot_product_attn)/att_conv1/{_KERNEL_OR_BIAS}", _dense("space.attention.query")),
-    (rf"(my_attn|dot_product_attn)/att_conv2/{_KERNEL_OR_BIAS}", _dense("space.attention.key")),
-    (
-        r"(my_attn|dot_product_attn)/att_bias/biases",
-        lambda match, value, wanted: iter([("space.gather_bias", value)]),
-    ),
-    (rf"my_attn/att_ln/{_GAIN_OR_BIAS}", _norm("space.gather_norm")),
-    (
-        rf"update_node_mlp_?/update_conv(?P<depth>[12])(_type(?P<scale>[0-9]+))?/{_KERNEL_OR_BIAS}",
-        _update,
-    ),
-    (rf"update_node_mlp_?/update_ln/{_GAIN_OR_BIAS}", _norm("space.update_norm")),
-    (rf"{_CELL}(.*/)?cudnn_compatible_lstm_cell/{_KERNEL_OR_BIAS}", _lstm_cell),
-    (rf"{_CELL}opaque_kernel", _lstm_opaque),
-)
+    if part == "bias":
+        return {"bias_ih": stacked, "bias_hh": np.zeros_like(stacked)}
+    width = len(stacked) // 4
+    return {"weight_ih": stacked[:, :-width], "weight_hh": stacked[:, -width:]}

@@ -79,7 +79,9 @@ _adapter = functools.cache(TypeAdapter[Any])
 def _keys_beside(kind: Any, path: Sequence[int | str]) -> list[str]:
     """The fields of the record that the last key of a path was meant for."""
     for part in path[:-1]:
-        records = [member for member in _members(kind) if is_dataclass(member)]
+        records = [
+            member for member in _members(kind) if isinstance(member, type) and is_dataclass(member)
+        ]
         tagged = [record for record in records if getattr(record, "type", None) == part]
         hints = {} if tagged or not records else typing.get_type_hints(records[0], None, None, True)
         kind = tagged[0] if tagged else hints.get(str(part), kind)

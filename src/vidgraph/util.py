@@ -1,5 +1,5 @@
-"""Files that are written whole or not at all, pickles of which only numbers are read, and the order
-of names.
+"""Files that are written whole or not at all, files of weights of which no code is run, and the
+order of names.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ import json
 import os
 import pickle
 import re
+import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vidgraph.errors import RunError
+from vidgraph.errors import RunError, WeightsError
 
 
 def check_target(path: str | Path, inputs: Iterable[str | Path] = ()) -> None:
@@ -113,6 +115,74 @@ def natural_key(name: str) -> tuple[list[tuple[int, str]], str]:
         digits = pieces[i][1].lstrip("0")
         pieces[i] = (len(digits), digits)
     return pieces, name
+
+
+_TORCH_STARTS = (
+    b"PK\x03\x04",
+    b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19",
+)  # torch's zip, and what it wrote before version 1.6
+# Where training codes put the weights among other things.
+_NESTED = ("model_state", "state_dict", "model", "blobs")
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Names and values of a .safetensors, .npz or torch file or of a pickle of arrays, without
+    running any code of it; what lies around the weights is dropped.
+
+    Raises:
+        WeightsError: no such file, not a whole one, or one that holds more than plain tensors,
+            arrays, texts and numbers.
+    """
+    file = Path(path)
+    try:
+        content = _read_plain(file)
+    except OSError as error:
+        raise WeightsError(f"{file}: cannot be read ({error.strerror or error})") from error
+    except ValueError as error:
+        raise WeightsError(
+            f"{file}: not a whole checkpoint of plain tensors ({error}); nothing in it was run; "
+            "download it again"
+        ) from error
+    for key in _NESTED:
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+    if not isinstance(content, dict):
+        raise WeightsError(
+            f"{file}: holds a {type(content).__name__}, not named tensors; give a checkpoint"
+        )
+    return {str(name): value for name, value in content.items()}
+
+
+def _read_plain(file: Path) -> Any:
+    """What a file holds.
+
+    Raises:
+        ValueError: it holds something else than numbers and texts, or is cut short.
+    """
+    import safetensors.torch
+    import torch
+
+    with open(file, "rb") as opened:
+        start = opened.read(max(map(len, _TORCH_STARTS)))
+    try:
+        if file.suffix == ".safetensors":
+            return safetensors.torch.load_file(file)
+        if file.suffix == ".npz":
+            with np.load(file, allow_pickle=False) as arrays:
+                return {name: arrays[name] for name in arrays.files}
+        if start.startswith(_TORCH_STARTS):
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        refused = re.search(r"GLOBAL (\S+)", str(error))
+        raise ValueError(
+            f"{refused[1]} is not allowed" if refused else "cut short, or more than tensors"
+        ) from error
+    except (
+        *(RuntimeError, ValueError, EOFError, LookupError, AttributeError, TypeError, OSError),
+        *(safetensors.SafetensorError, zipfile.BadZipFile, zlib.error),
+    ) as error:
+        raise ValueError(" ".join(str(error).split()).partition(". ")[0] or "cut short") from error
+    return unpickle_arrays(file.read_bytes())
 
 
 def unpickle_arrays(content: bytes) -> Any:

@@ -20,7 +20,7 @@ from vidgraph.backbones.base import partial_batch_norm
 from vidgraph.backbones.bn_inception import BNInception
 from vidgraph.errors import RecipeError, WeightsError, nearest
 from vidgraph.records import Positive, options
-from vidgraph.util import read_tensors
+from vidgraph.util import read_checkpoint
 
 # "partial": all batch norms but the first keep the statistics that they came with; "batch": none.
 ImageNorm = Literal["partial", "batch"]
@@ -74,17 +74,20 @@ class SmallResNet2DOptions:
 ImageOptions = TimmOptions | BNInceptionOptions | SmallResNet2DOptions
 
 
-def timm_options(text: str) -> dict[str, Any]:
-    """The options that `timm:NAME`, `timm:NAME@LEVEL` is short for.
+def timm_options(options: Any) -> Any:
+    """What `timm:NAME` or `timm:NAME@LEVEL` is short for; options that are no text as they are.
 
     Raises:
         RecipeError: another text.
     """
-    kind, _, rest = text.partition(":")
-    name, _, level = rest.partition("@")
+    if not isinstance(options, str):
+        return options
+    kind, _, network = options.partition(":")
+    name, _, level = network.partition("@")
     if kind != "timm" or not name:
-        raise RecipeError(f"there is no backbone {text!r}; write timm:NAME, such as timm:resnet50")
-    return {"type": "timm", "name": name, **({"level": level} if level else {})}
+        raise RecipeError(f"there is no backbone {options!r}; write timm:NAME or timm:NAME@LEVEL")
+    level_or_head = int(level) if level.isdigit() else level or "head"
+    return {"type": "timm", "name": name, "level": level_or_head}
 
 
 class FrameByFrame(nn.Module):
@@ -283,7 +286,7 @@ def load_image_weights(network: nn.Module, file: Path) -> None:
     Raises:
         WeightsError: a tensor of the network is not in the file, or has another shape there.
     """
-    tensors, state = read_tensors(file), dict[str, Tensor]()
+    tensors, state = read_checkpoint(file), dict[str, Tensor]()
     for name, here in network.state_dict().items():
         if name.endswith("num_batches_tracked") and name not in tensors:
             state[name] = here

@@ -40,14 +40,18 @@ class PooledOptions:
 
 @options
 class MeanLSTMOptions:
-    """The RSTG paper's "Mean + LSTM".
+    """The RSTG paper's "Mean + LSTM"; or, averaged, the LSTM of LRCN.
 
     Attributes:
         width: of the LSTM.
+        dropout: share of the LSTM's inputs and of its outputs that training leaves out.
+        average: the mean of the scores after every step counts, not the score after the last.
     """
 
     type: Literal["mean_lstm"] = "mean_lstm"
     width: Positive = 512
+    dropout: Share = 0.0
+    average: bool = False
 
 
 @options
@@ -144,29 +148,35 @@ def mean_probability(logits: Tensor, multi_label: bool) -> Tensor:
 
 
 class MeanLSTMHead(nn.Module):
-    """Mean over the map, LSTM over the frames, classifier on its last state.
+    """Mean over the map, LSTM over the frames, classifier on its last state or on all of them.
+
+    Source of the averaged form: Long-term Recurrent Convolutional Networks (Donahue et al., CVPR
+        2015), whose image network ends in a fully connected layer; here the mean of the map takes
+        that layer's part.
 
     Args:
         in_channels: of the map (D).
         num_classes: classes of the last layer (K).
-        options: width of the LSTM.
+        options: width of the LSTM, and which states count.
     """
 
     def __init__(self, in_channels: int, num_classes: int, options: MeanLSTMOptions) -> None:
         super().__init__()
-        self.num_classes = num_classes
+        self.num_classes, self.average = num_classes, options.average
+        self.dropout = nn.Dropout(options.dropout)
         self.lstm = nn.LSTM(in_channels, options.width, batch_first=True)
         self.classifier = nn.Linear(options.width, num_classes)
 
     def forward(self, features: Tensor, regions: Regions | None = None) -> Tensor:
         """[B, D, T, H, W] to logits [B, K]."""
         # One vector per frame: [B, T, D]
-        frames = features.mean(dim=(3, 4)).transpose(1, 2)
-        # Through time: [B, T, width]
+        frames = self.dropout(features.mean(dim=(3, 4)).transpose(1, 2))
+        # Through time, and the last step or all of them: [B, steps, width]
         hidden, _ = self.lstm(frames)
-        # One score per class, from the last frame: [B, K]
-        logits: Tensor = self.classifier(hidden[:, -1])
-        return logits
+        hidden = hidden if self.average else hidden[:, -1:]
+        # One score per class and step, and their mean: [B, K]
+        logits: Tensor = self.classifier(self.dropout(hidden))
+        return logits.mean(dim=1)
 
     def explain(self, features: Tensor, regions: Regions | None = None) -> list[Explanation]:
         """Nothing."""

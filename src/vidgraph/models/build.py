@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, is_dataclass, replace
-from typing import Any, assert_never
+from typing import Annotated, Any, assert_never
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from vidgraph.backbones.base import Backbone, clip_of_shapes, of_shapes
 from vidgraph.backbones.digits import DigitsBackbone, DigitsOptions, SimpleC2D, SimpleC2DOptions
+from vidgraph.backbones.image import (
+    BNInceptionOptions,
+    SmallResNet2DOptions,
+    TimmOptions,
+    image_backbone,
+)
 from vidgraph.backbones.resnet3d import LAYERS, ResNet3D, ResNet3DOptions, channels_after
 from vidgraph.errors import RecipeError, nearest
-from vidgraph.models import build_snippets
 from vidgraph.models.base import ClipModel, Head, VideoModel
 from vidgraph.models.baselines import (
     ConvLSTMHead,
@@ -27,7 +33,14 @@ from vidgraph.models.baselines import (
 )
 from vidgraph.models.nonlocal_block import NonLocalBlock, NonLocalOptions
 from vidgraph.models.normalize import Normalize
-from vidgraph.models.published import NAMED, HeadOptions, ModelOptions
+from vidgraph.models.published import NAMED, BackboneOptions, HeadOptions, ModelOptions
+from vidgraph.models.published_streams import (
+    STREAMS,
+    UCF101,
+    PyramidOptions,
+    TwoStreamOptions,
+)
+from vidgraph.models.pyramid import STPyramid
 from vidgraph.models.rstg import RSTGOptions
 from vidgraph.models.rstg_heads import (
     GraphResidual,
@@ -36,25 +49,21 @@ from vidgraph.models.rstg_heads import (
     RSTGHead,
 )
 from vidgraph.models.strg import STRGHead, STRGOptions
-from vidgraph.records import validated
+from vidgraph.models.two_stream import SegmentsHead, SegmentsOptions, Stream, TwoStream
+from vidgraph.records import InputSpec, validated
 
-NetworkOptions = ModelOptions  # of any model; a union, where there are several kinds
-
-_FLAT = {
-    function.__name__: function
-    for function in (
-        *(build_snippets.stpyramid_bn_inception, build_snippets.stpyramid_r50),
-        *(build_snippets.stpyramid_vgg16, build_snippets.stpyramid_small),
-        *(build_snippets.two_stream_bn_inception, build_snippets.two_stream_vgg16),
-        *(build_snippets.two_stream_small, build_snippets.lrcn_bn_inception),
-        build_snippets.lrcn_small,
-    )
+NetworkOptions = Annotated[
+    ModelOptions | TwoStreamOptions | PyramidOptions, Field(discriminator="type")
+]
+_NAMED: dict[str, tuple[Callable[[], NetworkOptions], int | None]] = {
+    **NAMED,
+    **{name: (function, UCF101) for name, function in STREAMS.items()},
 }
 
 
 def list_models() -> list[str]:
     """Names that `create_model` knows."""
-    return [*NAMED, *_FLAT]
+    return list(_NAMED)
 
 
 def create_model(
@@ -79,18 +88,12 @@ def create_model(
         RecipeError: an unknown name or option, options that do not fit together, or names that do
             not match the number of classes.
     """
-    if name in _FLAT:
-        count = len(class_names) if class_names is not None else num_classes or 101
-        flat = _FLAT[name](count, **overrides)
-        flat.name, flat.options, flat.multi_label = name, dict(overrides), multi_label
-        flat.class_names = None if class_names is None else list(class_names)
-        return flat
     options = resolve_options(name, overrides, name)
     if class_names is not None and num_classes not in (None, len(class_names)):
         raise RecipeError(f"{len(class_names)} class names were given for {num_classes} classes")
     classes = num_classes if class_names is None else len(class_names)
     if classes is None:
-        classes = NAMED[name][1]
+        classes = _NAMED[name][1]
     if classes is None or classes < 1:
         raise RecipeError(f"{name} needs at least one class; give num_classes or class_names")
     model = build_model(options, classes, multi_label)
@@ -101,7 +104,7 @@ def create_model(
 
 def resolve_options(
     name: str, overrides: Mapping[str, Any], where: str, prefix: str = ""
-) -> ModelOptions:
+) -> NetworkOptions:
     """The complete options of a named model with some of them changed.
 
     Args:
@@ -113,9 +116,9 @@ def resolve_options(
     Raises:
         RecipeError: an unknown name or option.
     """
-    if name not in NAMED:
-        raise RecipeError(f"{where}: there is no model {name!r}{nearest(name, NAMED)}")
-    named = NAMED[name][0]()
+    if name not in _NAMED:
+        raise RecipeError(f"{where}: there is no model {name!r}{nearest(name, _NAMED)}")
+    named = _NAMED[name][0]()
     return validated(type(named), merged(asdict(named), overrides), where, prefix)
 
 
@@ -134,55 +137,122 @@ def merged(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-def build_model(options: ModelOptions, num_classes: int, multi_label: bool = False) -> VideoModel:
+def build_model(options: NetworkOptions, num_classes: int, multi_label: bool = False) -> VideoModel:
     """A model with fresh weights, from complete options.
 
     Raises:
         RecipeError: options that do not fit together.
     """
-    spec = options.input
+    model: VideoModel
+    match options:
+        case ModelOptions():
+            model = _clip_model(options, num_classes, multi_label)
+        case TwoStreamOptions():
+            model = _two_stream(options, num_classes, multi_label)
+        case PyramidOptions():
+            model = _pyramid(options, num_classes)
+        case _:
+            assert_never(options)
+    model.options, model.multi_label = options, multi_label
+    return model
+
+
+def _clip_model(options: ModelOptions, num_classes: int, multi_label: bool) -> ClipModel:
+    spec, how = options.input, options.backbone
     if isinstance(options.head, STRGOptions):
         if options.head.graph == "none":
             spec = replace(spec, boxes_per_frame=0)
         elif not spec.boxes_per_frame:
             raise RecipeError("a graph over regions needs input.boxes_per_frame of at least 1")
     if isinstance(options.head, EvidenceOptions):
-        if not isinstance(options.backbone, DigitsOptions):
+        if not isinstance(how, DigitsOptions):
             raise RecipeError("the head evidence needs the backbone digits")
-        options = replace(options, backbone=replace(options.backbone, num_evidence=num_classes))
+        how = replace(how, num_evidence=num_classes)
     clip = clip_of_shapes(spec)
-    backbone = _backbone(options, clip)
-    if spec.num_frames < backbone.stride[0] or min(spec.height, spec.width) < backbone.stride[1]:
-        raise RecipeError(
-            f"clips of {spec.num_frames} frames of {spec.height} x {spec.width} leave no map; the "
-            f"backbone needs num_frames >= {backbone.stride[0]} and sides >= {backbone.stride[1]}"
-        )
-    map_size = of_shapes(backbone, clip).shape[3:]
-    head = _head(options.head, backbone, (map_size[0], map_size[1]), num_classes, multi_label)
-    model = ClipModel(spec, Normalize(options.normalize), backbone, head)
-    model.options, model.multi_label = options, multi_label
-    return model
+    backbone = _backbone(how, options.inserted, clip)
+    head = _head(options.head, backbone, clip, num_classes, multi_label)
+    return ClipModel(spec, Normalize(options.normalize), backbone, head)
 
 
-def _backbone(options: ModelOptions, clip: Tensor) -> Backbone:
+def _two_stream(options: TwoStreamOptions, num_classes: int, multi_label: bool) -> TwoStream:
+    spec, streams = options.input, dict[str, Stream | None]()
+    if options.frames is None and options.flow is None:
+        raise RecipeError("a model of two streams needs frames, flow, or both")
+    spec = _stream_spec(spec, options.frames is not None, options.flow is not None)
+    for name, clip in _stream_clips(spec).items():
+        how = options.frames if name == "frames" else options.flow
+        assert how is not None
+        backbone = _backbone(how.backbone, None, clip)
+        head = _head(how.head, backbone, clip, num_classes, multi_label)
+        streams[name] = Stream(Normalize(how.normalize), backbone, head)
+    return TwoStream(
+        spec, num_classes, streams.get("frames"), streams.get("flow"), options.flow_weight
+    )
+
+
+def _pyramid(options: PyramidOptions, num_classes: int) -> STPyramid:
+    fusion, streams = options.fusion, dict[str, Stream | None]()
+    spec = _stream_spec(options.input, fusion.takes_frames, fusion.takes_flow)
+    for name, clip in _stream_clips(spec).items():
+        how = options.frames if name == "frames" else options.flow
+        backbone = _backbone(how.backbone, None, clip)
+        if backbone.stride[0] != 1:
+            raise RecipeError(
+                f"a pyramid needs a map of every frame; no {how.backbone.type} has it"
+            )
+        streams[name] = Stream(Normalize(how.normalize), backbone)
+    return STPyramid(spec, num_classes, streams.get("frames"), streams.get("flow"), fusion)
+
+
+def _stream_spec(spec: InputSpec, frames: bool, flow: bool) -> InputSpec:
+    """The clip of a model that takes frames, flow, or both."""
+    if flow and not spec.flow_length:
+        raise RecipeError("a stream of flow needs input.flow_length of at least 1")
+    channels, length = spec.channels if frames else 0, spec.flow_length if flow else 0
+    return replace(spec, channels=channels, flow_length=length)
+
+
+def _stream_clips(spec: InputSpec) -> dict[str, Tensor]:
+    """A clip of shapes only for each stream; flow stacks are frames of 2 L channels."""
+    clips = {}
+    if spec.channels:
+        clips["frames"] = clip_of_shapes(spec)
+    if spec.flow_length:
+        size = (2 * spec.flow_length, spec.num_frames * spec.num_stacks, spec.height, spec.width)
+        clips["flow"] = torch.empty(2, *size, device="meta")
+    return clips
+
+
+def _backbone(
+    how: BackboneOptions, inserted: NonLocalOptions | InsertedRSTGOptions | None, clip: Tensor
+) -> Backbone:
     """The backbone for clips of such shapes, with the layers that are inserted in it."""
-    how, channels = options.backbone, clip.shape[1]
+    channels, frames, *size = clip.shape[1:]
+    backbone: Backbone
     match how:
         case ResNet3DOptions():
-            return _resnet3d(how, options.inserted, clip)
+            backbone = _resnet3d(how, inserted, clip)
         case DigitsOptions(resnet3d=ResNet3DOptions()):
             maps = of_shapes(DigitsBackbone(how.num_evidence, channels), clip)
             assert how.resnet3d is not None
-            resnet3d = _resnet3d(how.resnet3d, options.inserted, maps)
-            return DigitsBackbone(how.num_evidence, channels, resnet3d=resnet3d)
-        case _ if options.inserted is not None:
+            resnet3d = _resnet3d(how.resnet3d, inserted, maps)
+            backbone = DigitsBackbone(how.num_evidence, channels, resnet3d=resnet3d)
+        case _ if inserted is not None:
             raise RecipeError(f"layers can be inserted in a resnet3d, not in a {how.type}")
         case DigitsOptions():
-            return DigitsBackbone(how.num_evidence, channels)
+            backbone = DigitsBackbone(how.num_evidence, channels)
         case SimpleC2DOptions():
-            return SimpleC2D(how.width, channels)
+            backbone = SimpleC2D(how.width, channels)
+        case TimmOptions() | BNInceptionOptions() | SmallResNet2DOptions():
+            backbone = image_backbone(how, channels, (size[0], size[1]))
         case _:
             assert_never(how)
+    if frames < backbone.stride[0] or min(size) < backbone.stride[1]:
+        raise RecipeError(
+            f"clips of {frames} frames of {size[0]} x {size[1]} leave no map; the backbone needs "
+            f"num_frames >= {backbone.stride[0]} and sides >= {backbone.stride[1]}"
+        )
+    return backbone
 
 
 def _resnet3d(
@@ -209,17 +279,21 @@ def _resnet3d(
 def _head(
     how: HeadOptions,
     backbone: Backbone,
-    map_size: tuple[int, int],
+    clip: Tensor,
     num_classes: int,
     multi_label: bool,
 ) -> Head:
-    channels = backbone.out_channels
+    """The head for a backbone's maps of clips of such shapes."""
+    channels, size = backbone.out_channels, of_shapes(backbone, clip).shape[3:]
+    map_size = (size[0], size[1])
     match how:
         case PooledOptions():
             rstg = None
             if how.rstg is not None:
                 rstg = GraphVectorResidual(channels, map_size, how.rstg.graph, how.rstg.norm)
             return PooledHead(channels, num_classes, how, map_size, multi_label, rstg)
+        case SegmentsOptions():
+            return SegmentsHead(channels, num_classes, how)
         case MeanLSTMOptions():
             return MeanLSTMHead(channels, num_classes, how)
         case ConvLSTMOptions():

@@ -1,4 +1,4 @@
-"""Compact bilinear fusion: the products of all channels of several inputs, sketched into one vector.
+"""Compact bilinear fusion: products of all channels of several inputs, sketched into one vector.
 
 Sources: Spatiotemporal Pyramid Network (CVPR 2017), "spatiotemporal compact bilinear fusion";
     Compact Bilinear Pooling (CVPR 2016); Fast and Scalable Polynomial Kernels via Explicit Feature

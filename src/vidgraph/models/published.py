@@ -11,9 +11,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from vidgraph.backbones.digits import DigitsOptions, SimpleC2DOptions
+from vidgraph.backbones.image import ImageOptions, timm_options
 from vidgraph.backbones.resnet3d import R101, ResNet3DOptions
 from vidgraph.models.baselines import (
     ConvLSTMOptions,
@@ -27,14 +28,23 @@ from vidgraph.models.rstg import RSTGOptions
 from vidgraph.models.rstg_extras import RSTGExtras
 from vidgraph.models.rstg_heads import SOMETHING, InsertedRSTGOptions, ResidualRSTGOptions
 from vidgraph.models.strg import STRGOptions
+from vidgraph.models.two_stream import SegmentsOptions
 from vidgraph.records import InputSpec, options
 
 BackboneOptions = Annotated[
-    ResNet3DOptions | DigitsOptions | SimpleC2DOptions, Field(discriminator="type")
+    ResNet3DOptions | DigitsOptions | SimpleC2DOptions | ImageOptions,
+    Field(discriminator="type"),
+    BeforeValidator(timm_options),
 ]
 InsertedOptions = Annotated[NonLocalOptions | InsertedRSTGOptions, Field(discriminator="type")]
 HeadOptions = Annotated[
-    PooledOptions | MeanLSTMOptions | ConvLSTMOptions | EvidenceOptions | RSTGOptions | STRGOptions,
+    PooledOptions
+    | SegmentsOptions
+    | MeanLSTMOptions
+    | ConvLSTMOptions
+    | EvidenceOptions
+    | RSTGOptions
+    | STRGOptions,
     Field(discriminator="type"),
 ]
 

@@ -63,7 +63,7 @@ class SegmentsHead(nn.Module):
 
 
 def start_small(classifier: nn.Linear) -> None:
-    """Normal of deviation 0.001, bias zero, as the authors of Temporal Segment Networks start it."""
+    """Normal of deviation 0.001, bias zero, as in the code of Temporal Segment Networks."""
     nn.init.normal_(classifier.weight, std=0.001)
     nn.init.zeros_(classifier.bias)
 

@@ -1,0 +1,212 @@
+"""How other codebases name the tensors of our networks: one table for `vidgraph convert`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+Rule = tuple[str, str]
+CLASSIFIER = "head.classifier."
+
+
+@dataclass(frozen=True)
+class Codebase:
+    """Whose checkpoint it is, and how its tensors are called.
+
+    Attributes:
+        name: for people.
+        mark: a tensor that only these checkpoints have, without wrappers.
+        anchor: our name of a tensor in each part of a model that takes their weights; what stands
+            before it in a model is the part.
+        model: that takes them where none is named.
+        rules: patterns and what replaces them in a name, one after another. The result is a name
+            within the part, or one of the whole model that starts with `head.` or `backbone.`.
+        wrappers: pattern of what may stand before their names.
+        ignored: pattern of a name -> why it is left out.
+        options: of our models, as the codebase's own networks are built, where the user does not
+            say otherwise.
+        images: a network of images: its kernels are inflated for 3D networks and averaged over RGB
+            for flow, and its classifier is left out.
+    """
+
+    name: str
+    mark: str
+    anchor: str
+    model: str
+    rules: tuple[Rule, ...] = ()
+    wrappers: str = r"(?:module\.|model\.)+"
+    ignored: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+    images: bool = False
+
+    def bare(self, foreign: str) -> str:
+        """A name without what wrappers put before it."""
+        return re.sub(rf"^(?:{self.wrappers})", "", foreign)
+
+    def rename(self, foreign: str) -> str:
+        """Our name of one of their tensors."""
+        name = self.bare(foreign)
+        for pattern, replacement in self.rules:
+            name = re.sub(pattern, replacement, name)
+        return name
+
+
+def _layers(pattern: str, ours: str, numbers: str = "2345") -> list[Rule]:
+    """One rule for each layer of a ResNet; {} is their number of it, {} in ours is 1 to 4."""
+    return [(pattern.format(n), ours.format(i)) for i, n in enumerate(numbers, 1)]
+
+
+def _blocks(conv: str, norm: str) -> list[Rule]:
+    """Convolutions a, b and c of a block, and their norms; {} is the letter."""
+    rules = [(conv.format(letter), f".conv{i}.") for i, letter in enumerate("abc", 1)]
+    return rules + [(norm.format(letter), f".bn{i}.") for i, letter in enumerate("abc", 1)]
+
+
+# 0.45 and 0.225 of [0, 1] are the Caffe2 networks' 114.75 and 57.375 of 255. The networks that
+# PyTorchVideo and SlowFast publish take 8 frames 8 apart; the others' clips are not told by their
+# weights.
+_EIGHT_BY_EIGHT = {
+    "input": {"num_frames": 8, "stride_frames": 8},
+    "normalize": "kinetics",
+    "backbone": {"stem": "padded", "layer4_stride": 2},
+}
+_RESNET_ANCHOR = "layer1.0.conv1.weight"
+_IMAGE_HEAD = r"(?:last_linear|fc|new_fc|fc_action|classifier|heads?|pre_logits)\..*"
+_IMAGES: dict[str, Any] = {
+    "wrappers": r"(?:module\.|base_model\.)+",
+    "ignored": {_IMAGE_HEAD: "classifier of images"},
+    "options": {"normalize": "imagenet"},
+    "images": True,
+}
+RSTG = Codebase(
+    "RSTG's authors",
+    "send_messages_mlp/send_conv2/kernel",
+    "space.send.second.weight",
+    "rstg_syncmnist",
+    (
+        *((rf"^conv{i}/conv2d/", f"backbone.layers.{3 * i}.") for i in range(3)),
+        (r"^pred/", CLASSIFIER),
+        (r"^project_i3d/", "project."),
+        (r"^project_back_to_i3d/", "project_back."),
+        (r"^batch_normalization/", "node_batch_norm."),
+        (r"^before_graf_ln/", "node_norm."),
+        (r"^send_messages_mlp/(source|destination)/", r"space.send.\1."),
+        (r"^send_messages_mlp/send_conv2/", "space.send.second."),
+        (r"^send_messages_mlp/message_ln/", "space.send.norm."),
+        (r"^(my_attn|dot_product_attn)/att_conv1/", "space.attention.query."),
+        (r"^(my_attn|dot_product_attn)/att_conv2/", "space.attention.key."),
+        (r"^(my_attn|dot_product_attn)/att_bias/biases", "space.gather_bias"),
+        (r"^my_attn/att_ln/", "space.gather_norm."),
+        # With one MLP per scale, their type counts the scales from 1.
+        *(
+            (rf"^update_node_mlp_?/update_conv(\d)_type{i + 1}/", rf"update.{i}.\1/")
+            for i in range(9)
+        ),
+        (r"^update_node_mlp_?/update_conv(\d)/", r"update.0.\1/"),
+        (r"^update\.(\d+)\.1/", r"space.update.\1.0."),
+        (r"^update\.(\d+)\.2/", r"space.update.\1.2."),
+        (r"^update_node_mlp_?/update_ln/", "space.update_norm."),
+        (r"^time_update_intern/", "time.lstm."),
+        (r"^time_update_extern/", "final_time.lstm."),
+        (r"\.(kernel|gamma)$", ".weight"),
+        (r"\.beta$", ".bias"),
+        (r"\.moving_mean$", ".running_mean"),
+        (r"\.moving_variance$", ".running_var"),
+    ),
+    wrappers=r"(backbone/)?(whole_graph_model_\w+/)?",
+    ignored={
+        r"(.*/)?(global_step|resize_filters\w*)(/.*)?": "no weight",
+        r".*(Momentum|Adam|ExponentialMovingAverage).*": "state of the optimiser",
+    },
+)
+CODEBASES = (
+    Codebase(
+        "PyTorchVideo",
+        "blocks.1.res_blocks.0.branch2.conv_a.weight",
+        _RESNET_ANCHOR,
+        "i3d_r50",
+        (
+            (r"^blocks\.0\.conv\.", "conv1."),
+            (r"^blocks\.0\.norm\.", "bn1."),
+            # The pool after the first layer is a block too.
+            *_layers(r"^blocks\.{}\.res_blocks\.", "layer{}.", "1345"),
+            (r"\.branch1_conv\.", ".downsample.0."),
+            (r"\.branch1_norm\.", ".downsample.1."),
+            *_blocks(r"\.branch2\.conv_{}\.", r"\.branch2\.norm_{}\."),
+            (r"^blocks\.6\.proj\.", CLASSIFIER),
+        ),
+        options=_EIGHT_BY_EIGHT,
+    ),
+    Codebase(
+        "SlowFast",
+        "s2.pathway0_res0.branch2.a.weight",
+        _RESNET_ANCHOR,
+        "i3d_r50",
+        (
+            (r"^s1\.pathway0_stem\.conv\.", "conv1."),
+            (r"^s1\.pathway0_stem\.bn\.", "bn1."),
+            *_layers(r"^s{}\.pathway0_res", "layer{}."),
+            *_layers(r"^s{}\.pathway0_nonlocal", "inserted.layer{}_"),
+            (r"^(inserted\.\w+)\.conv_", r"\1."),
+            (r"^(inserted\.\w+)\.(?:bn|norm)\.", r"\1.out_norm."),
+            (r"\.branch1\.", ".downsample.0."),
+            (r"\.branch1_bn\.", ".downsample.1."),
+            *_blocks(r"\.branch2\.{}\.", r"\.branch2\.{}_bn\."),
+            (r"^head\.projection\.", CLASSIFIER),
+        ),
+        options=_EIGHT_BY_EIGHT,
+    ),
+    Codebase(
+        "Something-Else",
+        "layer1.0.conv1.0.weight",
+        _RESNET_ANCHOR,
+        "i3d_r50",
+        (
+            (r"\.conv(\d)\.0\.", r".conv\1."),
+            (r"\.conv(\d)\.1\.", r".bn\1."),
+            (r"\.shortcut\.", ".downsample."),
+            (r"^(?:classifier|fc)\.", CLASSIFIER),
+        ),
+        wrappers=r"(?:module\.|i3D\.)+",
+        options={"normalize": "imagenet", "backbone": {"stem": "valid", "layer4_stride": 1}},
+    ),
+    Codebase(
+        "Caffe2 non-local network",
+        "res2_0_branch2a_w",
+        _RESNET_ANCHOR,
+        "i3d_r50",
+        (
+            (r"_(?:w|s)$", ".weight"),
+            (r"_b$", ".bias"),
+            (r"_rm$", ".running_mean"),
+            (r"_riv$", ".running_var"),  # the variance itself
+            (r"^res_conv1_bn\.", "bn1."),
+            (r"^res_conv1\.", "conv1."),
+            *_layers(r"^res{}_(\d+)_", r"layer{}.\1."),
+            *_layers(r"^nonlocal_conv{}_(\d+)_", r"inserted.layer{}_\1."),
+            (r"^(inserted\.\w+)\.bn\.", r"\1.out_norm."),
+            (r"\.branch1\.", ".downsample.0."),
+            (r"\.branch1_bn\.", ".downsample.1."),
+            *_blocks(r"\.branch2{}\.", r"\.branch2{}_bn\."),
+            (r"^pred\.", CLASSIFIER),
+        ),
+        wrappers=r"gpu_\d+/",
+        ignored={
+            r".*_momentum": "momentum of the optimiser",
+            r"lr|model_iter|epoch": "state of the training",
+        },
+        options={"normalize": "kinetics", "backbone": {"stem": "valid", "layer4_stride": 2}},
+    ),
+    Codebase("torchvision", _RESNET_ANCHOR, _RESNET_ANCHOR, "i3d_r50", **_IMAGES),
+    Codebase("torchvision", "features.0.weight", "features.0.weight", "stpyramid_vgg16", **_IMAGES),
+    Codebase(
+        "BN-Inception",
+        "conv1_7x7_s2.weight",
+        "conv1_7x7_s2.weight",
+        "stpyramid_bn_inception",
+        **_IMAGES,
+    ),
+    RSTG,
+)
