@@ -28,7 +28,9 @@ from vidgraph.config import (
     save_recipe,
 )
 from vidgraph.errors import DataError, RecipeError, RunError, nearest
+from vidgraph.models.base import VideoModel
 from vidgraph.models.build import create_model
+from vidgraph.models.compat import upgrade_options
 from vidgraph.records import InputSpec
 from vidgraph.training.fit import FitResult, TrainingData, fit, process_rank
 from vidgraph.training.run_folder import CHECKPOINT, run_lock
@@ -198,11 +200,10 @@ def scored_data(
 
 def _build_model(
     recipe: Recipe, class_names: Sequence[str], continued: bool
-) -> tuple[nn.Module, list[str]]:
+) -> tuple[VideoModel, list[str]]:
     """The model with its initial weights, unless it is continued, and what they did not fill."""
-    model = create_model(
-        recipe.model.architecture, class_names=list(class_names), **recipe.model.options
-    )
+    name, overrides = upgrade_options(recipe.model.architecture, recipe.model.options)
+    model = create_model(name, class_names=list(class_names), **overrides)
     source = recipe.model.initial_weights
     if source is None or continued:
         return model, []
@@ -217,7 +218,7 @@ def _build_model(
 
 def _by_module(names: Sequence[str]) -> str:
     """`classifier (2), graph (24)`: how many tensors under each first name."""
-    counts = Counter(name.split(".")[0] for name in names)
+    counts = Counter(".".join(name.split(".")[:2]) for name in names)
     return ", ".join(f"{module} ({count})" for module, count in counts.items())
 
 

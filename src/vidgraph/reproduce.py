@@ -39,6 +39,7 @@ from vidgraph.evaluation.results import (
 )
 from vidgraph.experiment import MAY_CHANGE, train_recipe
 from vidgraph.models.build import create_model
+from vidgraph.models.compat import upgrade_options
 from vidgraph.progress import counter
 from vidgraph.scoring import score_model
 from vidgraph.training.fit import FitResult, process_rank
@@ -191,7 +192,10 @@ def plan(
     for row in _choose_rows(name, size, rows):
         recipe = load_recipe(f"{name}:{row}", overrides)
         with torch.device("meta"):
-            create_model(recipe.model.architecture, **recipe.model.options)
+            name_of_model, options = upgrade_options(
+                recipe.model.architecture, recipe.model.options
+            )
+            create_model(name_of_model, **options)
         command = _command(name, row, seeds, overrides)
         for seed in seeds if seeds is not None else [recipe.train.seed]:
             own = load_recipe(f"{name}:{row}", [*overrides, "--train.seed", str(seed)])

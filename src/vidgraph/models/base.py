@@ -148,7 +148,9 @@ class ClipModel(VideoModel):
         flow: Tensor | None = None,
         regions: Regions | None = None,
     ) -> list[Explanation]:
-        """See `VideoModel.explain`. Stages of layers inside the backbone come before the head's."""
+        """See `VideoModel.explain`. Stages of layers inside the backbone come before the head's,
+        where the head has the same nodes; else the head alone explains.
+        """
         check_inputs(self.spec, video, flow, regions)
         assert video is not None
         found: list[list[Explanation]] = []
@@ -171,8 +173,9 @@ class ClipModel(VideoModel):
 
 
 def _joined(parts: Sequence[Explanation]) -> Explanation:
-    """Explanations of one clip that differ in their attention alone, stage after stage."""
-    return replace(parts[0], attention=torch.cat([part.attention for part in parts]))
+    """Explanations of one clip as one, stage after stage, those with the last one's nodes."""
+    stages = [part.attention for part in parts if part.names == parts[-1].names]
+    return replace(parts[-1], attention=torch.cat(stages))
 
 
 def check_inputs(

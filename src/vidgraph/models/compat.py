@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+_SNIPPETS = ("stpyramid", "two_stream", "lrcn")
 _INPUT = {
     "num_segments": "whole_video",
     "num_snippets": "num_stacks",
@@ -65,6 +66,8 @@ def upgrade_options(architecture: str, options: Mapping[str, Any]) -> tuple[str,
     An option that is in none of the tables is one of the head's; `create_model` refuses those that
     no part has.
     """
+    if architecture.startswith(_SNIPPETS):
+        return architecture, dict(options)
     rest, nested = dict(options), dict[str, Any]()
     graph = "head"
     if architecture.startswith(("rstg_i3d", "rstg_c2d")):
@@ -138,7 +141,7 @@ _TENSORS = [
 
 def upgrade_tensor(name: str, architecture: str) -> str:
     """Today's name of a tensor of a model of version 0.1, or of the beginning of such a name."""
-    if architecture.startswith(("stpyramid", "two_stream", "lrcn")):
+    if architecture.startswith(_SNIPPETS):
         return name
     for pattern, replacement in _TENSORS:
         name = re.sub(pattern, replacement, name)
