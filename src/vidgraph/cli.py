@@ -66,8 +66,8 @@ def demo(args: argparse.Namespace) -> int:
 def train(args: argparse.Namespace) -> int:
     from vidgraph.config import load_recipe
     from vidgraph.experiment import default_folder, train_recipe
-    from vidgraph.training.progress import duration
     from vidgraph.training.routine import stop_message
+    from vidgraph.util import duration
 
     recipe = load_recipe(args.recipe, args.overrides)
     folder = args.out or default_folder(args.recipe, recipe)
@@ -101,7 +101,7 @@ def predict(args: argparse.Namespace) -> int:
     from vidgraph.data.flow_source import flow_as_trained
     from vidgraph.precompute.store import BoxStore
     from vidgraph.predictor import Predictor, check_save_target, list_videos
-    from vidgraph.progress import counter
+    from vidgraph.util import counter
     from vidgraph.scoring import prediction_views
     from vidgraph.training.fit import accelerator
 

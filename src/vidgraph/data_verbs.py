@@ -16,7 +16,7 @@ def data_check(args: argparse.Namespace) -> int:
     from vidgraph.data.check import check_table
     from vidgraph.data.intervals import load_intervals
     from vidgraph.data.table import load_table, parse_columns
-    from vidgraph.progress import counter
+    from vidgraph.util import counter
     from vidgraph.util import check_target
     from vidgraph.weights import from_pretrained
 
@@ -54,7 +54,7 @@ def data_check(args: argparse.Namespace) -> int:
 
 def data_make_syncmnist(args: argparse.Namespace) -> int:
     from vidgraph.data.syncmnist_files import make_dataset
-    from vidgraph.progress import counter
+    from vidgraph.util import counter
 
     counts = {"train": args.train, "val": args.val, "test": args.test}
     classes = range(10) if args.classes is None else args.classes

@@ -76,7 +76,7 @@ def _make_videos(folder: Path, counts: dict[str, int]) -> Path:
     from vidgraph.data.check import check_table
     from vidgraph.data.syncmnist_files import make_dataset
     from vidgraph.data.table import load_table
-    from vidgraph.progress import counter
+    from vidgraph.util import counter
 
     print(f"Writing {sum(counts.values()):,} videos of moving digits to {folder}", flush=True)
     options: dict[str, Any] = {"classes": CLASSES, "no_sync_probability": NO_SYNC_PROBABILITY}
@@ -101,7 +101,7 @@ def _recipe(row: str, table: Path, overrides: Sequence[str]) -> Any:
 
 def _train_and_score(row: str, table: Path, folder: Path, overrides: Sequence[str]) -> Scores:
     from vidgraph.experiment import train_recipe
-    from vidgraph.progress import counter
+    from vidgraph.util import counter
     from vidgraph.scoring import score_model
     from vidgraph.training.routine import stop_message
 

@@ -92,7 +92,7 @@ def _scores(names: Sequence[str], args: argparse.Namespace, recorder: Any) -> tu
     """The scores of each model, and what the first was measured on; its features are recorded.
     Warnings go to standard error.
     """
-    from vidgraph.progress import counter
+    from vidgraph.util import counter
     from vidgraph.scoring import scores_of
 
     how = (args.data, args.overrides, args.split, args.views, args.batch_size, args.device)

@@ -83,9 +83,9 @@ def extract_boxes(args: argparse.Namespace) -> int:
 
 def _run(job: Any, tasks: Sequence[Any], out: Path, workers: int, cluster: bool) -> int:
     from vidgraph.precompute.engine import extract
-    from vidgraph.progress import pace
+    from vidgraph.util import counter
 
-    with pace("videos") as progress:
+    with counter("videos") as progress:
         report = extract(
             job,
             tasks,

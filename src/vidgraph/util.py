@@ -1,5 +1,5 @@
-"""Files that are written whole or not at all, files of weights of which no code is run, and the
-order of names.
+"""Files that are written whole or not at all, files of weights of which no code is run, the order
+of names, and progress on standard error.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ import json
 import os
 import pickle
 import re
+import sys
+import time
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -65,7 +67,7 @@ def _check_can_be_replaced(target: Path) -> None:
 
 
 @contextmanager
-def whole_file(path: str | Path) -> Iterator[Path]:
+def atomic_write(path: str | Path) -> Iterator[Path]:
     """Yields a temporary path in the same folder; on success it is renamed to `path`, on failure
     removed.
 
@@ -98,8 +100,11 @@ def whole_file(path: str | Path) -> Iterator[Path]:
 
 def write_json(path: str | Path, content: Any) -> None:
     """Writes `content` as indented JSON, whole or not at all."""
-    with whole_file(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+whole_file = atomic_write  # its name before
 
 
 def natural_key(name: str) -> tuple[list[tuple[int, str]], str]:
@@ -117,6 +122,44 @@ def natural_key(name: str) -> tuple[list[tuple[int, str]], str]:
     return pieces, name
 
 
+@contextmanager
+def counter(what: str, every_seconds: float = 15.0) -> Iterator[Callable[[int, int], None]]:
+    """Yields a function to be called with (done, in all), which tells how many per second, and the
+    time left: beside a moving bar on a terminal; in a log file by a line every few seconds.
+    """
+    begin = printed = time.monotonic()
+
+    def line(done: int, total: int) -> str:
+        rate = done / max(time.monotonic() - begin, 1e-9)
+        left = f"{duration((total - done) / rate)} left" if rate else "the time left is not known"
+        return f"{done:,} of {total:,} {what}  {rate:.3g} {what}/s  {left}"
+
+    def print_line(done: int, total: int) -> None:
+        nonlocal printed
+        if time.monotonic() - printed >= every_seconds and total:
+            printed = time.monotonic()
+            print(f"{100 * done / total:5.1f} %  {line(done, total)}", file=sys.stderr, flush=True)
+
+    if not sys.stderr.isatty():
+        yield print_line
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn
+
+    columns = BarColumn(), TextColumn("{task.description}")
+    with Progress(*columns, console=Console(file=sys.stderr), transient=True) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(
+            task, completed=done, total=total, description=line(done, total)
+        )
+
+
+def duration(seconds: float) -> str:
+    """`42 s`, `12 min`, `3 h 05 min`."""
+    minutes = round(seconds / 60)
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 _TORCH_STARTS = (
     b"PK\x03\x04",
     b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19",

@@ -11,6 +11,7 @@ from rich.progress_bar import ProgressBar
 from rich.text import Text
 
 from vidgraph.training.learner import Validation
+from vidgraph.util import duration
 
 
 class ProgressReport:
@@ -113,11 +114,3 @@ class ProgressReport:
         if self._live is not None:
             self._live.stop()
             self._live = None
-
-
-def duration(seconds: float) -> str:
-    """`42 s`, `12 min`, `3 h 05 min`."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"

@@ -13,18 +13,18 @@ from itertools import pairwise
 import numpy as np
 
 from vidgraph.records import Explanation, RegionLinks
-from vidgraph.visualize.graph import Canvas, enlarge
+from vidgraph.visualize.canvas import Canvas, Legend, centre, enlarge, evenly
 
-Place = tuple[int, int]  # a step of the map and one of its boxes
+Node = tuple[int, int]  # a step of the map and one of its boxes
 
-PROPOSAL_COLOUR, QUERY_COLOUR, NEIGHBOUR_COLOUR = (120, 225, 130), (255, 150, 40), (70, 150, 255)
-TRACK_COLOURS = ((70, 150, 255), (240, 160, 205), (240, 228, 66), (150, 235, 240))
+PROPOSAL_COLOUR, QUERY_COLOUR, NEIGHBOUR_COLOUR = "#78e182", "#ff9628", "#4696ff"
+TRACK_COLOURS = ("#4696ff", "#f0a0cd", "#f0e442", "#96ebf0")
 _DIM = 0.8  # brightness of the frame under the boxes
 _GAP = 6  # pixels between the frames of a strip
-# a box with more of the frame than this follows nothing and is drawn only where there is no other
+# A box with more of the frame than this is followed and drawn only where there is no other.
 _MOST_OF_A_FRAME = 0.8
-# IoU from which a box counts as the continuation of another; every overlap is an edge of the
-# graph, but not the same thing
+# IoU from which a box counts as the continuation of another. Every overlap is an edge of the graph,
+# but that is not the same thing.
 _FOLLOWS = 0.3
 _SAME = 0.5  # IoU from which two boxes of a step show the same thing
 
@@ -35,11 +35,11 @@ class Trajectory:
     least 0.3.
 
     Attributes:
-        places: step and box, in order of time.
+        nodes: step and box, in order of time.
         mean_iou: of neighbouring boxes.
     """
 
-    places: tuple[Place, ...]
+    nodes: tuple[Node, ...]
     mean_iou: float
 
 
@@ -48,14 +48,14 @@ class Query:
     """A region and those most similar to it.
 
     Attributes:
-        place: step and box.
+        node: step and box.
         neighbours: step and box of each, most similar first.
         weights: of each in the similarity graph.
         even: what every region would weigh if all weighed the same.
     """
 
-    place: Place
-    neighbours: tuple[Place, ...]
+    node: Node
+    neighbours: tuple[Node, ...]
     weights: tuple[float, ...]
     even: float
 
@@ -72,10 +72,8 @@ class RegionPictures:
         self.links = explanation.regions
         # Boxes of every step, fractions of the frame, [P, K, 4]
         self.boxes: np.ndarray = explanation.node_boxes_xyxy[self.links.frames].double().numpy()
-        self.tracks, self.queries = (
-            find_trajectories(self.links, self.boxes),
-            find_queries(self.links, self.boxes),
-        )
+        self.tracks = find_trajectories(self.links, self.boxes)
+        self.queries = find_queries(self.links, self.boxes)
 
     def over_frame(self, frame: np.ndarray, t: int, *, side: int = 512) -> np.ndarray:
         """One frame with all its regions, faint, and over them the trajectories that pass, each
@@ -91,13 +89,13 @@ class RegionPictures:
             uint8 [h, w, 3].
         """
         step = int((self.links.frames <= t).sum()) - 1  # the last one that has begun
-        canvas = Canvas(enlarge(frame, side), _DIM, boldness=1.0)
+        canvas = Canvas(frame, side, _DIM)
         self._draw_proposals(canvas, step)
         for track, colour in zip(self.tracks, TRACK_COLOURS, strict=False):
-            passed = [self.boxes[place] for place in track.places if place[0] <= step]
-            if passed and track.places[-1][0] >= step:
-                canvas.trail([_centre(box) for box in passed], colour)
-                canvas.box(passed[-1], colour, inset=0.0, width=3.0, alpha=255)
+            passed = [self.boxes[node] for node in track.nodes if node[0] <= step]
+            if passed and track.nodes[-1][0] >= step:
+                canvas.trail([centre(box) for box in passed], colour)
+                canvas.box(passed[-1], colour)
         if not self.tracks and self.queries:
             self._draw_query(canvas, self.queries[0], step)
         return canvas.pixels()
@@ -118,11 +116,12 @@ class RegionPictures:
         Returns:
             (picture, sampled frame) in order of time.
         """
-        wanted = [query.place[0], *(step for step, _ in query.neighbours), *self._evenly(count)]
+        others = evenly(len(self.boxes), count)
+        wanted = [query.node[0], *(step for step, _ in query.neighbours), *others]
         drawn = []
         for step in sorted(list(dict.fromkeys(wanted))[: min(count, len(self.boxes))]):
             t = int(self.links.frames[step])
-            canvas = Canvas(enlarge(frames[t], side), _DIM, boldness=1.4)
+            canvas = Canvas(frames[t], side, _DIM, boldness=1.4)
             self._draw_proposals(canvas, step)
             self._draw_query(canvas, query, step)
             drawn.append((canvas.pixels(), t))
@@ -140,57 +139,49 @@ class RegionPictures:
         Returns:
             uint8 [h, w, 3].
         """
-        steps = self._evenly(count)
+        steps = evenly(len(self.boxes), count)
         shown = [enlarge(frames[int(self.links.frames[step])], side) for step in steps]
-        height, width = shown[0].shape[:2]
-        gap = np.full((height, _GAP, 3), 255, dtype=np.uint8)
-        pictures = np.concatenate(
-            [part for picture in shown for part in (picture, gap)][:-1], axis=1
-        )
-        places = {
-            step: (column * (width + _GAP) / pictures.shape[1], width / pictures.shape[1])
+        width = shown[0].shape[1]
+        padded = [np.pad(p, ((0, 0), (0, _GAP), (0, 0)), constant_values=255) for p in shown]
+        pictures = np.concatenate(padded, axis=1)[:, :-_GAP]
+        canvas = Canvas(pictures, side, _DIM, boldness=1.8)
+        # Of each step: where its frame begins, and its width, in fractions of the strip.
+        spans = {
+            step: np.array([column * (width + _GAP), width]) / pictures.shape[1]
             for column, step in enumerate(steps)
         }
-        canvas = Canvas(pictures, _DIM, boldness=1.8)
-        for step, place in places.items():
-            self._draw_proposals(canvas, step, *place)
+        for step, span in spans.items():
+            self._draw_proposals(canvas, step, *span)
         for track, colour in zip(self.tracks, TRACK_COLOURS, strict=False):
-            found = [
-                _squeezed(self.boxes[p, k], *places[p]) for p, k in track.places if p in places
-            ]
+            found = [_squeezed(self.boxes[p, k], *spans[p]) for p, k in track.nodes if p in spans]
             for box in found:
-                canvas.box(box, colour, inset=0.0, width=3.0, alpha=255)
+                canvas.box(box, colour)
             for before, after in pairwise(found):
-                canvas.arrow(_centre(before), _centre(after), 0.25, colour, bow=0.0)
+                canvas.arrow(centre(before), centre(after), 0.25, colour, bow=0.0)
         return canvas.pixels()
 
-    def _evenly(self, count: int) -> list[int]:
-        """Up to `count` steps, first and last included."""
-        return sorted(
-            {
-                int(p)
-                for p in np.linspace(0, len(self.boxes) - 1, min(count, len(self.boxes))).round()
-            }
-        )
+    def legend(self) -> Legend:
+        """What the boxes of `over_frame` mean."""
+        entries = [(PROPOSAL_COLOUR, "regions")]
+        if self.tracks:
+            entries.append((TRACK_COLOURS[0], "followed by overlap"))
+        elif self.queries:
+            entries += [(QUERY_COLOUR, "one region"), (NEIGHBOUR_COLOUR, "most similar to it")]
+        return Legend("boxes", entries)
 
     def _draw_proposals(
         self, canvas: Canvas, step: int, left: float = 0.0, share: float = 1.0
     ) -> None:
         for k in self.links.mask[step].nonzero()[:, 0].tolist():
-            canvas.box(
-                _squeezed(self.boxes[step, k], left, share),
-                PROPOSAL_COLOUR,
-                inset=0.0,
-                width=1.1,
-                alpha=140,
-            )
+            box = _squeezed(self.boxes[step, k], left, share)
+            canvas.box(box, PROPOSAL_COLOUR, width=1.1, alpha=0.55)
 
     def _draw_query(self, canvas: Canvas, query: Query, step: int) -> None:
-        for place in query.neighbours:
-            if place[0] == step:
-                canvas.box(self.boxes[place], NEIGHBOUR_COLOUR, inset=0.0, width=3.0, alpha=255)
-        if query.place[0] == step:
-            canvas.box(self.boxes[query.place], QUERY_COLOUR, inset=0.0, width=3.4, alpha=255)
+        for node in query.neighbours:
+            if node[0] == step:
+                canvas.box(self.boxes[node], NEIGHBOUR_COLOUR)
+        if query.node[0] == step:
+            canvas.box(self.boxes[query.node], QUERY_COLOUR, width=3.4)
 
 
 def find_trajectories(
@@ -207,25 +198,21 @@ def find_trajectories(
     if links.overlap is None:
         return []
     overlap, scores = links.overlap.float().numpy(), links.scores.float().numpy()
-    following = np.where(
-        overlap.max(-1) >= _FOLLOWS, overlap.argmax(-1), -1
-    )  # [P, K]: the next box of each, -1 for none
+    # The next box of each, -1 for none, [P, K]
+    following = np.where(overlap.max(-1) >= _FOLLOWS, overlap.argmax(-1), -1)
+    leading = [(p, i) for p, i in np.argwhere(following >= 0).tolist()]
+    reached = {(p + 1, int(following[p, i])) for p, i in leading}
     found = []
-    for start in _starts(following):
-        path = _path(start, following)
-        ious = [overlap[p, i, j] for (p, i), (_, j) in pairwise(path)]
-        found.append(Trajectory(tuple(path), float(np.mean(ious))))
-    found.sort(
-        key=lambda track: (
-            _fills(boxes, track.places),
-            -track.mean_iou * sum(scores[place] for place in track.places),
-        )
-    )
+    for start in leading:
+        if start not in reached:
+            path = _path(start, following)
+            ious = [overlap[p, i, j] for (p, i), (_, j) in pairwise(path)]
+            found.append(Trajectory(tuple(path), float(np.mean(ious))))
+    found.sort(key=lambda t: -t.mean_iou * sum(scores[node] for node in t.nodes))
+    found.sort(key=lambda t: _fills(boxes, t.nodes))
     chosen: list[Trajectory] = []
     for track in found:
-        if len(chosen) < count and not any(
-            _alike(boxes, track.places, other.places) for other in chosen
-        ):
+        if len(chosen) < count and not any(_alike(boxes, track, other) for other in chosen):
             chosen.append(track)
     return chosen
 
@@ -242,45 +229,24 @@ def find_queries(links: RegionLinks, boxes: np.ndarray, count: int = 3) -> list[
     if not links.neighbours.shape[-1]:
         return []
     strength = links.weights.sum(-1) / links.even[:, None]  # [P, K]
-    listed = [(p, k) for p, k in links.mask.nonzero().tolist() if links.weights[p, k, 0] > 0]
-    listed.sort(key=lambda place: (_fills(boxes, [place]), -float(strength[place])))
-    chosen: list[Place] = []
-    for place in listed:
-        taken = any(
-            place[0] == other[0] or _iou(boxes[place], boxes[other]) > _SAME for other in chosen
-        )
-        if len(chosen) < count and not taken:
-            chosen.append(place)
-    return [_query(links, place) for place in chosen]
+    nodes = [(p, k) for p, k in links.mask.nonzero().tolist() if links.weights[p, k, 0] > 0]
+    nodes.sort(key=lambda node: (_fills(boxes, [node]), -float(strength[node])))
+    chosen: list[Node] = []
+    for node in nodes:
+        near = (node[0] == o[0] or _iou(boxes[node], boxes[o]) > _SAME for o in chosen)
+        if len(chosen) < count and not any(near):
+            chosen.append(node)
+    return [_query(links, node) for node in chosen]
 
 
-def _query(links: RegionLinks, place: Place) -> Query:
-    size = links.mask.shape[1]
-    found = [
-        (divmod(int(node), size), float(weight))
-        for node, weight in zip(links.neighbours[place], links.weights[place], strict=True)
-    ]
-    kept = [(neighbour, weight) for neighbour, weight in found if weight > 0]
-    return Query(
-        place,
-        tuple(neighbour for neighbour, _ in kept),
-        tuple(weight for _, weight in kept),
-        float(links.even[place[0]]),
-    )
+def _query(links: RegionLinks, node: Node) -> Query:
+    kept = links.weights[node] > 0
+    indices, weights = links.neighbours[node][kept].tolist(), links.weights[node][kept].tolist()
+    neighbours = tuple(divmod(index, links.mask.shape[1]) for index in indices)
+    return Query(node, neighbours, tuple(weights), float(links.even[node[0]]))
 
 
-def _starts(following: np.ndarray) -> list[Place]:
-    """Boxes that lead on and that no box leads to."""
-    reached = {(p + 1, int(j)) for p, row in enumerate(following) for j in row if j >= 0}
-    return [
-        (p, i)
-        for p, row in enumerate(following)
-        for i, j in enumerate(row)
-        if j >= 0 and (p, i) not in reached
-    ]
-
-
-def _path(start: Place, following: np.ndarray) -> list[Place]:
+def _path(start: Node, following: np.ndarray) -> list[Node]:
     path = [start]
     while following[path[-1]] >= 0:
         step, box = path[-1]
@@ -288,21 +254,21 @@ def _path(start: Place, following: np.ndarray) -> list[Place]:
     return path
 
 
-def _alike(boxes: np.ndarray, first: Sequence[Place], second: Sequence[Place]) -> bool:
+def _alike(boxes: np.ndarray, first: Trajectory, second: Trajectory) -> bool:
     """Whether two trajectories show the same thing: they meet, or lie over one another in the steps
     that they share.
     """
-    if set(first) & set(second):
+    if set(first.nodes) & set(second.nodes):
         return True
-    other = dict(second)
-    shared = [_iou(boxes[p, k], boxes[p, other[p]]) for p, k in first if p in other]
+    other = dict(second.nodes)
+    shared = [_iou(boxes[p, k], boxes[p, other[p]]) for p, k in first.nodes if p in other]
     return bool(shared) and float(np.mean(shared)) > _SAME
 
 
-def _fills(boxes: np.ndarray, places: Sequence[Place]) -> bool:
+def _fills(boxes: np.ndarray, nodes: Sequence[Node]) -> bool:
     """Whether boxes hold most of the frame."""
-    sides = [(boxes[place][2:] - boxes[place][:2]).prod() for place in places]
-    return float(np.mean(sides)) > _MOST_OF_A_FRAME
+    areas = [(boxes[node][2:] - boxes[node][:2]).prod() for node in nodes]
+    return float(np.mean(areas)) > _MOST_OF_A_FRAME
 
 
 def _iou(first: np.ndarray, second: np.ndarray) -> float:
@@ -313,11 +279,7 @@ def _iou(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def _squeezed(box: np.ndarray, left: float, share: float) -> np.ndarray:
-    """A box in a picture that begins at `left` of a wider one and has `share` of its width;
-    fractions, of that one.
+    """A box of a frame that begins at `left` of a wider picture and has `share` of its width, in
+    fractions of that picture.
     """
     return np.array([left + box[0] * share, box[1], left + box[2] * share, box[3]])
-
-
-def _centre(box: np.ndarray) -> tuple[float, float]:
-    return float(box[0] + box[2]) / 2, float(box[1] + box[3]) / 2

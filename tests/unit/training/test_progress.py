@@ -5,13 +5,7 @@ from __future__ import annotations
 import pytest
 
 from vidgraph.training.learner import Validation
-from vidgraph.training.progress import ProgressReport, duration
-
-
-def test_durations_read_well() -> None:
-    assert [duration(seconds) for seconds in (0, 42.4, 89, 91, 720, 5340, 5400, 11_100)] == [
-        "0 s", "42 s", "89 s", "2 min", "12 min", "89 min", "1 h 30 min", "3 h 05 min",
-    ]  # fmt: skip
+from vidgraph.training.progress import ProgressReport
 
 
 def test_the_line_holds_rate_waiting_share_and_time_left(

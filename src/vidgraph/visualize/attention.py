@@ -6,16 +6,17 @@ Shapes: T frames, h w cells of the map, H W pixels.
 
 from __future__ import annotations
 
-import matplotlib
 import numpy as np
+from matplotlib import colormaps
 from PIL import Image
 
 from vidgraph.records import Explanation
-from vidgraph.visualize.graph import enlarge
+from vidgraph.visualize.canvas import Legend, Point, enlarge, scale_colours
 
 _LEAST_SCALE = 2.0  # times an even share; attention that never exceeds it stays faint
 _DARKEST = 0.35  # brightness of the frame where no attention goes
 _STRONGEST = 0.6  # share of the colour where most of it goes
+_SCALE = (0.5, 0.95)  # the part of the colour map from an even share up
 
 
 class AttentionPictures:
@@ -28,8 +29,7 @@ class AttentionPictures:
     def __init__(self, explanation: Explanation) -> None:
         assert explanation.maps is not None
         maps = explanation.maps.detach().double().cpu().numpy()
-        cells = maps.shape[1] * maps.shape[2]
-        self.shares: np.ndarray = maps * cells  # in units of an even share, [T, h, w]
+        self.shares: np.ndarray = maps * maps[0].size  # in units of an even share, [T, h, w]
         self.scale = max(_LEAST_SCALE, float(self.shares.max()))
 
     def over_frame(self, frame: np.ndarray, t: int, *, side: int = 512) -> np.ndarray:
@@ -48,41 +48,34 @@ class AttentionPictures:
             uint8 [h, w, 3].
         """
         picture = enlarge(frame, side).astype(np.float64)
-        height, width = picture.shape[:2]
-        share = np.asarray(
-            Image.fromarray(self.shares[t].astype(np.float32)).resize(
-                (width, height), Image.Resampling.BILINEAR
-            )
-        )
-        dimmed = picture * (_DARKEST + (1 - _DARKEST) * np.clip(share, 0, 1))[..., None]
-        strength = np.log(np.maximum(share, 1)) / np.log(
-            self.scale
-        )  # by ratios: a peak does not hide what is twice an even share
-        colours = 255 * matplotlib.colormaps["plasma"](0.5 + 0.45 * strength)[..., :3]
-        blend = (_STRONGEST * strength)[..., None]
-        drawn: np.ndarray = (
-            np.clip(dimmed * (1 - blend) + colours * blend, 0, 255).round().astype(np.uint8)
-        )
-        return drawn
+        size = picture.shape[1], picture.shape[0]
+        cells = Image.fromarray(self.shares[t].astype(np.float32))
+        share = np.asarray(cells.resize(size, Image.Resampling.BILINEAR))[..., None]
+        dimmed = picture * (_DARKEST + (1 - _DARKEST) * np.clip(share, 0, 1))
+        # By ratios: a peak does not hide what is twice an even share.
+        strength = np.log(np.maximum(share, 1)) / np.log(self.scale)
+        low, high = _SCALE
+        colours = 255 * colormaps["plasma"](low + (high - low) * strength[..., 0])[..., :3]
+        drawn = dimmed + _STRONGEST * strength * (colours - dimmed)
+        return np.clip(drawn, 0, 255).round().astype(np.uint8)
 
-    def looked_at(self, t: int) -> float:
-        """How much of the frame the attention is spread over, from one cell's part to 1: two to the
-        power of its entropy, by all cells.
+    def spread(self, t: int) -> float:
+        """The part of the frame that the attention is spread over, from one cell's part to 1: e to
+        the power of its entropy, by all cells.
         """
         weights = self.shares[t].ravel() / self.shares[t].size
         some = weights[weights > 0]
         return float(np.exp(-(some * np.log(some)).sum()) / weights.size)
 
-    def place(self, t: int) -> tuple[float, float]:
+    def peak(self, t: int) -> Point:
         """Where the most attention goes: the centre of that cell, from the left and from the top,
         in fractions of the frame.
         """
-        row, column = np.unravel_index(int(self.shares[t].argmax()), self.shares[t].shape)
         height, width = self.shares[t].shape
-        return (float(column) + 0.5) / width, (float(row) + 0.5) / height
+        row, column = divmod(int(self.shares[t].argmax()), width)
+        return (column + 0.5) / width, (row + 0.5) / height
 
-    @staticmethod
-    def colours(count: int = 9) -> list[tuple[int, int, int]]:
-        """Of the scale, from an even share up."""
-        found = matplotlib.colormaps["plasma"](np.linspace(0.5, 0.95, count), bytes=True)
-        return [(int(red), int(green), int(blue)) for red, green, blue, _ in found]
+    def legend(self) -> Legend:
+        """The scale of colours."""
+        title, high = "attention; dark: below an even share", f"{self.scale:.1f} times that"
+        return Legend(title, (), scale_colours(*_SCALE), "an even share", high)

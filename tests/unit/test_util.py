@@ -1,20 +1,30 @@
-"""What a writer must not replace, and the order of names."""
+"""What a writer must not replace, the order of names, and the counter of long commands where the
+output is not a terminal.
+"""
 
 from __future__ import annotations
 
 import itertools
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from vidgraph.errors import RunError
-from vidgraph.util import check_target, natural_key, whole_file, write_json
+from vidgraph.util import (
+    atomic_write,
+    check_target,
+    counter,
+    duration,
+    natural_key,
+    write_json,
+)
 
 WRITERS: dict[str, Callable[[Path], object]] = {
     "check_target": check_target,
-    "whole_file": lambda path: whole_file(path).__enter__(),
+    "atomic_write": lambda path: atomic_write(path).__enter__(),
     "write_json": lambda path: write_json(path, {}),
 }
 
@@ -74,3 +84,31 @@ def test_natural_order_is_a_total_order_of_any_names() -> None:
         assert sorted(names, key=natural_key) == in_order
     for first, second in itertools.combinations(in_order, 2):
         assert natural_key(first) < natural_key(second)
+
+
+def test_durations_read_well() -> None:
+    assert [duration(seconds) for seconds in (0, 42.4, 89, 91, 720, 3599, 5400, 11_100)] == [
+        "0 s", "42 s", "89 s", "2 min", "12 min", "1 h 00 min", "1 h 30 min", "3 h 05 min",
+    ]  # fmt: skip
+
+
+def test_counter_prints_how_many_per_second_and_the_time_left(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with counter("videos", every_seconds=0) as report:
+        report(0, 0)
+        report(0, 1040)
+        report(390, 1040)
+        report(1040, 1040)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "  0.0 %  0 of 1,040 videos  0 videos/s  the time left is not known"
+    assert re.fullmatch(r" 37\.5 %  390 of 1,040 videos  \S+ videos/s  0 s left", lines[1])
+    assert lines[2].startswith("100.0 %  1,040 of 1,040 videos")
+    assert len(lines) == 3
+
+
+def test_counter_is_silent_in_between(capsys: pytest.CaptureFixture[str]) -> None:
+    with counter("files") as report:
+        for done in range(5):
+            report(done, 4)
+    assert capsys.readouterr().err == ""

@@ -11,7 +11,7 @@ import torch
 from vidgraph.predictor import _joined
 from vidgraph.records import Explanation, Prediction
 from vidgraph.video.reader import open_video
-from vidgraph.visualize.attention_maps import AttentionPictures
+from vidgraph.visualize.attention import AttentionPictures
 from vidgraph.visualize.overlay import write_overlay
 from vidgraph.visualize.report import write_prediction_report
 
@@ -45,13 +45,11 @@ def test_attention_on_one_cell_is_warm_there_and_dark_elsewhere() -> None:
 
 def test_figures_of_a_map() -> None:
     pictures = AttentionPictures(explanation())
-    assert pictures.looked_at(0) == pytest.approx(1.0)
-    assert pictures.looked_at(1) == pytest.approx(1 / 12)
-    assert pictures.place(1) == pytest.approx((2.5 / 4, 1.5 / 3))
+    assert pictures.spread(0) == pytest.approx(1.0)
+    assert pictures.spread(1) == pytest.approx(1 / 12)
+    assert pictures.peak(1) == pytest.approx((2.5 / 4, 1.5 / 3))
     weights = torch.tensor([[[0.5, 0.25], [0.125, 0.125]]])
-    assert AttentionPictures(Explanation.of_maps(weights)).looked_at(0) == pytest.approx(
-        2**1.75 / 4
-    )
+    assert AttentionPictures(Explanation.of_maps(weights)).spread(0) == pytest.approx(2**1.75 / 4)
 
 
 def test_nearly_even_attention_stays_faint() -> None:
