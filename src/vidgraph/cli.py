@@ -187,7 +187,7 @@ def profile(args: argparse.Namespace) -> int:
 
 
 def convert(args: argparse.Namespace) -> int:
-    from vidgraph.conversion import convert_weights
+    from vidgraph.convert import convert_weights
     from vidgraph.experiment import model_options
 
     report = convert_weights(

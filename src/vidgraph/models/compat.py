@@ -10,7 +10,6 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-_SNIPPETS = ("stpyramid", "two_stream", "lrcn")
 _INPUT = {
     "num_segments": "whole_video",
     "num_snippets": "num_stacks",
@@ -60,15 +59,21 @@ _NON_LOCAL = {
 }
 
 
+_STREAMS = ("stpyramid", "two_stream", "lrcn")
+_FUSION = {"snippet_fusion": "stack_fusion", "snippet_width": "stack_width"}
+_FUSION |= {"snippet_post": "stack_post"}
+
+
 def upgrade_options(architecture: str, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     """Name and overrides for `create_model`, from an architecture and its flat options.
 
     An option that is in none of the tables is one of the head's; `create_model` refuses those that
     no part has.
     """
-    if architecture.startswith(_SNIPPETS):
-        return architecture, dict(options)
     rest, nested = dict(options), dict[str, Any]()
+    if architecture.startswith(_STREAMS):
+        _upgrade_streams(architecture, rest, nested)
+        return architecture, nested
     graph = "head"
     if architecture.startswith(("rstg_i3d", "rstg_c2d")):
         graph = _place(architecture, rest, nested)
@@ -100,6 +105,31 @@ def _place(architecture: str, rest: dict[str, Any], nested: dict[str, Any]) -> s
     nested["inserted"] = {"type": "rstg", "blocks": blocks, "norm": norm, "graph": graph}
     nested["head"] = {"rstg": None}
     return "inserted.graph"
+
+
+def _upgrade_streams(architecture: str, rest: dict[str, Any], nested: dict[str, Any]) -> None:
+    """The same for models of frames and flow."""
+    unused = {"spatial": "flow", "temporal": "frames"}.get(rest.pop("streams", "both"))
+    if rest.get("stride_frames") is not None:
+        nested["input"] = {"whole_video": False}
+    if "flow_zero" in rest:
+        std = 1 / 255 if "bn_inception" in architecture else 0.226
+        _set(nested, "flow.normalize", {"mean": [rest.pop("flow_zero") / 255], "std": [std]})
+    scored = {
+        "dropout": "frames.head.dropout",
+        "flow_dropout": "flow.head.dropout",
+        "width": "frames.head.width flow.head.width",
+        "flow_weight": "flow_weight",
+    }
+    own = {} if architecture.startswith("stpyramid") else scored
+    own["batch_norm"] = "frames.backbone.norm flow.backbone.norm"
+    for key, value in rest.items():
+        common, fusion = _OPTIONS.get(key, ""), f"fusion.{_FUSION.get(key, key)}"
+        path = own.get(key) or (common if common.startswith("input") else fusion)
+        for place in path.split():
+            _set(nested, place, value)
+    if unused is not None:
+        nested[unused] = None
 
 
 def _set(nested: dict[str, Any], path: str, value: Any) -> None:
@@ -137,12 +167,28 @@ _TENSORS = [
     (r"^(graph|classifier|lstm|reduce)\.", r"head.\1."),
     (r"\bcreate\.standardise\.", "extras.standardise."),
 ]
+_STREAM_TENSORS = [
+    (r"^spatial\.", "frames."),
+    (r"^temporal\.", "flow."),
+    (r"^(frames|flow)\.(classifier|lstm)\.", r"\1.head.\2."),
+    (r"^(\w+\.backbone)\.", r"\1.network."),
+    (r"\.network\.(conv1|bn1|layer\d|features)\.", r".network.timm.\1."),
+    # The small network.
+    (r"\.network\.conv\.", ".network.conv1."),
+    (r"\.network\.norm\.", ".network.bn1."),
+    *((rf"(\.blocks\.\d+)\.{a}\.", rf"\1.{conv}.") for a, conv, _ in _BLOCK_PARTS),
+    *((rf"(\.blocks\.\d+)\.{a}_norm\.", rf"\1.{bn}.") for a, _, bn in _BLOCK_PARTS),
+    (r"(\.blocks\.\d+)\.shortcut\.", r"\1.downsample.0."),
+    (r"(\.blocks\.\d+)\.shortcut_norm\.", r"\1.downsample.1."),
+    # The pyramid.
+    (r"^snippet_fusion\.", "stack_fusion."),
+    (r"^attention\.merge\.", "guidance_fusion."),
+    (r"^attention\.pool\.", "attention."),
+]
 
 
 def upgrade_tensor(name: str, architecture: str) -> str:
     """Today's name of a tensor of a model of version 0.1, or of the beginning of such a name."""
-    if architecture.startswith(_SNIPPETS):
-        return name
-    for pattern, replacement in _TENSORS:
+    for pattern, replacement in _STREAM_TENSORS if architecture.startswith(_STREAMS) else _TENSORS:
         name = re.sub(pattern, replacement, name)
     return name
