@@ -225,7 +225,7 @@ def _by_module(names: Sequence[str]) -> str:
 
 
 def _prepare_syncmnist(recipe: Recipe, data: SyncMnistData, continued: bool) -> Experiment:
-    from vidgraph.data.digit_sources import load_digits
+    from vidgraph.data.digits import load_digits
 
     digits = load_digits(data.digits, "train")
     train = _stream(data, digits, total_clips(recipe.train, 0), recipe.train.seed)
@@ -238,7 +238,7 @@ def _prepare_syncmnist(recipe: Recipe, data: SyncMnistData, continued: bool) -> 
 
 
 def _syncmnist_split(data: SyncMnistData, split: str) -> Any:
-    from vidgraph.data.digit_sources import load_digits
+    from vidgraph.data.digits import load_digits
     from vidgraph.data.syncmnist import load_test_set
 
     if split == "train":

@@ -77,7 +77,7 @@ IMPORTED_BY |= {
 NO_SIBLINGS = {"data"}
 # Files that siblings may import: the table and its clips by all, and the parts of a data set that
 # is longer than one file by that set.
-SYNCMNIST = {"data.syncmnist", "data.syncmnist_files", "data.digit_sources", "data.digit_drawing"}
+SYNCMNIST = {"data.syncmnist", "data.syncmnist_files", "data.digits", "data.trajectories"}
 SHARED_SIBLINGS = {"data.table": NO_SIBLINGS, "data.clips": NO_SIBLINGS} | dict.fromkeys(
     SYNCMNIST, SYNCMNIST
 )

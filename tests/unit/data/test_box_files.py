@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from vidgraph.data.box_files import csv_tasks
-from vidgraph.data.digit_drawing import canvas_boxes
-from vidgraph.data.syncmnist import SyncMnistStream
+from vidgraph.data.digits import load_digits
+from vidgraph.data.syncmnist import SyncMnistStream, digit_boxes
 from vidgraph.data.syncmnist_files import make_dataset
 from vidgraph.errors import DataError
 from vidgraph.precompute.engine import extract
@@ -95,8 +95,6 @@ def test_the_boxes_of_digit_videos_are_such_a_file(tmp_path: Path) -> None:
         tmp_path / "store",
     )
     assert (report.done, report.counts["boxes"]) == (2, 2 * 10 * 3)
-    from vidgraph.data.digit_sources import load_digits
-
     stream = SyncMnistStream(
         load_digits("embedded", "train"),
         3,
@@ -115,6 +113,6 @@ def test_the_boxes_of_digit_videos_are_such_a_file(tmp_path: Path) -> None:
         )
         order = np.argsort(stream.digits.labels[images[clip]])
         np.testing.assert_allclose(
-            64 * found.boxes_xyxy, canvas_boxes(path[clip])[:, order], atol=0.0051
+            64 * found.boxes_xyxy, digit_boxes(path[clip])[:, order], atol=0.0051
         )
         assert found.mask.all()
