@@ -100,10 +100,11 @@ def reproduce(args: argparse.Namespace) -> int:
 def predict(args: argparse.Namespace) -> int:
     from vidgraph.data.flow_source import flow_as_trained
     from vidgraph.precompute.store import BoxStore
-    from vidgraph.predictor import Predictor, check_save_target, list_videos
+    from vidgraph.predictor import Predictor, check_save_target
     from vidgraph.progress import counter
     from vidgraph.scoring import prediction_views
     from vidgraph.training.fit import accelerator
+    from vidgraph.video.listing import list_videos
 
     videos = [video for path in args.videos for video in list_videos(path)]
     if args.save is not None:

@@ -420,9 +420,7 @@ def _flow_source(data: TableData, spec: InputSpec) -> Any:
 def _read_table(data: TableData) -> tuple[Any, Any]:
     from vidgraph.data.table import load_table
 
-    table = load_table(
-        data.path, data.columns or None, multi_label=None if data.intervals is None else True
-    )
+    table = load_table(data.path, data.columns or None, multi_label=data.intervals is not None)
     if data.skip_list is None:
         return table, frozenset()
     from vidgraph.data.check import read_skip_list
