@@ -37,7 +37,7 @@ from vidgraph.precompute.flow import METHODS, FlowJob, open_estimator
 from vidgraph.precompute.flow_fields import bounds_pixels, quantise
 from vidgraph.precompute.flow_store import decode_field, encode_field
 from vidgraph.precompute.tasks import Task
-from vidgraph.predictor import list_videos
+from vidgraph.video.listing import list_videos
 from vidgraph.video.reader import open_video
 
 REFERENCE = "tvl1"  # the papers'

@@ -25,7 +25,7 @@ from extracting import decoding_rate, engine_rate, job_rate, make_videos
 
 from vidgraph.precompute.proposals import SOURCES, ProposalJob
 from vidgraph.precompute.tasks import Task
-from vidgraph.predictor import list_videos
+from vidgraph.video.listing import list_videos
 from vidgraph.video.reader import open_video
 
 LOOKED_AT = {

@@ -21,7 +21,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vidgraph import from_pretrained
-from vidgraph.data.syncmnist import SyncMnistStream, load_digits
+from vidgraph.data.digits import load_digits
+from vidgraph.data.syncmnist import SyncMnistStream
 from vidgraph.models.strg import STRG
 
 RIDGE = 1e-3

@@ -66,8 +66,8 @@ def demo(args: argparse.Namespace) -> int:
 def train(args: argparse.Namespace) -> int:
     from vidgraph.config import load_recipe
     from vidgraph.experiment import default_folder, train_recipe
+    from vidgraph.training.progress import duration
     from vidgraph.training.routine import stop_message
-    from vidgraph.util import duration
 
     recipe = load_recipe(args.recipe, args.overrides)
     folder = args.out or default_folder(args.recipe, recipe)
@@ -100,10 +100,11 @@ def reproduce(args: argparse.Namespace) -> int:
 def predict(args: argparse.Namespace) -> int:
     from vidgraph.data.flow_source import flow_as_trained
     from vidgraph.precompute.store import BoxStore
-    from vidgraph.predictor import Predictor, check_save_target, list_videos
-    from vidgraph.util import counter
+    from vidgraph.predictor import Predictor, check_save_target
+    from vidgraph.progress import counter
     from vidgraph.scoring import prediction_views
     from vidgraph.training.fit import accelerator
+    from vidgraph.video.listing import list_videos
 
     videos = [video for path in args.videos for video in list_videos(path)]
     if args.save is not None:
@@ -112,7 +113,7 @@ def predict(args: argparse.Namespace) -> int:
             raise VidgraphError(f"--save draws one video, and {len(videos)} were given")
     plan, fusion = prediction_views(args.model, args.views)
     model: Any = vidgraph.from_pretrained(args.model)
-    spec = model.spec
+    spec = model.input_spec
     for option, store, takes in (
         ("--boxes", args.boxes, spec.boxes_per_frame),
         ("--flow", args.flow, spec.flow_length),
@@ -164,18 +165,18 @@ def _print_prediction(prediction: Any, count: int, notes: list[str]) -> None:
 def profile(args: argparse.Namespace) -> int:
     from vidgraph.evaluation.profile import profile_model, to_text
     from vidgraph.experiment import model_options
-    from vidgraph.models.build import list_models
+    from vidgraph.models.build import list_architectures
     from vidgraph.weights import list_shipped
 
     options = model_options(args.overrides)
-    if args.model in list_models():
+    if args.model in list_architectures():
         model = vidgraph.create_model(args.model, args.num_classes, **options)
     elif options:
         raise RecipeError("--model.options. belong to an architecture; weights bring their own")
     elif (
         "/" not in args.model and args.model not in list_shipped() and not Path(args.model).exists()
     ):
-        known = [*list_models(), *list_shipped()]
+        known = [*list_architectures(), *list_shipped()]
         raise RecipeError(
             f"no architecture and no weights are called {args.model!r}{nearest(args.model, known)}"
         )
@@ -187,7 +188,7 @@ def profile(args: argparse.Namespace) -> int:
 
 
 def convert(args: argparse.Namespace) -> int:
-    from vidgraph.convert import convert_weights
+    from vidgraph.conversion import convert_weights
     from vidgraph.experiment import model_options
 
     report = convert_weights(

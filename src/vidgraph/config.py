@@ -302,7 +302,7 @@ def load_data(name: str, overrides: Sequence[str] = ()) -> DataRecipe:
     Raises:
         RecipeError: no such recipe or file, or an override that is not of `data`.
     """
-    if name.endswith((".csv", ".tsv", ".parquet")) or (
+    if name.lower().endswith((".csv", ".parquet")) or (
         Path(name).is_dir() and not (Path(name) / "recipe.yaml").exists()
     ):
         content: dict[str, Any] = {"data": {"table": {"path": name}}}

@@ -23,7 +23,7 @@ def data_check(args: argparse.Namespace) -> int:
     if args.skip_list is not None:
         check_target(args.skip_list, [args.path])
     table = load_table(
-        args.path, parse_columns(args.columns), multi_label=None if args.intervals is None else True
+        args.path, parse_columns(args.columns), multi_label=args.intervals is not None
     )
     intervals = None if args.intervals is None else load_intervals(args.intervals, table)
     model: Any = from_pretrained(args.model) if args.model else None
@@ -76,53 +76,44 @@ def data_make_syncmnist(args: argparse.Namespace) -> int:
 
 
 def data_make_something(args: argparse.Namespace) -> int:
-    from vidgraph.data.something import make_table
+    from vidgraph.data.something import read_labels
 
-    made = make_table(args.labels, args.videos, args.out, hold_out=args.hold_out)
-    return _tell(made, args.out)
+    return _make(args, read_labels(args.labels), hold_out=args.hold_out)
 
 
 def data_make_charades(args: argparse.Namespace) -> int:
-    from vidgraph.data.charades import make_tables
+    from vidgraph.data.charades import read_labels
 
-    made = make_tables(args.labels, args.videos, args.out, hold_out=args.hold_out)
-    return _tell(made, args.out)
+    return _make(args, read_labels(args.labels), hold_out=args.hold_out)
 
 
 def data_make_ucf101(args: argparse.Namespace) -> int:
-    from vidgraph.data.ucf101 import make_table
+    from vidgraph.data.ucf101 import read_labels
 
-    made = make_table(
-        args.labels, args.videos, args.out, whole_train=args.whole_train, present_only=args.present
-    )
-    return _tell(made, args.out, " --columns split=split01")
+    return _make(args, read_labels(args.labels, args.whole_train), present_only=args.present)
 
 
 def data_make_hmdb51(args: argparse.Namespace) -> int:
-    from vidgraph.data.hmdb51 import make_table
+    from vidgraph.data.hmdb51 import read_labels
 
-    made = make_table(
-        args.labels, args.videos, args.out, hold_out=args.hold_out, present_only=args.present
-    )
-    return _tell(made, args.out, " --columns split=split01")
+    options: dict[str, Any] = {"hold_out": args.hold_out, "present_only": args.present}
+    return _make(args, read_labels(args.labels), **options)
 
 
 def data_make_kinetics(args: argparse.Namespace) -> int:
-    from vidgraph.data.kinetics import make_table
+    from vidgraph.data.kinetics import read_labels
 
-    options: dict[str, Any] = {
-        "classes": args.classes,
-        "hold_out": args.hold_out,
-        "present_only": args.present,
-    }
-    made = make_table(args.labels, args.videos, args.out, **options)
-    return _tell(made, args.out)
+    options: dict[str, Any] = {"hold_out": args.hold_out, "present_only": args.present}
+    return _make(args, read_labels(args.labels, args.classes), **options)
 
 
-def _tell(made: Any, table: Path, columns: str = "") -> int:
-    """What is in a new table, and what to do next."""
-    print(*made.lines(), sep="\n")
-    print(f"look for faults: vidgraph data check {table}{columns}")
+def _make(args: argparse.Namespace, labelled: Any, **options: Any) -> int:
+    """Writes a table, and says what is in it and what to do next."""
+    from vidgraph.data.label_files import make_table
+
+    lines = make_table(labelled, args.videos, args.out, **options)
+    columns = " --columns split=split01" if any("split01" in line for line in lines) else ""
+    print(*lines, f"look for faults: vidgraph data check {args.out}{columns}", sep="\n")
     return GOOD
 
 
@@ -146,7 +137,7 @@ def add_data(verbs: Any) -> None:
     p.add_argument(
         "path",
         metavar="TABLE|FOLDER",
-        help="a .csv, .tsv or .parquet table, or a folder with one folder per class",
+        help="a .csv or .parquet table, or a folder with one folder per class",
     )
     p.add_argument(
         "--columns",

@@ -226,7 +226,7 @@ def _by_module(names: Sequence[str]) -> str:
 
 
 def _prepare_syncmnist(recipe: Recipe, data: SyncMnistData, continued: bool) -> Experiment:
-    from vidgraph.data.digit_sources import load_digits
+    from vidgraph.data.digits import load_digits
 
     digits = load_digits(data.digits, "train")
     train = _stream(data, digits, total_clips(recipe.train, 0), recipe.train.seed)
@@ -239,7 +239,7 @@ def _prepare_syncmnist(recipe: Recipe, data: SyncMnistData, continued: bool) -> 
 
 
 def _syncmnist_split(data: SyncMnistData, split: str) -> Any:
-    from vidgraph.data.digit_sources import load_digits
+    from vidgraph.data.digits import load_digits
     from vidgraph.data.syncmnist import load_test_set
 
     if split == "train":
@@ -421,9 +421,7 @@ def _flow_source(data: TableData, spec: InputSpec) -> Any:
 def _read_table(data: TableData) -> tuple[Any, Any]:
     from vidgraph.data.table import load_table
 
-    table = load_table(
-        data.path, data.columns or None, multi_label=None if data.intervals is None else True
-    )
+    table = load_table(data.path, data.columns or None, multi_label=data.intervals is not None)
     if data.skip_list is None:
         return table, frozenset()
     from vidgraph.data.check import read_skip_list

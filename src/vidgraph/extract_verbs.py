@@ -15,7 +15,7 @@ from typing import Any
 from vidgraph.command_line import FAULTS, GOOD, Parser, add_verb, positive
 from vidgraph.errors import DataError, VidgraphError
 
-_TABLES = (".csv", ".tsv", ".parquet")
+_TABLES = (".csv", ".parquet")
 
 
 def extract_proposals(args: argparse.Namespace) -> int:
@@ -126,7 +126,7 @@ def video_tasks(paths: Sequence[Path], columns: str = "") -> list[Any]:
     """
     from vidgraph.data.table import load_table, parse_columns
     from vidgraph.precompute.tasks import Task
-    from vidgraph.predictor import list_videos
+    from vidgraph.video.listing import list_videos
 
     videos: dict[str, None] = {}
     for path in paths:

@@ -30,6 +30,7 @@ from vidgraph.evaluation.inference import (
 from vidgraph.precompute.store import BoxStore
 from vidgraph.records import ClipBatch, Explanation, InputSpec, Prediction, RegionLinks, Regions
 from vidgraph.util import check_target
+from vidgraph.video.listing import list_videos
 from vidgraph.video.reader import open_video
 from vidgraph.video.sampling import SpanError
 from vidgraph.video.transforms import ClipTransform
@@ -396,27 +397,3 @@ def check_save_target(target: str | Path, videos: Sequence[str | Path] = ()) -> 
             f"{target}: a prediction is saved as {kinds}; choose one of these suffixes"
         )
     check_target(target, videos)
-
-
-def list_videos(path: str | Path) -> list[Path]:
-    """A file or a folder of images as it is; any other folder as the videos in it, at any depth, by
-    name.
-
-    Raises:
-        VideoError: the folder holds no video.
-    """
-    path = Path(path)
-    if not path.is_dir():
-        return [path]
-    from vidgraph.data.table import VIDEO_SUFFIXES
-    from vidgraph.video.frame_folder import IMAGE_SUFFIXES
-
-    files = sorted(
-        file for file in path.rglob("*") if file.is_file() and not file.name.startswith(".")
-    )
-    videos = [file for file in files if file.suffix.lower() in VIDEO_SUFFIXES]
-    folders = {file.parent for file in files if file.suffix.lower() in IMAGE_SUFFIXES}
-    found = videos or sorted(folders)
-    if not found:
-        raise VideoError(path, "the folder holds no videos and no images")
-    return found

@@ -48,7 +48,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "command_line": set(),
     "data_verbs": {"command_line", "data", "progress", "weights"},
     "eval_verb": {"command_line", "evaluation", "progress", "scoring", "visualize"},
-    "extract_verbs": {"command_line", "data", "precompute", "predictor", "progress"},
+    "extract_verbs": {"command_line", "data", "precompute", "progress", "video"},
     "reproduce": {
         *("config", "evaluation", "experiment", "models", "progress", "scoring", "training"),
         "weights",
@@ -77,20 +77,14 @@ IMPORTED_BY |= {
 NO_SIBLINGS = {"data"}
 # Files that siblings may import: the table and its clips by all, and the parts of a data set that
 # is longer than one file by that set.
-SYNCMNIST = {"data.syncmnist", "data.syncmnist_files", "data.digit_sources", "data.digit_drawing"}
-SHARED_SIBLINGS = {"data.table": NO_SIBLINGS, "data.clips": NO_SIBLINGS} | dict.fromkeys(
-    SYNCMNIST, SYNCMNIST
-)
+SYNCMNIST = {"data.syncmnist", "data.syncmnist_files", "data.digits", "data.trajectories"}
+COMMON = ("data.table", "data.clips", "data.cells", "data.label_files")
+SHARED_SIBLINGS = dict.fromkeys(COMMON, NO_SIBLINGS) | dict.fromkeys(SYNCMNIST, SYNCMNIST)
 CHECK = {"data.check", "data.probes"}
 SHARED_SIBLINGS |= {
     "data.intervals": {"data.clips", *CHECK},
     "data.flow_source": {"data.clips", *CHECK},
     "data.probes": CHECK,
-}
-SHARED_SIBLINGS |= {
-    "data.label_files": {
-        f"data.{name}" for name in ("charades", "hmdb51", "kinetics", "something", "ucf101")
-    }
 }
 # Rooms that own a heavy package, and may import it at the head of a file; elsewhere it is imported
 # inside the function that needs it.

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from vidgraph.config import Recipe, load_recipe, recipe_rows
-from vidgraph.data.digit_sources import load_digits
+from vidgraph.data.digits import load_digits
 from vidgraph.data.syncmnist import SyncMnistStream
 from vidgraph.models.build import create_model
 from vidgraph.reproduce import size_of

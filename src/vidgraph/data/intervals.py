@@ -14,14 +14,14 @@ import os
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from vidgraph.data.table import VideoTable, near_only, raise_first, read_rows, span_problem
-from vidgraph.errors import DataError, TableError
+from vidgraph.data.cells import read_columns, refuse, refuse_unknown
+from vidgraph.data.table import VideoTable, read_spans
+from vidgraph.errors import DataError
 
 COLUMNS = ("video", "label", "start_seconds", "end_seconds")
 
@@ -48,7 +48,7 @@ class Intervals:
     """
 
     source: Path
-    by_video: dict[str, tuple[Interval, ...]]
+    by_video: dict[str, list[Interval]]
     num_classes: int
     row_word: str = "line"
 
@@ -79,19 +79,15 @@ class Intervals:
         runs = np.split(shown, np.flatnonzero(np.diff(shown) < 0) + 1)
         hot = torch.zeros(1, self.num_classes)
         for action in self.by_video.get(os.path.normpath(video), ()):
-            self._check(action, times_seconds)
+            if action.start_seconds >= last_seconds(times_seconds):
+                raise DataError(
+                    f"the action from {action.start_seconds:g} s to {action.end_seconds:g} s "
+                    f"({self.source.name}, {self.row_word} {action.row}) lies outside the video, "
+                    f"whose last frame is shown at {float(times_seconds[-1]):.6g} s"
+                )
             if any(action.start_seconds <= run[-1] and run[0] < action.end_seconds for run in runs):
                 hot[0, action.label] = 1.0
         return hot
-
-    def _check(self, action: Interval, times_seconds: np.ndarray) -> None:
-        if action.start_seconds >= last_seconds(times_seconds):
-            where = f"{self.source.name}, {self.row_word} {action.row}"
-            span = f"the action from {action.start_seconds:g} s to {action.end_seconds:g} s"
-            raise DataError(
-                f"{span} ({where}) lies outside the video, whose last frame is shown at "
-                f"{float(times_seconds[-1]):.6g} s"
-            )
 
 
 def last_seconds(times_seconds: np.ndarray) -> float:
@@ -108,53 +104,19 @@ def load_intervals(path: str | Path, table: VideoTable) -> Intervals:
             or times that are none.
     """
     source = Path(path)
-    word, header, lines = read_rows(source)
-    place = f"{source}, line 1" if word == "line" else str(source)
-    for name in COLUMNS:
-        if header.count(name) != 1:
-            what = "no" if name not in header else "more than one"
-            raise TableError(
-                f"{place}: {what} column {name!r}{near_only(name, set(header) - set(COLUMNS))}"
-            )
-    records = [(row, {name: cells[header.index(name)] for name in COLUMNS}) for row, cells in lines]
-    classes = {name: i for i, name in enumerate(table.class_names)}
-    videos = {os.path.normpath(video) for video in table.frame["video"]}
-    names = {
-        cells["video"]: os.path.normpath(source.parent / cells["video"]) for _, cells in records
-    }
-    missing = {name for name, video in names.items() if video not in videos}
-    raise_first(
-        source,
-        word,
-        [
-            (row, problem)
-            for row, cells in records
-            if (problem := _problem(cells, classes, missing, table))
-        ],
-    )
-    found: dict[str, list[Interval]] = defaultdict(list)
-    for row, cells in records:
-        action = Interval(
-            classes[cells["label"]], float(cells["start_seconds"]), float(cells["end_seconds"]), row
-        )
-        found[names[cells["video"]]].append(action)
-    return Intervals(
-        source, {video: tuple(actions) for video, actions in found.items()}, len(classes), word
-    )
-
-
-def _problem(
-    cells: dict[str, str], classes: dict[str, Any], missing: set[str], table: VideoTable
-) -> str | None:
-    """What is wrong with one row, or None."""
-    if cells["video"] in missing:
-        return f"video {cells['video']!r} is not in {table.source.name}"
-    if cells["label"] not in classes:
-        hint = near_only(cells["label"], classes)
-        return (
-            f"label {cells['label']!r} is not among the {len(classes)} classes of "
-            f"{table.source.name}{hint}"
-        )
-    if empty := next((column for column in COLUMNS[2:] if not cells[column]), None):
-        return f"{empty} is empty; an action needs both its times"
-    return span_problem(cells)
+    rows = read_columns(source, COLUMNS)
+    videos = rows["video"].map(lambda name: os.path.normpath(source.parent / name))
+    known = {os.path.normpath(video) for video in table.frame["video"]}
+    problem = f"video {{!r}} is not in {table.source.name}"
+    refuse(source, rows["video"], ~videos.isin(known), problem)
+    where = f"classes of {table.source.name}"
+    refuse_unknown(source, rows["label"], table.class_names, "label", where)
+    for column in COLUMNS[2:]:
+        what = f"{column} is empty; an action needs both its times"
+        refuse(source, rows[column], rows[column] == "", what)
+    labels = rows["label"].map({name: k for k, name in enumerate(table.class_names)})
+    by_video = defaultdict(list)
+    columns = (labels, *read_spans(source, rows), rows.index)
+    for video, *action in zip(videos, *(column.tolist() for column in columns), strict=True):
+        by_video[video].append(Interval(*action))
+    return Intervals(source, dict(by_video), len(table.class_names), str(rows.index.name))

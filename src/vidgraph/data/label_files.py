@@ -1,222 +1,176 @@
-"""What data sets whose official label files become a table have in common: reading, holding videos
-out, writing.
+"""From the official label files of a data set to its table: where the videos lie, which ones are
+held out, and what is written. `ucf101.py`, `kinetics.py` and so on read the files.
 """
 
 from __future__ import annotations
 
-import csv
-import hashlib
 import os
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
+
+from vidgraph.data.cells import hash64
 from vidgraph.errors import DataError, TableError
 from vidgraph.util import whole_file
+from vidgraph.video.listing import VIDEO_SUFFIXES, has_suffix
 
 UNUSED = "unused"  # by an official split
-_SUFFIXES = (".avi", ".mp4", ".mkv", ".webm", "")  # the last for folders of frames
+_ORDER = ("train", "held", "val", "test", UNUSED)
 
 
 @dataclass(frozen=True)
-class MadeSplits:
-    """A table that was written, with a column per official split.
+class LabelledVideos:
+    """What the official label files of a data set say.
 
     Attributes:
-        path: the table.
         dataset: its name.
-        num_videos: rows of the table.
-        num_rows: by column, the videos of each split.
-        num_classes: classes of the videos.
-        absent: how many of the listed videos are not in the folder.
-        left_out: whether the table leaves these out.
-        videos: that folder.
+        rows: one per video, or per video and official split, with the columns `name` (of the video,
+            without suffix), `label`, `group` (which videos of one recording, film or person share),
+            `split`, and `column`: that of the table which names the split.
+        held: the split that training videos become where some are held out.
+        actions: what happens when, with the columns `name`, `label`, `start_seconds`,
+            `end_seconds` and `length` (of the video); None where the files do not tell.
     """
 
-    path: Path
     dataset: str
-    num_videos: int
-    num_rows: Mapping[str, Mapping[str, int]]
-    num_classes: int
-    absent: int
-    left_out: bool
-    videos: Path
-
-    def lines(self) -> list[str]:
-        """For people."""
-        lines = [
-            f"{self.path}: {self.dataset}, {self.num_videos:,} videos, {self.num_classes} classes"
-        ]
-        for column, counts in self.num_rows.items():
-            rows = ", ".join(f"{split} {count:,}" for split, count in counts.items())
-            lines.append(
-                f"  {column}: {rows}"
-                + (f"; use it with columns split={column}" if column != "split" else "")
-            )
-        if self.absent:
-            lines.append(
-                f"note: {self.videos} lacks {self.absent:,} of the listed videos"
-                + ", which are left out" * self.left_out
-            )
-        return lines
+    rows: pd.DataFrame
+    held: str = "val"
+    actions: pd.DataFrame | None = None
 
 
-def read_label_file(path: Path) -> str:
-    """The text of a label file.
-
-    Raises:
-        DataError: it cannot be read, or is not text.
-    """
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: is not UTF-8 text; was it downloaded whole?") from error
-
-
-def check_hold_out(share: float) -> None:
-    """Raises DataError if a share of training videos to hold out is none."""
-    if not 0 <= share < 1:
-        raise DataError(f"hold-out must be a share from 0 to below 1, got {share}")
-
-
-def check_videos_once(videos: Iterable[tuple[str, str]]) -> None:
-    """Raises TableError if a video is listed twice.
+def make_table(
+    labelled: LabelledVideos,
+    videos: str | Path,
+    out: str | Path,
+    *,
+    hold_out: float = 0.0,
+    present_only: bool = False,
+) -> list[str]:
+    """Writes `video, label, split`, or a column per official split; and, where it is told when
+    actions happen, OUT_intervals.csv beside it.
 
     Args:
-        videos: the name of each and the place, as file and row, that lists it.
+        labelled: as `read_labels` of the data set gives it.
+        videos: the folder of the videos: files or folders of frames, at any depth.
+        out: the .csv file; paths in it are relative to its folder where `videos` lies below it.
+        hold_out: share of the training groups that become a split of their own, 0 to below 1; which
+            ones follows from a hash of their names.
+        present_only: list only videos that are there; otherwise the absent ones are listed as well,
+            for `vidgraph data check` to put on a skip list, so that every score counts them.
+
+    Returns:
+        What was written, for people.
+
+    Raises:
+        DataError: the folder holds none of the videos, or a share or suffix that is none.
+        TableError: a video that is listed twice.
+        RunError: a table cannot be written.
     """
-    seen: dict[str, str] = {}
-    for video, place in videos:
-        if first := seen.get(video):
-            raise TableError(f"{place}: video {video} is listed a second time, after {first}")
-        seen[video] = place
+    videos, out = Path(videos), Path(out)
+    if out.suffix.lower() != ".csv":
+        raise DataError(f"{out}: the table is written as .csv; name it so")
+    if not 0 <= hold_out < 1:
+        raise DataError(f"hold-out must be a share from 0 to below 1, got {hold_out}")
+    rows = labelled.rows
+    is_held = (rows["split"] == "train") & (rows["group"].map(share_of) < hold_out)
+    rows = rows.assign(split=rows["split"].mask(is_held, labelled.held))
+    if (twice := rows.duplicated(["name", "column"])).any():
+        name, column = rows.loc[twice.to_numpy(), ["name", "column"]].iloc[0]
+        raise TableError(f"{labelled.dataset}: video {name} is listed a second time in {column}")
+    splits = rows.pivot(index="name", columns="column", values="split").fillna(UNUSED)
+    rows = rows.drop_duplicates("name").set_index("name")[["label"]].join(splits)
+    paths = _paths(rows["label"], videos, out)
+    rows.insert(0, "video", paths["video"])
+    kept = rows[paths["is_there"]] if present_only else rows
+    _write(kept, out)
+    labels = set(kept["label"].str.split("|").explode()) - {""}
+    lines = [f"{out}: {labelled.dataset}, {len(kept):,} videos, {len(labels)} classes"]
+    for column in splits:
+        counts = kept[column].value_counts()
+        shown = ", ".join(f"{split} {counts[split]:,}" for split in _ORDER if split in counts)
+        use = f"; use it with columns split={column}" if column != "split" else ""
+        lines.append(f"  {column}: {shown}{use}")
+    if absent := int((~paths["is_there"]).sum()):
+        left_out = ", which are left out" if present_only else ""
+        lines.append(f"note: {videos} lacks {absent:,} of the listed videos{left_out}")
+    if not any(Path(video).suffix for video in kept["video"]):
+        lines.append("note: videos are folders of frames; give their --data.table.folder_fps")
+    if labelled.actions is not None:
+        intervals = out.with_name(f"{out.stem}_intervals.csv")
+        lines += _write_actions(labelled.actions.join(kept["video"], "name", "inner"), intervals)
+    return lines
 
 
 def share_of(name: str) -> float:
     """A number in [0, 1) that depends on the name alone: what is below a share is held out, on
     every machine alike.
     """
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64
+    return hash64(name) / 2**64
 
 
-def names_in(folder: Path, suffix: str = "") -> set[str]:
-    """The names of a folder's entries that end in `suffix`.
-
-    Raises:
-        DataError: the folder cannot be read.
-    """
-    try:
-        with os.scandir(folder) as entries:
-            return {entry.name for entry in entries if entry.name.endswith(suffix)}
-    except OSError as error:
-        raise DataError(
-            f"{folder}: cannot be read ({error.strerror or error}); give the folder of the videos"
-        ) from error
-
-
-def folder_in_table(videos: Path, out: Path) -> Path:
-    """How a table at `out` names the folder `videos`: relative where it lies below the table's
-    folder, else absolute.
-    """
-    folder, base = videos.resolve(), out.parent.resolve()
-    return folder.relative_to(base) if folder.is_relative_to(base) else folder
-
-
-def find_videos(folder: Path, videos: Sequence[tuple[str, str]]) -> tuple[list[str], list[bool]]:
-    """Where videos lie in a folder: below a folder of their class or not, as files of some suffix
-    or folders of frames.
-
-    Args:
-        folder: of all videos.
-        videos: class and name without suffix of each.
-
-    Returns:
-        The path of each below the folder, as most of them have it; whether it is there.
+def find_videos(folder: Path, names: Collection[str]) -> dict[str, str]:
+    """The path below a folder of every video that is in it, at any depth, by its name without
+    suffix: a video file, or a folder of frames.
 
     Raises:
-        DataError: the folder cannot be read, or holds none of them.
+        DataError: there is no such folder.
     """
-    below = names_in(folder)
-    classes = {name for name, _ in videos} & below
-    present = below | {f"{name}/{entry}" for name in classes for entry in names_in(folder / name)}
-    layouts = [(with_class, suffix) for with_class in (True, False) for suffix in _SUFFIXES]
-    found = [
-        [f"{name}/{video}{suffix}" if with_class else video + suffix for name, video in videos]
-        for with_class, suffix in layouts
-    ]
-    paths = max(found, key=lambda paths: sum(path in present for path in paths))
-    here = [path in present for path in paths]
-    if not any(here):
-        example = f"{videos[0][0]}/{videos[0][1]}.avi" if videos else "none listed"
+    if not folder.is_dir():
+        raise DataError(f"{folder}: there is no such folder; give the folder of the videos")
+    found: dict[str, str] = {}
+    for where, folders, files in os.walk(folder):
+        videos = {Path(file).stem: file for file in files if has_suffix(file, VIDEO_SUFFIXES)}
+        videos |= {name: name for name in folders}
+        below = os.path.relpath(where, folder)
+        for name in videos.keys() & names:
+            found.setdefault(name, os.path.normpath(os.path.join(below, videos[name])))
+        folders[:] = sorted(set(folders) - set(names))  # frames are not walked through
+    return found
+
+
+def _paths(labels: pd.Series, videos: Path, out: Path) -> pd.DataFrame:
+    """`video`, by which a table at `out` names each video, and `is_there`. Absent videos are named
+    as if they lay beside another one of their label.
+    """
+    names = labels.index.to_series()
+    found = find_videos(videos, set(names))
+    if not found:
+        example = names.iloc[0] if len(names) else "none listed"
         raise DataError(
-            f"{folder}: holds none of the {len(videos):,} videos; expected {example}, and on"
+            f"{videos}: holds none of the {len(names):,} videos; expected files such as "
+            f"{example}.mp4, or folders of frames"
         )
-    return paths, here
+    paths = names.map(found)
+    beside = paths.dropna().map(os.path.dirname).groupby(labels).first()
+    of_class = (beside != "") & (beside == beside.index)  # folders named as their labels
+    guesses = labels.map(beside).fillna(labels if of_class.any() else "")
+    suffix = Path(next(iter(found.values()))).suffix
+    folder, base = videos.resolve(), out.parent.resolve()
+    folder = folder.relative_to(base) if folder.is_relative_to(base) else folder
+    written = [
+        (folder / (found.get(name) or f"{guess}/{name}{suffix}".lstrip("/"))).as_posix()
+        for name, guess in zip(names, guesses, strict=True)
+    ]
+    return pd.DataFrame({"video": written, "is_there": paths.notna()}, names)
 
 
-def write_splits(
-    out: Path,
-    dataset: str,
-    videos: Path,
-    listed: Mapping[tuple[str, str], Mapping[str, str]],
-    columns: Sequence[str],
-    present_only: bool,
-) -> MadeSplits:
-    """Writes `video, label` and a column per official split.
-
-    Args:
-        out: the table.
-        dataset: its name.
-        videos: the folder that they lie in.
-        listed: class and name without suffix of each video -> its split in each column; none is
-            `unused`.
-        columns: of splits.
-        present_only: leave out videos that are not there.
-
-    Raises:
-        DataError: the folder holds none of the videos.
-        RunError: the table cannot be written.
-    """
-    names = list(listed)
-    paths, here = find_videos(videos, names)
-    folder = folder_in_table(videos, out)
-    kept = [i for i in range(len(names)) if here[i] or not present_only]
-    splits = [[listed[names[i]].get(column, UNUSED) for column in columns] for i in kept]
-    write_csv(
-        out,
-        ("video", "label", *columns),
-        (
-            ((folder / paths[i]).as_posix(), names[i][0], *row)
-            for i, row in zip(kept, splits, strict=True)
-        ),
-    )
-    counts = {column: Counter(row[k] for row in splits) for k, column in enumerate(columns)}
-    ordered = {
-        column: {split: n for split in ("train", "val", "test", UNUSED) if (n := of[split])}
-        for column, of in counts.items()
-    }
-    num_classes = len({names[i][0] for i in kept})
-    return MadeSplits(
-        out, dataset, len(kept), ordered, num_classes, here.count(False), present_only, videos
-    )
+def _write_actions(actions: pd.DataFrame, out: Path) -> list[str]:
+    """Writes when actions happen, cut at the ends of their videos; says what was written."""
+    end = actions[["end_seconds", "length"]].min(axis=1)
+    within = actions.assign(end_seconds=end)[actions["start_seconds"] < end]
+    _write(within[["video", "label", "start_seconds", "end_seconds"]], out)
+    cut, left_out = (actions["end_seconds"] > end)[within.index].sum(), len(actions) - len(within)
+    lines = [f"{out}: {len(within):,} actions; train with --data.table.intervals {out}"]
+    if cut or left_out:
+        lines.append(
+            f"note: {cut:,} actions end after their video and are cut there, {left_out:,} lie "
+            "outside of it and are left out; a video's label names them all"
+        )
+    return lines
 
 
-def check_table_name(out: Path) -> None:
-    """Raises DataError if a table is not to be written as .csv."""
-    if out.suffix.lower() != ".csv":
-        raise DataError(f"{out}: the table is written as .csv; name it so")
-
-
-def write_csv(out: Path, header: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
-    """Writes a table, whole or not at all.
-
-    Raises:
-        RunError: it cannot be written.
-    """
-    with whole_file(out) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(header)
-        writer.writerows(rows)
+def _write(rows: pd.DataFrame, out: Path) -> None:
+    with whole_file(out) as temporary:
+        rows.to_csv(temporary, index=False)

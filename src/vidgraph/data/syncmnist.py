@@ -5,75 +5,93 @@ Three, five or any number of digits of different classes walk at random over a 6
 frames. The label is the unordered pair of classes that shares every displacement, or "none". The
 look of single frames says nothing about it.
 
-Data sets here hand out whole batches: `dataset.__getitems__([3, 5])` is a `ClipBatch`, so a
-`DataLoader` over one takes `collate_fn=passthrough_collate`.
+Data sets here make whole batches: `dataset.__getitems__([3, 5])` is a `ClipBatch`.
+
+Shapes: B clips, T frames, n digits per clip, M digit images.
 """
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
+from torch.utils.data import Dataset
 
-from vidgraph.data.digit_drawing import (
+from vidgraph.data.digits import DIGIT, Digits, load_digits
+from vidgraph.data.trajectories import (
     CANVAS,
-    DIGIT,
+    HIGHEST,
     Trajectories,
-    canvas_boxes,
-    draw_clips,
-    pair_label,
+    num_walk_draws,
     random_below,
     random_bits,
-    random_unit,
-    sequential_trajectories,
-    trajectories,
-    trajectory_draws,
-)
-from vidgraph.data.digit_sources import (
-    Digits,
-    load_digits,
-    read_trajectories,
+    random_walks,
     released_trajectories,
+    sequential_trajectories,
 )
 from vidgraph.errors import DataError
 from vidgraph.records import ClipBatch, Regions
 
-__all__ = [
-    "DigitStream",
-    "Digits",
-    "SyncMnistStream",
-    "SyncMnistTest",
-    "appearance_accuracy",
-    "load_digits",
-    "load_test_set",
-    "pair_names",
-    "passthrough_collate",
-    "read_trajectories",
-    "released_trajectories",
-]
+FRAME = 64  # rows and columns of a finished frame
+INK = 10  # a digit's pixel is drawn where it is at least this; darker ones keep what is under them
+NO_SYNC_PROBABILITY = 1 / 92  # the released share of "none"
+
+Plan = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.generic]]
 
 
-def pair_names(classes: Sequence[int] = range(10)) -> list[str]:
-    """Names of the labels: "1-0", "2-0", "2-1", ... for the unordered pairs of `classes`, then
-    "none".
-    """
-    ordered = sorted(classes)
-    return [f"{a}-{b}" for i, a in enumerate(ordered) for b in ordered[:i]] + ["none"]
+class DigitClips(Dataset[ClipBatch]):
+    """Clips of walking digits, drawn when they are asked for."""
+
+    digits: Digits
+    num_clips: int
+    class_names: list[str]
+
+    @abstractmethod
+    def plan(self, rows: NDArray[np.int64]) -> Plan:
+        """What clips `rows` [B] show, undrawn: images [B, n], top-left corners on the canvas [B, T,
+        n, 2], labels [B] or [B, num_classes].
+        """
+
+    def __len__(self) -> int:
+        return self.num_clips
+
+    def __getitem__(self, index: int) -> ClipBatch:
+        return self.__getitems__([index])
+
+    def __getitems__(self, indices: Sequence[int]) -> ClipBatch:
+        """Clips `indices` as one batch: video uint8 [B, 1, T, 64, 64], one box per digit.
+
+        Boxes come in the order of drawing. Unless layers are shuffled, the pair's are the first
+        two, and a model that is given boxes must not be told that.
+        """
+        rows = np.asarray(indices, np.int64)
+        if outside := rows[(rows < 0) | (rows >= self.num_clips)].tolist():
+            raise IndexError(f"clip {outside[0]} of {self.num_clips}")
+        images, walks, label = self.plan(rows)
+        shape = walks.shape[:3]  # (B, T, n)
+        return ClipBatch(
+            video=torch.from_numpy(draw_clips(self.digits.images, images, walks)[:, None]),
+            label=torch.from_numpy(label),
+            index=torch.from_numpy(rows),
+            frame_indices=torch.arange(shape[1]).expand(len(rows), -1).contiguous(),
+            regions=Regions(
+                torch.from_numpy(digit_boxes(walks) / FRAME),
+                torch.ones(shape),
+                torch.ones(shape, dtype=torch.bool),
+            ),
+        )
 
 
-def passthrough_collate(batch: ClipBatch) -> ClipBatch:
-    """The `collate_fn` for data sets whose `__getitems__` already gives a batch."""
-    return batch
-
-
-class SyncMnistStream:
-    """Endless fresh clips of synchronous digits; clip i is a function of (seed, i) alone.
+class SyncMnistStream(DigitClips):
+    """Fresh clips of synchronous digits; clip i is a function of (seed, i) alone.
 
     The distribution is the authors' (uniform first image, other digits of different classes, their
-    walk, their 1/92 share of "none"); only the random numbers differ, so that any clip can be made
+    walk, their share of "none"); only the random numbers differ, so that any clip can be made
     without those before it.
 
     Args:
@@ -100,88 +118,49 @@ class SyncMnistStream:
         seed: int,
         num_frames: int = 10,
         classes: Sequence[int] = range(10),
-        no_sync_probability: float = 1 / 92,
+        no_sync_probability: float = NO_SYNC_PROBABILITY,
         shuffle_layers: bool = False,
     ) -> None:
-        self.classes = np.array(sorted(set(classes)), np.int64)
-        if not 2 <= num_digits <= len(self.classes):
-            raise DataError(
-                f"num_digits is {num_digits}; give 2 to {len(self.classes)}, the number of "
-                "different classes"
-            )
-        _check_classes(digits, self.classes)
-        if not 0 <= no_sync_probability <= 1:
-            raise DataError(
-                f"no_sync_probability is {no_sync_probability}; give a share from 0 to 1"
-            )
-        self.digits, self.num_digits, self.num_clips, self.seed, self.num_frames = (
-            digits,
-            num_digits,
-            num_clips,
-            seed,
-            num_frames,
-        )
+        self.classes = sorted(set(classes))
+        _check_digits(digits, num_digits, self.classes)
+        self.digits, self.num_digits, self.num_clips = digits, num_digits, num_clips
+        self.seed, self.num_frames = seed, num_frames
         self.no_sync_probability, self.shuffle_layers = no_sync_probability, shuffle_layers
-        self.class_names = pair_names(self.classes.tolist())
+        self.class_names = pair_names(self.classes)
         groups = [digits.by_class[c] for c in self.classes]
         self._pool = np.concatenate(groups)  # images, grouped by class
-        self._counts = np.array([len(g) for g in groups])
+        self._counts = np.array([len(group) for group in groups])
         self._starts = np.cumsum(self._counts) - self._counts
 
-    def __len__(self) -> int:
-        return self.num_clips
-
-    def __getitem__(self, index: int) -> ClipBatch:
-        return self.__getitems__([index])
-
-    def __getitems__(self, indices: Sequence[int]) -> ClipBatch:
-        """Clips `indices` as one batch: video uint8 [B, 1, T, 64, 64].
-
-        The boxes come in the order of drawing, so the pair's are the first two unless
-        `shuffle_layers` is on: a model that is given boxes must not be told their order.
-        """
-        rows = _checked(indices, self.num_clips)
-        images, path, label = self.plan(rows)
-        return _clip_batch(self.digits, images, path, label, rows)
-
-    def plan(
-        self, rows: NDArray[np.int64]
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-        """What clips `rows` [B] show, undrawn: images [B, n], top-left corners on the canvas [B, T,
-        n, 2], labels [B].
-        """
+    def plan(self, rows: NDArray[np.int64]) -> Plan:
+        """See `DigitClips.plan`."""
         n, num_classes = self.num_digits, len(self.classes)
-        bits = random_bits(
-            self.seed, rows, 1 + num_classes + n + n + trajectory_draws(n, self.num_frames)
+        counts = [1, num_classes, n, n, num_walk_draws(n, self.num_frames)]
+        bits = random_bits(self.seed, rows, sum(counts))
+        sync_bits, class_bits, image_bits, layer_bits, walk_bits = np.split(
+            bits, np.cumsum(counts[:-1]), axis=1
         )
-        sync_bits, class_bits, image_bits, layer_bits, path_bits = np.split(
-            bits, np.cumsum([1, num_classes, n, n]), axis=1
-        )
-
-        synchronous = random_unit(sync_bits[:, 0]) >= self.no_sync_probability
-        first = random_below(
-            image_bits[:, 0], len(self._pool)
-        )  # digit 0 is any image, so frequent classes come more often
+        unit = (sync_bits[:, 0] >> np.uint64(11)).astype(np.float64) * 2.0**-53
+        synchronous = unit >= self.no_sync_probability
+        # Digit 0 is any image, so that frequent classes come more often.
+        first = random_below(image_bits[:, 0], len(self._pool))
         first_class = np.searchsorted(self._starts, first, side="right") - 1
         keys = class_bits.copy()
-        keys[np.arange(len(rows)), first_class] = (
-            0  # sorts to the front: the other digits have other classes
-        )
-        positions = np.argsort(keys, axis=1, kind="stable")[:, :n]  # [B, n] places in self.classes
-        chosen = self._starts[positions] + random_below(image_bits, self._counts[positions])
+        keys[np.arange(len(rows)), first_class] = 0  # sorts to the front: the others are different
+        classes = np.argsort(keys, axis=1, kind="stable")[:, :n]  # [B, n] indices of self.classes
+        chosen = self._starts[classes] + random_below(image_bits, self._counts[classes])
         chosen[:, 0] = first
-
-        label = pair_label(positions[:, 0], positions[:, 1], synchronous, num_classes)
-        path = trajectories(path_bits, n, self.num_frames, synchronous)  # [B, T, n, 2]
+        label = pair_label(classes[:, 0], classes[:, 1], synchronous, num_classes)
+        walks = random_walks(walk_bits, n, self.num_frames, synchronous)  # [B, T, n, 2]
         images = self._pool[chosen]
         if self.shuffle_layers:
             order = np.argsort(layer_bits, axis=1)
             images = np.take_along_axis(images, order, 1)
-            path = np.take_along_axis(path, order[:, None, :, None], 2)
-        return images, path, label
+            walks = np.take_along_axis(walks, order[:, None, :, None], 2)
+        return images, walks, label
 
 
-class SyncMnistTest:
+class SyncMnistTest(DigitClips):
     """A fixed set of clips, made as the authors make theirs; frames are drawn when asked for.
 
     Args:
@@ -190,9 +169,8 @@ class SyncMnistTest:
         num_digits: digits per clip; 3 and 5 are published.
         num_clips: the first so many clips. The generator draws them one after the other, so a
             shorter set is the beginning of a longer one.
-        paths: trajectories to draw, from `released_trajectories` or `read_trajectories`; None: the
-            authors' sequential generator.
-        seed: of the sequential generator.
+        trajectories: to draw, from `released_trajectories`; None: the authors' sequential
+            generator, with seed 0.
 
     Attributes:
         labels: label of every clip, int64 [num_clips].
@@ -207,72 +185,65 @@ class SyncMnistTest:
         digits: Digits,
         num_digits: int,
         num_clips: int = 10_000,
-        paths: Trajectories | None = None,
-        seed: int = 0,
+        trajectories: Trajectories | None = None,
     ) -> None:
-        if not 2 <= num_digits <= 10:
+        _check_digits(digits, num_digits, range(10))
+        found = trajectories or sequential_trajectories(digits.labels, num_digits, num_clips, 0)
+        if found.images.shape[1] != num_digits or len(found) < num_clips:
             raise DataError(
-                f"num_digits is {num_digits}; give 2 to 10, the number of different classes"
+                f"the trajectories hold {len(found)} clips of {found.images.shape[1]} digits; "
+                f"asked for {num_clips} of {num_digits}"
             )
-        _check_classes(digits, np.arange(10))
-        if paths is None:
-            found = sequential_trajectories(digits.labels, num_digits, num_clips, seed)
-        else:
-            found = paths
-            _check_trajectories(found, digits, num_digits, num_clips)
+        # Digits of one clip are of different classes, so other digit images fail at once.
+        if (
+            found.images.max() >= len(digits)
+            or not np.diff(np.sort(digits.labels[found.images], axis=1)).all()
+        ):
+            raise DataError(
+                "the trajectories were made for other digit images; use them with the MNIST test "
+                "digits"
+            )
         self.digits, self.num_digits, self.num_clips = digits, num_digits, num_clips
         self.coordinates, self.images = found.coordinates[:num_clips], found.images[:num_clips]
         pair = digits.labels[self.images[:, :2]]
         self.labels = pair_label(pair[:, 0], pair[:, 1], found.synchronous[:num_clips], 10)
         self.class_names = pair_names()
 
-    def __len__(self) -> int:
-        return self.num_clips
-
-    def __getitem__(self, index: int) -> ClipBatch:
-        return self.__getitems__([index])
-
-    def __getitems__(self, indices: Sequence[int]) -> ClipBatch:
-        """Clips `indices` as one batch: video uint8 [B, 1, T, 64, 64]; boxes in the order of
-        drawing, the pair first.
-        """
-        rows = _checked(indices, self.num_clips)
-        return _clip_batch(
-            self.digits, self.images[rows], self.coordinates[rows], self.labels[rows], rows
-        )
+    def plan(self, rows: NDArray[np.int64]) -> Plan:
+        """See `DigitClips.plan`."""
+        return self.images[rows], self.coordinates[rows], self.labels[rows]
 
 
 def load_test_set(
     num_digits: int,
     source: str | Path = "mnist",
-    paths: str | Path | None = None,
+    released: str | Path | None = None,
     num_clips: int = 10_000,
 ) -> SyncMnistTest:
-    """The published test sets: 5 MNIST digits walk the released trajectories; all others the
-    sequential generator's, with seed 0.
+    """The published test sets: 5 MNIST digits walk the released trajectories; all others those of
+    the sequential generator, with seed 0.
 
     Args:
         num_digits: digits per clip.
         source: as for `load_digits`.
-        paths: a local copy of the released trajectories; None downloads them where they are needed.
+        released: a local copy of the released trajectories; None downloads them where needed.
         num_clips: the first so many clips.
 
     Raises:
         DataError: as `load_digits`, `released_trajectories` and `SyncMnistTest`.
     """
     digits = load_digits(source, "test")
-    released = paths is not None or (num_digits == 5 and str(source) != "embedded")
-    return SyncMnistTest(
-        digits, num_digits, num_clips, released_trajectories(paths) if released else None
-    )
+    if released is None and (num_digits != 5 or str(source) == "embedded"):
+        return SyncMnistTest(digits, num_digits, num_clips)
+    return SyncMnistTest(digits, num_digits, num_clips, released_trajectories(released))
 
 
-class DigitStream:
-    """Still digits at random places, T = 1: to pre-train a stem on what digits look like, and on
-    nothing that moves.
+class DigitStream(DigitClips):
+    """Still digits at random places, T = 1: to pre-train a backbone on what digits look like, and
+    on nothing that moves.
 
     With one digit per frame the label is its class; with several, of different classes, 0/1 for
-    every class that is in view. The latter teaches a stem to tell digits apart where others lie
+    every class that is in view. The latter teaches a backbone to tell digits apart where others lie
     over them, which single digits cannot.
 
     Args:
@@ -283,102 +254,92 @@ class DigitStream:
     """
 
     def __init__(self, digits: Digits, num_clips: int, seed: int, num_digits: int = 1) -> None:
-        self.digits, self.num_clips, self.seed, self.num_digits = (
-            digits,
-            num_clips,
-            seed,
-            num_digits,
-        )
+        self.digits, self.num_clips, self.seed = digits, num_clips, seed
         self.class_names = [str(c) for c in range(10)]
-        self._frames = (
-            SyncMnistStream(digits, num_digits, num_clips, seed, num_frames=1, shuffle_layers=True)
+        self._several = (
+            SyncMnistStream(digits, num_digits, num_clips, seed, 1, shuffle_layers=True)
             if num_digits > 1
             else None
         )
 
-    def __len__(self) -> int:
-        return self.num_clips
-
-    def __getitem__(self, index: int) -> ClipBatch:
-        return self.__getitems__([index])
-
-    def __getitems__(self, indices: Sequence[int]) -> ClipBatch:
-        """Clips `indices` as one batch: video uint8 [B, 1, 1, 64, 64]; label int64 [B], or float
-        [B, 10].
-        """
-        rows = _checked(indices, self.num_clips)
-        if self._frames is not None:
-            images, path, _ = self._frames.plan(rows)
-            batch = _clip_batch(self.digits, images, path, rows, rows)
-            classes = torch.from_numpy(self.digits.labels[images])  # [B, n]
-            batch.label = torch.zeros(len(rows), 10).scatter_(1, classes, 1.0)
-            return batch
-        bits = random_bits(self.seed, rows, 3)
-        images = random_below(bits[:, :1], len(self.digits))  # [B, 1]
-        path = random_below(bits[:, 1:], CANVAS - DIGIT).reshape(-1, 1, 1, 2)
-        return _clip_batch(self.digits, images, path, self.digits.labels[images[:, 0]], rows)
+    def plan(self, rows: NDArray[np.int64]) -> Plan:
+        """See `DigitClips.plan`."""
+        if self._several is None:
+            bits = random_bits(self.seed, rows, 3)
+            images = random_below(bits[:, :1], len(self.digits))  # [B, 1]
+            walks = random_below(bits[:, 1:], HIGHEST + 1).reshape(-1, 1, 1, 2)
+            return images, walks, self.digits.labels[images[:, 0]]
+        images, walks, _ = self._several.plan(rows)
+        seen = np.zeros((len(rows), 10), np.float32)
+        np.put_along_axis(seen, self.digits.labels[images], 1.0, axis=1)
+        return images, walks, seen
 
 
-def appearance_accuracy(num_digits: int, no_sync_probability: float = 1 / 92) -> float:
-    """Best accuracy, 0..1, of someone who knows every digit but sees no motion: guess one of the
-    pairs in view, or "none".
+def pair_names(classes: Sequence[int] = range(10)) -> list[str]:
+    """Names of the labels: "1-0", "2-0", "2-1", ... for the unordered pairs of `classes`, then
+    "none".
     """
-    return max(
-        no_sync_probability, (1 - no_sync_probability) / (num_digits * (num_digits - 1) // 2)
-    )
+    ordered = sorted(classes)
+    return [f"{a}-{b}" for i, a in enumerate(ordered) for b in ordered[:i]] + ["none"]
 
 
-def _check_trajectories(
-    found: Trajectories, digits: Digits, num_digits: int, num_clips: int
-) -> None:
-    if found.images.shape[1] != num_digits or len(found) < num_clips:
-        shown = f"{len(found)} clips of {found.images.shape[1]} digits"
-        raise DataError(f"the trajectories hold {shown}; asked for {num_clips} of {num_digits}")
-    # Digits of one clip are of different classes: with other images than the trajectories were made
-    # for, that fails at once.
-    known = found.images.max() < len(digits)
-    classes = np.sort(digits.labels[found.images], axis=1) if known else np.zeros((1, 2), np.int64)
-    if (np.diff(classes, axis=1) == 0).any():
+def pair_label(
+    first: NDArray[np.int64],
+    second: NDArray[np.int64],
+    synchronous: NDArray[np.bool_],
+    num_classes: int,
+) -> NDArray[np.int64]:
+    """Label of each clip, in the order of `pair_names`, whichever digit comes first."""
+    high, low = np.maximum(first, second), np.minimum(first, second)
+    return np.where(synchronous, high * (high - 1) // 2 + low, num_classes * (num_classes - 1) // 2)
+
+
+def draw_clips(
+    digits: NDArray[np.uint8], images: NDArray[np.int64], walks: NDArray[np.int64]
+) -> NDArray[np.uint8]:
+    """Draws digits (digit 0 first, later ones on top), stretches each frame to 0..255 and resizes
+    it to 64x64.
+
+    Args:
+        digits: all digit images, uint8 [M, 28, 28].
+        images: which of them each digit shows, [B, n].
+        walks: top-left corners on the 100x100 canvas, [B, T, n, 2].
+
+    Returns:
+        uint8 [B, T, 64, 64].
+    """
+    clips = np.empty((*walks.shape[:2], FRAME, FRAME), np.uint8)
+    for clip, shown, corners in zip(clips, digits[images], walks, strict=True):
+        canvas = np.zeros((len(clip), CANVAS, CANVAS), np.uint8)  # [T, 100, 100]
+        for digit, places in zip(shown, corners.transpose(1, 0, 2), strict=True):
+            ink = digit >= INK
+            for frame, (row, column) in zip(canvas, places.tolist(), strict=True):
+                np.copyto(frame[row : row + DIGIT, column : column + DIGIT], digit, where=ink)
+        brightest = np.maximum(canvas.max((1, 2)), 1)
+        for t, frame in enumerate(canvas):
+            if brightest[t] < 255:  # the darkest pixel is always 0
+                frame[:] = np.minimum(frame * (255.0 / brightest[t]), 255.0) + 0.5
+            small = Image.fromarray(frame).resize((FRAME, FRAME), Image.Resampling.BILINEAR)
+            clip[t] = np.asarray(small)
+    return clips
+
+
+def digit_boxes(walks: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Boxes of digits in pixels of the 64x64 frame: top-left corners [..., 2] (row, column) ->
+    [..., 4] (x0, y0, x1, y1).
+    """
+    corner = walks[..., ::-1] * (FRAME / CANVAS)
+    return np.concatenate([corner, corner + DIGIT * FRAME / CANVAS], -1).astype(np.float32)
+
+
+def _check_digits(digits: Digits, num_digits: int, classes: Sequence[int]) -> None:
+    if not 2 <= num_digits <= len(classes):
         raise DataError(
-            "the trajectories were made for other digit images; use them with the MNIST test digits"
+            f"num_digits is {num_digits}; give 2 to {len(classes)}, the number of different classes"
         )
-
-
-def _check_classes(digits: Digits, classes: NDArray[np.int64]) -> None:
-    absent = [int(c) for c in classes if not 0 <= c <= 9 or not len(digits.by_class[c])]
+    absent = [c for c in classes if not 0 <= c <= 9 or not len(digits.by_class[c])]
     if absent:
         raise DataError(
             f"the digits have no image of class {absent[0]}; choose classes from 0 to 9 that they "
             "show"
         )
-
-
-def _checked(indices: Sequence[int], length: int) -> NDArray[np.int64]:
-    rows = np.asarray(indices, np.int64).reshape(-1)
-    if len(rows) and (rows.min() < -length or rows.max() >= length):
-        raise IndexError(f"clip {rows.max() if rows.max() >= length else rows.min()} of {length}")
-    return np.where(rows < 0, rows + length, rows)
-
-
-def _clip_batch(
-    digits: Digits,
-    images: NDArray[np.int64],
-    path: NDArray[np.int64],
-    label: NDArray[np.int64],
-    rows: NDArray[np.int64],
-) -> ClipBatch:
-    """Draws the clips: images [B, n], path [B, T, n, 2]."""
-    num_clips, num_frames, num_digits, _ = path.shape
-    boxes = canvas_boxes(path)  # [B, T, n, 4]
-    shape = (num_clips, num_frames, num_digits)
-    return ClipBatch(
-        video=draw_clips(digits.ink, images, path)[:, None],  # [B, 1, T, 64, 64]
-        label=torch.from_numpy(label.astype(np.int64)),
-        index=torch.from_numpy(rows.copy()),
-        frame_indices=torch.arange(num_frames).expand(num_clips, -1).contiguous(),
-        regions=Regions(
-            torch.from_numpy(boxes / CANVAS).float(),
-            torch.ones(shape),
-            torch.ones(shape, dtype=torch.bool),
-        ),
-    )

@@ -6,17 +6,16 @@ Shapes: T frames, n digits per clip.
 
 from __future__ import annotations
 
-import csv
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
-from vidgraph.data.digit_drawing import canvas_boxes
-from vidgraph.data.digit_sources import SPLITS, load_digits
-from vidgraph.data.syncmnist import SyncMnistStream
+from vidgraph.data.digits import SPLITS, load_digits
+from vidgraph.data.syncmnist import NO_SYNC_PROBABILITY, SyncMnistStream, digit_boxes
 from vidgraph.errors import DataError
 from vidgraph.util import whole_file, write_json
 from vidgraph.video.writer import write_video
@@ -34,7 +33,7 @@ def make_dataset(
     seed: int = 0,
     num_frames: int = 10,
     classes: Sequence[int] = range(10),
-    no_sync_probability: float = 1 / 92,
+    no_sync_probability: float = NO_SYNC_PROBABILITY,
     shuffle_layers: bool = True,
     report: Callable[[int, int], None] | None = None,
 ) -> Path:
@@ -48,8 +47,7 @@ def make_dataset(
 
     Args:
         out_folder: a new or empty folder, or one begun by this function with the same settings.
-        num_digits: digits per clip. With as many `classes`, frames alone say least (see
-            `appearance_accuracy`).
+        num_digits: digits per clip. With as many `classes`, frames alone say least.
         counts: clips per split, such as {"train": 800, "val": 100, "test": 200}; every split draws
             its own digit images.
         digits: source of the images, as for `load_digits`.
@@ -71,77 +69,56 @@ def make_dataset(
             same call continues.
     """
     folder = Path(out_folder).expanduser()
-    counts = {
-        split: int(counts[split]) for split in sorted(counts, key=_split_place) if counts[split] > 0
-    }
+    counts = {split: counts[split] for split in SPLITS if counts.get(split)}
     if not counts:
         raise DataError(f"no clips to write; give counts for some of {', '.join(SPLITS)}")
     options: dict[str, Any] = {
         "num_frames": num_frames,
-        "classes": sorted({int(c) for c in classes}),
+        "classes": sorted(set(classes)),
         "no_sync_probability": no_sync_probability,
         "shuffle_layers": shuffle_layers,
     }
+    settings = {"num_digits": num_digits, "counts": counts, "digits": str(digits), "seed": seed}
     streams = {
         split: SyncMnistStream(
-            load_digits(digits, split), num_digits, count, 3 * seed + _split_place(split), **options
+            load_digits(digits, split), num_digits, count, 3 * seed + SPLITS.index(split), **options
         )
         for split, count in counts.items()
     }
-    _claim(
-        folder,
-        {
-            "num_digits": num_digits,
-            "counts": counts,
-            "digits": str(digits),
-            "seed": seed,
-            **options,
-        },
-    )
+    _begin(folder, settings | options)
     table = folder / "table.csv"
     if not table.is_file():
         _write_videos(folder, streams, report)
-        _write_csv(
-            folder / "boxes.csv",
-            ("video", "frame", "digit", "x0", "y0", "x1", "y1"),
-            _box_rows(streams),
-        )
-        _write_csv(
-            table, ("video", "label", "split"), _table_rows(streams)
-        )  # last: a table means that all is there
+        tracks = pd.concat([_tracks(split, stream) for split, stream in streams.items()])
+        labels = pd.concat([_labels(split, stream) for split, stream in streams.items()])
+        # The table comes last: where it is, all is there.
+        for path, rows in ((folder / "boxes.csv", tracks), (table, labels)):
+            with whole_file(path) as temporary:
+                rows.to_csv(temporary, index=False, float_format="%.2f", lineterminator="\r\n")
     return table
 
 
-def _split_place(split: str) -> int:
-    if split not in SPLITS:
-        raise DataError(f"split {split!r} does not exist; use {', '.join(SPLITS)}")
-    return SPLITS.index(split)
-
-
-def _claim(folder: Path, settings: dict[str, Any]) -> None:
-    """Makes `folder` ours, or checks that it already is."""
+def _begin(folder: Path, settings: dict[str, Any]) -> None:
+    """Notes the settings in a new folder, or checks that it was begun with the same."""
+    note = folder / SETTINGS_FILE
     if folder.exists() and not folder.is_dir():
         raise DataError(f"{folder}: is a file; choose a new folder")
-    note = folder / SETTINGS_FILE
-    if note.is_file():
-        try:
-            found = json.loads(note.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise DataError(f"{note}: cannot be read ({error}); choose a new folder") from error
-        if not isinstance(found, dict) or found != settings:
-            changed = sorted(
-                k for k in settings if not isinstance(found, dict) or found.get(k) != settings[k]
-            )
+    if not note.is_file():
+        if folder.is_dir() and any(folder.iterdir()):
             raise DataError(
-                f"{folder}: was begun with other settings ({', '.join(changed)}); repeat those or "
-                "choose a new folder"
+                f"{folder}: is not empty and holds no {SETTINGS_FILE}; choose a new or empty folder"
             )
-    elif folder.is_dir() and any(folder.iterdir()):
-        raise DataError(
-            f"{folder}: is not empty and holds no {SETTINGS_FILE}; choose a new or empty folder"
-        )
-    else:
         write_json(note, settings)
+        return
+    try:
+        found = dict(json.loads(note.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise DataError(f"{note}: cannot be read ({error}); choose a new folder") from error
+    if changed := sorted(key for key in settings if found.get(key) != settings[key]):
+        raise DataError(
+            f"{folder}: was begun with other settings ({', '.join(changed)}); repeat those or "
+            "choose a new folder"
+        )
 
 
 def _name(split: str, clip: int) -> str:
@@ -157,43 +134,33 @@ def _write_videos(
             clips = range(begin, min(begin + _BATCH, len(stream)))
             # A file that is there is whole: files are renamed into place when they are finished.
             absent = [clip for clip in clips if not (folder / _name(split, clip)).is_file()]
-            if absent:
-                for clip, video in zip(
-                    absent, stream.__getitems__(absent).video[:, 0].numpy(), strict=True
-                ):
-                    write_video(folder / _name(split, clip), video, FPS, lossless=True)
+            videos = stream.__getitems__(absent).video[:, 0].numpy()
+            for clip, video in zip(absent, videos, strict=True):
+                write_video(folder / _name(split, clip), video, FPS, lossless=True)
             done += len(clips)
             if report is not None:
                 report(done, total)
 
 
-def _box_rows(streams: Mapping[str, SyncMnistStream]) -> Iterable[tuple[Any, ...]]:
-    for split, stream in streams.items():
-        for begin in range(0, len(stream), _BATCH):
-            rows = np.arange(begin, min(begin + _BATCH, len(stream)))
-            images, path, _ = stream.plan(rows)
-            for clip, shown, corners in zip(
-                rows.tolist(), stream.digits.labels[images], path, strict=True
-            ):
-                boxes = canvas_boxes(corners)  # [T, n, 4]
-                for frame, digit in np.ndindex(corners.shape[0], corners.shape[1]):
-                    place = np.argsort(shown)[digit]
-                    yield (
-                        _name(split, clip),
-                        frame,
-                        int(shown[place]),
-                        *(f"{x:.2f}" for x in boxes[frame, place]),
-                    )
+def _labels(split: str, stream: SyncMnistStream) -> pd.DataFrame:
+    labels = stream.plan(np.arange(len(stream)))[2]
+    names = [_name(split, clip) for clip in range(len(stream))]
+    return pd.DataFrame(
+        {"video": names, "label": [stream.class_names[k] for k in labels], "split": split}
+    )
 
 
-def _table_rows(streams: Mapping[str, SyncMnistStream]) -> Iterable[tuple[str, str, str]]:
-    for split, stream in streams.items():
-        for clip, label in enumerate(stream.plan(np.arange(len(stream)))[2]):
-            yield _name(split, clip), stream.class_names[label], split
-
-
-def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    with whole_file(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(header)
-        writer.writerows(rows)
+def _tracks(split: str, stream: SyncMnistStream) -> pd.DataFrame:
+    """A row per clip, frame and digit."""
+    images, walks, _ = stream.plan(np.arange(len(stream)))
+    digits = stream.digits.labels[images]  # [B, n]
+    order = np.argsort(digits, axis=1)
+    boxes = np.take_along_axis(digit_boxes(walks), order[:, None, :, None], 2)  # [B, T, n, 4]
+    clip, frame, digit = (index.ravel() for index in np.indices(boxes.shape[:3]))
+    columns = {
+        "video": [_name(split, number) for number in clip.tolist()],
+        "frame": frame,
+        "digit": np.take_along_axis(digits, order, 1)[clip, digit],
+    }
+    corners = zip(("x0", "y0", "x1", "y1"), boxes.reshape(-1, 4).T, strict=True)
+    return pd.DataFrame(columns | dict(corners))

@@ -4,20 +4,17 @@
     walk/anna.mp4,walk,train,,
     long.mp4,run|jump,test,1.5,4.0
 
-A table is a CSV (.csv), tab-separated (.tsv) or Parquet (.parquet) file; `start_seconds` and
-`end_seconds` may be absent or empty, `|` stands between several labels, paths are relative to the
-file's folder or absolute. A folder per class needs no file: `root/{train,val,test}/class/*`, or
-`root/class/*`, whose split follows from a hash of each path (see `split_by_hash`).
+A table is a CSV (.csv) or Parquet (.parquet) file; `start_seconds` and `end_seconds` may be absent
+or empty, `|` stands between several labels, paths are relative to the file's folder or absolute. A
+folder per class needs no file: `root/{train,val,test}/class/*`, or `root/class/*`, whose split
+follows from a hash of each path (see `split_by_hash`).
 """
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
-import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,17 +22,21 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from vidgraph.data.cells import (
+    hash64,
+    near_only,
+    read_columns,
+    refuse,
+    refuse_unknown,
+    to_numbers,
+)
 from vidgraph.errors import TableError, nearest
 from vidgraph.util import natural_key
-from vidgraph.video.frame_folder import IMAGE_SUFFIXES
+from vidgraph.video.listing import scan_folder
 
 REQUIRED = ("video", "label", "split")
 OPTIONAL = ("start_seconds", "end_seconds")
 FOLDER_SPLITS = ("train", "val", "test")
-_VIDEO_KINDS = (
-    "mp4 avi mkv webm mov m4v mpg mpeg wmv flv f4v ts mts m2ts 3gp 3g2 ogv vob gif mxf asf divx"
-)
-VIDEO_SUFFIXES = frozenset("." + kind for kind in _VIDEO_KINDS.split())
 
 
 @dataclass(frozen=True)
@@ -87,20 +88,18 @@ class VideoTable:
         return rows
 
     def where(self, row: int) -> str:
-        """The place of a row, for messages: `clips.csv, line 7`."""
+        """A row, for messages: `clips.csv, line 7`."""
         return f"{self.source.name}, {self.row_word} {row}"
 
     def targets(self, rows: pd.DataFrame) -> np.ndarray[Any, Any]:
         """Class indices of `rows`, int64 [n]; for a multi-label table 0/1 float32 [n,
         num_classes].
         """
-        index = {name: i for i, name in enumerate(self.class_names)}
         if not self.multi_label:
-            return np.array([index[label] for label in rows["label"]], dtype=np.int64)
-        hot = np.zeros((len(rows), len(self.class_names)), dtype=np.float32)
-        for i, text in enumerate(rows["label"]):
-            hot[i, [index[label] for label in split_labels(text)]] = 1.0
-        return hot
+            index = {name: i for i, name in enumerate(self.class_names)}
+            return rows["label"].map(index).to_numpy(np.int64, copy=True)
+        hot = rows["label"].str.get_dummies("|").reindex(columns=self.class_names, fill_value=0)
+        return hot.to_numpy(np.float32, copy=True)
 
     def with_class_names(self, class_names: Sequence[str]) -> VideoTable:
         """The same rows under a given list of classes, such as that of a trained model.
@@ -108,33 +107,17 @@ class VideoTable:
         Raises:
             TableError: a row's label is not in the list.
         """
-        known = set(class_names)
-        if len(known) != len(class_names):
-            raise TableError(
-                f"{self.source}: the given class list names a class twice: "
-                f"{_first_repeat(class_names)!r}"
-            )
-        labels = [
-            (row, label)
-            for row, text in zip(self.frame["row"], self.frame["label"], strict=True)
-            for label in split_labels(text)
-        ]
-        problem = f"label {{!r}} is not among the {len(known)} given classes"
-        unknown = [
-            (row, problem.format(label) + near_only(label, known))
-            for row, label in labels
-            if label not in known
-        ]
-        raise_first(self.source, self.row_word, unknown)
+        labels = self.frame.set_index("row")["label"].str.split("|").explode()
+        labels.index.name = self.row_word
+        refuse_unknown(self.source, labels[labels != ""], class_names, "label", "given classes")
         return replace(self, class_names=tuple(class_names))
 
-    def is_skipped(self, name: str, skip: frozenset[str] | set[str]) -> bool:
+    def is_skipped(self, name: str, skip: Collection[str]) -> bool:
         """Whether a video (its `name`) is in a skip list, which may hold names as the table writes
         them or full paths.
         """
-        return bool(skip) and (
-            os.path.normpath(name) in skip or str(self.folder / name) in skip or name in skip
-        )
+        forms = (name, os.path.normpath(name), str(self.folder / name))
+        return any(form in skip for form in forms)
 
     @property
     def folder(self) -> Path:
@@ -146,18 +129,16 @@ class VideoTable:
         `skipped` (how many of them are not on disk, or in the skip list), `sha256` (of the table
         file's bytes; of the sorted split, class and path lines of a folder).
         """
-        names = self.frame["name"].unique()
-        skipped = sum(self.is_skipped(name, skip) for name in names)
-        missing = sum(not os.path.exists(video) for video in self.frame["video"].unique())
         if self.source.is_dir():
-            lines = zip(*(self.frame[c] for c in ("split", "label", "name")), strict=True)
-            content = "".join(sorted("\t".join(cells) + "\n" for cells in lines)).encode()
+            lines = self.frame[["split", "label", "name"]].agg("\t".join, axis=1) + "\n"
+            content = "".join(sorted(lines)).encode()
         else:
             content = self.source.read_bytes()
+        names = self.frame["name"].unique()
         return {
             "files": len(names),
-            "missing": missing,
-            "skipped": skipped,
+            "missing": sum(not os.path.exists(video) for video in self.frame["video"].unique()),
+            "skipped": sum(self.is_skipped(name, skip) for name in names),
             "sha256": hashlib.sha256(content).hexdigest(),
         }
 
@@ -167,46 +148,79 @@ def load_table(
     columns: Mapping[str, str] | None = None,
     *,
     class_names: Sequence[str] | None = None,
-    multi_label: bool | None = None,
+    multi_label: bool = False,
 ) -> VideoTable:
     """Reads a table file, or a folder with one folder per class.
 
     Args:
-        path: .csv, .tsv or .parquet file, or a folder. Class folders hold video files or folders of
-            frame images.
+        path: .csv or .parquet file, or a folder. Class folders hold video files or folders of frame
+            images.
         columns: our column name -> the file's (`{"label": "class"}`); see `parse_columns`.
         class_names: the classes and their order; by default the labels that occur, sorted.
-        multi_label: True or False to say it; by default a table is multi-label if any row has a
-            `|`.
+        multi_label: a table is multi-label if any row has a `|`; True: also if none has.
 
     Raises:
         TableError: with the file and the row of the first fault, and the number of the others.
     """
     source, columns = Path(path), dict(columns or {})
+    notes: tuple[str, ...] = ()
     for ours in columns:
         _check_our_name(ours)
-    if source.is_dir():
-        if columns:
-            raise TableError(
-                f"{source}: is a folder of class folders, which has no columns to rename"
-            )
-        records, notes = _scan_folder(source)
-        word, multi_label = "row", bool(multi_label)
+    if not source.is_dir():
+        hint = " (or say which column it is with --columns OURS=THEIRS)"
+        rows = read_columns(source, REQUIRED, OPTIONAL, columns, hint)
+        multi_label = multi_label or any("|" in label for label in rows["label"])
+    elif columns:
+        raise TableError(f"{source}: is a folder of class folders, which has no columns to rename")
     else:
-        word, header, lines = read_rows(source)
-        picked = _pick_columns(source, word, header, columns)
-        records = [(row, {ours: cells[i] for ours, i in picked.items()}) for row, cells in lines]
-        notes = []
-        if multi_label is None:
-            multi_label = any("|" in cells["label"] for _, cells in records)
-    if not records:
+        rows, notes = _scan_folder(source)
+    if rows.empty:
         raise TableError(f"{source}: has a header but no rows; write one row per sample below it")
-    frame = _check_rows(source, word, records, multi_label)
-    found = sorted(
-        {label for text in frame["label"].unique() for label in split_labels(text)}, key=natural_key
-    )
-    table = VideoTable(source, frame, tuple(found), multi_label, word, tuple(notes))
+    for column in ("video", "split"):
+        refuse(source, rows[column], rows[column] == "", f"the {column} is empty")
+    label = rows["label"]
+    if multi_label:
+        label = label.str.replace(r"\s*\|\s*", "|", regex=True)
+        empty = (label != "") & label.str.split("|").map(lambda labels: "" in labels)
+        refuse(source, label, empty, "an empty label in {!r}")
+    else:
+        what = "the label is empty; only a multi-label table may have rows without a label"
+        refuse(source, label, label == "", what)
+    start, end = read_spans(source, rows)
+    folder = source if source.is_dir() else source.parent
+    frame = pd.DataFrame(
+        {
+            "row": rows.index,
+            "name": rows["video"],
+            "video": [str(folder / name) for name in rows["video"]],
+            "label": label,
+            "split": rows["split"],
+            "start_seconds": start,
+            "end_seconds": end,
+        }
+    ).reset_index(drop=True)
+    found = {label for text in frame["label"].unique() for label in split_labels(text)}
+    classes = tuple(sorted(found, key=natural_key))
+    table = VideoTable(source, frame, classes, multi_label, str(rows.index.name), notes)
     return table if class_names is None else table.with_class_names(class_names)
+
+
+def read_spans(source: Path, rows: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
+    """`start_seconds` and `end_seconds` of rows of text, NaN where they are empty or absent.
+
+    Raises:
+        TableError: a text that is no time, or a start that is not before its end.
+    """
+    texts = (rows.get(name, pd.Series("", rows.index, name=name)) for name in OPTIONAL)
+    start, end = (to_numbers(source, text, may_be_empty=True) for text in texts)
+    spans = start.fillna(0.0).map("{:g}".format) + " s to " + end.map("{:g} s".format)
+    refuse(
+        source,
+        spans,
+        ~(start.fillna(0.0) < end.fillna(np.inf)),
+        "the span from {} holds nothing; start_seconds must be less than end_seconds",
+    )
+    return start, end
 
 
 def parse_columns(text: str) -> dict[str, str]:
@@ -214,20 +228,18 @@ def parse_columns(text: str) -> dict[str, str]:
     file's).
 
     Raises:
-        TableError: a part that is not `ours=theirs`, an unknown name of ours (the nearest is
-            named), or one given twice.
+        TableError: a part that is not `ours=theirs`, or an unknown name of ours (the nearest is
+            named).
     """
     columns: dict[str, str] = {}
     for part in filter(str.strip, text.split(",")):
-        ours, equals, theirs = (piece.strip() for piece in part.partition("="))
-        if not (ours and equals and theirs):
+        ours, _, theirs = (piece.strip() for piece in part.partition("="))
+        if not (ours and theirs):
             raise TableError(
                 f"--columns: {part.strip()!r} is not of the form OURS=THEIRS, such as "
                 "label=class,split=split01"
             )
         _check_our_name(ours)
-        if ours in columns:
-            raise TableError(f"--columns: {ours!r} is given twice")
         columns[ours] = theirs
     return columns
 
@@ -241,7 +253,7 @@ def _check_our_name(ours: str) -> None:
 
 def split_labels(text: str) -> list[str]:
     """`"run|jump"` -> `["run", "jump"]`; an empty text has no labels."""
-    return [label.strip() for label in text.split("|")] if text else []
+    return text.split("|") if text else []
 
 
 def split_by_hash(name: str) -> str:
@@ -251,283 +263,52 @@ def split_by_hash(name: str) -> str:
     It depends on the path below the root alone (sha256 of it, modulo 10), so adding or removing
     other videos never moves one from a split to another, and every machine agrees.
     """
-    bucket = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") % 10
+    bucket = hash64(name) % 10
     return "train" if bucket < 8 else "val" if bucket == 8 else "test"
 
 
-def read_rows(source: Path) -> tuple[str, list[str], list[tuple[int, list[str]]]]:
-    """What the rows count ("line" or "row"), the header, and each row's number and cells, as many
-    as the header's.
-    """
-    if not source.exists():
-        raise TableError(f"{source}: no such table or folder")
-    try:
-        if source.suffix.lower() == ".parquet":
-            return "row", *_read_parquet(source)
-        if source.suffix.lower() in (".csv", ".tsv"):
-            return "line", *_read_csv(source, "\t" if source.suffix.lower() == ".tsv" else ",")
-    except OSError as error:
-        raise TableError(f"{source}: cannot be read ({error.strerror or error})") from error
-    raise TableError(
-        f"{source}: is not a table; expected a .csv, .tsv or .parquet file, or a folder with one "
-        "folder per class"
-    )
-
-
-def _read_csv(source: Path, delimiter: str) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    content, separator = source.read_bytes(), "tab" if delimiter == "\t" else "comma"
-    if b"\0" in content[:4096]:
-        raise TableError(f"{source}: holds binary data, not text; save the table as CSV in UTF-8")
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
-        raise TableError(
-            f"{source}, line {line}: is not UTF-8 text; save the table as CSV in UTF-8"
-        ) from error
-    reader, rows, start = (
-        csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True),
-        [],
-        1,
-    )
-    try:
-        for cells in reader:
-            if any(cell.strip() for cell in cells):
-                rows.append((start, [cell.strip() for cell in cells]))
-            start = (
-                reader.line_num + 1
-            )  # a quoted cell may span lines: a row's place is its first one
-    except csv.Error as error:
-        raise TableError(
-            f"{source}, line {start}: {error}; is a quotation mark left open?"
-        ) from error
-    if not rows:
-        raise TableError(
-            f"{source}: is empty; the first line must name the columns {', '.join(REQUIRED)}"
-        )
-    header = rows.pop(0)[1]
-    if len(header) == 1 and (other := next((c for c in ";\t,|" if c in header[0]), None)):
-        raise TableError(
-            f"{source}, line 1: columns are separated by {other!r}; a {source.suffix} table needs "
-            f"a {separator}"
-        )
-    problem = f"{{}} columns where the header has {len(header)}: a {separator} too {{}}"
-    wrong = [
-        (n, problem.format(len(c), "few" if len(c) < len(header) else "many"))
-        for n, c in rows
-        if len(c) != len(header)
-    ]
-    raise_first(source, "line", wrong)
-    return header, rows
-
-
-def _read_parquet(source: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    import pyarrow  # type: ignore[import-untyped]
-    from pyarrow import parquet
-
-    try:
-        content = parquet.read_table(source)
-    except pyarrow.ArrowException as error:
-        raise TableError(f"{source}: is not a Parquet file, or a damaged one") from error
-    columns = [
-        ["" if v is None or v != v else str(v).strip() for v in column.to_pylist()]
-        for column in content.columns
-    ]
-    return list(content.column_names), [
-        (i, list(cells)) for i, cells in enumerate(zip(*columns, strict=True), start=1)
-    ]
-
-
-def _pick_columns(
-    source: Path, word: str, header: list[str], columns: Mapping[str, str]
-) -> dict[str, int]:
-    """Where each of our columns stands in the file."""
-    place, picked = f"{source}, line 1" if word == "line" else str(source), {}
-    for ours in REQUIRED + OPTIONAL:
-        theirs = columns.get(ours, ours)
-        if header.count(theirs) > 1:
-            raise TableError(f"{place}: column {theirs!r} appears twice; rename one of them")
-        if theirs in header:
-            picked[ours] = header.index(theirs)
-        elif ours in REQUIRED or ours in columns:
-            near = nearest(theirs, filter(None, header))
-            rename = (
-                ""
-                if ours in columns
-                else f"{'' if near[-1] == '?' else '.'} Or say which column it is with --columns "
-                f"{ours}=NAME"
-            )
-            raise TableError(f"{place}: no column {theirs!r}{near}{rename}")
-    return picked
-
-
-def _check_rows(
-    source: Path, word: str, records: list[tuple[int, dict[str, str]]], multi_label: bool
-) -> pd.DataFrame:
-    raise_first(
-        source,
-        word,
-        [(row, problem) for row, cells in records if (problem := _row_problem(cells, multi_label))],
-    )
-    folder, rows = source if source.is_dir() else source.parent, [cells for _, cells in records]
-    columns: dict[str, Any] = {
-        "row": [row for row, _ in records],
-        "name": [cells["video"] for cells in rows],
-    }
-    columns["video"] = [str(folder / name) for name in columns["name"]]
-    columns |= {c: [cells[c] for cells in rows] for c in ("label", "split")}
-    columns |= {c: np.array([_seconds(cells.get(c, "")) for cells in rows]) for c in OPTIONAL}
-    return pd.DataFrame(columns)
-
-
-def _row_problem(cells: dict[str, str], multi_label: bool) -> str | None:
-    """What is wrong with one row, or None."""
-    for column in ("video", "split"):
-        if not cells[column]:
-            return f"the {column} is empty"
-    if "\n" in cells["video"] or "\r" in cells["video"]:
-        return f"the video's name {cells['video']!r} holds a line break"
-    labels = split_labels(cells["label"])
-    if not labels and not multi_label:
-        return "the label is empty; only a multi-label table may have rows without a label"
-    if not all(labels):
-        return f"an empty label in {cells['label']!r}"
-    if len(set(labels)) != len(labels):
-        return f"label {_first_repeat(labels)!r} appears twice in {cells['label']!r}"
-    if len(labels) > 1 and not multi_label:
-        return f"{len(labels)} labels in {cells['label']!r}, but the table is read as single-label"
-    return span_problem(cells)
-
-
-def span_problem(cells: dict[str, str]) -> str | None:
-    """What is wrong with `start_seconds` and `end_seconds`, or None."""
-    for column in OPTIONAL:
-        try:
-            value = _seconds(cells.get(column, ""))
-        except ValueError:
-            return f"{column} is {cells[column]!r}, which is not a number of seconds"
-        if cells.get(column) and not 0 <= value < math.inf:
-            return f"{column} is {cells[column]}, which is not a time in the video (0 or later)"
-    start, end = (_seconds(cells.get(column, "")) for column in OPTIONAL)
-    if start >= end or end == 0:  # False for an absent time, which is NaN
-        begin = 0.0 if math.isnan(start) else start
-        return (
-            f"the span from {begin:g} s to {end:g} s holds nothing; start_seconds must be less "
-            "than end_seconds"
-        )
-    return None
-
-
-def _seconds(text: str) -> float:
-    return float(text) if text else math.nan
-
-
-def raise_first(source: Path, word: str, faults: list[tuple[int, str]]) -> None:
-    """Raises TableError with the first fault, a row and what is wrong there, and the rows of the
-    others; nothing where there is none.
-    """
-    if faults:
-        row, problem = faults[0]
-        others = [str(n) for n in dict.fromkeys(n for n, _ in faults) if n != row]
-        more = (
-            f" (also wrong: {word} "
-            f"{', '.join(others[:5])}{f' and {len(others) - 5} more' if len(others) > 5 else ''})"
-            if others
-            else ""
-        )
-        raise TableError(f"{source}, {word} {row}: {problem}{more}")
-
-
-def near_only(name: str, known: Iterable[str]) -> str:
-    """The hint of `nearest`, and nothing where no name is near: a list of hundreds of classes helps
-    nobody.
-    """
-    return hint if (hint := nearest(name, known)).startswith("; did you mean") else ""
-
-
-def _first_repeat(names: Sequence[str]) -> str:
-    return next(name for i, name in enumerate(names) if name in names[:i])
-
-
-def _scan_folder(root: Path) -> tuple[list[tuple[int, dict[str, str]]], list[str]]:
+def _scan_folder(root: Path) -> tuple[pd.DataFrame, tuple[str, ...]]:
     """The rows of `root/split/class/*` or `root/class/*`, in natural order, and notes for the
     user.
     """
-    below = _entries(root)
-    folders = [entry for entry in below if entry.is_dir()]
-    if not folders:
-        what = "holds files but no class folders" if below else "is empty"
+    videos, others = scan_folder(root)
+    top = _folders(root)
+    if not top:
         raise TableError(
-            f"{root}: {what}; expected one folder per class (root/walk/*.mp4) or a table file"
+            f"{root}: holds no class folders; expected one folder per class (root/walk/*.mp4) or a "
+            "table file"
         )
-    ignored: list[str] = [entry.name for entry in below if not entry.is_dir()]
-    if any(folder.name in FOLDER_SPLITS for folder in folders):
-        if wrong := [folder.name for folder in folders if folder.name not in FOLDER_SPLITS]:
-            near = near_only(wrong[0], FOLDER_SPLITS)
-            raise TableError(
-                f"{root}: folder {wrong[0]!r} stands beside split folders (train, val, test) but "
-                f"is none{near}"
-            )
-        folders.sort(key=lambda folder: FOLDER_SPLITS.index(folder.name))
-        classes = [
-            (split, entry)
-            for split in folders
-            for entry in _entries(Path(split.path))
-            if entry.is_dir()
-        ]
-        if empty := {split.path for split in folders} - {split.path for split, _ in classes}:
-            raise TableError(
-                f"{min(empty)}: holds no class folders; expected {Path(min(empty)).name}/walk/*.mp4"
-            )
-        found = [
-            (f"{split.name}/{entry.name}/{v}", entry.name, split.name)
-            for split, entry in classes
-            for v in _videos(entry, ignored)
-        ]
-        notes = []
+    in_splits = any(folder.name in FOLDER_SPLITS for folder in top)
+    if in_splits and (wrong := sorted({folder.name for folder in top} - set(FOLDER_SPLITS))):
+        raise TableError(
+            f"{root}: folder {wrong[0]!r} stands beside the split folders train, val and "
+            f"test{near_only(wrong[0], FOLDER_SPLITS)}"
+        )
+    classes = {folder for split in top for folder in _folders(split)} if in_splits else set(top)
+    if stray := [video for video in videos if video.parent not in classes]:
+        form = "root/train/walk/*.mp4" if in_splits else "root/walk/*.mp4"
+        raise TableError(f"{stray[0]}: does not lie directly in a class folder; expected {form}")
+    if empty := sorted(classes - {video.parent for video in videos}):
+        raise TableError(f"{empty[0]}: class folder without a video or a folder of frames")
+    names = [video.relative_to(root).as_posix() for video in videos]
+    splits = [name.split("/")[0] if in_splits else split_by_hash(name) for name in names]
+    labels = [video.parent.name for video in videos]
+    rows = pd.DataFrame({"video": names, "label": labels, "split": splits})
+    notes = []
+    if in_splits:
+        rows = rows.sort_values("split", key=lambda s: s.map(FOLDER_SPLITS.index), kind="stable")
     else:
-        names = [
-            (f"{folder.name}/{v}", folder.name)
-            for folder in folders
-            for v in _videos(folder, ignored)
-        ]
-        found = [(name, label, split_by_hash(name)) for name, label in names]
-        notes = [
+        notes.append(
             "splits follow from a hash of each path: about 80 % train, 10 % val, 10 % test (or "
             "make train, val and test folders)"
-        ]
-    if ignored:
-        more = f" and {len(ignored) - 3} more" if len(ignored) > 3 else ""
-        notes.append(f"left out because no video by their names: {', '.join(ignored[:3])}{more}")
-    return [
-        (i, {"video": v, "label": label, "split": s})
-        for i, (v, label, s) in enumerate(found, start=1)
-    ], notes
-
-
-def _entries(folder: Path) -> list[os.DirEntry[str]]:
-    with os.scandir(folder) as entries:
-        return sorted(
-            (e for e in entries if not e.name.startswith(".")), key=lambda e: natural_key(e.name)
         )
+    if others:
+        left_out = ", ".join(other.relative_to(root).as_posix() for other in others[:3])
+        more = f" and {len(others) - 3} more" if len(others) > 3 else ""
+        notes.append(f"left out because no video by their names: {left_out}{more}")
+    rows.index = pd.RangeIndex(1, len(rows) + 1, name="row")
+    return rows, tuple(notes)
 
 
-def _videos(folder: os.DirEntry[str], ignored: list[str]) -> list[str]:
-    """Names of the video files and frame folders of one class, in natural order."""
-    names = []
-    for entry in _entries(Path(folder.path)):
-        if entry.is_dir():
-            with os.scandir(entry.path) as inside:
-                if not any(Path(e.name).suffix.lower() in IMAGE_SUFFIXES for e in inside):
-                    raise TableError(
-                        f"{entry.path}: is not a folder of frame images; videos must lie directly "
-                        "in their class folder"
-                    )
-            names.append(entry.name)
-        elif Path(entry.name).suffix.lower() in VIDEO_SUFFIXES:
-            names.append(entry.name)
-        else:
-            ignored.append(f"{folder.name}/{entry.name}")
-    if not names:
-        raise TableError(f"{folder.path}: class folder without a video or a folder of frames")
-    return names
+def _folders(folder: Path) -> list[Path]:
+    return [path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]

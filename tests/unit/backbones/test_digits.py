@@ -8,7 +8,7 @@ from torch import nn
 
 import vidgraph
 from vidgraph.backbones.digits import EvidenceStem, FrameWise, simple_c2d, strided_stem
-from vidgraph.data.digit_sources import load_digits
+from vidgraph.data.digits import load_digits
 from vidgraph.data.syncmnist import SyncMnistStream
 
 

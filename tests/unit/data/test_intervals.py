@@ -172,7 +172,7 @@ def test_an_action_beyond_the_video_is_named(tmp_path: Path, folder: Path) -> No
         ),
         (
             f"{HEADER}one.mp4,a,0,1\nonne.mp4,a,0,1\nonne.mp4,a,2,3\n",
-            "line 3: video 'onne.mp4' is not in table.csv (also wrong: line 4)",
+            "line 3: video 'onne.mp4' is not in table.csv (1 more lines like it)",
         ),
         (
             f"{HEADER}one.mp4,a,2,1\n",
@@ -185,21 +185,21 @@ def test_an_action_beyond_the_video_is_named(tmp_path: Path, folder: Path) -> No
         ),
         (
             f"{HEADER}one.mp4,a,0,x\n",
-            "line 2: end_seconds is 'x', which is not a number of seconds",
+            "line 2: end_seconds is 'x', which is not a number from 0 on",
         ),
         (
             f"{HEADER}one.mp4,a,-1,1\n",
-            "line 2: start_seconds is -1, which is not a time in the video",
+            "line 2: start_seconds is '-1', which is not a number from 0 on",
         ),
         (
             "video,label,start,end_seconds\none.mp4,a,0,1\n",
-            "line 1: no column 'start_seconds'; did you mean 'start'?",
+            "actions.csv: no column 'start_seconds'; did you mean 'start'?",
         ),
         (
             "video,label,label,start_seconds,end_seconds\none.mp4,a,a,0,1\n",
-            "line 1: more than one column 'label'",
+            "actions.csv: column 'label' appears twice",
         ),
-        (None, "no such table"),
+        (None, "there is no such file"),
     ],
 )
 def test_broken_tables_of_actions(

@@ -1,10 +1,9 @@
-"""Something-Something: label files to tables, what is refused, and which classes are each other's
-mirror image.
+"""Something-Something: which classes are each other's mirror image, and its videos as training and
+test meet them.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,18 +14,12 @@ from PIL import Image
 
 from vidgraph.data.check import check_table
 from vidgraph.data.clips import ClipDataset, collate, mirrored_classes
-from vidgraph.data.something import make_table
 from vidgraph.data.table import VideoTable, load_table
-from vidgraph.errors import VideoError, VidgraphError
+from vidgraph.errors import VideoError
 from vidgraph.records import InputSpec
 from vidgraph.video.views import ViewPlan
 from vidgraph.video.writer import write_video
 
-CLASSES = [
-    "Pushing something from left to right",
-    "Holding something",
-    "Putting something, something and something on the table",
-]
 # The classes of v2's official list of 174 that hold the letters "left" or "right" (numbers of
 # labels.json; v1 names them alike).
 V2_SIDES = {
@@ -42,253 +35,6 @@ V2_SIDES = {
     166: "Turning the camera left while filming something",
     167: "Turning the camera right while filming something",
 }
-
-
-def v1(folder: Path, prefix: str = "something-something-v1-") -> Path:
-    """Label files of five videos, and their folders of frames but one."""
-    (folder / "labels").mkdir(parents=True)
-    files = {
-        "labels.csv": "\n".join(CLASSES) + "\n",
-        "train.csv": f"100218;{CLASSES[1]}\n24413;{CLASSES[0]}\n7;{CLASSES[2]}\n",
-        "validation.csv": f"55;{CLASSES[0]}\n56;{CLASSES[1]}\n",
-        "test.csv": "1\n2\n",
-    }
-    for name, text in files.items():
-        (folder / "labels" / f"{prefix}{name}").write_text(text, encoding="utf-8")
-    for video in ("100218", "24413", "7", "55"):
-        (folder / "videos" / video).mkdir(parents=True)
-    return folder
-
-
-def v2(folder: Path, prefix: str = "") -> Path:
-    (folder / "labels").mkdir(parents=True)
-    numbers = {name: str(k) for k, name in enumerate(CLASSES)}
-
-    def videos(**templates: str) -> list[dict[str, object]]:
-        return [
-            {"id": i[1:], "label": "holding a cup", "template": text, "placeholders": ["a cup"]}
-            for i, text in templates.items()
-        ]
-
-    bracketed = [
-        "Pushing [something] from left to right",
-        "Holding [something]",
-        "Putting [something], [something] and [something] on the table",
-    ]
-    files = {
-        "labels.json": numbers,
-        "train.json": videos(_1=bracketed[0], _2=bracketed[1], _3=bracketed[2]),
-        "validation.json": videos(_4=bracketed[2]),
-        "test.json": [{"id": "9"}],
-    }
-    for name, content in files.items():
-        (folder / "labels" / f"{prefix}{name}").write_text(json.dumps(content), encoding="utf-8")
-    (folder / "videos").mkdir()
-    for video in ("1", "2", "3", "4", "9"):
-        (folder / "videos" / f"{video}.webm").touch()
-    return folder
-
-
-def rows(table: VideoTable) -> list[tuple[str, str, str]]:
-    return list(zip(table.frame["name"], table.frame["label"], table.frame["split"], strict=True))
-
-
-def test_v1_files_become_a_table(tmp_path: Path) -> None:
-    folder = v1(tmp_path)
-    made = make_table(folder / "labels", folder / "videos", tmp_path / "table.csv")
-    table = load_table(made.path)
-    assert rows(table) == [
-        ("videos/100218", CLASSES[1], "train"),
-        ("videos/24413", CLASSES[0], "train"),
-        ("videos/7", CLASSES[2], "train"),
-        ("videos/55", CLASSES[0], "val"),
-        ("videos/56", CLASSES[1], "val"),
-    ]
-    assert (made.version, made.num_rows, made.num_classes, made.absent) == (
-        "v1",
-        {"train": 3, "val": 2},
-        3,
-        1,
-    )
-    assert made.lines() == [
-        f"{made.path}: Something-Something v1, 5 videos (train 3, val 2), 3 classes",
-        f"note: {folder / 'videos'} lacks 1 of them",
-    ]
-    assert not table.multi_label
-
-
-@pytest.mark.parametrize("prefix", ["", "something-something-v2-"])
-def test_v2_templates_become_classes(tmp_path: Path, prefix: str) -> None:
-    folder = v2(tmp_path / "data", prefix)
-    made = make_table(folder / "labels", folder / "videos", tmp_path / "elsewhere" / "table.csv")
-    videos = (folder / "videos").resolve()
-    assert rows(load_table(made.path)) == [
-        (f"{videos}/1.webm", CLASSES[0], "train"),
-        (f"{videos}/2.webm", CLASSES[1], "train"),
-        (f"{videos}/3.webm", CLASSES[2], "train"),
-        (f"{videos}/4.webm", CLASSES[2], "val"),
-    ]
-    assert (made.version, made.absent) == ("v2", 0)
-    (folder / "labels" / "test-answers.csv").write_text(f"9;{CLASSES[0]}\n", encoding="utf-8")
-    made = make_table(folder / "labels", folder / "videos", tmp_path / "table.csv")
-    assert rows(load_table(made.path))[-1] == ("data/videos/9.webm", CLASSES[0], "test")
-
-
-def test_held_out_videos_follow_from_their_ids(tmp_path: Path) -> None:
-    folder = v1(tmp_path)
-    lines = [f"{n};{CLASSES[n % 3]}" for n in range(1000, 3000)]
-    (folder / "labels" / "something-something-v1-train.csv").write_text(
-        "\n".join(lines), encoding="utf-8"
-    )
-
-    def held(share: float) -> set[str]:
-        make_table(folder / "labels", folder / "videos", tmp_path / "table.csv", hold_out=share)
-        return {
-            name for name, _, split in rows(load_table(tmp_path / "table.csv")) if split == "held"
-        }
-
-    tenth, fifth = held(0.1), held(0.2)
-    assert 160 < len(tenth) < 240
-    assert tenth < fifth
-    assert held(0) == set()
-    (folder / "labels" / "something-something-v1-train.csv").write_text(
-        "\n".join(lines[:1000]), encoding="utf-8"
-    )
-    assert held(0.1) == {name for name in tenth if int(Path(name).name) < 2000}
-
-
-def _edit(name: str, change: Callable[[str], str]) -> Callable[[Path], None]:
-    def apply(labels: Path) -> None:
-        (labels / name).write_text(
-            change((labels / name).read_text(encoding="utf-8")), encoding="utf-8"
-        )
-
-    return apply
-
-
-@pytest.mark.parametrize(
-    ("break_it", "message"),
-    [
-        (
-            _edit("labels.csv", lambda t: t + "Folding something\n"),
-            "labels.csv: holds 4 classes, and the label files name 3: no video is of",
-        ),
-        (
-            _edit("labels.csv", lambda t: t.replace(CLASSES[1] + "\n", "")),
-            "train.csv, line 1: class 'Holding something' is not among the 2 of",
-        ),
-        (
-            _edit("labels.csv", lambda t: t + CLASSES[1]),
-            "labels.csv: class 'Holding something' is listed twice",
-        ),
-        (_edit("labels.csv", lambda t: "\n"), "labels.csv: is empty"),
-        (
-            _edit("train.csv", lambda t: t.replace("Holding", "Holdin")),
-            "class 'Holdin something' is not among the 3 of",
-        ),
-        (
-            _edit("train.csv", lambda t: t.replace("Holding", "Holdin")),
-            "; did you mean 'Holding something'?",
-        ),
-        (
-            _edit("train.csv", lambda t: t.replace(";", ",", 1)),
-            "train.csv, line 1: '100218,Holding something' is not of the form ID;CLASS",
-        ),
-        (
-            _edit("validation.csv", lambda t: t + f"7;{CLASSES[0]}\n"),
-            "validation.csv, line 3: video 7 is listed a second time, after",
-        ),
-        (
-            lambda labels: (labels / "train.csv").unlink(),
-            "holds no file named train.csv or ...-train.csv",
-        ),
-        (
-            lambda labels: (labels / "labels.csv").unlink(),
-            "holds no class list; expected a file that ends in labels.csv (v1) or labels.json",
-        ),
-        (
-            lambda labels: (labels / "x-labels.csv").write_text("a"),
-            "holds several class lists (labels.csv, x-labels.csv)",
-        ),
-        (
-            lambda labels: (labels / "train.csv").write_bytes(b"\xff\xfe1;x"),
-            "train.csv: is not UTF-8 text",
-        ),
-        (
-            lambda labels: [d.rmdir() for d in (labels.parent / "videos").iterdir()],
-            "holds none of the 5 videos of",
-        ),
-        (
-            lambda labels: (
-                [d.rmdir() for d in sorted(labels.parent.rglob("videos*/*"))]
-                and (labels.parent / "videos").rmdir()
-            ),
-            "cannot be read",
-        ),
-    ],
-)
-def test_bad_v1_files_are_one_line(
-    tmp_path: Path, break_it: Callable[[Path], object], message: str
-) -> None:
-    folder = v1(tmp_path, prefix="")
-    break_it(folder / "labels")
-    with pytest.raises(VidgraphError) as caught:
-        make_table(folder / "labels", folder / "videos", tmp_path / "table.csv")
-    assert message in str(caught.value)
-    assert "\n" not in str(caught.value)
-    assert not (tmp_path / "table.csv").exists()
-
-
-@pytest.mark.parametrize(
-    ("break_it", "message"),
-    [
-        (
-            _edit("labels.json", lambda t: t.replace('"2"', '"3"')),
-            "labels.json: its 3 classes are not numbered 0 to 2; take the official file",
-        ),
-        (_edit("labels.json", lambda t: "[]"), "labels.json: holds no classes with their indices"),
-        (_edit("train.json", lambda t: t[:-30]), "train.json: is not JSON"),
-        (_edit("train.json", lambda t: "{}"), "train.json: holds no list of videos"),
-        (
-            _edit("train.json", lambda t: t.replace("template", "tmplate", 1)),
-            "train.json, video 1: lacks its id or its template",
-        ),
-        (
-            _edit("train.json", lambda t: t.replace("Holding [", "Hiding [")),
-            "train.json, video 2: class 'Hiding something' is not among the 3",
-        ),
-    ],
-)
-def test_bad_v2_files_are_one_line(
-    tmp_path: Path, break_it: Callable[[Path], object], message: str
-) -> None:
-    folder = v2(tmp_path)
-    break_it(folder / "labels")
-    with pytest.raises(VidgraphError) as caught:
-        make_table(folder / "labels", folder / "videos", tmp_path / "table.csv")
-    assert message in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
-def test_bad_arguments_are_one_line(tmp_path: Path) -> None:
-    folder = v1(tmp_path)
-    for arguments, message in (
-        ({"out": tmp_path / "table.txt"}, "the table is written as .csv"),
-        ({"hold_out": 1.0}, "hold-out must be a share from 0 to below 1, got 1.0"),
-        ({"labels": tmp_path / "nowhere"}, "nowhere: there is no such folder"),
-    ):
-        with pytest.raises(VidgraphError, match=message):
-            make_table(
-                **{
-                    "labels": folder / "labels",
-                    "videos": folder / "videos",
-                    "out": tmp_path / "t.csv",
-                    **arguments,
-                }
-            )
-
-
-# ---- mirrored classes ----------------------------------------------------------------------------
 
 
 def test_every_pair_of_the_v2_classes() -> None:

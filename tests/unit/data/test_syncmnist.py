@@ -1,34 +1,24 @@
-"""Laws of the generated clips, and the batched drawing against a plain loop with Pillow."""
+"""Laws of the generated clips, and their drawing against a plain loop over pixels."""
 
 from __future__ import annotations
 
 import itertools
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader
 
-from vidgraph.data.digit_drawing import (
-    draw_clips,
-    ink_pixels,
-    random_below,
-    random_bits,
-    sequential_trajectories,
-)
+from vidgraph.data.digits import Digits, load_digits
 from vidgraph.data.syncmnist import (
-    Digits,
     DigitStream,
     SyncMnistStream,
     SyncMnistTest,
-    appearance_accuracy,
-    load_digits,
+    draw_clips,
     pair_names,
-    passthrough_collate,
 )
+from vidgraph.data.trajectories import random_below, random_bits, sequential_trajectories
 from vidgraph.errors import DataError
 
 
@@ -64,10 +54,10 @@ def plain_video(images: np.ndarray, path: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize(("num_digits", "num_frames"), [(2, 10), (3, 4), (10, 3)])
 def test_batched_clips_equal_a_plain_loop(digits: Digits, num_digits: int, num_frames: int) -> None:
-    stream = SyncMnistStream(digits, num_digits, num_clips=40, seed=1, num_frames=num_frames)
-    batch = stream.__getitems__(range(40))  # more than are drawn at once
-    images, path, _ = stream.plan(np.arange(40))
-    for clip in (0, 1, 31, 32, 39):
+    stream = SyncMnistStream(digits, num_digits, num_clips=6, seed=1, num_frames=num_frames)
+    batch = stream.__getitems__(range(6))
+    images, path, _ = stream.plan(np.arange(6))
+    for clip in range(6):
         np.testing.assert_array_equal(
             batch.video[clip, 0].numpy(), plain_video(digits.images[images[clip]], path[clip])
         )
@@ -80,7 +70,7 @@ def test_dim_digits_are_stretched_to_full_range_like_the_plain_loop() -> None:
     )
     chosen = np.array([[0, 1], [1, 2], [2, 0], [3, 3]])
     path = rng.integers(0, 72, (4, 5, 2, 2))
-    drawn = draw_clips(ink_pixels(images), chosen, path).numpy()
+    drawn = draw_clips(images, chosen, path)
     for clip in range(4):
         np.testing.assert_array_equal(drawn[clip], plain_video(images[chosen[clip]], path[clip]))
 
@@ -98,7 +88,6 @@ def test_a_clip_depends_on_seed_and_index_only(digits: Digits) -> None:
     assert not torch.equal(
         batch.video[0], SyncMnistStream(digits, 3, num_clips=100, seed=6)[5].video[0]
     )
-    assert torch.equal(stream[-1].video, stream[99].video)
 
 
 def test_batch_has_the_documented_shapes(digits: Digits) -> None:
@@ -259,24 +248,11 @@ def test_digit_stream_of_several_digits_labels_every_class_in_view(digits: Digit
     assert batch.label.mean(0).numpy() == pytest.approx(np.full(10, 0.4), abs=0.12)
 
 
-def test_loader_passes_whole_batches_through_from_a_worker(digits: Digits) -> None:
-    stream = SyncMnistStream(digits, 2, 10, seed=0)
-    batches = list(DataLoader(stream, batch_size=4, num_workers=1, collate_fn=passthrough_collate))
-    assert [b.index.tolist() for b in batches] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
-    assert torch.equal(batches[1].video, stream.__getitems__([4, 5, 6, 7]).video)
-
-
 def test_names_of_the_46_classes() -> None:
     names = pair_names()
     assert len(names) == 46
     assert names[:3] == ["1-0", "2-0", "2-1"]
     assert names[44:] == ["9-8", "none"]
-
-
-def test_what_looking_without_motion_can_reach() -> None:
-    assert appearance_accuracy(3) == pytest.approx(1 / 3 * 91 / 92)
-    assert appearance_accuracy(5) == pytest.approx(1 / 10 * 91 / 92)
-    assert appearance_accuracy(2, 0.6) == 0.6
 
 
 def test_random_numbers_are_even_and_unrelated_between_neighbours() -> None:
@@ -300,7 +276,6 @@ def test_random_numbers_are_even_and_unrelated_between_neighbours() -> None:
         ({"num_digits": 1}, "num_digits is 1; give 2 to 10"),
         ({"num_digits": 4, "classes": [1, 2, 3]}, "num_digits is 4; give 2 to 3"),
         ({"classes": [1, 2, 12]}, "no image of class 12"),
-        ({"no_sync_probability": 1.5}, "no_sync_probability is 1.5"),
     ],
 )
 def test_bad_options_are_named(digits: Digits, options: dict, message: str) -> None:
@@ -315,11 +290,12 @@ def test_absent_class_and_index_out_of_range(digits: Digits) -> None:
         SyncMnistStream(few, 3, 10, 0)
     with pytest.raises(DataError, match="no image of class 3"):
         SyncMnistTest(few, 3, 10)
-    with pytest.raises(IndexError, match="clip 10 of 10"):
-        SyncMnistStream(digits, 3, 10, 0)[10]
+    for index in (10, -1):
+        with pytest.raises(IndexError, match=f"clip {index} of 10"):
+            SyncMnistStream(digits, 3, 10, 0)[index]
 
 
-def test_embedded_digits_are_disjoint_and_look_like_mnist(digits: Digits, tmp_path: Path) -> None:
+def test_embedded_digits_are_disjoint_and_look_like_mnist() -> None:
     parts = [load_digits("embedded", split) for split in ("train", "val", "test")]
     assert [len(p) for p in parts] == [1197, 300, 300]
     images = np.concatenate([p.images for p in parts])

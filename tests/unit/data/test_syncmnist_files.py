@@ -10,7 +10,8 @@ import av
 import numpy as np
 import pytest
 
-from vidgraph.data.syncmnist import SyncMnistStream, load_digits
+from vidgraph.data.digits import load_digits
+from vidgraph.data.syncmnist import SyncMnistStream
 from vidgraph.data.syncmnist_files import make_dataset
 from vidgraph.errors import DataError
 
@@ -122,7 +123,6 @@ def test_an_interrupted_run_continues_and_a_finished_one_stays(tmp_path: Path, m
     [
         ({"seed": 5}, r"was begun with other settings \(seed\)"),
         ({"counts": {"train": 6, "test": 3}}, r"other settings \(counts\)"),
-        ({"counts": {"valid": 6}}, "split 'valid' does not exist; use train, val, test"),
         ({"counts": {"val": 0}}, "no clips to write"),
         ({"num_digits": 4}, "num_digits is 4; give 2 to 3"),
         ({"digits": "/nowhere"}, "/nowhere: no train-images"),

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from vidgraph.cli import main
-from vidgraph.data.digit_sources import load_digits
+from vidgraph.data.digits import load_digits
 from vidgraph.data.syncmnist import SyncMnistStream
 from vidgraph.errors import RecipeError
 from vidgraph.evaluation.profile import profile_model, to_text

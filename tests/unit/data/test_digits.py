@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vidgraph.data.syncmnist import load_digits
+from vidgraph.data.digits import load_digits
 from vidgraph.errors import DataError
 
 NAMES = (
@@ -93,7 +93,7 @@ def test_missing_or_unknown_is_one_line(tmp_path: Path) -> None:
     check("embeded", "embeded: no t10k-images.*pass mnist, embedded")
     check(
         "embedded",
-        "split 'valid' of the digits does not exist; use one of train, val, test",
+        "digits have no split 'valid'; use one of train, val, test",
         split="valid",
     )
 
@@ -102,7 +102,7 @@ def test_broken_files_are_named(folder: Path) -> None:
     images, labels = folder / NAMES[2], folder / NAMES[3]
     good = images.read_bytes()
     images.write_bytes(good[:-5])
-    check(folder, "t10k-images-idx3-ubyte: not a whole idx file of bytes with 3 axes")
+    check(folder, "t10k-images-idx3-ubyte: not a whole idx file")
     images.write_bytes(b"text")
     check(folder, "not a whole idx file")
     images.write_bytes(b"")
@@ -110,9 +110,9 @@ def test_broken_files_are_named(folder: Path) -> None:
     images.unlink()
     packed = gzip.compress(good)
     (folder / f"{NAMES[2]}.gz").write_bytes(packed[: len(packed) // 2])
-    check(folder, r"t10k-images-idx3-ubyte.gz: cannot be read")
+    check(folder, r"t10k-images-idx3-ubyte.gz: not a whole idx file")
     (folder / f"{NAMES[2]}.gz").write_bytes(packed[:20] + bytes(10) + packed[30:])
-    check(folder, r"t10k-images-idx3-ubyte.gz: cannot be read")
+    check(folder, r"t10k-images-idx3-ubyte.gz: not a whole idx file")
     images.write_bytes(good)
     labels.write_bytes(idx(np.array([1, 2, 3], np.uint8)))
     check(folder, r"not digits: t10k images are \(7, 28, 28\) for 3 labels")

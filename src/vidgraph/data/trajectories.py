@@ -1,0 +1,259 @@
+"""How digits walk: the authors' sequential generator, the trajectories that they released, and a
+generator whose clips do not depend on each other (Duta et al., NeurIPS 2019, SyncMNIST).
+
+Shapes: B clips, T frames, n digits per clip. Coordinates are (row, column) of a digit's top-left
+corner on the 100x100 canvas, 0..71.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import urllib.request
+import zipfile
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vidgraph.data.digits import DIGIT, cache_folder
+from vidgraph.errors import DataError
+from vidgraph.util import unpickle_arrays, whole_file
+
+CANVAS = 100  # rows and columns that digits walk on
+HIGHEST = CANVAS - DIGIT - 1  # largest coordinate of a top-left corner
+MAX_STEP = 10  # a step lies in -10..+9: the upper bound is exclusive
+
+RELEASED_URL = (
+    "https://raw.githubusercontent.com/IuliaDuta/RSTG/788a7a3223ae304d7b09ae498f41512e"
+    "eb84e6ad/create_datasets/predefined_path_test.pickle"
+)
+RELEASED_SHA256 = "204da74687d06031cf7b31f844e17dc49d527b30fd10d2d9127e1a0379e66787"
+
+
+@dataclass(frozen=True)
+class Trajectories:
+    """Which digits a list of clips shows and where they walk.
+
+    Attributes:
+        coordinates: top-left corners (row, column), int64 [N, T, n, 2].
+        images: which image each digit shows, int64 [N, n].
+        synchronous: whether digits 0 and 1 move together, bool [N].
+    """
+
+    coordinates: NDArray[np.int64]
+    images: NDArray[np.int64]
+    synchronous: NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.synchronous)
+
+    @property
+    def sha256(self) -> str:
+        """Of the numbers as little-endian 64-bit integers, one array after the other: the same for
+        every file format.
+        """
+        arrays = (self.coordinates, self.images, self.synchronous)
+        content = b"".join(np.ascontiguousarray(array, "<i8").tobytes() for array in arrays)
+        return hashlib.sha256(content).hexdigest()
+
+
+def sequential_trajectories(
+    labels: NDArray[np.int64], num_digits: int, num_clips: int, seed: int, num_frames: int = 10
+) -> Trajectories:
+    """The trajectories that the authors' script makes after `np.random.seed(seed)`: each clip
+    depends on all before it.
+
+    Digit 0 of clip i is image i (starting again after the last); the others are of different
+    classes. The order of the draws, from numpy's legacy generator, is that of their script:
+    corners; classes; images; together or not (a share of 1/92 is not); then per frame the common
+    step, column first, and the free steps, row first.
+
+    Args:
+        labels: classes of all images, [M]; all ten must occur.
+        num_digits: n, 2 to 10.
+        num_clips: N.
+        seed: of the generator.
+        num_frames: T.
+    """
+    random = np.random.RandomState(seed)
+    randint = random.randint
+    by_class = [np.nonzero(labels == c)[0] for c in range(10)]
+    coordinates = np.empty((num_clips, num_frames, num_digits, 2), np.int64)
+    images = np.empty((num_clips, num_digits), np.int64)
+    synchronous = np.empty(num_clips, np.bool_)
+
+    def step(digits: list[list[int]], axis: int) -> int:
+        low = max(max(-MAX_STEP, -d[axis]) for d in digits)
+        high = min(min(MAX_STEP, HIGHEST - d[axis]) for d in digits)
+        return int(randint(low, high)) if low < high else 0
+
+    for clip in range(num_clips):
+        corners = [
+            [int(randint(0, HIGHEST + 1)), int(randint(0, HIGHEST + 1))] for _ in range(num_digits)
+        ]
+        first = clip % len(labels)
+        others = [c for c in range(10) if c != labels[first]]
+        pools = [by_class[others[k]] for k in random.permutation(9)[: num_digits - 1]]
+        images[clip] = [first] + [pool[randint(0, len(pool))] for pool in pools]
+        synchronous[clip] = random.rand() > 1 / 92
+        for frame in range(num_frames):
+            if synchronous[clip]:
+                columns, rows = step(corners[:2], 1), step(corners[:2], 0)
+                for corner in corners[:2]:
+                    corner[0], corner[1] = corner[0] + rows, corner[1] + columns
+            for corner in corners[2 * int(synchronous[clip]) :]:
+                rows, columns = step([corner], 0), step([corner], 1)
+                corner[0], corner[1] = corner[0] + rows, corner[1] + columns
+            coordinates[clip, frame] = corners
+    return Trajectories(coordinates, images, synchronous)
+
+
+# ---- clips that do not depend on each other ------------------------------------------------------
+
+
+def random_bits(seed: int, indices: NDArray[np.int64], count: int) -> NDArray[np.uint64]:
+    """`count` random 64-bit numbers for each clip, a function of (seed, clip) only: uint64 [B,
+    count].
+
+    A counter-based generator (SplitMix64, Steele et al., OOPSLA 2014): number j of a clip is a hash
+    of the clip's key plus j times an odd constant, so that a whole batch is drawn in a few array
+    operations.
+    """
+    keys = _mix(
+        _mix(np.array([seed % 2**64], np.uint64))
+        ^ _mix(indices.astype(np.uint64) + np.uint64(0x632BE59BD9B4E019))
+    )
+    return _mix(
+        keys[:, None] + np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    )
+
+
+def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+def random_below(bits: NDArray[np.uint64], limit: NDArray[np.int64] | int) -> NDArray[np.int64]:
+    """Integers 0..limit-1 from random 64-bit numbers (bias below limit / 2**32); 0 where `limit` is
+    1 or 0.
+    """
+    half = np.uint64(32)
+    return ((bits >> half) * np.asarray(limit).astype(np.uint64) >> half).astype(np.int64)
+
+
+def num_walk_draws(num_digits: int, num_frames: int) -> int:
+    """Random numbers that `random_walks` needs per clip."""
+    return 2 * num_digits + 2 * (num_digits + 1) * num_frames
+
+
+def random_walks(
+    bits: NDArray[np.uint64], num_digits: int, num_frames: int, synchronous: NDArray[np.bool_]
+) -> NDArray[np.int64]:
+    """Random walks of the digits; digits 0 and 1 of a synchronous clip share every displacement.
+
+    Each axis moves by a number from max(-10, -c) to min(10, 71 - c), the upper bound exclusive, so
+    that no digit leaves the canvas; the common move is bounded by both digits, and an axis with no
+    room does not move. The first frame is already after one move.
+
+    Args:
+        bits: uint64 [B, num_walk_draws(num_digits, num_frames)].
+        num_digits: n, at least 2 unless no clip is synchronous.
+        num_frames: T.
+        synchronous: [B].
+
+    Returns:
+        int64 [B, T, n, 2], (row, column).
+    """
+    starts, moves = bits[:, : 2 * num_digits], bits[:, 2 * num_digits :]
+    position = random_below(starts, HIGHEST + 1).reshape(-1, num_digits, 2)
+    moves = moves.reshape(len(bits), num_frames, num_digits + 1, 2)
+    walks = np.empty((len(bits), num_frames, num_digits, 2), np.int64)
+    for frame in range(num_frames):
+        low, high = np.maximum(-MAX_STEP, -position), np.minimum(MAX_STEP, HIGHEST - position)
+        step = low + random_below(moves[:, frame, :num_digits], high - low)  # [B, n, 2]
+        low, room = low[:, :2].max(1), high[:, :2].min(1) - low[:, :2].max(1)
+        drawn = low + random_below(moves[:, frame, num_digits], np.maximum(room, 0))
+        common = np.where(room > 0, drawn, 0)  # [B, 2]
+        step[:, :2] = np.where(synchronous[:, None, None], common[:, None], step[:, :2])
+        position = position + step
+        walks[:, frame] = position
+    return walks
+
+
+# ---- what the authors released -------------------------------------------------------------------
+
+
+def released_trajectories(path: str | Path | None = None) -> Trajectories:
+    """The 10,000 trajectories of the authors' 5-digit test set.
+
+    Args:
+        path: a copy of the authors' `predefined_path_test.pickle`, or an .npz with its arrays.
+            None: downloaded once from the authors' repository (at commit 788a7a3) into the cache.
+
+    Raises:
+        DataError: no file, no network, a file that does not hold such arrays (one that would run
+            code is refused), or other numbers than the released ones.
+    """
+    cached = cache_folder() / "rstg" / "predefined_path_test.npz"
+    if path is None and not cached.is_file():
+        found = _trajectories(_download(), RELEASED_URL)
+        with whole_file(cached) as temporary:
+            np.savez_compressed(
+                temporary,
+                coords_digits=found.coordinates[None].astype(np.uint8),
+                ind_digits=found.images[None].astype(np.uint32),
+                sincron_prob=found.synchronous[None].astype(np.uint8),
+            )
+        return found
+    file = cached if path is None else Path(path).expanduser()
+    try:
+        return _trajectories(file.read_bytes(), str(file))
+    except OSError as error:
+        raise DataError(
+            f"{file}: cannot be read ({error.strerror or error}); pass "
+            "predefined_path_test.pickle or an .npz of it"
+        ) from error
+
+
+def _download() -> bytes:
+    try:
+        with urllib.request.urlopen(RELEASED_URL, timeout=60) as answer:
+            return bytes(answer.read())
+    except OSError as error:
+        raise DataError(
+            f"the released test trajectories cannot be downloaded ({error}); fetch {RELEASED_URL} "
+            "elsewhere and pass the file as --data.syncmnist.test_paths FILE"
+        ) from error
+
+
+def _trajectories(content: bytes, source: str) -> Trajectories:
+    """The authors' arrays, which have a leading axis of passes over MNIST, then clips."""
+    try:
+        arrays: Mapping[str, NDArray[Any]] = (
+            np.load(io.BytesIO(content), allow_pickle=False)
+            if content[:2] == b"PK"
+            else unpickle_arrays(content)
+        )
+        coordinates, images, synchronous = (
+            np.concatenate(arrays[name]) for name in ("coords_digits", "ind_digits", "sincron_prob")
+        )
+        found = Trajectories(
+            coordinates.astype(np.int64), images.astype(np.int64), synchronous.astype(bool)
+        )
+    except (ValueError, TypeError, LookupError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(
+            f"{source}: not the arrays of the released trajectories ({error}); nothing in it was "
+            "run, fetch it again"
+        ) from error
+    if found.sha256 != RELEASED_SHA256:
+        raise DataError(
+            f"{source}: these are not the released test trajectories (checksum differs); remove "
+            "the file or pass another"
+        )
+    return found

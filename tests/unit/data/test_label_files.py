@@ -1,0 +1,482 @@
+"""The official label files of every data set to a table: what is read, where videos are found, what
+is held out, and what is refused.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vidgraph.cli import main
+from vidgraph.data import charades, hmdb51, kinetics, something, ucf101
+from vidgraph.data.intervals import load_intervals
+from vidgraph.data.label_files import make_table, share_of
+from vidgraph.data.table import load_table
+from vidgraph.errors import DataError, TableError, VidgraphError
+
+READERS = {
+    "charades": charades.read_labels,
+    "hmdb51": hmdb51.read_labels,
+    "kinetics": kinetics.read_labels,
+    "something": something.read_labels,
+    "ucf101": ucf101.read_labels,
+}
+UCF = [
+    "Archery/v_Archery_g01_c01",
+    "Archery/v_Archery_g08_c02",
+    "Archery/v_Archery_g22_c01",
+    "Biking/v_Biking_g02_c01",
+    "Biking/v_Biking_g09_c01",
+    "Biking/v_Biking_g25_c03",
+]
+UCF_FILES = {  # two of the three splits, as the official files are: numbers in train lists only
+    "trainlist01.txt": "".join(f"{UCF[i]}.avi {1 + (i > 2)}\n" for i in (1, 2, 4, 5)),
+    "testlist01.txt": f"{UCF[0]}.avi\n{UCF[3]}.avi\n",
+    "trainlist02.txt": "".join(f"{UCF[i]}.avi {1 + (i > 2)}\r\n" for i in (0, 2, 3, 5)),
+    "testlist02.txt": f"{UCF[1]}.avi\n{UCF[4]}.avi\n\n",
+}
+WAVE = [
+    "21_wave_u_nm_np1_fr_goo_5",
+    "50_FIRST_DATES_wave_f_cm_np1_fr_med_0",
+    "(Rad)Schlag,_die!_wave_f_cm_np1_le_med_0",
+]
+SHAKE = "21_shake_hands_u_nm_np1_fr_goo_1"
+HMDB_FILES = {
+    "wave_test_split1.txt": f"{WAVE[0]}.avi 1 \n{WAVE[1]}.avi 2 \n{WAVE[2]}.avi 0 \n",
+    "wave_test_split2.txt": f"{WAVE[0]}.avi 2 \n{WAVE[1]}.avi 1 \n{WAVE[2]}.avi 1 \n",
+    "shake_hands_test_split1.txt": f"{SHAKE}.avi 1\n",
+    "shake_hands_test_split2.txt": f"{SHAKE}.avi 0\n",
+    "class_list.txt": "shake_hands\nwave\n",
+}
+CLIP_HEADER = "label,youtube_id,time_start,time_end,split,is_cc\n"
+KINETICS_FILES = {
+    "train.csv": CLIP_HEADER + "abseiling,-3B32lodo2M,59,69,train,0\n"
+    '"air drumming",0gR5FP7HpZ4,10,20,train,0\nabseiling,gone,0,10,train,0\n',
+    "k-400_validate.csv": "label,youtube_id,time_start,time_end\nair drumming,xyz_-12,7.0,17.0\n",
+    "test.csv": "youtube_id,time_start,time_end,split\nnolabel,1,11,test\n",
+}
+MOVES = ["Pushing something from left to right", "Holding something", "Putting something, alone"]
+V1_FILES = {
+    "something-something-v1-labels.csv": "\n".join(MOVES) + "\n",
+    "something-something-v1-train.csv": f"100218;{MOVES[1]}\n24413;{MOVES[0]}\n7;{MOVES[2]}\n",
+    "something-something-v1-validation.csv": f"55;{MOVES[0]}\n56;{MOVES[1]}\n",
+    "something-something-v1-test.csv": "1\n2\n",
+}
+V2_FILES = {
+    "labels.json": json.dumps({name: str(k) for k, name in enumerate(MOVES)}),
+    "train.json": json.dumps(
+        [
+            {"id": "1", "label": "a cup", "template": "Pushing [something] from left to right"},
+            {"id": "2", "label": "a cup", "template": "Holding [something]"},
+        ]
+    ),
+    "validation.json": json.dumps([{"id": 4, "template": "Putting [something], alone"}]),
+    "test-answers.csv": f"9;{MOVES[0]}\n",
+}
+ACTIONS = [
+    "c000 Holding some clothes",
+    "c001 Putting clothes somewhere",
+    "c002 Taking a phone/camera, or a bag",
+    "c010 Smiling",
+]
+PEOPLE = "id,subject,scene,quality,relevance,verified,script,objects,descriptions,actions,length\n"
+CHARADES_FILES = {  # quoted texts with commas and line breaks, empty actions, ends after the video
+    "Charades_v1_classes.txt": "\n".join(ACTIONS) + "\n",
+    "Charades_v1_train.csv": PEOPLE
+    + 'AAAAA,S1,Kitchen,6,7,Yes,"A person, cooking.",food,"First.;Then, more.",c010 11.90 21.20;'
+    "c000 0.00 12.60;c000 15.00 16.00,30.5\n"
+    'BBBBB,S2,Bedroom,5,7,Yes,"Two\nlines",,,"",12.0\n'
+    "CCCCC,S1,Garage,5,7,No,x,,,c001 3.00 99.90;c010 10.00 11.00;c002 4.00 4.00,9.87\n",
+    "Charades_v1_test.csv": PEOPLE + "DDDDD,S3,Kitchen,6,7,Yes,x,,,c002 1.00 2.00,5.0\n",
+}
+FILES = {
+    "charades": CHARADES_FILES,
+    "hmdb51": HMDB_FILES,
+    "kinetics": KINETICS_FILES,
+    "something": V1_FILES,
+    "ucf101": UCF_FILES,
+}
+
+
+def write(folder: Path, files: Mapping[str, str]) -> Path:
+    """The label files of a data set."""
+    (folder / "labels").mkdir(parents=True)
+    for name, text in files.items():
+        (folder / "labels" / name).write_text(text, encoding="utf-8", newline="")
+    return folder / "labels"
+
+
+def place(folder: Path, *videos: str) -> Path:
+    """Empty video files, or folders of frames where there is no suffix."""
+    for video in videos:
+        path = folder / "videos" / video
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch() if Path(video).suffix else path.mkdir()
+    return folder / "videos"
+
+
+def rows_of(path: Path) -> list[list[str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.reader(file))
+
+
+def test_ucf101_has_a_column_per_split(tmp_path: Path) -> None:
+    labels, videos = write(tmp_path, UCF_FILES), place(tmp_path, *(f"{v}.avi" for v in UCF[:-1]))
+    lines = make_table(ucf101.read_labels(labels), videos, tmp_path / "t.csv")
+    names = [f"videos/{video}.avi" for video in UCF]
+    assert rows_of(tmp_path / "t.csv") == [
+        ["video", "label", "split01", "split02"],
+        [names[0], "Archery", "test", "train"],
+        [names[1], "Archery", "train", "test"],
+        [names[2], "Archery", "val", "val"],
+        [names[3], "Biking", "test", "train"],
+        [names[4], "Biking", "train", "test"],
+        [names[5], "Biking", "val", "val"],
+    ]
+    assert lines == [
+        f"{tmp_path / 't.csv'}: UCF101, 6 videos, 2 classes",
+        "  split01: train 2, val 2, test 2; use it with columns split=split01",
+        "  split02: train 2, val 2, test 2; use it with columns split=split02",
+        f"note: {videos} lacks 1 of the listed videos",
+    ]
+    whole = ucf101.read_labels(labels, whole_train=True)
+    lines = make_table(whole, videos, tmp_path / "t.csv", present_only=True)
+    assert [row[2] for row in rows_of(tmp_path / "t.csv")[1:]] == [
+        *("test", "train", "train"),
+        *("test", "train"),
+    ]
+    assert lines[-1] == f"note: {videos} lacks 1 of the listed videos, which are left out"
+
+
+def test_hmdb51_has_unused_clips_and_holds_whole_films_out(tmp_path: Path) -> None:
+    """`21` shows two classes; both go or stay together. Test clips stay where they are."""
+    names = [f"shake_hands/{SHAKE}.avi", *(f"wave/{WAVE[i]}.avi" for i in (2, 0, 1))]
+    labels, videos = write(tmp_path, HMDB_FILES), place(tmp_path, *names)
+    make_table(hmdb51.read_labels(labels), videos, tmp_path / "t.csv")
+    assert rows_of(tmp_path / "t.csv")[1:] == [
+        [f"videos/{names[0]}", "shake_hands", "train", "unused"],
+        [f"videos/{names[1]}", "wave", "unused", "train"],
+        [f"videos/{names[2]}", "wave", "train", "test"],
+        [f"videos/{names[3]}", "wave", "test", "train"],
+    ]
+    share = share_of("21") + 1e-9
+    make_table(hmdb51.read_labels(labels), videos, tmp_path / "t.csv", hold_out=share)
+    found = {row[0].removeprefix("videos/"): row[2:] for row in rows_of(tmp_path / "t.csv")}
+    assert (found[names[0]], found[names[2]]) == (["val", "unused"], ["val", "test"])
+    assert found[names[3]][1] == ("val" if share_of("50_FIRST_DATES") < share else "train")
+
+
+def test_kinetics_names_files_by_video_and_seconds(tmp_path: Path) -> None:
+    """A test list without labels is no part of it; absent clips are named where their class is."""
+    labels = write(tmp_path, KINETICS_FILES)
+    clips = [
+        "abseiling/-3B32lodo2M_000059_000069.mp4",
+        "air_drumming/0gR5FP7HpZ4_000010_000020.MP4",
+    ]
+    videos = place(tmp_path, *clips, "air_drumming/xyz_-12_000007_000017.mkv")
+    share = share_of("0gR5FP7HpZ4") + 1e-9
+    make_table(kinetics.read_labels(labels), videos, tmp_path / "t.csv", hold_out=share)
+    held = {name: share_of(name) < share for name in ("-3B32lodo2M", "gone")}
+    assert rows_of(tmp_path / "t.csv")[1:] == [
+        [f"videos/{clips[0]}", "abseiling", "held" if held["-3B32lodo2M"] else "train"],
+        [f"videos/{clips[1]}", "air drumming", "held"],
+        [
+            "videos/abseiling/gone_000000_000010.mp4",
+            "abseiling",
+            "held" if held["gone"] else "train",
+        ],
+        ["videos/air_drumming/xyz_-12_000007_000017.mkv", "air drumming", "val"],
+    ]
+
+
+def test_kinetics_classes_are_held_against_a_real_list(shared_data: Path, tmp_path: Path) -> None:
+    labels = write(tmp_path, KINETICS_FILES)
+    classes = shared_data / "data" / "splits" / "kinetics" / "mmaction2_label_map_k400.txt"
+    assert len(kinetics.read_labels(labels, classes).rows) == 4
+    (labels / "train.csv").write_text(CLIP_HEADER + "abseilin,a,0,10,train,0\n")
+    with pytest.raises(TableError, match=r"line 2: class 'abseilin' is not among the 400 of .*\?$"):
+        kinetics.read_labels(labels, classes)
+
+
+def test_both_versions_of_something(tmp_path: Path) -> None:
+    """v1: folders of frames; v2: .webm files, classes from templates, test videos with answers."""
+    labels, videos = write(tmp_path, V1_FILES), place(tmp_path, "100218", "24413", "7", "55")
+    lines = make_table(something.read_labels(labels), videos, tmp_path / "t.csv")
+    assert rows_of(tmp_path / "t.csv")[1:] == [
+        ["videos/100218", MOVES[1], "train"],
+        ["videos/24413", MOVES[0], "train"],
+        ["videos/7", MOVES[2], "train"],
+        ["videos/55", MOVES[0], "val"],
+        ["videos/56", MOVES[1], "val"],
+    ]
+    assert lines[0].endswith("Something-Something v1, 5 videos, 3 classes")
+    assert lines[-1] == "note: videos are folders of frames; give their --data.table.folder_fps"
+    other = tmp_path / "v2"
+    labels, videos = write(other, V2_FILES), place(other, "1.webm", "2.webm", "4.webm", "9.webm")
+    lines = make_table(something.read_labels(labels), videos, tmp_path / "elsewhere" / "t.csv")
+    assert rows_of(tmp_path / "elsewhere" / "t.csv")[1:] == [
+        [f"{videos.resolve()}/1.webm", MOVES[0], "train"],
+        [f"{videos.resolve()}/2.webm", MOVES[1], "train"],
+        [f"{videos.resolve()}/4.webm", MOVES[2], "val"],
+        [f"{videos.resolve()}/9.webm", MOVES[0], "test"],
+    ]
+    assert "v2, 4 videos" in lines[0]
+
+
+def test_charades_becomes_two_tables(tmp_path: Path) -> None:
+    labels = write(tmp_path, CHARADES_FILES)
+    videos = place(tmp_path, "AAAAA.mp4", "BBBBB.mp4", "DDDDD.mp4")
+    lines = make_table(charades.read_labels(labels), videos, tmp_path / "charades.csv")
+    clothes, putting, phone, smiling = ACTIONS
+    intervals = tmp_path / "charades_intervals.csv"
+    assert rows_of(tmp_path / "charades.csv")[1:] == [
+        ["videos/AAAAA.mp4", f"{clothes}|{smiling}", "train"],
+        ["videos/BBBBB.mp4", "", "train"],
+        # As the official evaluation counts: every action of the file, also one outside of it.
+        ["videos/CCCCC.mp4", f"{putting}|{phone}|{smiling}", "train"],
+        ["videos/DDDDD.mp4", phone, "test"],
+    ]
+    assert rows_of(intervals) == [
+        ["video", "label", "start_seconds", "end_seconds"],
+        ["videos/AAAAA.mp4", smiling, "11.9", "21.2"],
+        ["videos/AAAAA.mp4", clothes, "0.0", "12.6"],
+        ["videos/AAAAA.mp4", clothes, "15.0", "16.0"],
+        ["videos/CCCCC.mp4", putting, "3.0", "9.87"],
+        ["videos/DDDDD.mp4", phone, "1.0", "2.0"],
+    ]
+    table = load_table(tmp_path / "charades.csv")
+    assert (list(table.class_names), table.multi_label) == (ACTIONS, True)  # the official order
+    assert len(load_intervals(intervals, table).by_video) == 3
+    assert lines == [
+        f"{tmp_path}/charades.csv: Charades, 4 videos, 4 classes",
+        "  split: train 3, test 1",
+        f"note: {videos} lacks 1 of the listed videos",
+        f"{intervals}: 5 actions; train with --data.table.intervals {intervals}",
+        "note: 1 actions end after their video and are cut there, 2 lie outside of it and are left "
+        "out; a video's label names them all",
+    ]
+
+
+def test_older_charades_files_have_no_lengths_and_no_people(tmp_path: Path) -> None:
+    old = "id,actions\nAAAAA,c000 0.00 99.00;c010 1.00 2.00\n"
+    labels = write(tmp_path, {**CHARADES_FILES, "Charades_v1_train.csv": old})
+    found = charades.read_labels(labels)
+    assert found.rows["group"].tolist() == ["AAAAA", "S3"]
+    make_table(found, place(tmp_path, "AAAAA.mp4"), tmp_path / "t.csv", hold_out=0.999999)
+    assert [row[2] for row in rows_of(tmp_path / "t.csv")[1:]] == ["val", "test"]
+    row = ["videos/AAAAA.mp4", ACTIONS[0], "0.0", "99.0"]
+    assert rows_of(tmp_path / "t_intervals.csv")[1] == row
+
+
+def test_groups_are_held_out_by_a_hash_of_their_names(tmp_path: Path) -> None:
+    """All videos of a person go together, more people with a larger share, and nobody else with
+    other people beside them.
+    """
+    people = [f"P{i:03}" for i in range(400)]
+
+    def held(share: float, count: int) -> set[str]:
+        text = "id,subject,actions\n" + "".join(
+            f"V{p}{k},{p},\n" for p in people[:count] for k in "ab"
+        )
+        folder = tmp_path / f"{share}{count}"
+        labels = write(folder, {**CHARADES_FILES, "Charades_v1_train.csv": text})
+        videos = place(folder, "VP000a.mp4")
+        make_table(charades.read_labels(labels), videos, folder / "t.csv", hold_out=share)
+        found = [Path(name).stem for name, _, split in rows_of(folder / "t.csv") if split == "val"]
+        assert Counter(name[:-1] for name in found) == dict.fromkeys({n[:-1] for n in found}, 2)
+        return {name[1:-1] for name in found}
+
+    tenth, fifth = held(0.1, 400), held(0.2, 400)
+    assert 20 < len(tenth) < 60
+    assert tenth < fifth
+    assert held(0.1, 200) == {name for name in tenth if name < "P200"}
+    assert held(0.0, 400) == set()
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".AVI", ""])
+@pytest.mark.parametrize("below", ["{label}/", "", "train/{label}/"])
+def test_videos_are_found_in_every_layout(tmp_path: Path, suffix: str, below: str) -> None:
+    """Re-encoded, with or without folders of classes and splits, as folders of frames."""
+    labels = write(tmp_path, UCF_FILES)
+    places = [below.format(label=v.split("/")[0]) + v.split("/")[1] + suffix for v in UCF[:-1]]
+    videos = place(tmp_path, *places)
+    make_table(ucf101.read_labels(labels), videos, tmp_path / "t.csv", present_only=True)
+    found = [row[0] for row in rows_of(tmp_path / "t.csv")[1:]]
+    assert found == [f"videos/{name}" for name in places]
+
+
+TRAIN, V1_TRAIN = "train.csv", "something-something-v1-train.csv"
+TEST = "Charades_v1_test.csv"
+BAD_FILES = [
+    ("ucf101", "trainlist02.txt", "v_A.avi 1\n", "02.txt, line 1: 'v_A.avi 1' is not of the form"),
+    ("ucf101", "testlist01.txt", f"{UCF[1]}.avi\n", "v_Archery_g08_c02 is listed a second time in"),
+    (
+        "hmdb51",
+        "wave_test_split1.txt",
+        "a.avi 3\n",
+        "line 1: 'a.avi 3' is not of the form NAME.avi",
+    ),
+    ("hmdb51", "wave_test_split3.txt", "", "lacks shake_hands_test_split3.txt; other classes have"),
+    ("kinetics", TRAIN, "label,youtube\n", "no column 'youtube_id'; did you mean 'youtube'?"),
+    ("kinetics", TRAIN, CLIP_HEADER + "run,a,x,1,,\n", "line 2: time_start is 'x', which is not a"),
+    ("kinetics", TRAIN, CLIP_HEADER + ",a,0,1,,\n", "train.csv, line 2: the label is empty"),
+    (
+        "kinetics",
+        TRAIN,
+        CLIP_HEADER + '"run,a,0,1\n',
+        "train.csv: cannot be read as csv (Error tok",
+    ),
+    ("kinetics", "k-train.csv", CLIP_HEADER, "several lists of train (k-train.csv, train.csv)"),
+    ("something", V1_TRAIN, "7,Holding\n", "line 1: '7,Holding' is not of the form ID;CLASS"),
+    (
+        "something",
+        V1_TRAIN,
+        "7;Holdin something\n",
+        "labels.csv; did you mean 'Holding something'?",
+    ),
+    ("something", "labels.json", "{}", "holds 2 files named labels.csv (v1) or labels.json (v2)"),
+    ("charades", TEST, "id,actions\nA,c099 1 2\n", "line 2: label 'c099' is not among the 4 class"),
+    ("charades", TEST, "id,actions\nA,c000 1\n", "action 'c000 1' is not of the form c092 11.90 "),
+    ("charades", TEST, "id,actions\nA,c000 1 x\n", "line 2: a time of an action is 'x', which is"),
+    ("charades", TEST, "id,actions,length\nA,,long\n", "line 2: length is 'long', which is not a"),
+    ("charades", TEST, "id,actions\nAAAAA,\n", "video AAAAA is listed a second time in split"),
+    ("charades", charades.CLASSES, "c000 A\nB\n", "line 2: 'B' is not of the form c008 Opening a"),
+]
+
+
+@pytest.mark.parametrize(("dataset", "file", "text", "message"), BAD_FILES)
+def test_files_of_another_form_are_one_line(
+    tmp_path: Path, dataset: str, file: str, text: str, message: str
+) -> None:
+    labels = write(tmp_path, FILES[dataset] | {file: text})
+    with pytest.raises(VidgraphError) as caught:
+        make_table(READERS[dataset](labels), tmp_path, tmp_path / "t.csv")
+    assert message in str(caught.value)
+    assert not (tmp_path / "t.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"train.json": V2_FILES["train.json"][:-30]}, "train.json: is not JSON"),
+        ({"train.json": "[1]"}, "train.json: is not a list of videos with id and template"),
+        (
+            {"train.json": V2_FILES["train.json"].replace("Holding [", "Hiding [")},
+            "train.json, video 2: class 'Hiding something' is not among the 3 of labels.json",
+        ),
+    ],
+)
+def test_bad_json_is_one_line(tmp_path: Path, changed: dict[str, str], message: str) -> None:
+    with pytest.raises(VidgraphError) as caught:
+        something.read_labels(write(tmp_path, V2_FILES | changed))
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "missing", "message"),
+    [
+        ("ucf101", "trainlist0?.txt", "holds no trainlist01.txt; give the folder of the official"),
+        ("ucf101", "testlist02.txt", "testlist02.txt: cannot be read"),
+        ("hmdb51", "*_split?.txt", "holds no file such as wave_test_split1.txt; give the folder"),
+        ("kinetics", "*.csv", "holds no train.csv with labels; give the folder"),
+        ("something", "*train.csv", "holds no files named train.csv (v1) or train.json (v2)"),
+        ("charades", "Charades_v1_test.csv", "Charades_v1_test.csv: there is no such file"),
+        ("charades", "Charades_v1_classes.txt", "classes.txt: cannot be read ([Errno 2] No such"),
+    ],
+)
+def test_missing_files_are_named(tmp_path: Path, dataset: str, missing: str, message: str) -> None:
+    labels = write(tmp_path, FILES[dataset])
+    for path in labels.glob(missing):
+        path.unlink()
+    with pytest.raises(VidgraphError) as caught:
+        READERS[dataset](labels)
+    assert message in str(caught.value)
+
+
+def test_bad_arguments_are_one_line(tmp_path: Path) -> None:
+    labelled = ucf101.read_labels(write(tmp_path, UCF_FILES))
+    videos = place(tmp_path, f"{UCF[0]}.avi")
+    (tmp_path / "empty").mkdir()
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({"videos": tmp_path / "empty"}, r"empty: holds none of the 6 videos; .*v_Archery_g01_c01"),
+        ({"videos": tmp_path / "none"}, r"none: there is no such folder; give the folder of the"),
+        ({"out": tmp_path / "t.txt"}, r"t\.txt: the table is written as \.csv; name it so"),
+        ({"hold_out": 1.0}, "hold-out must be a share from 0 to below 1, got 1.0"),
+    ]
+    for changed, message in cases:
+        with pytest.raises(DataError, match=message):
+            make_table(labelled, **{"videos": videos, "out": tmp_path / "t.csv", **changed})
+
+
+def test_real_ucf101_lists(shared_data: Path, tmp_path: Path) -> None:
+    """The official counts of all three splits; validation groups are the same in each; the eight
+    classes agree with their manifest.
+    """
+    labels = shared_data / "data" / "splits" / "ucf101_splits"
+    videos, out = shared_data / "data" / "ucf101_8", tmp_path / "t.csv"
+    lines = make_table(ucf101.read_labels(labels, whole_train=True), videos, out)
+    assert [line.split(";")[0] for line in lines] == [
+        f"{out}: UCF101, 13,320 videos, 101 classes",
+        "  split01: train 9,537, test 3,783",
+        "  split02: train 9,586, test 3,734",
+        "  split03: train 9,624, test 3,696",
+        f"note: {videos} lacks 12,280 of the listed videos",
+    ]
+    assert (
+        sum("val 2,107" in line for line in make_table(ucf101.read_labels(labels), videos, out))
+        == 3
+    )
+    make_table(ucf101.read_labels(labels), videos, out, present_only=True)
+    frame = load_table(out, {"split": "split01"}).frame
+    assert Counter(frame["split"]) == {"train": 572, "val": 171, "test": 297}
+    manifest = load_table(videos / "manifest.csv", {"split": "split01"}).frame
+    official = dict(
+        zip(manifest["video"].map(lambda v: Path(v).name), manifest["split"], strict=True)
+    )
+    for video, split in zip(frame["video"], frame["split"], strict=True):
+        assert official[Path(video).name] == split.replace("val", "train")
+
+
+def test_real_hmdb51_files(shared_data: Path, tmp_path: Path) -> None:
+    """51 classes, 70 training and 30 test clips of each in every split."""
+    labels = shared_data / "data" / "splits" / "hmdb51_splits"
+    lines = make_table(
+        hmdb51.read_labels(labels), place(tmp_path, f"{WAVE[0]}.mp4"), tmp_path / "t.csv"
+    )
+    assert "HMDB51, 6,766 videos, 51 classes" in lines[0]
+    assert all("train 3,570, test 1,530, unused 1,666" in line for line in lines[1:4])
+    table = load_table(tmp_path / "t.csv", {"split": "split03"})
+    assert set(table.rows("train")["label"].value_counts()) == {70}
+    assert set(table.rows("test")["label"].value_counts()) == {30}
+
+
+@pytest.mark.parametrize(
+    ("dataset", "video", "options"),
+    [
+        ("charades", "AAAAA.mp4", "--hold-out 0.1"),
+        ("hmdb51", f"{WAVE[0]}.avi", "--hold-out 0.1 --present"),
+        ("kinetics", "-3B32lodo2M_000059_000069.mp4", "--hold-out 0.1 --present"),
+        ("something", "7", "--hold-out 0.1"),
+        ("ucf101", f"{UCF[0]}.avi", "--whole-train --present"),
+    ],
+)
+def test_commands(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    dataset: str,
+    video: str,
+    options: str,
+) -> None:
+    labels, videos = write(tmp_path, FILES[dataset]), place(tmp_path, video)
+    words = ["data", "make", dataset, "--labels", str(labels), "--videos", str(videos)]
+    assert main([*words, "--out", str(tmp_path / "t.csv"), *options.split()]) == 0
+    out = capsys.readouterr().out
+    columns = " --columns split=split01" if dataset in ("hmdb51", "ucf101") else ""
+    assert out.endswith(f"look for faults: vidgraph data check {tmp_path / 't.csv'}{columns}\n")
+    assert main([*words, "--out", str(tmp_path / "t.txt")]) == 2
