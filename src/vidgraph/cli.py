@@ -147,7 +147,7 @@ def evaluate(
 ) -> int:
     """Score a model on a split."""
     from vidgraph.evaluation.metrics import save_scores
-    from vidgraph.predictor import score_model
+    from vidgraph.experiment import score_model
     from vidgraph.util import check_target, counter
 
     if scores is not None:
