@@ -4,8 +4,10 @@ set, and compute once per video what models need besides pixels.
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -24,13 +26,6 @@ data.add_typer(make, name="make")
 Columns = Annotated[
     str, Option(metavar="OURS=THEIRS,...", help="other column names, as label=class,split=split01")
 ]
-Labels = Annotated[Path, Option(metavar="FOLDER", help="where the official label files are")]
-Videos = Annotated[Path, Option(metavar="FOLDER", help="where the videos are")]
-Table = Annotated[Path, Option(metavar="TABLE.csv", help="the table to write")]
-HoldOut = Annotated[
-    float, Option(metavar="SHARE", min=0, max=1, help="share of train for a validation split")
-]
-Present = Annotated[bool, Option("--present", help="list only videos that are there")]
 
 
 @data.command(epilog="example: vidgraph data check clips.csv --skip-list skip.txt")
@@ -121,92 +116,48 @@ def syncmnist(
     return GOOD
 
 
-@make.command(
-    epilog="example: vidgraph data make something --labels labels "
-    "--videos 20bn-something-something-v2 --out something.csv"
-)
-def something(labels: Labels, videos: Videos, out: Table, hold_out: HoldOut = 0.0) -> int:
-    """The table of Something-Something v1 (.csv labels) or v2 (.json); the held-out share of train
-    becomes split `held`."""
-    from vidgraph.data.something import make_table
+def _add_official(name: str) -> None:
+    """Adds the verb of one file in `data/official`; a data set needs that file alone."""
 
-    return _made(make_table(labels, videos, out, hold_out=hold_out), out)
+    def verb(
+        labels: Annotated[Path, Option(metavar="FOLDER", help="where its official files are")],
+        videos: Annotated[Path, Option(metavar="FOLDER", help="where its videos are")],
+        out: Annotated[Path, Option(metavar="TABLE.csv", help="the table to write")],
+        hold_out: Annotated[
+            float, Option(metavar="SHARE", min=0, max=1, help="of train, for a validation split")
+        ] = 0.0,
+        present: Annotated[bool, Option("--present", help="list only videos that exist")] = False,
+        whole_train: Annotated[
+            bool, Option("--whole-train", help="hold nothing of the training groups out")
+        ] = False,
+        classes: Annotated[
+            Path | None, Option(metavar="FILE", help="the classes, one per line; refuse others")
+        ] = None,
+    ) -> int:
+        module = import_module(f"vidgraph.data.official.{name}")
+        options = {
+            "hold_out": hold_out,
+            "present_only": present,
+            "whole_train": whole_train,
+            "classes": classes,
+        }
+        given = {key: value for key, value in options.items() if value}
+        if unknown := given.keys() - inspect.signature(module.make_table).parameters.keys():
+            option = sorted(unknown)[0].removesuffix("_only").replace("_", "-")
+            raise DataError(f"{name} has no --{option}; leave it out")
+        made = module.make_table(labels, videos, out, **given)
+        print(*made.lines(), sep="\n")
+        columns = " --columns split=split01" if made.has_several_splits else ""
+        print(f"look for faults: vidgraph data check {out}{columns}")
+        return GOOD
 
-
-@make.command(
-    epilog="example: vidgraph data make charades --labels Charades --videos Charades_v1_480 "
-    "--out charades.csv --hold-out 0.05"
-)
-def charades(labels: Labels, videos: Videos, out: Table, hold_out: HoldOut = 0.0) -> int:
-    """The tables of Charades, its videos and its actions (TABLE_intervals.csv); the held-out share
-    of the training people becomes split `val`."""
-    from vidgraph.data.charades import make_tables
-
-    return _made(make_tables(labels, videos, out, hold_out=hold_out), out)
-
-
-@make.command(
-    epilog="example: vidgraph data make ucf101 --labels ucfTrainTestlist --videos UCF-101 "
-    "--out ucf101.csv"
-)
-def ucf101(
-    labels: Labels,
-    videos: Videos,
-    out: Table,
-    whole_train: Annotated[
-        bool,
-        Option("--whole-train", help="leave training groups 22 to 25, split `val`, in `train`"),
-    ] = False,
-    present: Present = False,
-) -> int:
-    """The table of UCF101 from its official lists, a column per split."""
-    from vidgraph.data.ucf101 import make_table
-
-    made = make_table(labels, videos, out, whole_train=whole_train, present_only=present)
-    return _made(made, out, " --columns split=split01")
+    example = f"vidgraph data make {name} --labels LABELS --videos VIDEOS --out {name}.csv"
+    help_text = f"Write the table of {name} from its official label files."
+    make.command(name, help=help_text, epilog=f"example: {example}")(verb)
 
 
-@make.command(
-    epilog="example: vidgraph data make hmdb51 --labels testTrainMulti_7030_splits "
-    "--videos hmdb51 --out hmdb51.csv --hold-out 0.1"
-)
-def hmdb51(
-    labels: Labels, videos: Videos, out: Table, hold_out: HoldOut = 0.0, present: Present = False
-) -> int:
-    """The table of HMDB51 from its official split files, a column per split; the held-out share of
-    the films of train becomes split `val`."""
-    from vidgraph.data.hmdb51 import make_table
-
-    made = make_table(labels, videos, out, hold_out=hold_out, present_only=present)
-    return _made(made, out, " --columns split=split01")
-
-
-@make.command(
-    epilog="example: vidgraph data make kinetics --labels kinetics400 "
-    "--videos kinetics400_clips --out kinetics.csv"
-)
-def kinetics(
-    labels: Labels,
-    videos: Videos,
-    out: Table,
-    classes: Annotated[
-        Path | None, Option(metavar="FILE", help="the classes, one per line; others are refused")
-    ] = None,
-    hold_out: HoldOut = 0.0,
-    present: Present = False,
-) -> int:
-    """The table of Kinetics-400, 600 or 700 from its official lists; the held-out share of train
-    becomes split `held`."""
-    from vidgraph.data.kinetics import make_table
-
-    made = make_table(labels, videos, out, classes=classes, hold_out=hold_out, present_only=present)
-    return _made(made, out)
-
-
-def _made(made: Any, table: Path, columns: str = "") -> int:
-    print(*made.lines(), sep="\n")
-    print(f"look for faults: vidgraph data check {table}{columns}")
-    return GOOD
+for _file in sorted((Path(__file__).parent / "data" / "official").glob("[a-z]*.py")):
+    _add_official(_file.stem)
 
 
 # ---- extract -------------------------------------------------------------------------------------
