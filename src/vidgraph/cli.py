@@ -1,437 +1,387 @@
-"""The command `vidgraph`: one short function per verb. Heavy modules are imported inside, so that
-`--help` is quick.
+"""The command `vidgraph`: one typed function per verb; what each needs is imported inside it, so
+that `--help` is quick. `data` and `extract` are in `cli_data`.
 
-Exit codes: 0 good; 1 a check found faults, or some of many files failed; 2 bad input; 130 stopped
-by Ctrl-C.
+Exit codes: 0 good; 1 a check found faults, or some of many files failed; 2 bad input; 130 Ctrl-C.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from typer import Argument, Option
 
 import vidgraph
-from vidgraph.command_line import (
-    BAD_INPUT,
-    FAULTS,
-    GOOD,
-    Parser,
-    add_verb,
-    positive,
-    split_overrides,
-)
-from vidgraph.data_verbs import add_data
+from vidgraph.cli_data import FAULTS, GOOD, data, extract
 from vidgraph.errors import RecipeError, VidgraphError, nearest
-from vidgraph.eval_verb import add_eval
-from vidgraph.extract_verbs import add_extract
 
-# ---- verbs ---------------------------------------------------------------------------------------
+if TYPE_CHECKING:
+    from vidgraph.evaluation.metrics import Scores
+    from vidgraph.records import Prediction
+
+BAD_INPUT, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
+
+app = typer.Typer(
+    help="Action recognition by reasoning over a space-time graph of a video's regions.",
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(data, name="data")
+app.add_typer(extract, name="extract")
+
+Json = Annotated[bool, Option("--json", help="plain values instead of text")]
+Device = Annotated[
+    Literal["cpu", "cuda"] | None, Option(help="where it runs (default: a GPU if there is one)")
+]
 
 
-def doctor(args: argparse.Namespace) -> int:
+@app.callback(invoke_without_command=True)
+def start(
+    ctx: typer.Context,
+    version: Annotated[bool, Option("--version", help="print the version and stop")] = False,
+) -> int:
+    if version:
+        print(vidgraph.__version__)
+        raise typer.Exit
+    if ctx.invoked_subcommand is None:
+        print(ctx.get_help())
+        return BAD_INPUT
+    return GOOD
+
+
+@app.command(epilog="example: vidgraph doctor")
+def doctor(json_: Json = False) -> int:
+    """Versions, decoders, devices, disk: what works on this machine."""
     from vidgraph.doctor import doctor_report, to_text
 
     report = doctor_report()
-    print(json.dumps(report, indent=2) if args.json else to_text(report))
+    print(json.dumps(report, indent=2) if json_ else to_text(report))
     return GOOD if report["ok"] else FAULTS
 
 
-def models(args: argparse.Namespace) -> int:
-    shipped = vidgraph.list_models(pretrained=True)
-    print(
-        "architectures (vidgraph.create_model):",
-        *(f"  {name}" for name in vidgraph.list_models()),
-        sep="\n",
-    )
-    print(
-        "shipped weights (vidgraph.from_pretrained):",
-        *(f"  {name}" for name in shipped or ["none"]),
-        sep="\n",
-    )
+@app.command(epilog="example: vidgraph models")
+def models() -> int:
+    """Architectures and shipped weights."""
+    print("architectures (vidgraph.create_model):")
+    print(*(f"  {name}" for name in vidgraph.list_models()), sep="\n")
+    print("shipped weights (vidgraph.from_pretrained):")
+    print(*(f"  {name}" for name in vidgraph.list_models(pretrained=True)), sep="\n")
     return GOOD
 
 
-def demo(args: argparse.Namespace) -> int:
+@app.command(epilog="example: vidgraph demo --out demo")
+def demo(
+    ctx: typer.Context,
+    out: Annotated[Path, Option(metavar="FOLDER", help="where everything goes")] = Path("demo"),
+) -> int:
+    """Train a small graph network on moving digits, score it, explain one video."""
     from vidgraph.demo import run_demo
 
-    run_demo(args.out, args.overrides)
+    run_demo(out, ctx.obj)
     return GOOD
 
 
-def train(args: argparse.Namespace) -> int:
+@app.command(
+    epilog="example: vidgraph train syncmnist3:rstg_small --train.lr 1e-3 --out runs/mine\n\n"
+    "after a stop or a crash: vidgraph train runs/mine --resume"
+)
+def train(
+    ctx: typer.Context,
+    recipe: Annotated[
+        str,
+        Argument(
+            metavar="RECIPE[:ROW]", help="a recipe of the package, FILE.yaml[:ROW], or a run folder"
+        ),
+    ],
+    out: Annotated[
+        Path | None, Option(metavar="FOLDER", help="the run folder (default runs/RECIPE-ROW)")
+    ] = None,
+    resume: Annotated[
+        bool, Option("--resume", help="continue the training in the run folder")
+    ] = False,
+) -> int:
+    """Train a recipe row; --KEY VALUE overrides any of its values, as --train.lr 1e-3."""
     from vidgraph.config import load_recipe
     from vidgraph.experiment import default_folder, train_recipe
-    from vidgraph.training.progress import duration
-    from vidgraph.training.routine import stop_message
 
-    recipe = load_recipe(args.recipe, args.overrides)
-    folder = args.out or default_folder(args.recipe, recipe)
-    result = train_recipe(recipe, folder, args.resume)
-    first_process = os.environ.get("RANK", "0") == "0"
-    if result.stopped_by is not None:
-        if first_process:
-            print(stop_message(result.stopped_by, result.clips_seen, folder), file=sys.stderr)
-        return 128 + result.stopped_by
-    if first_process:
-        best = "" if result.best is None else f"best on validation {result.best:.2f} %, "
-        print(
-            f"finished: {result.clips_seen:,} clips, {best}{duration(result.seconds)} of "
-            f"training; weights in {folder}"
+    loaded = load_recipe(recipe, ctx.obj)
+    return train_recipe(loaded, out or default_folder(recipe, loaded), resume)
+
+
+@app.command("eval", epilog="example: vidgraph eval runs/mine --data syncmnist3 --split val")
+def evaluate(
+    ctx: typer.Context,
+    model: Annotated[
+        str, Argument(metavar="MODEL", help="shipped weights, a run folder, or a model on the hub")
+    ],
+    data: Annotated[
+        str | None,
+        Option(
+            metavar="RECIPE|TABLE|FOLDER",
+            help="what to score on (default: what a run folder was trained on)",
+        ),
+    ] = None,
+    split: Annotated[str, Option(help="train, val or test")] = "test",
+    views: Annotated[
+        int | None,
+        Option(min=1, help="clips per video (default: the recipe's, else 1); crops: --eval.crops"),
+    ] = None,
+    batch_size: Annotated[
+        int | None, Option(min=1, help="views per forward pass (default: the recipe's, else 64)")
+    ] = None,
+    device: Device = None,
+    workers: Annotated[
+        int | None, Option(min=0, help="processes that read clips (default: one per core)")
+    ] = None,
+    scores: Annotated[
+        Path | None, Option(metavar="FILE.npz", help="also write the scores of every clip")
+    ] = None,
+    json_: Json = False,
+) -> int:
+    """Score a model on a split."""
+    from vidgraph.evaluation.metrics import save_scores
+    from vidgraph.experiment import score_model
+    from vidgraph.util import check_target, counter
+
+    if scores is not None:
+        if scores.suffix.lower() != ".npz":
+            raise RecipeError(f"--scores {scores}: scores are written as .npz; name it so")
+        check_target(scores, [name for name in (model, data) if name])
+    given = {"eval.num_views": views, "eval.batch_size": batch_size}
+    overrides = [*ctx.obj, *((key, str(value)) for key, value in given.items() if value)]
+    with counter("clips") as progress:
+        found, measured_on = score_model(
+            model, data, overrides, split, device=device, workers=workers, progress=progress
         )
-        print(f"score them on the test split: vidgraph eval {folder}")
+    for note in found.notes:
+        print(f"vidgraph: warning: {note}", file=sys.stderr)
+    if scores is not None:
+        save_scores(scores, found)
+    if json_:
+        print(json.dumps(found.to_dict(), indent=2))
+    else:
+        print_scores(f"{model} on {measured_on}", found)
     return GOOD
 
 
-def reproduce(args: argparse.Namespace) -> int:
-    from vidgraph.reproduce import parse_seeds, reproduce_table
-
-    rows, seeds = None if args.rows is None else args.rows.split(","), parse_seeds(args.seeds)
-    stopped_by = reproduce_table(
-        args.recipe, args.size, rows, seeds, args.out, args.results, args.page, args.overrides
-    )
-    return GOOD if stopped_by is None else 128 + stopped_by
+def print_scores(title: str, scores: Scores) -> None:
+    print(f"{title}: {scores.n:,} scored, {scores.skipped:,} skipped (each counts as wrong)")
+    names = {"top1": "top-1", "top5": "top-5", "mean_class": "mean class", "map": "mAP"}
+    for key, (low, high) in scores.ci95.items():
+        value = getattr(scores, key)
+        print(f"{names[key]:<12}{value:6.2f} %   95 % interval {low:.2f} to {high:.2f}")
 
 
-def predict(args: argparse.Namespace) -> int:
-    from vidgraph.data.flow_source import flow_as_trained
-    from vidgraph.precompute.store import BoxStore
-    from vidgraph.predictor import Predictor, check_save_target
-    from vidgraph.progress import counter
-    from vidgraph.scoring import prediction_views
-    from vidgraph.training.fit import accelerator
-    from vidgraph.video.listing import list_videos
+@app.command(epilog="example: vidgraph predict runs/mine clip.mp4 --save overlay.mp4")
+def predict(
+    model: Annotated[
+        str, Argument(metavar="MODEL", help="shipped weights, a run folder, or a model on the hub")
+    ],
+    videos: Annotated[list[Path], Argument(metavar="VIDEO|FOLDER")],
+    top: Annotated[int, Option(min=1, help="classes to show")] = 5,
+    views: Annotated[int, Option(min=1, help="clips per video that are averaged")] = 1,
+    boxes: Annotated[
+        Path | None,
+        Option(
+            metavar="STORE", help="boxes of the videos, from vidgraph extract; for region models"
+        ),
+    ] = None,
+    flow: Annotated[
+        str | None,
+        Option(
+            metavar="STORE",
+            help="optical flow of the videos, for models that take it (default: computed now)",
+        ),
+    ] = None,
+    save: Annotated[
+        Path | None,
+        Option(
+            metavar="FILE",
+            help="draw the graph over the video: an .mp4 overlay or an .html report",
+        ),
+    ] = None,
+    device: Device = None,
+    json_: Json = False,
+) -> int:
+    """Recognise what happens in videos."""
+    from vidgraph.predictor import check_save_target, load_predictor
+    from vidgraph.util import counter
+    from vidgraph.video.reader import list_videos
 
-    videos = [video for path in args.videos for video in list_videos(path)]
-    if args.save is not None:
-        check_save_target(args.save, videos)
-        if len(videos) > 1:
-            raise VidgraphError(f"--save draws one video, and {len(videos)} were given")
-    plan, fusion = prediction_views(args.model, args.views)
-    model: Any = vidgraph.from_pretrained(args.model)
-    spec = model.input_spec
-    for option, store, takes in (
-        ("--boxes", args.boxes, spec.boxes_per_frame),
-        ("--flow", args.flow, spec.flow_length),
-    ):
-        if store is not None and not takes:
-            raise VidgraphError(
-                f"{option} {store}: {args.model} takes no {option[2:]}; leave it out"
-            )
-    boxes = None if args.boxes is None else BoxStore(args.boxes)
-    flow = flow_as_trained(args.model, args.flow) if spec.flow_length else None
-    predictor = Predictor(
-        model, accelerator(args.device or "auto"), views=fusion, plan=plan, boxes=boxes, flow=flow
-    )
-    if len(videos) == 1:  # its fault is the command's
-        results: Any = iter([(videos[0], predictor.predict(videos[0]), None)])
-    else:
-        results = ((r.path, r.prediction, r.error) for r in predictor.predict_many(videos))
+    files = [file for path in videos for file in list_videos(path)]
+    if save is not None:
+        check_save_target(save, files)
+        if len(files) > 1:
+            raise VidgraphError(f"--save draws one video, and {len(files)} were given")
+    predictor = load_predictor(model, views=views, boxes=boxes, flow=flow, device=device)
     records, failed = [], 0
-    for path, prediction, error in results:
-        if error is not None:
+    for file in files:
+        try:
+            prediction = predictor.predict(file, explain=save is not None)
+        except VidgraphError as error:
+            if len(files) == 1:
+                raise
             failed += 1
-            records.append({"video": str(path), "error": str(error)})
+            records.append({"video": str(file), "error": str(error)})
             print(f"vidgraph: {error}", file=sys.stderr)
             continue
-        records.append(prediction.to_dict(args.top))
-        if not args.json:
-            _print_prediction(prediction, args.top, predictor.notes(prediction))
-        if args.save is not None:
-            with counter("frames drawn") as count:
-                predictor.save(prediction, args.save, args.model, count)
-    if args.json:
+        records.append(prediction.to_dict(top))
+        if not json_:
+            print_prediction(prediction, top, predictor.notes(prediction))
+        if save is not None:
+            with counter("frames drawn") as progress:
+                predictor.save(prediction, save, model, progress)
+    if json_:
         print(json.dumps(records, indent=2))
-    elif args.save is not None:
-        print(f"drawn in {args.save}")
+    elif save is not None:
+        print(f"drawn in {save}")
     return FAULTS if failed else GOOD
 
 
-def _print_prediction(prediction: Any, count: int, notes: list[str]) -> None:
+def print_prediction(prediction: Prediction, count: int, notes: Sequence[str]) -> None:
     print(prediction.video)
     for name, probability in prediction.top(count):
         print(f"  {100 * probability:6.2f} %  {name}")
-    print(
-        f"  frames used: {', '.join(map(str, prediction.frame_indices))}",
-        *(f"  {note}" for note in notes),
-        sep="\n",
-    )
+    print(f"  frames used: {', '.join(map(str, prediction.frame_indices))}")
+    for note in notes:
+        print(f"  {note}")
 
 
-def profile(args: argparse.Namespace) -> int:
+@app.command(epilog="example: vidgraph profile rstg_small")
+def profile(
+    ctx: typer.Context,
+    model: Annotated[str, Argument(metavar="ARCHITECTURE|MODEL")],
+    num_classes: Annotated[
+        int | None, Option(min=1, help="classes of an architecture, or of weights re-headed")
+    ] = None,
+    json_: Json = False,
+) -> int:
+    """Parameters and multiply-adds of a model, part by part; --model.KEY VALUE as in recipes."""
+    from vidgraph.config import model_overrides
     from vidgraph.evaluation.profile import profile_model, to_text
-    from vidgraph.experiment import model_options
-    from vidgraph.models.build import list_architectures
-    from vidgraph.weights import list_shipped
 
-    options = model_options(args.overrides)
-    if args.model in list_architectures():
-        model = vidgraph.create_model(args.model, args.num_classes, **options)
+    options = model_overrides(ctx.obj)
+    if model in vidgraph.list_models():
+        network = vidgraph.create_model(model, num_classes, **options)
     elif options:
-        raise RecipeError("--model.options. belong to an architecture; weights bring their own")
-    elif (
-        "/" not in args.model and args.model not in list_shipped() and not Path(args.model).exists()
-    ):
-        known = [*list_architectures(), *list_shipped()]
-        raise RecipeError(
-            f"no architecture and no weights are called {args.model!r}{nearest(args.model, known)}"
-        )
+        raise RecipeError("--model. options belong to an architecture; weights bring their own")
+    elif re.fullmatch(r"\w+", model) and not Path(model).exists():
+        known = [*vidgraph.list_models(), *vidgraph.list_models(pretrained=True)]
+        if model not in known:
+            hint = nearest(model, known)
+            raise RecipeError(f"no architecture and no weights are called {model!r}{hint}")
+        network = vidgraph.from_pretrained(model, num_classes)
     else:
-        model = vidgraph.from_pretrained(args.model, args.num_classes)
-    result = profile_model(model)
-    print(json.dumps(result, indent=2) if args.json else to_text(result))
+        network = vidgraph.from_pretrained(model, num_classes)
+    result = profile_model(network)
+    print(json.dumps(result, indent=2) if json_ else to_text(result))
     return GOOD
 
 
-def convert(args: argparse.Namespace) -> int:
-    from vidgraph.conversion import convert_weights
-    from vidgraph.experiment import model_options
+@app.command(
+    epilog="example: vidgraph convert I3D_8x8_R50.pyth --architecture i3d_r50 --out converted"
+)
+def convert(
+    ctx: typer.Context,
+    file: Annotated[
+        Path,
+        Argument(
+            metavar="FILE",
+            help="a checkpoint, or an .npz file of the RSTG authors' variables (name -> array)",
+        ),
+    ],
+    out: Annotated[Path, Option(metavar="FOLDER")],
+    architecture: Annotated[
+        str | None, Option(help="default i3d_r50; for .npz files rstg_syncmnist")
+    ] = None,
+    num_classes: Annotated[
+        int | None,
+        Option(min=1, help="default: the checkpoint's; another number leaves its classifier out"),
+    ] = None,
+) -> int:
+    """Turn checkpoints of other codebases into weights: 3D ResNets of PyTorchVideo and its
+    relatives, image networks, RSTG of TensorFlow."""
+    from vidgraph.config import model_overrides
+    from vidgraph.convert import convert_weights
 
-    report = convert_weights(
-        args.file, args.architecture, args.num_classes, model_options(args.overrides), args.out
-    )
-    print(report.to_text(), f"load them with vidgraph.from_pretrained({str(args.out)!r})", sep="\n")
+    report = convert_weights(file, architecture, num_classes, model_overrides(ctx.obj), out)
+    print(report.to_text(), f"load them with vidgraph.from_pretrained({str(out)!r})", sep="\n")
     return GOOD
 
 
 # ---- the command line ----------------------------------------------------------------------------
 
-
-def build_parser() -> Parser:
-    about = (vidgraph.__doc__ or "").partition("\n")[0].removeprefix("vidgraph: ").capitalize()
-    parser = Parser(prog="vidgraph", allow_abbrev=False, description=about)
-    parser.add_argument("--version", action="version", version=vidgraph.__version__)
-    verbs = parser.add_subparsers(metavar="VERB", required=True, parser_class=Parser)
-    p = add_verb(
-        verbs,
-        "doctor",
-        doctor,
-        "versions, decoders, devices, disk: what works on this machine",
-        "vidgraph doctor",
-    )
-    p.add_argument("--json", action="store_true", help="plain values instead of text")
-    add_verb(verbs, "models", models, "architectures and shipped weights", "vidgraph models")
-    p = add_verb(
-        verbs,
-        "demo",
-        demo,
-        "train a small graph network on moving digits, score it, explain one video",
-        "vidgraph demo",
-    )
-    p.add_argument(
-        "--out",
-        type=Path,
-        default=Path("demo"),
-        metavar="FOLDER",
-        help="where everything goes (default demo)",
-    )
-    p.set_defaults(takes_overrides=True)
-    add_data(verbs)
-    add_extract(verbs)
-    _add_train_and_reproduce(verbs)
-    add_eval(verbs)
-    _add_predict(verbs)
-    _add_profile_and_convert(verbs)
-    return parser
+TAKE_OVERRIDES = ("demo", "train", "eval", "profile", "convert")
 
 
-def _add_train_and_reproduce(verbs: Any) -> None:
-    from vidgraph.config import list_recipes
+def split_overrides(words: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
+    """The command's own words, and the dotted overrides `--a.b VALUE` or `--a.b=VALUE` as pairs.
 
-    rows = "\n".join(f"  {name}:{row}" for name, rows in list_recipes().items() for row in rows)
-    p = add_verb(
-        verbs,
-        "train",
-        train,
-        "train a recipe row, with any of its values overridden by --KEY VALUE",
-        f"vidgraph train syncmnist3:rstg_small --train.lr 1e-3 --out runs/mine\n"
-        "after a stop or a crash: vidgraph train runs/mine --resume\nrecipes of the "
-        f"package:\n{rows}",
-    )
-    p.add_argument(
-        "recipe",
-        metavar="RECIPE[:ROW]",
-        help="a recipe of the package, FILE.yaml[:ROW], or a run folder",
-    )
-    p.add_argument(
-        "--out", type=Path, metavar="FOLDER", help="the run folder (default runs/RECIPE-ROW)"
-    )
-    p.add_argument("--resume", action="store_true", help="continue the training in the run folder")
-    p.set_defaults(takes_overrides=True)
-    what = (
-        "train the rows of a recipe one after another, score each once, write their table; the "
-        "same call continues"
-    )
-    p = add_verb(verbs, "reproduce", reproduce, what, "vidgraph reproduce syncmnist3 --size small")
-    p.add_argument("recipe", metavar="RECIPE", help="a recipe of the package, or FILE.yaml")
-    p.add_argument(
-        "--size", choices=["small", "paper"], help="rows of this size: small ones suit a CPU"
-    )
-    p.add_argument("--rows", metavar="ROW,...", help="these rows only")
-    p.add_argument(
-        "--seeds",
-        metavar="N,...",
-        help="train each row once with each of these seeds (default: the row's own seed)",
-    )
-    p.add_argument(
-        "--out",
-        type=Path,
-        default=Path("runs"),
-        metavar="FOLDER",
-        help="where the run folders are (default runs)",
-    )
-    p.add_argument(
-        "--results", type=Path, metavar="FILE.json", help="the table (default results/RECIPE.json)"
-    )
-    p.add_argument(
-        "--page",
-        type=Path,
-        metavar="FILE.md",
-        help="write all tables of that folder between this page's markers",
-    )
-    p.set_defaults(takes_overrides=True)
-
-
-def _add_predict(verbs: Any) -> None:
-    p = add_verb(
-        verbs,
-        "predict",
-        predict,
-        "recognise what happens in videos",
-        "vidgraph predict runs/mine clip.mp4 --save overlay.mp4",
-    )
-    p.add_argument(
-        "model", metavar="MODEL", help="shipped weights, a run folder, or a model on the hub"
-    )
-    p.add_argument("videos", nargs="+", metavar="VIDEO|FOLDER")
-    p.add_argument(
-        "--top", type=positive, default=5, metavar="N", help="classes to show (default 5)"
-    )
-    p.add_argument(
-        "--views",
-        type=positive,
-        default=1,
-        metavar="N",
-        help="clips per video that are averaged (default 1)",
-    )
-    p.add_argument(
-        "--boxes",
-        type=Path,
-        metavar="STORE",
-        help="boxes of the videos, made by vidgraph extract; for models that take boxes",
-    )
-    p.add_argument(
-        "--flow",
-        metavar="STORE",
-        help="optical flow of the videos, for models that take it (default: computed on the way)",
-    )
-    p.add_argument(
-        "--save",
-        type=Path,
-        metavar="FILE",
-        help="draw the graph over the video: an .mp4 overlay or an .html report",
-    )
-    p.add_argument(
-        "--device",
-        choices=["cpu", "cuda"],
-        help="where it runs (default: a GPU where there is one)",
-    )
-    p.add_argument("--json", action="store_true", help="plain values instead of text")
-
-
-def _add_profile_and_convert(verbs: Any) -> None:
-    p = add_verb(
-        verbs,
-        "profile",
-        profile,
-        "parameters and multiply-adds of a model, part by part",
-        "vidgraph profile rstg_small",
-    )
-    p.add_argument("model", metavar="ARCHITECTURE|MODEL")
-    p.add_argument(
-        "--num-classes",
-        "--num_classes",
-        type=positive,
-        metavar="N",
-        help="classes of an architecture, or of weights re-headed",
-    )
-    p.add_argument("--json", action="store_true", help="plain values instead of text")
-    p.set_defaults(takes_overrides=True)
-    p = add_verb(
-        verbs,
-        "convert",
-        convert,
-        "turn checkpoints of other codebases into weights: 3D ResNets of PyTorchVideo and its "
-        "relatives, RSTG of TensorFlow",
-        "vidgraph convert I3D_8x8_R50.pyth --architecture i3d_r50 --out converted",
-    )
-    p.add_argument(
-        "file",
-        type=Path,
-        metavar="FILE",
-        help="a checkpoint, or an .npz file of the RSTG authors' variables (name -> array)",
-    )
-    p.add_argument("--architecture", help="default i3d_r50; for .npz files rstg_syncmnist")
-    p.add_argument(
-        "--num-classes",
-        type=positive,
-        metavar="N",
-        help="default: the checkpoint's; another number leaves its classifier out",
-    )
-    p.add_argument("--out", type=Path, required=True, metavar="FOLDER")
-    p.set_defaults(takes_overrides=True)
+    Raises:
+        RecipeError: an override without a value.
+    """
+    own, overrides, rest = [], [], list(words)
+    while rest:
+        word = rest.pop(0)
+        key, equals, value = word.partition("=")
+        if not (key.startswith("--") and "." in key):
+            own.append(word)
+            continue
+        if not equals:
+            if not rest or rest[0].startswith("--"):
+                raise RecipeError(f"{word} needs a value, as in {word} VALUE")
+            value = rest.pop(0)
+        overrides.append((key[2:].replace("-", "_"), value))
+    return own, overrides
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command and returns its exit code; what users can cause ends in one line on standard
-    error.
-    """
-    words, overrides = split_overrides(sys.argv[1:] if argv is None else argv)
+    """Runs the command and returns its exit code; bad input ends in one line on standard error."""
+    command = typer.main.get_command(app)
     try:
-        parser = build_parser()
-        if not words:
-            parser.print_help()
-            return BAD_INPUT
-        args, unknown = parser.parse_known_args(words)
-        if unknown or (overrides and not args.takes_overrides):
-            raise _unknown_argument((unknown or overrides)[0], args)
-        args.overrides = overrides
-        code: int = args.run(args)
+        words, overrides = split_overrides(sys.argv[1:] if argv is None else argv)
+        if overrides and words and words[0] not in TAKE_OVERRIDES:
+            raise RecipeError(f"vidgraph {words[0]} takes no --{overrides[0][0]}")
+        code = command.main(words, "vidgraph", standalone_mode=False, obj=overrides)
         sys.stdout.flush()
-        return code
+        return int(code or GOOD)
     except VidgraphError as error:
-        return _say(str(error), BAD_INPUT)
-    except KeyboardInterrupt:
-        return _say("interrupted", 130)
+        return _fail(str(error), BAD_INPUT)
+    except typer.Exit as stop:
+        return stop.exit_code
+    except (typer.Abort, KeyboardInterrupt):
+        return _fail("interrupted", INTERRUPTED)
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+        return BROKEN_PIPE
     except OSError as error:
-        return _say(f"{error.filename or 'a file'}: {error.strerror or error}", BAD_INPUT)
+        return _fail(f"{error.filename or 'a file'}: {error.strerror or error}", BAD_INPUT)
+    except typer.TyperException as error:
+        return _fail(_usage_fault(error), BAD_INPUT)
 
 
-def _unknown_argument(word: str, args: argparse.Namespace) -> RecipeError:
+def _usage_fault(error: Any) -> str:
+    """One line of what the words of a command got wrong; `--lr` is answered with `--train.lr`."""
     from vidgraph.config import recipe_keys
 
-    word = word.partition("=")[0]
-    known = [
-        *args.options,
-        *(f"--{key}" for key in recipe_keys() if "." in key and args.takes_overrides),
-    ]
-    same_end = [
-        key for key in known if key.endswith(f".{word[2:].replace('-', '_')}")
-    ]  # --lr for --train.lr
-    hint = nearest(word, same_end or known)
-    return RecipeError(
-        f"unknown argument {word}{hint if 'did you mean' in hint else ''} (see {args.prog} --help)"
-    )
+    message = " ".join(error.format_message().replace("Value error, ", "").split())
+    wrong = re.search(r"No such option: (--?[\w-]+)", message)
+    if wrong and error.ctx and error.ctx.info_name in TAKE_OVERRIDES:
+        name = wrong[1].lstrip("-").replace("-", "_")
+        near = [f"--{key}" for key in recipe_keys() if key.endswith(f".{name}")]
+        message += f" Did you mean {near[0]}?" if near and "mean" not in message else ""
+    path = error.ctx.command_path if error.ctx else "vidgraph"
+    return f"{message} (see {path} --help)"
 
 
-def _say(message: str, code: int) -> int:
+def _fail(message: str, code: int) -> int:
     print(f"vidgraph: {message}", file=sys.stderr)
     return code
 

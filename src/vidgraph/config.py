@@ -1,4 +1,4 @@
-"""The typed recipe of one training: what data, which model, how it is trained and scored.
+"""Recipes: what is trained on what, and how it is scored, as typed records.
 
 A recipe file (`recipes/syncmnist3.yaml`) holds what its rows share and then each row, one row per
 published number:
@@ -6,217 +6,64 @@ published number:
     name: syncmnist3
     shared: {data: ..., train: ...}
     rows:
-      rstg_small: {source: ..., published: null, model: ...}
+      rstg_small: {source: ..., published: null, model: {name: rstg_small}}
 
-`load_recipe("syncmnist3:rstg_small", ["--train.lr", "1e-3"])` merges the two, applies the overrides
-and converts every value to the type of its field. `save_recipe` writes the result beside the
-checkpoints; that file loads back equal.
+`load_recipe("syncmnist3:rstg_small", {"train.lr": "1e-3"})` merges the two, applies the overrides
+and validates the result. `save_recipe` writes it beside the checkpoints; it loads back equal.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
 
-from vidgraph.errors import RecipeError
-from vidgraph.recipe_files import SHIPPED_RECIPES, locate, merge_row, read_yaml
-from vidgraph.recipe_training import TrainRecipe as TrainRecipe
-from vidgraph.recipe_training import check_train, refuse_ambiguous
-from vidgraph.typed_values import convert_record, flatten, keys_of, set_dotted
-from vidgraph.util import whole_file
+from vidgraph.data.clips import TableOptions
+from vidgraph.data.syncmnist import SyncMnistOptions
+from vidgraph.errors import RecipeError, nearest
+from vidgraph.models.build import NetworkOptions, resolve_options
+from vidgraph.models.compat import upgrade_options
+from vidgraph.records import options, validated
+from vidgraph.training.phases import TrainOptions, check_phases
+from vidgraph.util import atomic_write
+from vidgraph.video.views import ViewPlan
+
+SHIPPED_RECIPES = Path(__file__).parent / "recipes"
+TABLE_SUFFIXES = (".csv", ".parquet")
 
 
-@dataclass(frozen=True)
-class SyncMnistData:
-    """Synchronous digits: which pair of digits moves alike (task `sync`), or which digit is seen
-    (task `digit`).
-
-    Attributes:
-        num_digits: moving digits per clip.
-        digits: `mnist` (downloaded once), `embedded` (scikit-learn's), or a folder that holds
-            MNIST's four files.
-        task: `sync`, or `digit` for still frames and which digits they show, on which stems are
-            pre-trained.
-        num_frames: frames per clip.
-        classes: digits that take part, such as [0, 1, 2, 3]; None for all ten.
-        no_sync_probability: share of clips in which no pair moves alike; None for the released
-            rate.
-        shuffle_layers: draw the digits in random order; the released way draws the pair under all
-            others.
-        val_clips: size of the fixed validation set.
-        test_clips: size of the fixed test set; None for the published one.
-        test_paths: file of the released 5-digit test trajectories; None to download it once.
-    """
-
-    num_digits: int = 3
-    digits: str = "mnist"
-    task: Literal["sync", "digit"] = "sync"
-    num_frames: int = 10
-    classes: list[int] | None = None
-    no_sync_probability: float | None = None
-    shuffle_layers: bool = False
-    val_clips: int = 2000
-    test_clips: int | None = None
-    test_paths: str | None = None
-
-
-@dataclass(frozen=True)
-class TableData:
-    """Videos listed in a table, or sorted into one folder per class.
-
-    Attributes:
-        path: CSV or Parquet file, or the folder.
-        columns: the table's own column names, as {label: class, split: split01}.
-        skip_list: file written by `vidgraph data check`; its videos are left out, and every score
-            counts them.
-        train_split: name of the split to train on.
-        val_split: name of the split to choose the checkpoint on.
-        test_split: name of the split that is scored once.
-        flip: mirror half of the training clips left to right; a class whose name says left or right
-            becomes its partner.
-        short_side: pixels of the shorter side of training frames before a random crop: [256], or
-            [256, 320] for any between; null: crops of 80 to 100 % of the largest.
-        crop_scales: in place of `short_side`: sides of training crops as shares of the frames'
-            shorter side, rows and columns drawn apart (neighbours in the list at most), at one of
-            thirteen places: [1, 0.875, 0.75, 0.66] for Temporal Segment Networks.
-        brightness: training clips become lighter or darker by up to this share of the range, all
-            frames of a clip alike.
-        past_end: what a clip longer than its video does, in training and test: `clamp` repeats the
-            last frame, `loop` starts again at the first, `refuse` stops.
-        spread: how a model that looks at the whole video takes its frames, in training and test:
-            `parts` takes one of each equal part, any one in training; `linspace` takes evenly
-            spaced frames from the first to the last.
-        folder_fps: frames per second of folders of images, which hold no times.
-        boxes: folder of a store of boxes, as `vidgraph extract` writes it; for models that take
-            boxes.
-        intervals: file of a second table, `video, label, start_seconds, end_seconds`: which action
-            happens when. The table is then multi-label.
-        label_scope: what a training clip is labelled with where there are intervals: `clip`, the
-            actions that it shows; `video`, those of the whole video. Tests always ask for those of
-            the video.
-        flow: for models that take optical flow: folder of a store of it, as `vidgraph extract flow`
-            writes it, or of other tools' images; `live` computes it with DIS as videos are read,
-            `live:tvl1` and so on with another method.
-        flow_bound: what flow in 8 bits reaches to, in pixels of a frame of 340x256; that of the
-            store.
-    """
-
-    path: str
-    columns: dict[str, str] = field(default_factory=dict)
-    skip_list: str | None = None
-    train_split: str = "train"
-    val_split: str = "val"
-    test_split: str = "test"
-    flip: bool = False
-    short_side: list[int] | None = None
-    brightness: float = 0.0
-    past_end: Literal["clamp", "loop", "refuse"] = "clamp"
-    spread: Literal["parts", "linspace"] = "parts"
-    folder_fps: float = 25.0
-    boxes: str | None = None
-    intervals: str | None = None
-    label_scope: Literal["clip", "video"] = "clip"
-    crop_scales: list[float] = field(default_factory=list)
-    flow: str | None = None
-    flow_bound: float = 20.0
-
-
-@dataclass(frozen=True)
-class DataRecipe:
+@options
+class DataOptions:
     """Exactly one of the two is given."""
 
-    syncmnist: SyncMnistData | None = None
-    table: TableData | None = None
+    syncmnist: SyncMnistOptions | None = None
+    table: TableOptions | None = None
+
+    def __post_init__(self) -> None:
+        if (self.syncmnist is None) == (self.table is None):
+            raise ValueError("give exactly one of syncmnist and table")
 
 
-@dataclass(frozen=True)
+@options
 class ModelRecipe:
-    """The network.
+    """The network. In files and on the command line its options stand beside the name, as
+    `model.head.num_stages`.
 
     Attributes:
-        architecture: a name that `vidgraph models` lists.
-        options: keyword arguments of that architecture.
-        initial_weights: shipped name or run folder; tensors that match in name and shape are taken,
-            the rest is printed.
+        name: a name that `vidgraph models` lists.
+        options: of every part, complete.
+        initial_weights: shipped name or run folder; tensors that match in name and shape are taken.
     """
 
-    architecture: str
-    options: dict[str, Any] = field(default_factory=dict)
+    name: str
+    options: NetworkOptions
     initial_weights: str | None = None
 
 
-@dataclass(frozen=True)
-class EvalRecipe:
-    """How the network is scored: on how many views of each video, and how their scores become one.
-
-    Attributes:
-        batch_size: views per forward pass.
-        num_views: clips per video, spread over it.
-        crops: crops per clip; 1 is the centre.
-        crop_places: `line` spreads them evenly along the frame's longer side, `corners` takes the
-            four corners and the centre (5 crops).
-        mirrored: show every crop mirrored too; with 5 crops at the corners these are the ten of
-            Temporal Segment Networks.
-        full_frame: show whole frames instead of crops; the model must be fully convolutional.
-        short_side: pixels of the frames' shorter side before cropping; null: as large as the crop.
-        crop_size: side of square crops in pixels; null: the model's own size.
-        snippet_interval: frames from one snippet of optical flow to the next; null: the model's
-            own.
-        fusion: `mean` or `max` over views of probabilities, `logits` or `max_logits` of logits.
-    """
-
-    batch_size: int = 64
-    num_views: int = 1
-    crops: int = 1
-    full_frame: bool = False
-    short_side: int | None = None
-    crop_size: int | None = None
-    fusion: Literal["mean", "max", "logits", "max_logits"] = "mean"
-    crop_places: Literal["line", "corners"] = "line"
-    mirrored: bool = False
-    snippet_interval: int | None = None
-
-    @property
-    def views_per_clip(self) -> int:
-        return (1 if self.full_frame else self.crops) * (2 if self.mirrored else 1)
-
-    def __post_init__(self) -> None:
-        for key in (
-            "batch_size",
-            "num_views",
-            "crops",
-            "short_side",
-            "crop_size",
-            "snippet_interval",
-        ):
-            if (value := getattr(self, key)) is not None and value < 1:
-                raise RecipeError(f"eval.{key} must be above 0, got {value}")
-        if self.full_frame and (self.crops > 1 or self.crop_size is not None):
-            raise RecipeError(
-                "eval.full_frame shows whole frames, so eval.crops and eval.crop_size must be "
-                "left out"
-            )
-        if self.crop_places == "corners" and self.crops != 5:
-            raise RecipeError(
-                "eval.crop_places corners are five, the four corners and the centre; give "
-                f"eval.crops 5, not {self.crops}"
-            )
-        if (
-            self.crop_size is not None
-            and self.short_side is not None
-            and self.crop_size > self.short_side
-        ):
-            raise RecipeError(
-                f"eval.crop_size {self.crop_size} does not fit into eval.short_side "
-                f"{self.short_side}"
-            )
-
-
-@dataclass(frozen=True)
+@options
 class Recipe:
     """One row: everything that is needed to train and score one number of a table.
 
@@ -225,16 +72,18 @@ class Recipe:
         row: the row in it.
         source: where the published number stands.
         published: that number, in percent; None for rows of our own.
+        eval: the views of a video in a test; how clips are taken from short videos holds for
+            training too.
     """
 
     name: str
-    data: DataRecipe
+    data: DataOptions
     model: ModelRecipe
     row: str = ""
     source: str = ""
     published: float | None = None
-    train: TrainRecipe = field(default_factory=TrainRecipe)
-    eval: EvalRecipe = field(default_factory=EvalRecipe)
+    train: TrainOptions = field(default_factory=TrainOptions)
+    eval: ViewPlan = field(default_factory=ViewPlan)
 
     @property
     def title(self) -> str:
@@ -243,164 +92,251 @@ class Recipe:
 
 def list_recipes() -> dict[str, list[str]]:
     """Names of the recipes in the package, each with its rows."""
-    return {
-        path.stem: sorted(read_yaml(path).get("rows", {}))
-        for path in sorted(SHIPPED_RECIPES.glob("*.yaml"))
-    }
+    paths = sorted(SHIPPED_RECIPES.glob("*.yaml"))
+    return {path.stem: sorted(_read_yaml(path).get("rows", {})) for path in paths}
 
 
 def recipe_rows(name: str) -> tuple[str, list[str]]:
-    """The name of a recipe with several rows (`recipe` of the package or `file.yaml`), and its rows
-    in the order of the file.
+    """The name of a recipe with several rows, and its rows in the order of the file.
 
     Raises:
         RecipeError: no such recipe, one row of it, or a recipe without rows.
     """
-    path, row = locate(name)
-    content = read_yaml(path)
-    rows = content.get("rows")
-    if row or not isinstance(rows, dict) or not rows:
-        raise RecipeError(
-            f"{name} is one row, not a table of rows; train it with vidgraph train {name}"
-        )
-    return content.get("name") or path.stem, list(rows)
+    path, row = _locate(name)
+    content = _read_yaml(path)
+    if row or not content.get("rows"):
+        raise RecipeError(f"{name} is one row, not a table; train it with vidgraph train {name}")
+    return content.get("name") or path.stem, list(content["rows"])
 
 
-def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
-    """Finds, merges, overrides and checks a recipe.
+def load_recipe(name: str | Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
+    """Finds, merges, overrides and validates a recipe.
 
     Args:
         name: `recipe:row` of the package, `file.yaml[:row]`, or a run folder. The row may be left
             out where there is only one.
-        overrides: `["--train.lr", "1e-3", "--model.options.num_stages=2"]`.
+        overrides: dotted keys and their values, as text or typed: `{"train.lr": "1e-3"}`.
 
     Raises:
-        RecipeError: an unknown recipe, row or key (the nearest is named), or a value of the wrong
-            type.
+        RecipeError: an unknown recipe, row or key (the nearest is named), or a wrong value.
     """
-    path, row = locate(name)
-    content = read_yaml(path)
-    where = name
-    if "rows" in content:
-        row, content = merge_row(content, row, path)
-        where = f"{content['name']}:{row}"
-    elif row:
-        raise RecipeError(f"{path} holds a single recipe without rows; leave out ':{row}'")
-    pairs = list(parse_overrides(overrides))
-    refuse_ambiguous(content.get("train"), [key for key, _ in pairs])
-    for key, value in pairs:
-        set_dotted(content, key, value)
-    recipe: Recipe = convert_record(Recipe, content, f"recipe {where}", "")
-    _check(recipe, f"recipe {where}")
+    path, row = _locate(str(name))
+    title, content = _row_content(path, row)
+    where = f"recipe {title}"
+    overrides = overrides or {}
+    check_phases(content.get("train"), overrides)
+    content = overlay(content, nested(overrides))
+    model = content.get("model")
+    if not isinstance(model, Mapping):
+        raise RecipeError(f"{where}: model must hold keys and values such as name: strg_small")
+    content["model"] = _model_section(model, where)
+    recipe: Recipe = validated(Recipe, content, where)
+    recipe.train.check_lengths(where, has_epochs=recipe.data.table is not None)
     return recipe
 
 
-def load_data(name: str, overrides: Sequence[str] = ()) -> DataRecipe:
-    """The data of a recipe (of any row: rows share their data), of a run folder, or of a table file
-    or folder of videos.
+def load_data(name: str, overrides: Mapping[str, Any] | None = None) -> DataOptions:
+    """The data of a recipe (of any row: rows share their data), of a run folder, or of a table or a
+    folder of videos.
 
     Raises:
         RecipeError: no such recipe or file, or an override that is not of `data`.
     """
-    if name.lower().endswith((".csv", ".parquet")) or (
-        Path(name).is_dir() and not (Path(name) / "recipe.yaml").exists()
-    ):
-        content: dict[str, Any] = {"data": {"table": {"path": name}}}
+    is_run = (Path(name) / "recipe.yaml").exists()
+    if name.lower().endswith(TABLE_SUFFIXES) or (Path(name).is_dir() and not is_run):
+        content: dict[str, Any] = {"table": {"path": name}}
     else:
-        path, row = locate(name)
-        content = read_yaml(path)
-        if isinstance(content.get("rows"), dict):
-            content = merge_row(content, row or next(iter(content["rows"]), ""), path)[1]
-    content = {"data": content.get("data", {})}
-    for key, value in parse_overrides(overrides):
-        if not key.startswith("data."):
-            raise RecipeError(
-                f"--{key} does not change the data; only --data. options can be given here"
-            )
-        set_dotted(content, key, value)
-    data: DataRecipe = convert_record(DataRecipe, content["data"], f"data {name}", "data.")
-    _check_data(data, f"data {name}")
+        path, row = _locate(name)
+        rows = _read_yaml(path).get("rows")
+        content = _row_content(path, row or next(iter(rows or {}), ""))[1].get("data", {})
+    if wrong := next((key for key in overrides or {} if not key.startswith("data.")), None):
+        raise RecipeError(f"--{wrong} does not change the data; only --data. options can be given")
+    content = overlay(content, nested(overrides or {}).get("data", {}))
+    data: DataOptions = validated(DataOptions, content, f"data {name}", "data.")
     return data
 
 
+def load_views(run: str | Path | None, overrides: Mapping[str, Any]) -> ViewPlan:
+    """The views of a run folder's recipe, or one clip and its centre, with `eval.` overrides."""
+    plan = load_recipe(run).eval if run else ViewPlan()
+    content = overlay(asdict(plan), nested(overrides).get("eval", {}))
+    views: ViewPlan = validated(ViewPlan, content, "eval", "eval.")
+    return views
+
+
+def model_overrides(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """What `--model.head.width 64` says, as `create_model` takes it.
+
+    Raises:
+        RecipeError: another override.
+    """
+    if wrong := next((key for key in overrides if not key.startswith("model.")), None):
+        raise RecipeError(f"--{wrong} is no option of a model; write --model.PART.NAME VALUE")
+    model: dict[str, Any] = nested(overrides).get("model", {})
+    return model
+
+
 def recipe_keys() -> list[str]:
-    """All dotted keys that an override can set."""
-    return list(keys_of(Recipe))
+    """Dotted keys that every recipe has; those of its model depend on the model."""
+    sections = {"train": TrainOptions(), "eval": ViewPlan()}
+    data = {"data.table": TableOptions("path"), "data.syncmnist": SyncMnistOptions()}
+    records = {**sections, **data}.items()
+    return [f"{section}.{item.name}" for section, record in records for item in fields(record)]
 
 
 def save_recipe(recipe: Recipe, path: str | Path) -> None:
     """Writes a recipe as YAML, whole or not at all; `load_recipe` reads it back equal."""
-    with whole_file(path) as temporary:
-        temporary.write_text(yaml.safe_dump(asdict(recipe), sort_keys=False), encoding="utf-8")
+    with atomic_write(path) as temporary:
+        text = yaml.safe_dump(_plain(recipe), sort_keys=False)
+        temporary.write_text(text, encoding="utf-8")
 
 
 def first_difference(one: Recipe, other: Recipe, ignore: Sequence[str] = ()) -> str | None:
-    """The first dotted key in which two recipes differ, with both values; None where they are
-    equal.
-    """
-    mine, theirs = dict(flatten(asdict(one))), dict(flatten(asdict(other)))
+    """The first dotted key in which two recipes differ, with both values; None if they agree."""
+    mine, theirs = dict(_flatten(_plain(one))), dict(_flatten(_plain(other)))
     for key in sorted(mine.keys() | theirs.keys()):
         if mine.get(key) != theirs.get(key) and key not in ignore:
             return f"{key} is {mine.get(key)!r} there and {theirs.get(key)!r} here"
     return None
 
 
-def parse_overrides(words: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Splits `--train.lr 1e-3` and `--train.lr=1e-3` into keys and texts."""
-    rest = list(words)
-    while rest:
-        word = rest.pop(0)
-        if not word.startswith("--") or "." not in word.split("=", 1)[0]:
-            raise RecipeError(
-                f"{word!r} is not an option and not an override; an override is written "
-                "--train.lr 1e-3"
-            )
-        key, equals, value = word[2:].partition("=")
-        if not equals:
-            if not rest or rest[0].startswith("--"):
-                raise RecipeError(f"{word} needs a value, as in {word} VALUE")
-            value = rest.pop(0)
-        yield key.replace("-", "_"), value
+# ---- files ---------------------------------------------------------------------------------------
 
 
-def _check(recipe: Recipe, where: str) -> None:
-    """What types alone cannot say."""
-    _check_data(recipe.data, where)
-    check_train(recipe.train, where, has_passes=recipe.data.table is not None)
+class _Loader(yaml.SafeLoader):
+    """Of two equal keys YAML would silently keep the last."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value]
+        if twice := next((key for key, _ in node.value if keys.count(key.value) > 1), None):
+            problem = f"the key {twice.value!r} stands here twice"
+            raise yaml.constructor.ConstructorError(None, None, problem, twice.start_mark)
+        return super().construct_mapping(node, deep)
 
 
-def _check_data(data: DataRecipe, where: str) -> None:
-    if (data.syncmnist is None) == (data.table is None):
-        raise RecipeError(f"{where}: data must hold exactly one of syncmnist and table")
-    if data.syncmnist is not None and (
-        data.syncmnist.val_clips < 0 or (data.syncmnist.test_clips or 1) < 1
-    ):
-        raise RecipeError(f"{where}: data.syncmnist.val_clips and test_clips must not be negative")
-    if data.table is not None:
-        side = data.table.short_side
-        if side is not None and not (1 <= len(side) <= 2 and 1 <= side[0] <= side[-1]):
-            raise RecipeError(
-                f"{where}: data.table.short_side must be [256] or a range such as [256, 320], got "
-                f"{side}"
-            )
-        for key, value in (
-            ("folder_fps", data.table.folder_fps),
-            ("flow_bound", data.table.flow_bound),
-        ):
-            if not 0 < value < float("inf"):
-                raise RecipeError(f"{where}: data.table.{key} must be above 0, got {value}")
-        if not all(0 < scale <= 1 for scale in data.table.crop_scales):
-            words = "shares above 0 and at most 1, such as [1, 0.875, 0.75, 0.66]"
-            raise RecipeError(
-                f"{where}: data.table.crop_scales must be {words}, got {data.table.crop_scales}"
-            )
-        if data.table.crop_scales and side is not None:
-            raise RecipeError(
-                f"{where}: data.table.crop_scales and short_side both say how training crops are "
-                "drawn; give one of them"
-            )
-        if not 0 <= data.table.brightness <= 1:
-            raise RecipeError(
-                f"{where}: data.table.brightness must be a share from 0 to 1, got "
-                f"{data.table.brightness}"
-            )
+def _locate(name: str) -> tuple[Path, str]:
+    """The file and the row that a name on the command line means."""
+    if (Path(name) / "recipe.yaml").is_file():
+        return Path(name) / "recipe.yaml", ""
+    base, _, row = name.rpartition(":") if ":" in name else (name, "", "")
+    if base.endswith((".yaml", ".yml")):
+        if not Path(base).is_file():
+            raise RecipeError(f"recipe file {base} does not exist")
+        return Path(base), row
+    path = SHIPPED_RECIPES / f"{base}.yaml"
+    if Path(base).name == base and path.is_file():
+        return path, row
+    if Path(name).is_dir():
+        raise RecipeError(f"{name} is a folder without recipe.yaml, so it is not a run folder")
+    hint = nearest(base, (p.stem for p in SHIPPED_RECIPES.glob("*.yaml")))
+    raise RecipeError(f"{name}: there is no such recipe, file or folder{hint}")
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise RecipeError(f"{path} cannot be read as YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise RecipeError(f"{path}: the top level of a recipe is keys such as name, shared, rows")
+    return content
+
+
+def _row_content(path: Path, row: str) -> tuple[str, dict[str, Any]]:
+    """The title and content of one row, with what all rows share below it."""
+    content = _read_yaml(path)
+    if "rows" not in content:
+        if row:
+            raise RecipeError(f"{path} holds a single recipe without rows; leave out ':{row}'")
+        return str(path), content
+    if unknown := sorted(content.keys() - {"name", "shared", "rows"}):
+        hint = nearest(unknown[0], ("name", "shared", "rows"))
+        raise RecipeError(f"{path}: unknown key {unknown[0]!r}{hint}")
+    rows, shared = content["rows"], content.get("shared") or {}
+    name = content.get("name") or path.stem
+    if not isinstance(rows, dict) or not rows or not isinstance(shared, dict):
+        raise RecipeError(f"{path}: rows must hold at least one row, and shared keys and values")
+    if not row and len(rows) > 1:
+        choices = ", ".join(sorted(rows))
+        raise RecipeError(f"recipe {name} has several rows; write {name}:ROW, one of {choices}")
+    row = row or next(iter(rows))
+    if row not in rows:
+        raise RecipeError(f"recipe {name} has no row {row!r}{nearest(row, rows)}")
+    merged = overlay(overlay(shared, rows[row] or {}), {"name": name, "row": row})
+    return f"{name}:{row}", merged
+
+
+def _model_section(model: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Name and options of the network; those of version 0.1, `architecture` and flat `options`, are
+    upgraded."""
+    rest = dict(model)
+    initial_weights = rest.pop("initial_weights", None)
+    if "architecture" in rest:
+        name, rest = upgrade_options(rest.pop("architecture"), rest.pop("options", {}))
+    else:
+        name = rest.pop("name", None)
+    if not isinstance(name, str):
+        raise RecipeError(f"{where}: model.name is missing")
+    resolved = resolve_options(name, rest, f"{where}: model.")
+    return {"name": name, "options": resolved, "initial_weights": initial_weights}
+
+
+# ---- keys and values -----------------------------------------------------------------------------
+
+
+def nested(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted keys as nested dicts. Text that means a list, keys and values, or null is parsed as
+    YAML; all other text is left to the type of its field, so that a path may look like a number."""
+    content: dict[str, Any] = {}
+    for dotted, value in overrides.items():
+        *path, last = dotted.split(".")
+        below = content
+        for key in path:
+            below = below.setdefault(key, {})
+        if isinstance(value, str) and (value[:1] in ("[", "{") or value in ("null", "~")):
+            try:
+                value = yaml.safe_load(value)
+            except yaml.YAMLError as error:
+                raise RecipeError(f"--{dotted} {value!r} is not valid YAML") from error
+        below[last] = value
+    return content
+
+
+def overlay(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with the values of `top` over it, key by key at every depth. A list of records with
+    names, such as the phases of a training, is entered by name.
+
+    Raises:
+        RecipeError: no record of a list has that name.
+    """
+    merged = dict(base)
+    for key, value in top.items():
+        below = merged.get(key)
+        if isinstance(value, Mapping) and isinstance(below, Mapping):
+            value = overlay(below, value)
+        elif isinstance(value, Mapping) and isinstance(below, list):
+            records = {record.get("name"): record for record in below}
+            if unknown := next((name for name in value if name not in records), None):
+                hint = nearest(unknown, map(str, records))
+                raise RecipeError(f"{key} has no entry named {unknown!r}{hint}")
+            value = [overlay(record, value.get(name, {})) for name, record in records.items()]
+        merged[key] = value
+    return merged
+
+
+def _plain(recipe: Recipe) -> dict[str, Any]:
+    """A recipe as YAML holds it, the options of the model beside its name."""
+    content = asdict(recipe)
+    content["model"] |= content["model"].pop("options")
+    return content
+
+
+def _flatten(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested dicts as dotted keys and values; a list of records with names as a dict of them."""
+    for key, value in content.items():
+        if isinstance(value, list) and value and isinstance(value[0], dict) and "name" in value[0]:
+            value = {record["name"]: record for record in value}
+        if isinstance(value, Mapping) and value:
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

@@ -1,0 +1,277 @@
+"""The verbs below `vidgraph data` and `vidgraph extract`: look for faults, make the table of a data
+set, and compute once per video what models need besides pixels.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from typer import Argument, Option
+
+from vidgraph.errors import DataError, VidgraphError
+
+GOOD, FAULTS = 0, 1
+
+data = typer.Typer(help="Check your videos, or make a data set.", rich_markup_mode=None)
+make = typer.Typer(help="Make a data set, or the table of one that you have.")
+extract = typer.Typer(help="Compute once per video what models need besides pixels, and store it.")
+data.add_typer(make, name="make")
+
+Columns = Annotated[
+    str, Option(metavar="OURS=THEIRS,...", help="other column names, as label=class,split=split01")
+]
+
+
+@data.command(epilog="example: vidgraph data check clips.csv --skip-list skip.txt")
+def check(
+    path: Annotated[
+        Path,
+        Argument(
+            metavar="TABLE|FOLDER", help="a .csv or .parquet table, or a folder per class in one"
+        ),
+    ],
+    columns: Columns = "",
+    min_frames: Annotated[int, Option(min=1, help="report videos with fewer frames")] = 1,
+    model: Annotated[
+        str | None,
+        Option(help="report videos shorter than this model's clips, and labels it does not know"),
+    ] = None,
+    flow: Annotated[
+        str | None, Option(metavar="STORE", help="also look at their optical flow")
+    ] = None,
+    intervals: Annotated[
+        Path | None, Option(metavar="FILE", help="also hold a table of actions against the videos")
+    ] = None,
+    full: Annotated[bool, Option("--full", help="decode every frame, not a few per file")] = False,
+    skip_list: Annotated[
+        Path | None, Option(metavar="FILE", help="write the unusable files there")
+    ] = None,
+) -> int:
+    """Find files and rows that training would stumble over."""
+    from vidgraph.data.check import check_table
+    from vidgraph.data.intervals import load_intervals
+    from vidgraph.data.table import load_table, parse_columns
+    from vidgraph.util import check_target, counter
+    from vidgraph.weights import from_pretrained
+
+    if skip_list is not None:
+        check_target(skip_list, [path])
+    table = load_table(path, parse_columns(columns), multi_label=True if intervals else None)
+    network = from_pretrained(model) if model else None
+    with counter("files") as progress:
+        report = check_table(
+            table,
+            decode="full" if full else "quick",
+            min_frames=min_frames,
+            spec=network.spec if network else None,
+            class_names=network.class_names if network else None,
+            flow=flow,
+            intervals=load_intervals(intervals, table) if intervals else None,
+            progress=progress,
+        )
+    print("\n".join(report.lines()))
+    if skip_list is not None:
+        count = report.write_skip_list(skip_list)
+        print(f"{count} files in {skip_list}; train with --data.table.skip_list {skip_list}")
+    return GOOD if report.is_good else FAULTS
+
+
+@make.command(epilog="example: vidgraph data make syncmnist --out digits3 --digits embedded")
+def syncmnist(
+    out: Annotated[Path, Option(metavar="FOLDER")],
+    num_digits: Annotated[int, Option(min=2, help="digits per clip")] = 3,
+    classes: Annotated[
+        str, Option(metavar="C,...", help="digits that take part")
+    ] = "0,1,2,3,4,5,6,7,8,9",
+    digits: Annotated[
+        str,
+        Option(metavar="SOURCE", help="mnist, embedded, or a folder with MNIST's four files"),
+    ] = "mnist",
+    train: Annotated[int, Option(min=0, help="videos for train")] = 1000,
+    val: Annotated[int, Option(min=0, help="videos for val")] = 200,
+    test: Annotated[int, Option(min=0, help="videos for test")] = 200,
+    seed: Annotated[int, Option(min=0)] = 0,
+) -> int:
+    """Write synchronous digits as .mp4 files, with a table and digit boxes."""
+    from vidgraph.data.syncmnist_files import make_dataset
+    from vidgraph.util import counter
+
+    if not all(word.strip().isdecimal() for word in classes.split(",")):
+        raise DataError(f"--classes {classes}: give digits such as 1,2,3")
+    counts = {"train": train, "val": val, "test": test}
+    chosen = [int(word) for word in classes.split(",")]
+    with counter("videos") as progress:
+        table = make_dataset(
+            out, num_digits, counts, digits, seed=seed, classes=chosen, report=progress
+        )
+    boxes = table.with_name("boxes.csv")
+    total = sum(counts.values())
+    print(f"{total:,} videos; the table is {table}, digit boxes are in {boxes}")
+    return GOOD
+
+
+def _add_official(name: str) -> None:
+    """Adds the verb of one file in `data/official`; a data set needs that file alone."""
+
+    def verb(
+        labels: Annotated[Path, Option(metavar="FOLDER", help="where its official files are")],
+        videos: Annotated[Path, Option(metavar="FOLDER", help="where its videos are")],
+        out: Annotated[Path, Option(metavar="TABLE.csv", help="the table to write")],
+        hold_out: Annotated[
+            float, Option(metavar="SHARE", min=0, max=1, help="of train, for a validation split")
+        ] = 0.0,
+        present: Annotated[bool, Option("--present", help="list only videos that exist")] = False,
+        whole_train: Annotated[
+            bool, Option("--whole-train", help="hold nothing of the training groups out")
+        ] = False,
+        classes: Annotated[
+            Path | None, Option(metavar="FILE", help="the classes, one per line; refuse others")
+        ] = None,
+    ) -> int:
+        module = import_module(f"vidgraph.data.official.{name}")
+        options = {
+            "hold_out": hold_out,
+            "present_only": present,
+            "whole_train": whole_train,
+            "classes": classes,
+        }
+        given = {key: value for key, value in options.items() if value}
+        if unknown := given.keys() - inspect.signature(module.make_table).parameters.keys():
+            option = sorted(unknown)[0].removesuffix("_only").replace("_", "-")
+            raise DataError(f"{name} has no --{option}; leave it out")
+        made = module.make_table(labels, videos, out, **given)
+        print(*made.lines(), sep="\n")
+        columns = " --columns split=split01" if made.has_several_splits else ""
+        print(f"look for faults: vidgraph data check {out}{columns}")
+        return GOOD
+
+    example = f"vidgraph data make {name} --labels LABELS --videos VIDEOS --out {name}.csv"
+    help_text = f"Write the table of {name} from its official label files."
+    make.command(name, help=help_text, epilog=f"example: {example}")(verb)
+
+
+for _file in sorted((Path(__file__).parent / "data" / "official").glob("[a-z]*.py")):
+    _add_official(_file.stem)
+
+
+# ---- extract -------------------------------------------------------------------------------------
+
+Sources = Annotated[list[Path], Argument(metavar="VIDEO|FOLDER|TABLE")]
+Store = Annotated[
+    Path, Option(metavar="STORE", help="the folder to store it in; the same call continues it")
+]
+ShortSide = Annotated[
+    int | None, Option(min=1, help="reduce frames to this shorter side before, in pixels")
+]
+Weights = Annotated[
+    str | None,
+    Option(metavar="FILE|random", help="of the network (default: torchvision's, downloaded once)"),
+]
+Workers = Annotated[int | None, Option(min=1, help="processes (default: one per core)")]
+Cluster = Annotated[
+    bool, Option("--cluster", help="share the videos out over the Ray cluster of RAY_ADDRESS")
+]
+
+
+@extract.command(epilog="example: vidgraph extract proposals clips.csv --source motion --out boxes")
+def proposals(
+    videos: Sources,
+    out: Store,
+    source: Annotated[
+        Literal["motion", "rpn"], Option(help="what proposes; rpn is a network with weights")
+    ],
+    count: Annotated[int, Option(min=1, help="most boxes per frame, the best ones")] = 50,
+    every: Annotated[int | None, Option(min=1, help="look at every N-th frame")] = None,
+    fps: Annotated[float | None, Option(help="look at so many frames per second instead")] = None,
+    short_side: ShortSide = None,
+    weights: Weights = None,
+    columns: Columns = "",
+    workers: Workers = None,
+    cluster: Cluster = False,
+) -> int:
+    """Propose boxes that may hold something; the same call continues after an interruption."""
+    from vidgraph.precompute.proposals import ProposalJob
+
+    if fps is not None and every is not None:
+        raise DataError("give --fps or --every, not both")
+    job = ProposalJob(source, count, every or 1, fps, short_side, weights)
+    return _extract(job, _tasks(videos, columns), out, workers, cluster)
+
+
+@extract.command(epilog="example: vidgraph extract flow clips.csv --out flow")
+def flow(
+    videos: Sources,
+    out: Store,
+    method: Annotated[
+        Literal["dis", "tvl1", "raft"],
+        Option(help="dis is fast, tvl1 the papers', raft needs weights and a GPU"),
+    ] = "dis",
+    bound: Annotated[
+        float, Option(min=0, help="pixels of a frame of 340x256 that 8 bits reach to")
+    ] = 20.0,
+    short_side: ShortSide = None,
+    weights: Weights = None,
+    columns: Columns = "",
+    workers: Workers = None,
+    cluster: Cluster = False,
+) -> int:
+    """Compute the optical flow between each two frames; the same call continues."""
+    from vidgraph.precompute.flow import FlowJob
+
+    job = FlowJob(method, bound, short_side, weights)
+    return _extract(job, _tasks(videos, columns), out, workers, cluster)
+
+
+@extract.command(epilog="example: vidgraph extract boxes boxes.csv --videos videos --out boxes")
+def boxes(
+    files: Annotated[
+        list[Path],
+        Argument(
+            metavar="FILE.csv|FILE.json",
+            help="video, frame, x0, y0, x1, y1, score; or the .json files of Something-Else",
+        ),
+    ],
+    out: Store,
+    videos: Annotated[
+        Path | None,
+        Option(metavar="FOLDER", help="what names are relative to (default: the file's folder)"),
+    ] = None,
+    unit: Annotated[Literal["pixels", "fractions"], Option(help="of the corners")] = "pixels",
+    reach: Annotated[int, Option(min=0, help="boxes also stand for frames up to N away")] = 0,
+    workers: Workers = None,
+) -> int:
+    """Store boxes that you have: CSV files, or Something-Else's annotations."""
+    from vidgraph.precompute.given import given_boxes
+
+    job, tasks, absent = given_boxes(files, videos or files[0].parent, unit, reach)
+    if absent:
+        where, total = videos or files[0].parent, absent + len(tasks)
+        print(f"note: {absent:,} of {total:,} videos of the annotations are not in {where}")
+    return _extract(job, tasks, out, workers or 1, cluster=False)
+
+
+def _tasks(paths: Sequence[Path], columns: str) -> list[Any]:
+    """The videos of files, folders and tables."""
+    from vidgraph.precompute.tasks import video_tasks
+
+    return video_tasks(paths, columns)
+
+
+def _extract(job: Any, tasks: Sequence[Any], out: Path, workers: int | None, cluster: bool) -> int:
+    from vidgraph.precompute.engine import extract as run
+    from vidgraph.util import counter
+
+    with counter("videos") as progress:
+        report = run(job, tasks, out, workers=workers, cluster=cluster, progress=progress)
+    if len(tasks) == 1 and report.failures:
+        raise VidgraphError(report.failures[0][1])
+    print(f"{out}: {report.summary()}")
+    for _, line in report.failures:
+        print(f"vidgraph: {line}", file=sys.stderr)
+    return FAULTS if report.failures else GOOD
