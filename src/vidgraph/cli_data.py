@@ -134,21 +134,17 @@ def _add_official(name: str) -> None:
             Path | None, Option(metavar="FILE", help="the classes, one per line; refuse others")
         ] = None,
     ) -> int:
-        module = import_module(f"vidgraph.data.official.{name}")
-        options = {
-            "hold_out": hold_out,
-            "present_only": present,
-            "whole_train": whole_train,
-            "classes": classes,
-        }
+        from vidgraph.data.label_files import make_table
+
+        read_labels = import_module(f"vidgraph.data.official.{name}").read_labels
+        options = {"whole_train": whole_train, "classes": classes}
         given = {key: value for key, value in options.items() if value}
-        if unknown := given.keys() - inspect.signature(module.make_table).parameters.keys():
-            option = sorted(unknown)[0].removesuffix("_only").replace("_", "-")
+        if unknown := given.keys() - inspect.signature(read_labels).parameters.keys():
+            option = sorted(unknown)[0].replace("_", "-")
             raise DataError(f"{name} has no --{option}; leave it out")
-        made = module.make_table(labels, videos, out, **given)
-        print(*made.lines(), sep="\n")
-        columns = " --columns split=split01" if made.has_several_splits else ""
-        print(f"look for faults: vidgraph data check {out}{columns}")
+        labelled = read_labels(labels, **given)
+        lines = make_table(labelled, videos, out, hold_out=hold_out, present_only=present)
+        print(*lines, sep="\n")
         return GOOD
 
     example = f"vidgraph data make {name} --labels LABELS --videos VIDEOS --out {name}.csv"

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from vidgraph.cli import main
-from vidgraph.data import charades, hmdb51, kinetics, something, ucf101
+from vidgraph.data.official import charades, hmdb51, kinetics, something, ucf101
 from vidgraph.data.intervals import load_intervals
 from vidgraph.data.label_files import make_table, share_of
 from vidgraph.data.table import load_table
