@@ -21,8 +21,7 @@ from typing import Any
 
 import yaml
 
-from vidgraph.data.clips import TableOptions
-from vidgraph.data.syncmnist import SyncMnistOptions
+from vidgraph.data.options import DataOptions, SyncMnistOptions, TableOptions
 from vidgraph.errors import RecipeError, nearest
 from vidgraph.models.build import NetworkOptions, resolve_options
 from vidgraph.models.compat import upgrade_options
@@ -33,18 +32,6 @@ from vidgraph.video.views import ViewPlan
 
 SHIPPED_RECIPES = Path(__file__).parent / "recipes"
 TABLE_SUFFIXES = (".csv", ".parquet")
-
-
-@options
-class DataOptions:
-    """Exactly one of the two is given."""
-
-    syncmnist: SyncMnistOptions | None = None
-    table: TableOptions | None = None
-
-    def __post_init__(self) -> None:
-        if (self.syncmnist is None) == (self.table is None):
-            raise ValueError("give exactly one of syncmnist and table")
 
 
 @options

@@ -98,7 +98,7 @@ def test_the_saved_model_is_the_trained_one(run: Path) -> None:
     assert model.class_names == ["across", "upward"]
     assert (
         model.input_spec.flow_length,
-        model.input_spec.num_snippets,
+        model.input_spec.num_stacks,
         model.classifier.in_features,
     ) == (2, 3, 32)
 

@@ -71,7 +71,7 @@ def _recipe(folder: Path, out: Path) -> Path:
         "rows:\n"
         "  flow: {model: {architecture: two_stream_small, options: &size {size: 32, flow_length: "
         "3, streams: temporal,\n"
-        "         max_snippet_interval: 2, flow_dropout: 0.0}}}\n"
+        "         max_stack_interval: 2, flow_dropout: 0.0}}}\n"
         "  both: {model: {architecture: two_stream_small, options: {<<: *size, streams: both, "
         "num_frames: 2}}}\n"
     )
@@ -98,7 +98,7 @@ def test_motion_is_learnt_from_flow_and_scored_on_ten_crops(
         capsys,
         "eval",
         run,
-        "--eval.snippet_interval",
+        "--eval.stack_interval",
         1,
         "--eval.crops",
         1,

@@ -83,7 +83,7 @@ def test_predict_equals_evaluation_of_the_same_files(folder: Path, num_views: in
         "test",
         model.input_spec,
         train=False,
-        views=ViewPlan(clips=num_views),
+        views=ViewPlan(num_views=num_views),
     )
     loader = DataLoader(dataset, batch_size=5, collate_fn=dataset.collate)
     scores = evaluate(model, loader, class_names=dataset.class_names)

@@ -19,7 +19,7 @@ data: {table: {path: t.csv, columns: {split: split01}, flow: live, crop_scales: 
 model: {architecture: rstg_small}
 train: {clips: 10}
 eval: {num_views: 25, crops: 5, crop_places: corners, mirrored: true, short_side: 256,
-  snippet_interval: 1, fusion: logits}
+  stack_interval: 1, fusion: logits}
 """
 
 
@@ -34,7 +34,7 @@ def test_the_test_of_temporal_segment_networks_as_a_recipe(recipe: Path, tmp_pat
     table = loaded.data.table
     assert table is not None
     expected = ViewPlan(
-        25, 5, short_side=256, crop_places="corners", mirrored=True, snippet_interval=1
+        25, 5, short_side=256, crop_places="corners", mirrored=True, stack_interval=1
     )
     assert view_plan(table, loaded.eval) == expected
     assert expected.views_per_clip == loaded.eval.views_per_clip == 10

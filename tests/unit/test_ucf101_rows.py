@@ -195,7 +195,7 @@ def test_networks_are_those_of_the_tables() -> None:
             }
             snippets |= {"model_b": 1, "attention_1": 1, "tsn": 1, "two_stream_vgg16": 1}
             if not name.startswith("ucf101_small"):
-                assert spec.num_snippets == snippets.get(short, 3), name
+                assert spec.num_stacks == snippets.get(short, 3), name
                 assert spec.flow_length == {"spatial": 0, "tsn": 5, "lrcn": 1}.get(short, 10), name
                 assert (spec.height, spec.num_frames) == (
                     224,
@@ -215,7 +215,7 @@ def clips(model: Any, num_classes: int, side: int) -> ClipBatch:
     flow = torch.randint(
         0,
         256,
-        (2, spec.num_frames, spec.num_snippets, 2 * spec.flow_length, side, side),
+        (2, spec.num_frames, spec.num_stacks, 2 * spec.flow_length, side, side),
         dtype=torch.uint8,
     )
     index = torch.arange(2)

@@ -109,7 +109,7 @@ class ClipDataset(Dataset[ClipBatch]):
     """The clips of one split of a table, as a map-style data set for a `DataLoader` with
     `collate_fn=dataset.collate`.
 
-    Item i holds row `i // views.clips` of the split and its clip `i % views.clips`, as a
+    Item i holds row `i // views.num_views` of the split and its clip `i % views.num_views`, as a
     `ClipBatch` of that clip's views. Frames, boxes and flow of a view share one crop and one
     mirroring. Training draws frames, the distance of snippets, crop, flip and brightness from a
     generator seeded by (seed, epoch, i): the number of workers, their order and what was read
@@ -174,7 +174,7 @@ class ClipDataset(Dataset[ClipBatch]):
             )
         if spec.flow_length and flow is None:
             raise no_flow(str(table.source), "--data.table.flow")
-        if train and views.clips * views.views_per_clip > 1:
+        if train and views.num_views * views.views_per_clip > 1:
             raise ValueError(f"training takes one clip and one crop per row; got {views}")
         rows, skip = table.rows(split), frozenset(skip)
         kept = rows[[not table.is_skipped(name, skip) for name in rows["name"]]]
@@ -211,7 +211,7 @@ class ClipDataset(Dataset[ClipBatch]):
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
     def __len__(self) -> int:
-        return len(self._videos) * self.views.clips
+        return len(self._videos) * self.views.num_views
 
     def set_epoch(self, epoch: int) -> None:
         """Moves the random draws on; call it before each epoch's iteration over the loader."""
@@ -227,7 +227,7 @@ class ClipDataset(Dataset[ClipBatch]):
         """
         if not 0 <= i < len(self):
             raise IndexError(f"clip {i} of {len(self)}")
-        row, clip = divmod(i, self.views.clips)
+        row, clip = divmod(i, self.views.num_views)
         try:
             video, frame_indices, regions, flow, label = (
                 self._draw(row, i) if self.train else self._look(row, clip)

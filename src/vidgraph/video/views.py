@@ -9,15 +9,16 @@ h w pixels of a view.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from dataclasses import replace
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from vidgraph.errors import RecipeError
-from vidgraph.records import InputSpec, Regions
+from vidgraph.records import InputSpec, Positive, Regions, options
 from vidgraph.video.base import Video
 from vidgraph.video.sampling import PastEnd, Spread, sample_frames, span_frames
 from vidgraph.video.snippets import FieldReader, read_snippets, snippet_fields
@@ -30,19 +31,20 @@ from vidgraph.video.transforms import (
 )
 
 CropPlaces = Literal["line", "corners"]
+Fusion = Literal["mean", "max", "logits", "max_logits"]
 NUM_CORNERS = 5  # with the centre
 
 
-@dataclass(frozen=True)
+@options
 class ViewPlan:
-    """How a video is shown to a model in a test: `clips` times `crops` views, or twice as many with
-    `mirrored`.
+    """How a video is shown to a model in a test: `num_views` clips times `crops` views, or twice as
+    many with `mirrored`; and how their scores become one.
 
     The test of Temporal Segment Networks, 25 clips and ten crops of each, is `ViewPlan(25, 5,
     crop_places="corners", mirrored=True)`.
 
     Attributes:
-        clips: spread over the video, see `sample_frames`.
+        num_views: clips per video, spread over it, see `sample_frames`.
         crops: of each clip; 1 is the centre.
         crop_places: `line`: evenly along the frame's longer side; `corners`: the four corners and
             the centre, five in all.
@@ -52,47 +54,53 @@ class ViewPlan:
         short_side: pixels of the frames' shorter side before cropping; None: as large as the crop
             fills.
         crop_size: side of square crops in pixels; None: the model's own height and width.
-        past_end: what a clip longer than the video does.
-        spread: where the frames of a model that looks at the whole video lie.
+        stack_interval: frames from one flow stack to the next; None: the model's own.
+        fusion: `mean` or `max` over views of probabilities, `logits` or `max_logits` of logits.
+        batch_size: views per forward pass.
+        past_end: what a clip longer than the video does, in training too: `clamp` repeats the last
+            frame, `loop` starts again at the first, `refuse` stops.
+        spread: how a model that looks at the whole video takes its frames, in training too: `parts`
+            takes one of each equal part, any one in training; `linspace` takes evenly spaced
+            frames from the first to the last.
         folder_fps: frames per second of a folder of images, which holds no times.
-        snippet_interval: frames from one snippet of flow to the next, in place of the model's own.
     """
 
-    clips: int = 1
-    crops: int = 1
-    full_frame: bool = False
-    short_side: int | None = None
-    crop_size: int | None = None
-    past_end: PastEnd = "clamp"
-    spread: Spread = "parts"
-    folder_fps: float = 25.0
+    num_views: Positive = 1
+    crops: Positive = 1
     crop_places: CropPlaces = "line"
     mirrored: bool = False
-    snippet_interval: int | None = None
+    full_frame: bool = False
+    short_side: Positive | None = None
+    crop_size: Positive | None = None
+    stack_interval: Positive | None = None
+    fusion: Fusion = "mean"
+    batch_size: Positive = 64
+    past_end: PastEnd = "clamp"
+    spread: Spread = "parts"
+    folder_fps: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 25.0
 
     def __post_init__(self) -> None:
-        if min(self.clips, self.crops) < 1:
+        if self.full_frame and (self.crops > 1 or self.crop_size is not None):
+            raise ValueError("full_frame shows whole frames; leave out crops and crop_size")
+        if self.crop_places == "corners" and self.crops != NUM_CORNERS:
             raise ValueError(
-                f"clips and crops must be at least 1; got {self.clips} and {self.crops}"
+                f"crop_places corners are the four corners and the centre; give crops "
+                f"{NUM_CORNERS}, not {self.crops}"
             )
-        for name, value, known in (
-            ("past_end", self.past_end, PastEnd),
-            ("spread", self.spread, Spread),
-            ("crop_places", self.crop_places, CropPlaces),
-        ):
-            if value not in get_args(known):
+        if self.short_side is not None and self.crop_size is not None:
+            if self.crop_size > self.short_side:
                 raise ValueError(
-                    f"{name} must be one of {', '.join(get_args(known))}; got {value!r}"
+                    f"crop_size {self.crop_size} does not fit into short_side {self.short_side}"
                 )
-        if any(size is not None and size < 1 for size in (self.crop_size, self.short_side)):
-            raise ValueError(
-                f"crop_size and short_side are numbers of pixels; got {self.crop_size} and "
-                f"{self.short_side}"
-            )
-        if self.crop_places == "corners" and (self.crops != NUM_CORNERS or self.full_frame):
-            raise ValueError(
-                f"the four corners and the centre are {NUM_CORNERS} crops; got {self.crops}"
-            )
+
+    def single(self) -> ViewPlan:
+        """One clip and its centre, at the size that is scored: for training and validation."""
+        return replace(self.without_crops(), num_views=1)
+
+    def without_crops(self) -> ViewPlan:
+        """The centre of every clip."""
+        plain: Any = {"crops": 1, "crop_places": "line", "mirrored": False, "full_frame": False}
+        return replace(self, crop_size=None, stack_interval=None, **plain)
 
     @property
     def views_per_clip(self) -> int:
@@ -175,7 +183,7 @@ def read_views(
         start_seconds=start_seconds,
         end_seconds=end_seconds,
         view=clip,
-        num_views=plan.clips,
+        num_views=plan.num_views,
         past_end=plan.past_end,
         spread=plan.spread,
     )
@@ -244,7 +252,7 @@ def read_flow_views(
     first, stop = span_frames(video.timestamps_seconds, start_seconds, end_seconds)
     last = min(stop - 1, reader.num_fields)
     fields = snippet_fields(
-        spec, frame_indices, first, last, interval=plan.snippet_interval, past_end=plan.past_end
+        spec, frame_indices, first, last, interval=plan.stack_interval, past_end=plan.past_end
     )
     windows = plan.windows(spec, video.height, video.width)
     return read_snippets(

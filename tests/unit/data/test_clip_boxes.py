@@ -136,7 +136,7 @@ def test_a_mirrored_clip_has_mirrored_boxes(table: VideoTable, flip: bool) -> No
     "views",
     [
         ViewPlan(),
-        ViewPlan(clips=2, crops=3),
+        ViewPlan(num_views=2, crops=3),
         ViewPlan(crops=3, short_side=48, crop_size=40),
         ViewPlan(full_frame=True),
         ViewPlan(full_frame=True, short_side=90),
@@ -236,14 +236,14 @@ class Looking(nn.Module):
 
 
 @pytest.mark.parametrize(
-    "plan", [ViewPlan(), ViewPlan(clips=2, crops=3), ViewPlan(clips=3, full_frame=True)]
+    "plan", [ViewPlan(), ViewPlan(num_views=2, crops=3), ViewPlan(num_views=3, full_frame=True)]
 )
 def test_prediction_equals_evaluation_with_many_views(table: VideoTable, plan: ViewPlan) -> None:
     model = Looking()
     dataset = ClipDataset(table, "test", SPEC, train=False, views=plan, boxes=store(table))
     batches = [
-        collate([dataset[i] for i in range(start, start + plan.clips)])
-        for start in range(0, len(dataset), plan.clips)
+        collate([dataset[i] for i in range(start, start + plan.num_views)])
+        for start in range(0, len(dataset), plan.num_views)
     ]
     scores = evaluate(model, batches, class_names=dataset.class_names, chunk=2)
     one_by_one = evaluate(

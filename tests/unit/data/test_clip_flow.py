@@ -37,11 +37,11 @@ SPEC = InputSpec(
     24,
     num_segments=2,
     flow_length=4,
-    num_snippets=3,
-    snippet_interval=2,
-    max_snippet_interval=3,
+    num_stacks=3,
+    stack_interval=2,
+    max_stack_interval=3,
 )
-TEN = ViewPlan(clips=3, crops=5, crop_places="corners", mirrored=True, short_side=30)
+TEN = ViewPlan(num_views=3, crops=5, crop_places="corners", mirrored=True, short_side=30)
 
 
 def shown(number: int) -> np.ndarray:
@@ -154,7 +154,7 @@ def test_test_views_hold_the_snippets_around_their_frames(
             plain == np.clip(anchors[:, None] + [-2, 0, 2], 0, 20)[..., None] + np.arange(4)
         ).all()
     wide = ClipDataset(
-        table, "test", SPEC, train=False, flow=images, views=ViewPlan(snippet_interval=5)
+        table, "test", SPEC, train=False, flow=images, views=ViewPlan(stack_interval=5)
     )[0]
     assert (
         fields_of(wide, mirrored=False)[0, 0, :, 0]
@@ -166,7 +166,7 @@ def test_twenty_five_anchors_are_the_centres_of_equal_parts(
     table: VideoTable, images: VideoFlow
 ) -> None:
     spec = replace(SPEC, num_frames=1, num_segments=1)
-    dataset = ClipDataset(table, "test", spec, train=False, flow=images, views=ViewPlan(clips=25))
+    dataset = ClipDataset(table, "test", spec, train=False, flow=images, views=ViewPlan(num_views=25))
     assert [int(dataset[i].frame_indices) for i in range(25)] == list(range(25))
 
 
@@ -176,12 +176,12 @@ def test_more_anchors_than_frames_are_shared_out_where_clips_may_loop(
     """Spread over ten frames, fifteen anchors show every second frame twice."""
     spec = replace(SPEC, num_frames=1, num_segments=1)
     dataset = ClipDataset(
-        table, "span", spec, train=False, flow=images, views=ViewPlan(clips=15, past_end="loop")
+        table, "span", spec, train=False, flow=images, views=ViewPlan(num_views=15, past_end="loop")
     )
     anchors = [int(dataset[i].frame_indices) for i in range(15)]
     assert anchors == [5, 6, 6, 7, 8, 8, 9, 10, 10, 11, 12, 12, 13, 14, 14]
     with pytest.raises(ClipError, match="15 clips cannot be spread over 10 frames"):
-        ClipDataset(table, "span", spec, train=False, flow=images, views=ViewPlan(clips=15))[0]
+        ClipDataset(table, "span", spec, train=False, flow=images, views=ViewPlan(num_views=15))[0]
 
 
 def test_snippets_stay_within_the_span(table: VideoTable, images: VideoFlow) -> None:
@@ -319,7 +319,7 @@ def test_flow_on_the_way_equals_the_store(moving: Path) -> None:
     assert not stored.is_live
     assert live.method_dict() == stored.method_dict()
     one, other = (
-        ClipDataset(table, "test", SPEC, train=False, flow=flow, views=ViewPlan(clips=2))
+        ClipDataset(table, "test", SPEC, train=False, flow=flow, views=ViewPlan(num_views=2))
         for flow in (stored, live)
     )
     for i in range(4):
@@ -361,7 +361,7 @@ class Motion(nn.Module):
         super().__init__()
         torch.manual_seed(0)
         self.input_spec, self.class_names = spec, ["fast", "slow"]
-        self.layer = nn.Linear(2 * spec.num_snippets * spec.flow_length, 2)
+        self.layer = nn.Linear(2 * spec.num_stacks * spec.flow_length, 2)
 
     def forward(self, flow: Tensor, video: Tensor | None = None) -> Tensor:
         motion = (
@@ -373,7 +373,7 @@ class Motion(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("plan", "channels"), [(ViewPlan(), 3), (TEN, 3), (TEN, 0), (replace(TEN, clips=25), 3)]
+    ("plan", "channels"), [(ViewPlan(), 3), (TEN, 3), (TEN, 0), (replace(TEN, num_views=25), 3)]
 )
 def test_prediction_equals_evaluation(moving: Path, plan: ViewPlan, channels: int) -> None:
     spec = replace(SPEC, channels=channels)

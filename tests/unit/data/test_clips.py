@@ -108,14 +108,14 @@ def test_training_depends_on_seed_epoch_and_index_alone(table: VideoTable) -> No
 
 
 def test_views_of_a_row_follow_one_another(table: VideoTable) -> None:
-    dataset = ClipDataset(table, "test", SPEC, train=False, views=ViewPlan(clips=3))
+    dataset = ClipDataset(table, "test", SPEC, train=False, views=ViewPlan(num_views=3))
     assert (len(dataset), len(dataset.labels)) == (6, 2)
     clips = [dataset[i] for i in range(6)]
     assert [int(clip.index) for clip in clips] == [0, 0, 0, 1, 1, 1]
     starts = [int(clip.frame_indices[0, 0]) for clip in clips]
     assert starts[0] < starts[1] < starts[2]
     with pytest.raises(ValueError, match="training takes one clip and one crop"):
-        ClipDataset(table, "test", SPEC, train=True, views=ViewPlan(clips=3))
+        ClipDataset(table, "test", SPEC, train=True, views=ViewPlan(num_views=3))
     with pytest.raises(IndexError):
         dataset[6]
 

@@ -92,7 +92,7 @@ def test_without_intervals_and_in_tests_labels_are_those_of_the_video(
     assert ClipDataset(table, "train", SPEC, train=True)[0].label.tolist() == [[1, 1, 1, 0]]
     intervals = load_intervals(folder / "actions.csv", table)
     test = ClipDataset(
-        table, "test", SPEC, train=False, intervals=intervals, views=ViewPlan(clips=3)
+        table, "test", SPEC, train=False, intervals=intervals, views=ViewPlan(num_views=3)
     )
     assert [test[i].label.tolist() for i in range(6)] == [[[1, 1, 1, 0]]] * 3 + [[[0, 0, 0, 1]]] * 3
 

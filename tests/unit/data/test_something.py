@@ -201,7 +201,7 @@ def test_real_training_clips_are_as_the_rstg_authors_make_them(samples: VideoTab
 def test_the_22_views_of_the_rstg_authors(samples: VideoTable) -> None:
     """Eleven crops of 256 x 256 of two clips, the second half a step later."""
     spec = InputSpec(num_frames=32, height=224, width=224, num_segments=32)
-    plan = ViewPlan(clips=2, crops=11, short_side=256, crop_size=256, spread="linspace")
+    plan = ViewPlan(num_views=2, crops=11, short_side=256, crop_size=256, spread="linspace")
     dataset = ClipDataset(samples, "train", spec, train=False, views=plan)
     assert len(dataset) == 26
     views = collate(
@@ -306,4 +306,4 @@ def test_short_videos_and_too_many_clips(tmp_path: Path) -> None:
         VideoError,
         match=r"7: 6 clips cannot be spread over 5 frames; ask for fewer clips \(t.csv, line 2\)",
     ):
-        ClipDataset(table, "train", long, train=False, views=ViewPlan(clips=6))[0]
+        ClipDataset(table, "train", long, train=False, views=ViewPlan(num_views=6))[0]

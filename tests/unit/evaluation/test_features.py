@@ -23,7 +23,7 @@ def batch(model: Any, rows: list[int], seed: int) -> ClipBatch:
     video = torch.randint(
         0, 256, (count, 3, spec.num_frames, SIDE, SIDE), dtype=torch.uint8, generator=generator
     )
-    shape = (count, spec.num_frames, spec.num_snippets, 2 * spec.flow_length, SIDE, SIDE)
+    shape = (count, spec.num_frames, spec.num_stacks, 2 * spec.flow_length, SIDE, SIDE)
     flow = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
     index = torch.tensor(rows)
     return ClipBatch(

@@ -118,7 +118,7 @@ def test_one_view_equals_the_single_evaluation(table: VideoTable, fusion: ViewFu
 
 @pytest.mark.parametrize("fusion", FUSIONS)
 def test_the_order_of_views_does_not_matter(table: VideoTable, fusion: ViewFusion) -> None:
-    model, plan = Convolved(SPEC), ViewPlan(clips=3, crops=3)
+    model, plan = Convolved(SPEC), ViewPlan(num_views=3, crops=3)
     first = scored(model, table, plan, views=fusion)
     for seed in range(3):
         other = scored(
@@ -193,7 +193,7 @@ def test_views_are_those_cut_by_hand(table: VideoTable) -> None:
     ]
     with torch.no_grad():
         logits = model(torch.from_numpy(np.stack(views)).permute(0, 4, 1, 2, 3))
-    scores = scored(model, table, ViewPlan(clips=2, crops=3))
+    scores = scored(model, table, ViewPlan(num_views=2, crops=3))
     assert scores.probabilities[0] == pytest.approx(logits.softmax(-1).mean(0).numpy(), abs=1e-5)
 
 
@@ -239,7 +239,7 @@ def test_any_input_is_evaluated_and_predicted_alike(
     for row, name in zip(scores.probabilities, scores.names, strict=True):
         prediction = predictor.predict(name)
         assert prediction.probabilities.numpy() == pytest.approx(row, abs=1e-5)
-        assert len(prediction.frame_indices) == plan.clips * spec.num_frames
+        assert len(prediction.frame_indices) == plan.num_views * spec.num_frames
         assert predictor.frames_seen(prediction).shape[0] == len(prediction.frame_indices)
 
 
@@ -247,7 +247,7 @@ def test_any_input_is_evaluated_and_predicted_alike(
 def test_chunks_bound_what_is_in_a_forward_pass_and_change_nothing(
     table: VideoTable, chunk: int
 ) -> None:
-    model, plan = Convolved(SPEC), ViewPlan(clips=2, crops=5)
+    model, plan = Convolved(SPEC), ViewPlan(num_views=2, crops=5)
     whole = scored(model, table, plan)
     assert max(shape[0] for shape in model.shapes) == 10
     model.shapes.clear()
@@ -348,7 +348,7 @@ def test_a_run_folder_is_scored_and_predicted_as_its_recipe_says(
     scores, name = score_model(
         str(tmp_path), None, (), "test", None, None, "cpu", lambda *count: done.append(count)
     )
-    plan = ViewPlan(clips=2, crops=3, short_side=72, crop_size=68, past_end="loop", folder_fps=12.0)
+    plan = ViewPlan(num_views=2, crops=3, short_side=72, crop_size=68, past_end="loop", folder_fps=12.0)
     expected = scored(model, table, plan, views="max")
     assert scores.probabilities == pytest.approx(expected.probabilities, abs=1e-5)
     assert done[-1] == (18, 18)
@@ -367,4 +367,4 @@ def test_a_run_folder_is_scored_and_predicted_as_its_recipe_says(
     assert (views, fusion) == (ViewPlan(short_side=72, past_end="loop", folder_fps=12.0), "max")
     predicted = Predictor(model, "cpu", plan=views, views=fusion).predict(one.names[0])
     assert predicted.probabilities.numpy() == pytest.approx(one.probabilities[0], abs=1e-5)
-    assert prediction_views("digit_stem", 3) == (ViewPlan(clips=3), "mean")
+    assert prediction_views("digit_stem", 3) == (ViewPlan(num_views=3), "mean")

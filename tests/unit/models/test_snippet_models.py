@@ -79,7 +79,7 @@ def test_options_reach_the_networks() -> None:
     ]
     assert live == ["spatial.backbone.norm", "temporal.backbone.norm"]
     with pytest.raises(
-        RecipeError, match="has no option 'num_snipets'; did you mean 'num_snippets'"
+        RecipeError, match="has no option 'num_snipets'; did you mean 'num_stacks'"
     ):
         create_model("stpyramid_small", num_snipets=2)
 

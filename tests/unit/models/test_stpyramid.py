@@ -33,14 +33,14 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "concatenated": {"snippet_fusion": "concat", "stream_fusion": "concat"},
     "no normalisation": {"snippet_post": "none", "guidance_post": "none", "stream_post": "none"},
     "no relu": {"attention_relu": False},
-    "gap": {"snippet_layout": "gap"},
+    "gap": {"stack_layout": "gap"},
     "auxiliary": {"auxiliary": 0.3},
-    "model B": {"features": ["visual", "motion"], "num_snippets": 1},
+    "model B": {"features": ["visual", "motion"], "num_stacks": 1},
     "model C": {"features": ["visual", "motion"]},
-    "flow, one path": FLOW | {"num_snippets": 1},
+    "flow, one path": FLOW | {"num_stacks": 1},
     "flow, sum": FLOW | {"snippet_fusion": "sum"},
-    "flow, five paths": FLOW | {"num_snippets": 5},
-    "attention, one snippet": {"features": ["attention"], "num_snippets": 1},
+    "flow, five paths": FLOW | {"num_stacks": 5},
+    "attention, one snippet": {"features": ["attention"], "num_stacks": 1},
     "attention, concatenated": {"features": ["attention"], "snippet_fusion": "concat"},
     "frames": {"features": ["visual"]},
 }
@@ -72,7 +72,7 @@ def clips(model: nn.Module, batch: int = 2, anchors: int = 1, seed: int = 0) -> 
             0, 256, (batch, 3, anchors, SIDE, SIDE), dtype=torch.uint8, generator=generator
         )
     if spec.flow_length:
-        shape = (batch, anchors, spec.num_snippets, 2 * spec.flow_length, SIDE, SIDE)
+        shape = (batch, anchors, spec.num_stacks, 2 * spec.flow_length, SIDE, SIDE)
         found["flow"] = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
     return found
 
@@ -195,10 +195,10 @@ def test_only_what_the_features_need_is_built(name: str) -> None:
         1,
         1,
     )
-    assert (spec.flow_length, spec.num_snippets) == (
-        (LENGTH, options.get("num_snippets", 3)) if model.temporal is not None else (0, 1)
+    assert (spec.flow_length, spec.num_stacks) == (
+        (LENGTH, options.get("num_stacks", 3)) if model.temporal is not None else (0, 1)
     )
-    assert spec.snippet_layout == options.get("snippet_layout", "interval")
+    assert spec.stack_layout == options.get("stack_layout", "interval")
 
 
 def test_snippets_share_one_network_and_their_order_counts_only_through_the_hashes() -> None:
@@ -212,7 +212,7 @@ def test_snippets_share_one_network_and_their_order_counts_only_through_the_hash
             one, other = model(flow=flow), model(flow=flow.flip(2))
         assert torch.allclose(one, other, rtol=1e-4, atol=1e-4) is same, kind
     sizes = [
-        sum(p.numel() for p in small(features=["motion"], num_snippets=count).parameters())
+        sum(p.numel() for p in small(features=["motion"], num_stacks=count).parameters())
         for count in (3, 5)
     ]
     assert sizes[0] == sizes[1]
@@ -392,7 +392,7 @@ def test_missing_or_other_inputs_are_named() -> None:
         ({"width": 0}, "at least 1"),
         ({"auxiliary": -1.0}, "auxiliary"),
         ({"dropout": 1.0}, "dropout"),
-        ({"num_snippets": 0}, "num_snippets"),
+        ({"num_stacks": 0}, "num_stacks"),
         ({"batch_norm": "frozen"}, "batch_norm"),
     ],
 )
@@ -403,18 +403,18 @@ def test_impossible_options_are_refused(options: dict[str, Any], words: str) -> 
 
 def test_snippet_options_are_the_input_spec() -> None:
     spec = SnippetOptions(
-        num_snippets=5,
+        num_stacks=5,
         flow_length=4,
-        snippet_interval=7,
-        max_snippet_interval=9,
-        snippet_layout="gap",
+        stack_interval=7,
+        max_stack_interval=9,
+        stack_layout="gap",
     ).input_spec(True, True)
     assert (
-        spec.num_snippets,
+        spec.num_stacks,
         spec.flow_length,
-        spec.snippet_interval,
-        spec.max_snippet_interval,
-        spec.snippet_layout,
+        spec.stack_interval,
+        spec.max_stack_interval,
+        spec.stack_layout,
     ) == (
         5,
         4,
@@ -426,7 +426,7 @@ def test_snippet_options_are_the_input_spec() -> None:
     assert (
         math.prod(
             SnippetOptions().input_spec(False, True).to_dict()[key]
-            for key in ("flow_length", "num_snippets")
+            for key in ("flow_length", "num_stacks")
         )
         == 10
     )

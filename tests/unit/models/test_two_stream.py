@@ -51,7 +51,7 @@ def clips(model: nn.Module, batch: int = 3) -> dict[str, Tensor]:
             0, 256, (batch, 3, spec.num_frames, SIDE, SIDE), dtype=torch.uint8, generator=generator
         )
     if spec.flow_length:
-        shape = (batch, spec.num_frames, spec.num_snippets, 2 * spec.flow_length, SIDE, SIDE)
+        shape = (batch, spec.num_frames, spec.num_stacks, 2 * spec.flow_length, SIDE, SIDE)
         found["flow"] = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
     return found
 

@@ -133,8 +133,8 @@ def test_corners_are_five() -> None:
     ):
         EvalRecipe(crops=10, crop_places="corners")
     assert EvalRecipe(crops=5, crop_places="corners", mirrored=True).views_per_clip == 10
-    with pytest.raises(RecipeError, match=r"eval\.snippet_interval must be above 0"):
-        EvalRecipe(snippet_interval=0)
+    with pytest.raises(RecipeError, match=r"eval\.stack_interval must be above 0"):
+        EvalRecipe(stack_interval=0)
 
 
 class SameAsPixels:
@@ -153,9 +153,9 @@ def test_flow_views_are_cut_as_the_pixels_are(tmp_path: Path) -> None:
     for t, frame in enumerate(frames):
         Image.fromarray(frame).save(tmp_path / f"{t:02}.png")
     spec = InputSpec(
-        num_frames=2, height=24, width=24, num_segments=2, flow_length=1, num_snippets=1
+        num_frames=2, height=24, width=24, num_segments=2, flow_length=1, num_stacks=1
     )
-    plan = ViewPlan(clips=3, crops=5, crop_places="corners", mirrored=True, short_side=30)
+    plan = ViewPlan(num_views=3, crops=5, crop_places="corners", mirrored=True, short_side=30)
     with open_video(tmp_path) as video:
         for clip in range(3):
             pixels, indices, _ = read_views(video, spec, plan, clip)
@@ -185,8 +185,8 @@ def test_flow_alone_decodes_no_frame(tmp_path: Path) -> None:
         channels=0,
         num_segments=1,
         flow_length=3,
-        num_snippets=2,
-        snippet_interval=2,
+        num_stacks=2,
+        stack_interval=2,
     )
     frames = np.arange(12, dtype=np.uint8)[:, None, None].repeat(16, 1).repeat(20, 2)
     with open_video(tmp_path) as video:
@@ -195,7 +195,7 @@ def test_flow_alone_decodes_no_frame(tmp_path: Path) -> None:
         pixels, indices, _ = read_views(video, spec, ViewPlan(), 0)
         flow = read_flow_views(SameAsPixels(frames), video, spec, ViewPlan(), indices)
         other = read_flow_views(
-            SameAsPixels(frames), video, spec, ViewPlan(snippet_interval=4), indices
+            SameAsPixels(frames), video, spec, ViewPlan(stack_interval=4), indices
         )
     assert (height, pixels.shape, indices.tolist()) == (16, (1, 0, 1, 16, 16), [6])
     assert flow[0, 0, :, 0, 0, 0].tolist() == [5, 7]

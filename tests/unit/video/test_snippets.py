@@ -21,8 +21,8 @@ SPEC = InputSpec(
     width=16,
     num_segments=1,
     flow_length=10,
-    num_snippets=3,
-    snippet_interval=5,
+    num_stacks=3,
+    stack_interval=5,
 )
 
 
@@ -52,7 +52,7 @@ def starts(
     ],
 )
 def test_starts_by_hand(layout: str, count: int, anchor: int, expected: list[int]) -> None:
-    spec = replace(SPEC, num_snippets=count, snippet_layout=layout)
+    spec = replace(SPEC, num_stacks=count, stack_layout=layout)
     assert starts(spec, anchor) == [expected]
     fields = snippet_fields(spec, np.array([anchor]), 0, 49)
     assert fields.shape == (1, count, 10)
@@ -89,14 +89,14 @@ def test_refuse_says_what_is_needed() -> None:
         snippet_fields(SPEC, np.array([10]), 0, 19, past_end="refuse")
     with pytest.raises(SpanError, match=r"take 41 frames, and there are 31"):
         snippet_fields(
-            replace(SPEC, snippet_layout="gap"), np.array([10]), 0, 30, past_end="refuse"
+            replace(SPEC, stack_layout="gap"), np.array([10]), 0, 30, past_end="refuse"
         )
     with pytest.raises(SpanError, match=r"^optical flow needs two frames, and there is one"):
         snippet_fields(SPEC, np.array([0]), 0, 0)
 
 
 def test_intervals_are_drawn_from_one_to_the_greatest() -> None:
-    rng, spec = np.random.default_rng(0), replace(SPEC, max_snippet_interval=4)
+    rng, spec = np.random.default_rng(0), replace(SPEC, max_stack_interval=4)
     drawn = [draw_interval(spec, rng) for _ in range(400)]
     counts = np.bincount(drawn, minlength=5)
     assert counts[0] == 0

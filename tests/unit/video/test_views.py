@@ -43,7 +43,7 @@ def test_the_default_plan_is_the_single_centre_view(folder: Path) -> None:
 
 
 def test_crops_and_clips_are_where_they_should_be(folder: Path) -> None:
-    plan = ViewPlan(clips=3, crops=5)
+    plan = ViewPlan(num_views=3, crops=5)
     with open_video(folder) as video:
         for clip, start in enumerate((0, 12, 23)):
             pixels, indices, _ = read_views(video, SPEC, plan, clip)
@@ -82,7 +82,7 @@ def test_what_does_not_fit_is_one_line(folder: Path) -> None:
             plan.crop_shape(SPEC)
     with open_video(folder) as video:
         with pytest.raises(VidgraphError, match="31 clips cannot be spread over 30 frames"):
-            read_views(video, SPEC, ViewPlan(clips=31), 0)
+            read_views(video, SPEC, ViewPlan(num_views=31), 0)
         with pytest.raises(VidgraphError, match="a clip needs 61 frames, and the video has 30"):
             read_views(
                 video,
@@ -91,7 +91,7 @@ def test_what_does_not_fit_is_one_line(folder: Path) -> None:
                 0,
             )
     with pytest.raises(ValueError, match="at least 1"):
-        ViewPlan(clips=0)
+        ViewPlan(num_views=0)
     for wrong, message in (
         ({"spread": "part"}, "spread must be one of parts, linspace; got 'part'"),
         ({"past_end": "repeat"}, "past_end must be one of clamp, loop, refuse; got 'repeat'"),
