@@ -155,7 +155,7 @@ def evaluate(
             raise RecipeError(f"--scores {scores}: scores are written as .npz; name it so")
         check_target(scores, [name for name in (model, data) if name])
     given = {"eval.num_views": views, "eval.batch_size": batch_size}
-    overrides = [*ctx.obj, *((key, str(value)) for key, value in given.items() if value)]
+    overrides = ctx.obj | {key: value for key, value in given.items() if value}
     with counter("clips") as progress:
         found, measured_on = score_model(
             model, data, overrides, split, device=device, workers=workers, progress=progress
@@ -213,7 +213,7 @@ def predict(
     """Recognise what happens in videos."""
     from vidgraph.predictor import check_save_target, load_predictor
     from vidgraph.util import counter
-    from vidgraph.video.reader import list_videos
+    from vidgraph.video.listing import list_videos
 
     files = [file for path in videos for file in list_videos(path)]
     if save is not None:
@@ -234,7 +234,7 @@ def predict(
             continue
         records.append(prediction.to_dict(top))
         if not json_:
-            print_prediction(prediction, top, predictor.notes(prediction))
+            print_prediction(prediction, top)
         if save is not None:
             with counter("frames drawn") as progress:
                 predictor.save(prediction, save, model, progress)
@@ -245,12 +245,12 @@ def predict(
     return FAULTS if failed else GOOD
 
 
-def print_prediction(prediction: Prediction, count: int, notes: Sequence[str]) -> None:
+def print_prediction(prediction: Prediction, count: int) -> None:
     print(prediction.video)
     for name, probability in prediction.top(count):
         print(f"  {100 * probability:6.2f} %  {name}")
     print(f"  frames used: {', '.join(map(str, prediction.frame_indices))}")
-    for note in notes:
+    for note in prediction.notes:
         print(f"  {note}")
 
 
@@ -321,13 +321,13 @@ def convert(
 TAKE_OVERRIDES = ("demo", "train", "eval", "profile", "convert")
 
 
-def split_overrides(words: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
-    """The command's own words, and the dotted overrides `--a.b VALUE` or `--a.b=VALUE` as pairs.
+def split_overrides(words: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """The command's own words, and the dotted overrides `--a.b VALUE` or `--a.b=VALUE`.
 
     Raises:
         RecipeError: an override without a value.
     """
-    own, overrides, rest = [], [], list(words)
+    own, overrides, rest = list[str](), dict[str, str](), list(words)
     while rest:
         word = rest.pop(0)
         key, equals, value = word.partition("=")
@@ -338,7 +338,7 @@ def split_overrides(words: Sequence[str]) -> tuple[list[str], list[tuple[str, st
             if not rest or rest[0].startswith("--"):
                 raise RecipeError(f"{word} needs a value, as in {word} VALUE")
             value = rest.pop(0)
-        overrides.append((key[2:].replace("-", "_"), value))
+        overrides[key[2:].replace("-", "_")] = value
     return own, overrides
 
 
@@ -348,7 +348,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         words, overrides = split_overrides(sys.argv[1:] if argv is None else argv)
         if overrides and words and words[0] not in TAKE_OVERRIDES:
-            raise RecipeError(f"vidgraph {words[0]} takes no --{overrides[0][0]}")
+            raise RecipeError(f"vidgraph {words[0]} takes no --{next(iter(overrides))}")
         code = command.main(words, "vidgraph", standalone_mode=False, obj=overrides)
         sys.stdout.flush()
         return int(code or GOOD)

@@ -62,7 +62,7 @@ def check(
 
     if skip_list is not None:
         check_target(skip_list, [path])
-    table = load_table(path, parse_columns(columns), multi_label=True if intervals else None)
+    table = load_table(path, parse_columns(columns), multi_label=intervals is not None)
     network = from_pretrained(model) if model else None
     with counter("files") as progress:
         report = check_table(

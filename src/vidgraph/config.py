@@ -165,10 +165,10 @@ def model_overrides(overrides: Mapping[str, Any]) -> dict[str, Any]:
 
 def recipe_keys() -> list[str]:
     """Dotted keys that every recipe has; those of its model depend on the model."""
-    sections = {"train": TrainOptions(), "eval": ViewPlan()}
-    data = {"data.table": TableOptions("path"), "data.syncmnist": SyncMnistOptions()}
-    records = {**sections, **data}.items()
-    return [f"{section}.{item.name}" for section, record in records for item in fields(record)]
+    sections: dict[str, Any] = {"train": TrainOptions, "eval": ViewPlan}
+    sections |= {"data.table": TableOptions, "data.syncmnist": SyncMnistOptions}
+    keys = [f"{path}.{item.name}" for path, kind in sections.items() for item in fields(kind)]
+    return [*keys, "model.name", "model.initial_weights"]
 
 
 def save_recipe(recipe: Recipe, path: str | Path) -> None:

@@ -212,6 +212,20 @@ class ClipBatch(Batch):
     def __len__(self) -> int:
         return self.video.shape[0]
 
+    @classmethod
+    def unlabelled(
+        cls,
+        views: Tensor,
+        frame_indices: Any,
+        name: str,
+        regions: Regions | None = None,
+        flow: Tensor | None = None,
+    ) -> ClipBatch:
+        """The views of one clip of a video, [V, C, T, H, W], for prediction; source frames [T]."""
+        unknown, count = torch.zeros(len(views), dtype=torch.int64), len(views)
+        frames = torch.as_tensor(frame_indices).expand(count, -1)
+        return cls(views, unknown, unknown, frames, [name] * count, regions, flow)
+
     def inputs(self, spec: InputSpec) -> dict[str, Any]:
         """The keyword arguments of a model's `forward`: what its `spec` asks for of video, flow and
         boxes.
@@ -310,6 +324,34 @@ class Explanation:
             regions=None if self.regions is None else replace(self.regions, frames=begins),
         )
 
+    @classmethod
+    def joined(cls, clips: Sequence[Explanation]) -> Explanation:
+        """Several clips of one video as one, joined in time; nothing links one to another."""
+        first = clips[0]
+        maps = [clip.maps for clip in clips if clip.maps is not None]
+        links = [clip.regions for clip in clips if clip.regions is not None]
+        return cls(
+            node_boxes_xyxy=torch.cat([clip.node_boxes_xyxy for clip in clips]).cpu(),
+            adjacency=first.adjacency.cpu(),
+            attention=torch.cat([clip.attention for clip in clips], dim=1).cpu(),
+            names=first.names,
+            regions=_joined_links(links, len(first.node_boxes_xyxy)) if links else None,
+            maps=torch.cat(maps).cpu() if maps else None,
+        )
+
+
+def _joined_links(links: Sequence[RegionLinks], num_frames: int) -> RegionLinks:
+    """The links of clips of `num_frames` frames each."""
+    size = links[0].mask.numel()
+    moved = [
+        replace(link, frames=link.frames + i * num_frames, neighbours=link.neighbours + i * size)
+        for i, link in enumerate(links)
+    ]
+    parts = {
+        item.name: [getattr(link, item.name) for link in moved] for item in fields(RegionLinks)
+    }
+    return RegionLinks(**{k: None if v[0] is None else torch.cat(v) for k, v in parts.items()})
+
 
 def step_frames(num_frames: int, num_steps: int, device: torch.device | str = "cpu") -> Tensor:
     """The frame at which each step of a map begins: floor(step * T / P), int64 [P]; 0, 2, 4, ...
@@ -327,7 +369,8 @@ class Prediction:
         class_names: all classes, in the model's order.
         probabilities: one per class, float [num_classes].
         frame_indices: source frames that were looked at, [T].
-        explanation: nodes, edges and attention, where the model has a graph.
+        explanation: nodes, edges and attention, where the model has a graph and it was asked for.
+        notes: what a reader must know, such as frames that were repeated.
     """
 
     video: str
@@ -335,6 +378,7 @@ class Prediction:
     probabilities: Tensor
     frame_indices: list[int]
     explanation: Explanation | None = None
+    notes: Sequence[str] = ()
 
     def top(self, count: int = 5) -> list[tuple[str, float]]:
         """The `count` likeliest classes with their probabilities, likeliest first."""

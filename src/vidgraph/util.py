@@ -160,6 +160,8 @@ def duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
 _TORCH_STARTS = (
     b"PK\x03\x04",
     b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19",

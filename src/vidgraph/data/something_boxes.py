@@ -82,8 +82,7 @@ def _boxes(path: Path, name: str, entries: list[Any], video: Path) -> GivenBoxes
                 of_entry.append(count)
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(
-            f"{where}, entry {count}: cannot be read, or names a frame that is not there "
-            f"({error})"
+            f"{where}, entry {count}: cannot be read, or names a frame that is not there ({error})"
         ) from error
     if len(set(frames)) != len(frames):
         raise DataError(f"{where}: a frame has two entries")

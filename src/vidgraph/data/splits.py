@@ -178,11 +178,11 @@ class TableSource:
     def __init__(self, data: TableOptions, class_names: Sequence[str] | None = None) -> None:
         self.data = data
         several = data.intervals is not None
-        self.table = load_table(data.path, data.columns or None, multi_label=several or None)
+        self.table = load_table(data.path, data.columns or None, multi_label=several)
         if class_names is not None:
             self.table = self.table.with_class_names(class_names)
         self.class_names, self.multi_label = list(self.table.class_names), self.table.multi_label
-        self.skip = read_skip_list(data.skip_list) if data.skip_list else frozenset()
+        self.skip = frozenset(read_skip_list(data.skip_list) if data.skip_list else ())
 
     def training(
         self, spec: InputSpec, views: ViewPlan, num_clips: int, seed: int
