@@ -24,7 +24,7 @@ import yaml
 from vidgraph.data.options import DataOptions, SyncMnistOptions, TableOptions
 from vidgraph.errors import RecipeError, nearest
 from vidgraph.models.build import NetworkOptions, resolve_options
-from vidgraph.models.compat import upgrade_options
+from vidgraph.models.compat import upgrade_options, upgrade_tensor
 from vidgraph.records import options, validated
 from vidgraph.training.phases import TrainOptions, check_phases
 from vidgraph.util import atomic_write
@@ -235,7 +235,7 @@ def _row_content(path: Path, row: str) -> tuple[str, dict[str, Any]]:
     if "rows" not in content:
         if row:
             raise RecipeError(f"{path} holds a single recipe without rows; leave out ':{row}'")
-        return str(path), content
+        return str(path), _upgraded(content)
     if unknown := sorted(content.keys() - {"name", "shared", "rows"}):
         hint = nearest(unknown[0], ("name", "shared", "rows"))
         raise RecipeError(f"{path}: unknown key {unknown[0]!r}{hint}")
@@ -250,21 +250,39 @@ def _row_content(path: Path, row: str) -> tuple[str, dict[str, Any]]:
     if row not in rows:
         raise RecipeError(f"recipe {name} has no row {row!r}{nearest(row, rows)}")
     merged = overlay(overlay(shared, rows[row] or {}), {"name": name, "row": row})
-    return f"{name}:{row}", merged
+    return f"{name}:{row}", _upgraded(merged)
+
+
+def _upgraded(content: dict[str, Any]) -> dict[str, Any]:
+    """A recipe of version 0.1 in today's words; others as they are."""
+    model, train = dict(content.get("model") or {}), dict(content.get("train") or {})
+    if "architecture" not in model:
+        return content
+    architecture = model.pop("architecture")
+    name, options = upgrade_options(architecture, model.pop("options", None) or {})
+    train["phases"] = train.pop("stages", [])
+    for part in (train, *train["phases"]):
+        for key in {"freeze", "freeze_norms"} & part.keys():
+            part[key] = [upgrade_tensor(prefix, architecture) for prefix in part[key]]
+        if factors := part.get("lr_factors"):
+            renamed = {upgrade_tensor(prefix, architecture): x for prefix, x in factors.items()}
+            part["lr_factors"] = renamed
+    views, table = dict(content.get("eval") or {}), (content.get("data") or {}).get("table") or {}
+    views = {key.replace("snippet_", "stack_"): value for key, value in views.items()}
+    table = dict(table)
+    moved = {key: table.pop(key) for key in ("past_end", "spread", "folder_fps") if key in table}
+    data = {**content.get("data", {}), **({"table": table} if table else {})}
+    sections = {"data": data, "train": train, "eval": views | moved}
+    return content | sections | {"model": {"name": name, **options, **model}}
 
 
 def _model_section(model: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Name and options of the network; those of version 0.1, `architecture` and flat `options`, are
-    upgraded."""
+    """Name, complete options and initial weights of the network."""
     rest = dict(model)
-    initial_weights = rest.pop("initial_weights", None)
-    if "architecture" in rest:
-        name, rest = upgrade_options(rest.pop("architecture"), rest.pop("options", {}))
-    else:
-        name = rest.pop("name", None)
+    initial_weights, name = rest.pop("initial_weights", None), rest.pop("name", None)
     if not isinstance(name, str):
         raise RecipeError(f"{where}: model.name is missing")
-    resolved = resolve_options(name, rest, f"{where}: model.")
+    resolved = resolve_options(name, rest, where, "model.")
     return {"name": name, "options": resolved, "initial_weights": initial_weights}
 
 
