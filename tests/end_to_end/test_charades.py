@@ -185,7 +185,7 @@ def test_bad_input_is_one_line(
     assert "actions.csv, line 2: video " in error_of(
         capsys, *train, "--data.table.intervals", actions
     )
-    assert "no such table" in error_of(
+    assert "there is no such file" in error_of(
         capsys, *train, "--data.table.intervals", tmp_path / "nowhere.csv"
     )
     assert "data.table.label_scope must be one of clip, video, got 'row'" in error_of(

@@ -274,7 +274,7 @@ def test_convert_the_authors_variables(
             "unknown argument --min-frame; did you mean '--min-frames'?",
         ),
         ("models --train.lr 3", "unknown argument --train.lr (see vidgraph models --help)"),
-        ("data check nowhere.csv", "nowhere.csv: no such table or folder"),
+        ("data check nowhere.csv", "nowhere.csv: there is no such file"),
         (
             "data check x.csv --columns lable=class",
             "'lable' is not a column of ours; did you mean 'label'?",

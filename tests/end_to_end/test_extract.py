@@ -200,8 +200,9 @@ def test_boxes_of_something_else(
     (some / "2").symlink_to(folder / "videos" / "2")
     assert main([*map(str, words[:-1]), str(tmp_path / "other"), "--videos", str(some)]) == 0
     assert f"note: 12 of 13 videos of the annotations are not in {some}" in capsys.readouterr().out
+    (tmp_path / "empty").mkdir()
     assert "holds none of the 13 videos of" in error_of(
-        capsys, *words[:-1], tmp_path / "none", "--videos", tmp_path
+        capsys, *words[:-1], tmp_path / "none", "--videos", tmp_path / "empty"
     )
 
 
