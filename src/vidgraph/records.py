@@ -347,10 +347,17 @@ def _joined_links(links: Sequence[RegionLinks], num_frames: int) -> RegionLinks:
         replace(link, frames=link.frames + i * num_frames, neighbours=link.neighbours + i * size)
         for i, link in enumerate(links)
     ]
-    parts = {
-        item.name: [getattr(link, item.name) for link in moved] for item in fields(RegionLinks)
+    joined: dict[str, Any] = {
+        item.name: _cat([getattr(link, item.name) for link in moved])
+        for item in fields(RegionLinks)
     }
-    return RegionLinks(**{k: None if v[0] is None else torch.cat(v) for k, v in parts.items()})
+    return RegionLinks(**joined)
+
+
+def _cat(parts: Sequence[Tensor | None]) -> Tensor | None:
+    """Joined along the first axis; nothing of nothing."""
+    there = [part for part in parts if part is not None]
+    return torch.cat(there) if there else None
 
 
 def step_frames(num_frames: int, num_steps: int, device: torch.device | str = "cpu") -> Tensor:
