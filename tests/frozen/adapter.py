@@ -2,7 +2,8 @@
 
 Whoever renames or moves a part of it edits this file, and never a stored value.
 
-Names here are those of version 0.1: weights and options that it wrote must go on loading.
+Names here are those of version 0.1: weights and options that it wrote must go on loading. What only
+one function needs is imported there, so that a part that has moved fails alone.
 """
 
 from __future__ import annotations
@@ -12,23 +13,17 @@ import io
 import json
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
-from vidgraph.cli import main
-from vidgraph.config import TrainRecipe
+from vidgraph.models.base import VideoModel
 from vidgraph.models.build import create_model
-from vidgraph.precompute.flow_store import open_flow
-from vidgraph.precompute.store import BoxStore
+from vidgraph.models.compat import upgrade_input, upgrade_options, upgrade_tensor
 from vidgraph.records import ClipBatch, Regions
-from vidgraph.training.learner import Learner
-from vidgraph.training.optim import schedule_factor, set_rate
-from vidgraph.training.stages import begin_stage, plan_stages
-from vidgraph.video.reader import open_video
 
 # ---- models ------------------------------------------------------------------------------------
 
@@ -77,44 +72,46 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
-def build(
-    name: str, num_classes: int | None = None, options: Mapping[str, Any] | None = None
-) -> nn.Module:
-    return create_model(name, num_classes, **(options or {}))
+def build(architecture: str, num_classes: int, options: Mapping[str, Any]) -> VideoModel:
+    name, overrides = upgrade_options(architecture, options)
+    return create_model(name, num_classes, **overrides)
 
 
-def build_empty(name: str) -> nn.Module:
+def build_empty(architecture: str) -> VideoModel:
     """At its own size, without values."""
     with torch.device("meta"):
-        return create_model(name)
+        return create_model(upgrade_options(architecture, {})[0])
 
 
-def input_spec(model: nn.Module) -> dict[str, Any]:
-    """What a model takes, as config.json says it."""
-    spec: dict[str, Any] = model.input_spec.to_dict()  # type: ignore[union-attr, operator]
-    return spec
+def same_input(model: VideoModel, spec: Mapping[str, Any]) -> bool:
+    """Whether a model takes the clips that the `input_spec` of a config.json of 0.1 says."""
+    here = asdict(model.spec)
+    if model.spec.whole_video:  # the rate is then of no account
+        here |= {"stride_frames": None, "sample_fps": None}
+    return here == upgrade_input(spec)
 
 
-def shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
-    """Of every tensor that is saved, by its key."""
-    return {key: tuple(value.shape) for key, value in model.state_dict().items()}
-
-
-def ramp_fill(model: nn.Module, keys: Mapping[str, Sequence[int]]) -> nn.Module:
+def ramp_fill(
+    model: VideoModel, architecture: str, keys: Mapping[str, Sequence[int]]
+) -> VideoModel:
     """Fills a model with weights that depend on nothing but the keys and shapes of version 0.1.
 
     Every tensor must find its place, and every tensor of the model must get one.
     """
-    state = {key: _ramp(key, shape) for key, shape in keys.items() if not _drawn_once(key)}
+    state = {
+        upgrade_tensor(key, architecture): _ramp(key, shape)
+        for key, shape in keys.items()
+        if not _is_own(key)
+    }
     missing, unexpected = model.load_state_dict(state, strict=False)
     assert not unexpected, unexpected
-    assert all(map(_drawn_once, missing)), missing
+    assert all(map(_is_own, missing)), missing
     return model
 
 
-def _drawn_once(key: str) -> bool:
-    """Whether a tensor belongs to a count sketch, which draws it from a seed of its own."""
-    return key.rpartition(".")[2].startswith(("buckets_", "signs_"))
+def _is_own(key: str) -> bool:
+    """Whether a tensor is one that 0.1 did not save, or drew from a seed for a count sketch."""
+    return "normalize." in key or key.rpartition(".")[2].startswith(("buckets_", "signs_"))
 
 
 def _ramp(key: str, shape: Sequence[int]) -> torch.Tensor:
@@ -133,10 +130,10 @@ def _ramp(key: str, shape: Sequence[int]) -> torch.Tensor:
     return torch.from_numpy(np.asarray(values, np.float32))
 
 
-def random_batch(model: nn.Module, seed: int, batch: int, num_classes: int) -> ClipBatch:
+def random_batch(model: VideoModel, seed: int, batch: int, num_classes: int) -> ClipBatch:
     """Noise in the shapes that a model takes; its sides are multiples of 16."""
-    spec, draw = input_spec(model), np.random.RandomState(seed)
-    size, frames = (spec["height"], spec["width"]), (batch, spec["num_frames"])
+    spec, draw = model.spec, np.random.RandomState(seed)
+    size, frames = (spec.height, spec.width), (batch, spec.num_frames)
 
     def noise(*shape: int) -> torch.Tensor:
         """Coarse squares, so that clips differ by more than their grain, and grain."""
@@ -145,26 +142,24 @@ def random_batch(model: nn.Module, seed: int, batch: int, num_classes: int) -> C
         return torch.from_numpy((mixed // 4).astype(np.uint8))
 
     label = torch.from_numpy(draw.randint(0, num_classes, batch))
-    video = noise(batch, max(1, spec["channels"]), frames[1], *size)
+    video = noise(batch, max(1, spec.channels), frames[1], *size)
     flow = regions = None
-    if length := spec["flow_length"]:
-        flow = noise(*frames, spec["num_snippets"], 2 * length, *size)
-    if count := spec["boxes_per_frame"]:
+    if length := spec.flow_length:
+        flow = noise(*frames, spec.num_stacks, 2 * length, *size)
+    if count := spec.boxes_per_frame:
         corner = draw.uniform(0, 0.6, (*frames, count, 2))
         corners = [corner, corner + draw.uniform(0.2, 0.4, corner.shape)]
-        boxes = torch.from_numpy(
-            np.concatenate(corners, axis=-1) * (*size[::-1], *size[::-1])
-        ).float()
+        boxes = torch.from_numpy(np.concatenate(corners, axis=-1)).float()
         mask = torch.from_numpy(draw.uniform(size=boxes.shape[:3]) < 0.8)
         regions = Regions(boxes * mask[..., None], mask.float(), mask)
     indices = torch.arange(frames[1]).expand(frames)
     return ClipBatch(video, label, torch.arange(batch), indices, [""] * batch, regions, flow)
 
 
-def logits_of(model: nn.Module, batch: ClipBatch) -> np.ndarray:
+def logits_of(model: VideoModel, batch: ClipBatch) -> np.ndarray:
     """[B, num_classes]."""
     with torch.inference_mode():
-        logits: np.ndarray = model.eval()(**batch.inputs(model.input_spec)).numpy()  # type: ignore[arg-type]
+        logits: np.ndarray = model.eval()(**batch.inputs(model.spec)).numpy()
     return logits
 
 
@@ -201,22 +196,35 @@ ROWS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 
 
 def train_losses(
-    model: nn.Module, batches: Sequence[ClipBatch], train: Mapping[str, Any]
+    model: VideoModel, architecture: str, batches: Sequence[ClipBatch], train: Mapping[str, Any]
 ) -> list[float]:
     """The loss of one step on each batch: warm-up over the first quarter, then a cosine."""
-    size = len(batches[0])
-    length = size * len(batches)
-    own = {"clips": length, "batch_size": size, "warmup_clips": length // 4, "device": "cpu"}
-    (stage,) = plan_stages(TrainRecipe(**{**own, **train}), length)
-    begin_stage(model, list(model.parameters()), stage.recipe)
-    learner = Learner(model, stage, 0)
-    optimizer, losses = learner.configure_optimizers(), []
+    from vidgraph.training.losses import training_loss
+
+    from vidgraph.training.optim import begin_phase, build_optimizer, schedule_factor, set_rate
+    from vidgraph.training.phases import TrainOptions, plan_phases
+
+    def today(prefix: str) -> str:
+        return upgrade_tensor(prefix, architecture)
+
+    own = {
+        key: train[key] for key in ("optimizer", "lr", "weight_decay", "clip_norm") if key in train
+    }
+    own |= {
+        key: [today(prefix) for prefix in train.get(key, [])] for key in ("freeze", "freeze_norms")
+    }
+    factors = {today(prefix): value for prefix, value in train.get("lr_factors", {}).items()}
+    size, length = len(batches[0]), sum(map(len, batches))
+    lengths = {"clips": length, "batch_size": size, "warmup_clips": length // 4}
+    (phase,) = plan_phases(TrainOptions(**own, lr_factors=factors, **lengths), length)
+    begin_phase(model, list(model.parameters()), phase.options)
+    optimizer, losses = build_optimizer(model, phase.options), []
     for step, batch in enumerate(batches):
-        set_rate(optimizer, schedule_factor(stage.recipe, step * size, length))
-        loss = learner.training_step(batch, step)
+        set_rate(optimizer, schedule_factor(phase.options, step * size, length))
+        loss, _ = training_loss(model, batch, model.spec)
         optimizer.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), train["clip_norm"])
+        torch.nn.utils.clip_grad_norm_(model.parameters(), train["clip_norm"])
         optimizer.step()
         losses.append(float(loss.detach()))
     return losses
@@ -227,6 +235,8 @@ def train_losses(
 
 def decoded_frames(path: Path) -> Iterator[tuple[int, float, np.ndarray]]:
     """(index, seconds, pixels [H, W, 3]) of every frame of a video."""
+    from vidgraph.video.reader import open_video
+
     with open_video(path) as video:
         times = video.timestamps_seconds
         for index, pixels in enumerate(video.frames()):
@@ -236,6 +246,8 @@ def decoded_frames(path: Path) -> Iterator[tuple[int, float, np.ndarray]]:
 
 def command(*words: object) -> str:
     """What the command prints."""
+    from vidgraph.cli import main
+
     with contextlib.redirect_stdout(io.StringIO()) as out:
         code = main([str(word) for word in words])
     assert code == 0, f"vidgraph {' '.join(map(str, words))}: exit code {code}"
@@ -268,6 +280,8 @@ def make_digit_videos(folder: Path, num_digits: int) -> Path:
 
 def stored_boxes(videos: Sequence[Path], folder: Path) -> list[dict[str, np.ndarray]]:
     """What moves in every fourth frame: boxes [T, 10, 4] as fractions, scores and mask [T, 10]."""
+    from vidgraph.precompute.store import BoxStore
+
     words = ["--source", "motion", "--every", 4, "--out", folder, "--workers", 1]
     command("extract", "proposals", *videos, *words)
     store, found = BoxStore(folder), []
@@ -279,6 +293,8 @@ def stored_boxes(videos: Sequence[Path], folder: Path) -> list[dict[str, np.ndar
 
 def stored_flow(videos: Sequence[Path], folder: Path) -> list[np.ndarray]:
     """All fields of each video, uint8 [n, H, W, 2]."""
+    from vidgraph.precompute.flow_store import open_flow
+
     command("extract", "flow", *videos, "--out", folder, "--workers", 1)
     store = open_flow(folder)
     return [flow.read(range(flow.num_fields)) for flow in map(store.flow, videos)]

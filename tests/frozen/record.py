@@ -2,10 +2,12 @@
 
     python tests/frozen/record.py NAME
 
-NAME is one of `keys`, `sizes`, `logits`, `losses`, `scores`, `frames`, `stores`; the result is
-values/NAME.json. Record again only in a commit that corrects a fault and names the value that
-changes by it. `keys` holds the tensors' names and shapes of version 0.1, from which all ramp
-weights are made: it is never recorded again, for old weights are loaded by these names.
+NAME is one of `logits`, `losses`, `scores`, `frames`, `stores`; the result is values/NAME.json.
+Record again only in a commit that corrects a fault and names the value that changes by it.
+
+values/keys.json holds the names and shapes of the tensors of version 0.1, from which all ramp
+weights are made, and values/sizes.json what its architectures were at their own size. Both are of
+0.1 and never recorded again, for old weights are loaded by these names.
 """
 
 from __future__ import annotations
@@ -51,26 +53,17 @@ def load(name: str) -> Any:
 # ---- models ------------------------------------------------------------------------------------
 
 
-def keys(name: str) -> dict[str, str]:
-    """Names and shapes of the tensors that are saved, at the size of the frozen tests."""
-    shapes = adapter.shapes(adapter.build(name, NUM_CLASSES, adapter.OPTIONS[name]))
-    return {key: "x".join(map(str, shape)) for key, shape in shapes.items()}
-
-
-def sizes(name: str) -> dict[str, Any]:
-    """What an architecture takes as published, and its parameters without their names and order."""
-    model = adapter.build_empty(name)
+def sizes(model: Any) -> dict[str, Any]:
+    """The parameters of a model without their names and order."""
     shapes = sorted(tuple(parameter.shape) for parameter in model.parameters())
     digest = hashlib.sha1(repr(shapes).encode()).hexdigest()
-    numbers = sum(map(math.prod, shapes))
-    spec = adapter.input_spec(model)
-    return {"input_spec": spec, "tensors": len(shapes), "numbers": numbers, "sha1": digest}
+    return {"tensors": len(shapes), "numbers": sum(map(math.prod, shapes)), "sha1": digest}
 
 
 def ramp_model(name: str, options: dict[str, Any]) -> Any:
     keys = load("keys")[name]
     shapes = {key: [int(n) for n in shape.split("x") if n] for key, shape in keys.items()}
-    return adapter.ramp_fill(adapter.build(name, NUM_CLASSES, options), shapes)
+    return adapter.ramp_fill(adapter.build(name, NUM_CLASSES, options), name, shapes)
 
 
 def logits(name: str) -> list[list[float]]:
@@ -84,7 +77,7 @@ def losses(name: str) -> list[float]:
     model = ramp_model(name, options)
     fixed = [adapter.random_batch(model, seed, BATCH, NUM_CLASSES) for seed in range(4)]
     batches = [fixed[step % len(fixed)] for step in range(STEPS)]
-    return [float(f"{x:.9g}") for x in adapter.train_losses(model, batches, train)]
+    return [float(f"{x:.9g}") for x in adapter.train_losses(model, name, batches, train)]
 
 
 # ---- videos ------------------------------------------------------------------------------------
@@ -171,8 +164,6 @@ GROUPS = [
     "ucf101_8",
 ]
 MEASURED: dict[str, tuple[Callable[[str], Any], list[str]]] = {
-    "keys": (keys, list(adapter.OPTIONS)),
-    "sizes": (sizes, list(adapter.OPTIONS)),
     "logits": (logits, list(adapter.OPTIONS)),
     "losses": (losses, list(adapter.ROWS)),
     "scores": (scores, list(SHIPPED)),

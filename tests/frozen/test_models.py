@@ -9,7 +9,9 @@ from frozen import adapter, record
 
 @pytest.mark.parametrize("name", adapter.OPTIONS)
 def test_size_and_input_as_published(name: str) -> None:
-    assert record.sizes(name) == record.load("sizes")[name]
+    expected, model = record.load("sizes")[name], adapter.build_empty(name)
+    assert adapter.same_input(model, expected.pop("input_spec"))
+    assert record.sizes(model) == expected
 
 
 @pytest.mark.parametrize("name", adapter.OPTIONS)
