@@ -1,5 +1,4 @@
-"""`vidgraph demo`: the whole way through the house on one small task, offline and in a few minutes
-on two cores.
+"""`vidgraph demo`: the whole way on one small task, offline and in a few minutes on two cores.
 
 Two handwritten digits wander over the frame. Either both take the same steps or each takes its own;
 every clip shows the same two digits, so a single frame says nothing and only the relation of their
@@ -8,31 +7,41 @@ motions decides.
 
 from __future__ import annotations
 
-import csv
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
+import pandas as pd
+
+from vidgraph.config import Recipe, load_recipe
+from vidgraph.data.check import check_table
+from vidgraph.data.syncmnist_files import make_dataset
+from vidgraph.data.table import load_table
+from vidgraph.doctor import describe_hardware
 from vidgraph.errors import RunError
+from vidgraph.evaluation.metrics import Scores, paired_bootstrap
+from vidgraph.experiment import score_model, train_recipe
+from vidgraph.predictor import Predictor
+from vidgraph.training.loop import stop_message
+from vidgraph.util import counter, duration
+from vidgraph.visualize.charts import Curve, ScoreLine
+from vidgraph.visualize.report import write_demo_report
+from vidgraph.weights import from_pretrained
 
-if TYPE_CHECKING:
-    from vidgraph.evaluation.metrics import Scores
-
-MODELS = {"rstg_small": "RSTG", "mean_lstm_small": "Mean + LSTM"}
+GRAPH, PLAIN = "rstg_small", "mean_lstm_small"
+MODELS = {GRAPH: "RSTG", PLAIN: "Mean + LSTM"}
 CLASSES = (0, 7)
-NO_SYNC_PROBABILITY = 0.5
+CHANCE = 50.0  # percent; in half of the clips the digits move together
 COUNTS = {"train": 5000, "val": 300, "test": 1000}
 TASK = (
     "Two handwritten digits wander over the frame. In half of the clips they take the same steps, "
-    "in the other half each takes its own. "
-    "Every clip shows the same two digits, so single frames say nothing: only relating the two "
-    "motions helps."
+    "in the other half each takes its own. Every clip shows the same two digits, so single frames "
+    "say nothing: only relating the two motions helps."
 )
 
 
 def run_demo(
-    folder: Path, overrides: Sequence[str] = (), counts: dict[str, int] | None = None
+    folder: Path, overrides: Mapping[str, str] | None = None, counts: dict[str, int] | None = None
 ) -> Path:
     """Writes videos, checks them, trains RSTG and Mean + LSTM under equal budget, scores both, and
     explains one unseen video.
@@ -41,7 +50,7 @@ def run_demo(
 
     Args:
         folder: where everything goes.
-        overrides: of both recipes, such as `["--train.clips", "2000"]`.
+        overrides: of both recipes, such as `{"train.clips": "2000"}`.
         counts: clips per split.
 
     Returns:
@@ -50,151 +59,114 @@ def run_demo(
     Raises:
         VidgraphError: the folder holds something else or cannot be written.
     """
-    start = time.perf_counter()
-    for row in MODELS:  # a misspelt override must not show after minutes
-        _recipe(row, folder, overrides)
-    table = _make_videos(folder / "digits", counts or COUNTS)
-    scores = {row: _train_and_score(row, table, folder / row, overrides) for row in MODELS}
-    chance = 100 * max(NO_SYNC_PROBABILITY, 1 - NO_SYNC_PROBABILITY)
+    start, table = time.perf_counter(), folder / "digits" / "table.csv"
+    given = {"data.table.path": str(table), **(overrides or {})}
+    # First of all: a misspelt override must not show after minutes.
+    recipes = {row: load_recipe(f"demo:{row}", given) for row in MODELS}
+    _make_videos(table, counts or COUNTS)
+    scores = {row: _train_and_score(recipes[row], folder / row) for row in MODELS}
     print("\nTest clips that no training saw:")
     for row, score in scores.items():
         low, high = score.accuracy_ci95
-        print(
-            f"  {MODELS[row]:<12} {score.accuracy:5.1f} %   95 % interval {low:.1f} to {high:.1f}"
-        )
-    print(f"  {'chance':<12} {chance:5.1f} %")
-    report = _explain(folder, table, scores, chance, overrides)
-    minutes, seconds = divmod(round(time.perf_counter() - start), 60)
-    print(f"\nThe report is {report}. All of it took {minutes} min {seconds} s.")
+        interval = f"95 % interval {low:.1f} to {high:.1f}"
+        print(f"  {MODELS[row]:<12} {score.accuracy:5.1f} %   {interval}")
+    print(f"  {'chance':<12} {CHANCE:5.1f} %")
+    report = _explain(folder, table, scores, recipes[GRAPH])
+    took = duration(time.perf_counter() - start)
+    print(f"\nThe report is {report}. All of it took {took}.")
     return report
 
 
-def _make_videos(folder: Path, counts: dict[str, int]) -> Path:
+def _make_videos(table: Path, counts: dict[str, int]) -> None:
     """Real .mp4 files and a table, then the check that any data set should pass before it is
     trained on.
     """
-    from vidgraph.data.check import check_table
-    from vidgraph.data.syncmnist_files import make_dataset
-    from vidgraph.data.table import load_table
-    from vidgraph.util import counter
-
-    print(f"Writing {sum(counts.values()):,} videos of moving digits to {folder}", flush=True)
-    options: dict[str, Any] = {"classes": CLASSES, "no_sync_probability": NO_SYNC_PROBABILITY}
+    print(f"Writing {sum(counts.values()):,} videos of moving digits to {table.parent}", flush=True)
     with counter("videos") as count:
-        table = make_dataset(folder, len(CLASSES), counts, "embedded", **options, report=count)
+        make_dataset(
+            table.parent,
+            len(CLASSES),
+            counts,
+            "embedded",
+            classes=CLASSES,
+            no_sync_probability=1 - CHANCE / 100,
+            report=count,
+        )
     print(f"Checking {table}", flush=True)
     with counter("files") as count:
         report = check_table(load_table(table), progress=count)
     print("\n".join(report.lines()), flush=True)
     if not report.is_good:
-        raise RunError(
-            f"{folder}: the videos are damaged; delete the folder and start the demo again"
-        )
-    return table
+        damaged = f"{table.parent}: the videos are damaged"
+        raise RunError(f"{damaged}; delete the folder and start the demo again")
 
 
-def _recipe(row: str, table: Path, overrides: Sequence[str]) -> Any:
-    from vidgraph.config import load_recipe
-
-    return load_recipe(f"demo:{row}", ["--data.table.path", str(table), *overrides])
-
-
-def _train_and_score(row: str, table: Path, folder: Path, overrides: Sequence[str]) -> Scores:
-    from vidgraph.experiment import train_recipe
-    from vidgraph.util import counter
-    from vidgraph.scoring import score_model
-    from vidgraph.training.routine import stop_message
-
-    print(f"\nTraining {MODELS[row]}", flush=True)
-    result = train_recipe(
-        _recipe(row, table, overrides), folder, resume=(folder / "last.ckpt").exists()
-    )
+def _train_and_score(recipe: Recipe, folder: Path) -> Scores:
+    print(f"\nTraining {MODELS[recipe.row]}", flush=True)
+    result = train_recipe(recipe, folder, resume=(folder / "last.ckpt").exists())
     if result.stopped_by is not None:
-        print(stop_message(result.stopped_by, result.clips_seen, folder))
+        print(stop_message(result, folder))
         raise KeyboardInterrupt
     with counter("clips") as count:
-        return score_model(str(folder), None, (), "test", None, 64, None, count)[0]
+        return score_model(str(folder), progress=count)[0]
 
 
-def _explain(
-    folder: Path, table: Path, scores: dict[str, Scores], chance: float, overrides: Sequence[str]
-) -> Path:
-    """Predicts one test video with the graph network and writes the report."""
-    from vidgraph.evaluation.results import describe_hardware
-    from vidgraph.predictor import Predictor
-    from vidgraph.visualize.charts import Curve, ScoreLine
-    from vidgraph.visualize.report import write_demo_report
-    from vidgraph.weights import from_pretrained
-
-    predictor = Predictor(from_pretrained(folder / "rstg_small"))
-    video, truth = _unseen_video(table)
+def _explain(folder: Path, table: Path, scores: dict[str, Scores], recipe: Recipe) -> Path:
+    """Predicts one test video, in which the digits move together, with the graph network, and
+    writes the report.
+    """
+    predictor = Predictor(from_pretrained(folder / GRAPH))
+    videos = pd.read_csv(table).query("split == 'test' and label != 'none'")
+    video, truth = table.parent / videos.video.iloc[0], videos.label.iloc[0]
     prediction = predictor.predict(video)
     print(f"\nOne unseen video, {video} (label {truth!r}):")
     for name, probability in prediction.top(2):
         print(f"  {100 * probability:5.1f} %  {name}")
-    recipe = _recipe("rstg_small", table, overrides)
+    budget = (
+        f"{recipe.train.clips:,} training clips for each model, batch {recipe.train.batch_size}"
+    )
+    num_test = f"{scores[GRAPH].n:,} videos of digit images that no training saw"
     report = folder / "report.html"
-    with_graph, without = scores["rstg_small"], scores["mean_lstm_small"]
     write_demo_report(
         report,
         title="Do two digits move together?",
         lead=TASK,
         facts=[
-            (
-                "Budget",
-                f"{recipe.train.clips:,} training clips for each model, batch "
-                f"{recipe.train.batch_size}, the same pre-trained stem",
-            ),
-            ("Test", f"{with_graph.n:,} videos of digit images that no training saw"),
+            ("Budget", f"{budget}, the same pre-trained backbone"),
+            ("Test", num_test),
             ("Hardware", describe_hardware()),
         ],
-        curves=[
-            Curve(MODELS[row], *_validation_curve(folder / row / "metrics.csv")) for row in MODELS
-        ],
+        curves=[_validation_curve(name, folder / row) for row, name in MODELS.items()],
         scores=[
-            ScoreLine(MODELS[row], score.accuracy, score.accuracy_ci95, score.n)
-            for row, score in scores.items()
+            ScoreLine(name, scores[row].accuracy, scores[row].accuracy_ci95, scores[row].n)
+            for row, name in MODELS.items()
         ],
-        chance=chance,
-        confusion=(MODELS["rstg_small"], with_graph.confusion, list(prediction.class_names)),
+        chance=CHANCE,
+        confusion=(MODELS[GRAPH], scores[GRAPH].confusion, list(prediction.class_names)),
         prediction=prediction,
         frames=predictor.frames_seen(prediction),
         truth=truth,
-        findings=[_finding(with_graph, without)],
+        findings=[_finding(scores[GRAPH], scores[PLAIN])],
     )
     return report
 
 
-def _unseen_video(table: Path) -> tuple[Path, str]:
-    """The first test video in which the digits move together."""
-    with open(table, encoding="utf-8", newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["split"] == "test"]
-    row = next((row for row in rows if row["label"] != "none"), rows[0])
-    return table.parent / row["video"], row["label"]
-
-
-def _validation_curve(file: Path) -> tuple[list[float], list[float]]:
+def _validation_curve(name: str, folder: Path) -> Curve:
     """Clips seen and validation accuracy in percent, from a run's metrics."""
-    with open(file, encoding="utf-8", newline="") as lines:
-        rows = [row for row in csv.DictReader(lines) if row["val_accuracy"]]
-    return [float(row["clips"]) for row in rows], [float(row["val_accuracy"]) for row in rows]
+    metrics = pd.read_csv(folder / "metrics.csv").dropna(subset="val_accuracy")
+    return Curve(name, metrics.clips.tolist(), metrics.val_accuracy.tolist())
 
 
 def _finding(with_graph: Scores, without: Scores) -> str:
     """What the scores say, in a sentence that holds whichever way they fell."""
-    from vidgraph.evaluation.metrics import paired_bootstrap
-
-    difference = paired_bootstrap(with_graph.correct, without.correct)
-    low, high = difference.ci95
-    gap = (
-        f"{difference.difference:+.1f} points on the same test videos (95 % interval {low:+.1f} "
-        f"to {high:+.1f})"
-    )
+    found = paired_bootstrap(with_graph.correct, without.correct)
+    low, high = found.ci95
+    interval = f"95 % interval {low:+.1f} to {high:+.1f}"
+    gap = f"{found.difference:+.1f} points on the same test videos ({interval})"
     if low > 0:
         return (
             f"The graph network is ahead: {gap}. Averaging each frame, as Mean + LSTM does, "
             "loses which motion belongs to which digit."
         )
-    if high < 0:
-        return f"The graph network is behind: {gap}. More training clips may change this."
-    return f"The two models do not differ clearly: {gap}. More training clips may change this."
+    verdict = "The graph network is behind" if high < 0 else "The two models do not differ clearly"
+    return f"{verdict}: {gap}. More training clips may change this."

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from commands import error_of, json_of
 
+import by_attribute
 from vidgraph.cli import main
 from vidgraph.video.writer import write_video
 
@@ -117,15 +118,15 @@ def test_lights_are_learnt_from_what_clips_show_and_compared(
     assert [row["name"] for row in measured["per_class"]] == CLASSES[:3]  # nobody walks
     assert json.loads((graph / "config.json").read_text())["multi_label"]
 
-    # Two models on the same clips, by an attribute of their classes, from a file of scores and from
-    # a run folder.
+    # Two models on the same clips, by an attribute of their classes.
     (tmp_path / "attributes.csv").write_text(
         "class,Warm,Order\nc000,1,first\nc001,0,second\nc002,0,second\n"
     )
-    words = ["--by", tmp_path / "attributes.csv", "--chart", tmp_path / "chart.png"]
-    compared = json_of(capsys, "eval", tmp_path / "graph.npz", "--against", plain, *words)[
-        "by_attribute"
-    ]
+    json_of(capsys, "eval", plain, "--scores", tmp_path / "plain.npz")
+    files = [str(tmp_path / "graph.npz"), str(tmp_path / "plain.npz")]
+    by, chart = str(tmp_path / "attributes.csv"), str(tmp_path / "chart.png")
+    assert by_attribute.main([*files, "--by", by, "--chart", chart, "--json"]) == 0
+    compared = json.loads(capsys.readouterr().out)
     assert [(row["attribute"], row["value"], row["num_classes"]) for row in compared] == [
         ("all", "", 3), ("Warm", "no", 2), ("Warm", "yes", 1), ("Order", "first", 1), ("Order",
           "second", 2),
@@ -135,20 +136,6 @@ def test_lights_are_learnt_from_what_clips_show_and_compared(
         compared[0]["scores"][0] - compared[0]["scores"][1], abs=2e-3
     )
     assert (tmp_path / "chart.png").read_bytes().startswith(b"\x89PNG")
-    assert (
-        main(
-            [
-                "eval",
-                str(tmp_path / "graph.npz"),
-                "--against",
-                str(plain),
-                "--by",
-                str(tmp_path / "attributes.csv"),
-            ]
-        )
-        == 0
-    )
-    assert "Warm       no" in capsys.readouterr().out
 
 
 def test_bad_input_is_one_line(
@@ -192,8 +179,8 @@ def test_bad_input_is_one_line(
         capsys, *train, "--data.table.label_scope", "row"
     )
 
-    # What a comparison is given.
-    scores, attributes = tmp_path / "scores.npz", tmp_path / "attributes.csv"
+    # What eval is given.
+    scores = tmp_path / "scores.npz"
     arrays = {
         "probabilities": np.eye(2),
         "labels": np.array([0, 1]),
@@ -201,22 +188,12 @@ def test_bad_input_is_one_line(
         "class_names": np.array(["x", "y"]),
     }
     np.savez(scores, **arrays)
-    attributes.write_text("class,big\nx,1\nz,0\n")
     for words, message in (
-        (
-            ["--by", attributes],
-            "attributes.csv, line 3: class 'z' is not among the 2 that were scored",
-        ),
-        (["--by", attributes, "--attributes", "bog"], "no attribute 'bog'; did you mean 'big'?"),
-        (["--by", tmp_path / "absent.csv"], "absent.csv: cannot be read as CSV"),
-        (["--chart", tmp_path / "x.png"], "--attributes and --chart need --by ATTRIBUTES.csv"),
-        (["--by", attributes, "--chart", tmp_path / "x.pdf"], "it is written as .png; name it so"),
         (["--scores", tmp_path / "x.csv"], "it is written as .npz; name it so"),
         (
             ["--data", "syncmnist3"],
             "holds scores as they were measured; --data, --views, --batch-size and overrides "
             "belong to a model",
         ),
-        (["--against", tmp_path / "absent.npz"], "absent.npz: cannot be read"),
     ):
         assert message in error_of(capsys, "eval", scores, *words)

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import tsne
 from vidgraph.cli import main
 from vidgraph.video.writer import write_video
 from vidgraph.weights import from_pretrained
@@ -70,7 +71,7 @@ def test_features_are_drawn_while_scoring(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     views = ["--eval.num_views", "2", "--eval.short_side", "32", "--device", "cpu"]
-    assert main(["eval", str(run), *views, "--embedding", str(tmp_path / "features.png")]) == 0
+    assert tsne.main([str(run), str(tmp_path / "features.png"), *views]) == 0
     assert "features of 2 classes drawn in" in capsys.readouterr().out
     assert (tmp_path / "features.png").read_bytes().startswith(b"\x89PNG")
     assert main(["eval", str(run), *views, "--json"]) == 0
@@ -106,7 +107,6 @@ def test_the_saved_model_is_the_trained_one(run: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "error"),
     [
-        (["--embedding", "features.jpg"], "--embedding features.jpg: it is written as .png"),
         (["--model.options.size", "48"], "does not change the data"),
     ],
 )
@@ -117,29 +117,3 @@ def test_bad_input_is_one_line(
     message = capsys.readouterr().err
     assert error in message
     assert message.count("\n") == 1
-
-
-def test_scores_without_a_model_have_no_features(
-    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    scores = str(tmp_path / "scores.npz")
-    assert (
-        main(
-            [
-                "eval",
-                str(run),
-                "--eval.num_views",
-                "1",
-                "--eval.short_side",
-                "32",
-                "--device",
-                "cpu",
-                "--scores",
-                scores,
-            ]
-        )
-        == 0
-    )
-    capsys.readouterr()
-    assert main(["eval", scores, "--embedding", str(tmp_path / "features.png")]) == 2
-    assert "an embedding needs features" in capsys.readouterr().err

@@ -17,12 +17,12 @@ from typing import Any
 import pytest
 import torch
 
+from reproduce import parse_seeds, plan
 from vidgraph import errors
 from vidgraph.cli import build_parser, split_overrides
 from vidgraph.config import list_recipes, load_data, load_recipe, parse_overrides, recipe_keys
 from vidgraph.models.build import list_architectures, options_of
 from vidgraph.models.rstg import GraphOptions, RecurrentSpaceTimeGraph
-from vidgraph.reproduce import parse_seeds, plan
 from vidgraph.weights import list_shipped
 
 ROOT = Path(__file__).parents[2]
@@ -350,7 +350,7 @@ def test_measured_figures_are_those_of_the_results(page: str) -> None:
     """The marked block holds the measured tables as they are, and no figure in percent stands there
     that they do not have.
     """
-    from vidgraph.evaluation.results import load_results, to_markdown
+    from results import load_results, to_markdown
 
     block = re.search(r"<!-- results:begin -->\n(.*?)<!-- results:end -->", TEXTS[page], re.DOTALL)
     assert block is not None

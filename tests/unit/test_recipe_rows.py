@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 
+from reproduce import size_of
 from vidgraph.config import Recipe, load_recipe, recipe_rows
 from vidgraph.data.digits import load_digits
 from vidgraph.data.syncmnist import SyncMnistStream
 from vidgraph.models.build import create_model
-from vidgraph.reproduce import size_of
 from vidgraph.training.learner import classification_loss
 from vidgraph.training.optim import build_optimizer, freeze
 from vidgraph.weights import load_matching, read_state

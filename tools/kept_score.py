@@ -1,23 +1,22 @@
-"""`test.json` in a run folder: the score on the test split, kept so that the split is scored once.
-
-It also holds which clips were right, for comparisons on the same clips, and what was scored: the
-weights, the test clips, the code.
-"""
+"""`test.json` in a run folder: the score on the test split, kept so that it is scored once."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+import vidgraph
+from vidgraph.doctor import describe_hardware
 from vidgraph.errors import RunError
 from vidgraph.evaluation.metrics import Scores
-from vidgraph.evaluation.results import code_commit, describe_hardware
 from vidgraph.util import write_json
+from vidgraph.weights import WEIGHTS_FILE
 
 KEPT_SCORE = "test.json"
 
@@ -55,30 +54,29 @@ class KeptScore:
         """
         if self.correct is None:
             return None
-        right = np.frombuffer(self.correct.encode("ascii"), np.uint8) == ord("1")
-        return np.concatenate([right, np.zeros(self.scores["skipped"], bool)]).astype(np.float64)
+        right = [float(letter) for letter in self.correct]
+        return np.array(right + [0.0] * self.scores["skipped"])
 
 
-def keep_score(folder: Path, weights_file: Path, scores: Scores, measured_on: str) -> KeptScore:
+def keep_score(folder: Path, scores: Scores, measured_on: str) -> KeptScore:
     """Writes `test.json`, whole or not at all."""
+    single = scores.labels.ndim == 1
     kept = KeptScore(
         measured_on=measured_on,
         accuracy=scores.accuracy,
         ci95=scores.accuracy_ci95,
         scores=scores.to_dict(),
         labels=hashlib.sha256(np.ascontiguousarray(scores.labels).tobytes()).hexdigest(),
-        weights=_file_hash(weights_file),
+        weights=_weights_hash(folder),
         hardware=describe_hardware(),
         commit=code_commit(),
-        correct="".join("01"[int(right)] for right in scores.correct)
-        if scores.labels.ndim == 1
-        else None,
+        correct="".join("01"[int(right)] for right in scores.correct) if single else None,
     )
     write_json(folder / KEPT_SCORE, asdict(kept))
     return kept
 
 
-def kept_score(folder: Path, weights_file: Path) -> KeptScore | None:
+def load_score(folder: Path) -> KeptScore | None:
     """Reads `test.json`; None where the test split has not been scored yet.
 
     Raises:
@@ -94,13 +92,33 @@ def kept_score(folder: Path, weights_file: Path) -> KeptScore | None:
         raise RunError(
             f"{path}: is not a whole score file; delete it to score the test split again"
         ) from error
-    if kept.weights != _file_hash(weights_file):
-        raise RunError(
-            f"{path}: is the score of other weights than {weights_file.name} beside it; delete it "
-            "to score these"
-        )
+    if kept.weights != _weights_hash(folder):
+        others = f"is the score of other weights than {WEIGHTS_FILE} beside it"
+        raise RunError(f"{path}: {others}; delete it to score these")
     return kept
 
 
-def _file_hash(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def _weights_hash(folder: Path) -> str:
+    return hashlib.sha256((folder / WEIGHTS_FILE).read_bytes()).hexdigest()
+
+
+def code_commit() -> str | None:
+    """Short commit of the checkout that the package runs from, with "-dirty" if it was changed
+    since; None outside of one.
+    """
+    package = Path(vidgraph.__file__)
+    if _git(package.parent, "ls-files", "--error-unmatch", package.name) is None:
+        # installed, perhaps inside somebody else's repository: its commit would say nothing
+        return None
+    commit = _git(package.parent, "rev-parse", "--short=12", "HEAD")
+    changed = _git(package.parent, "status", "--porcelain", "--untracked-files=no", "--", ".")
+    return f"{commit}-dirty" if commit and changed else commit
+
+
+def _git(folder: Path, *words: str) -> str | None:
+    command = ["git", "-C", str(folder), *words]
+    try:
+        run = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return run.stdout.strip() if run.returncode == 0 else None

@@ -4,20 +4,26 @@ and what is refused.
 
 from __future__ import annotations
 
+import io
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+from pictures import near
+from PIL import Image
 from sklearn.metrics import average_precision_score
 
-from vidgraph.errors import DataError
-from vidgraph.evaluation.by_attribute import (
+from by_attribute import (
     GroupScore,
+    attribute_chart,
     group_classes,
+    main,
     read_attributes,
     score_groups,
     to_text,
 )
+from vidgraph.errors import DataError
 from vidgraph.evaluation.metrics import (
     Scores,
     paired_bootstrap,
@@ -25,6 +31,7 @@ from vidgraph.evaluation.metrics import (
     score_multi_label,
     score_single_label,
 )
+from vidgraph.evaluation.score_file import save_scores
 
 CHARADES = ["c000 Holding some clothes", "c001 Putting clothes", "c002 Running", "c003 Smiling"]
 
@@ -243,31 +250,19 @@ def test_other_clips_or_classes_are_refused() -> None:
         (
             "class,Seq\nc0002,1\n",
             None,
-            "attributes.csv, line 2: class 'c0002' is not among the 4 that were scored; did you "
-            "mean 'c002'?",
+            "class 'c0002' of the attributes is not among the 4 that were scored; did you mean "
+            "'c002'?",
         ),
         (
             "class,Seq\nc000,1\nc000 Holding some clothes,0\n",
             None,
-            "attributes.csv, line 3: class 'c000 Holding some clothes' is listed twice",
+            "class 'c000 Holding some clothes' is listed twice among the attributes",
         ),
         ("class,Seq\nc000,1\n", ["Sq"], "attributes.csv: no attribute 'Sq'; did you mean 'Seq'?"),
-        (
-            "clas,Seq\nc000,1\n",
-            None,
-            "its first line must name a column class and at least one attribute",
-        ),
-        (
-            "class,Seq,Seq\nc000,1,1\n",
-            None,
-            "its first line must name a column class and at least one attribute, each once",
-        ),
-        (
-            "class,Seq\nc000\n",
-            None,
-            "attributes.csv, line 2: has not as many columns as the first line, 2",
-        ),
-        ("", None, "its first line must name a column class"),
+        ("clas,Seq\nc000,1\n", None, "attributes.csv: needs a column class"),
+        ("class\nc000\n", None, "attributes.csv: needs a column class"),
+        ("class,Seq\nc000,1,2\nc001,1,2,3\n", None, "attributes.csv: cannot be read as CSV"),
+        ("", None, "attributes.csv: cannot be read as CSV"),
         (None, None, "attributes.csv: cannot be read as CSV"),
     ],
 )
@@ -280,3 +275,61 @@ def test_broken_tables(
         group_classes(read_attributes(tmp_path / "attributes.csv", wanted), CHARADES)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def group(attribute: str, value: str, scores: tuple[float, ...]) -> GroupScore:
+    ci95 = tuple((score - 2, score + 2) for score in scores)
+    return GroupScore(attribute, value, 3, 9, scores, ci95, None, None)
+
+
+def test_the_chart_has_a_line_per_model_in_a_panel_per_attribute() -> None:
+    rows = [
+        group("all", "", (50.0, 50.0)),
+        group("Sequence?", "no", (30.0, 30.0)),
+        group("Sequence?", "yes", (60.0, 31.0)),
+        group("Object?", "no", (90.0, 31.0)),
+        group("Object?", "yes", (60.0, 30.0)),
+    ]
+    png = attribute_chart(rows, ["graph", "plain"], "mAP")
+    picture = np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
+    below_legend, middle = picture[picture.shape[0] // 6 :], picture.shape[1] // 2
+    blue, orange = (near(below_legend, colour, 12) for colour in ("#0072B2", "#D55E00"))
+    # Mean row of the first and last column of each model in each panel; rows count downwards.
+    ends = []
+    for half in (blue[:, :middle], blue[:, middle:], orange[:, :middle], orange[:, middle:]):
+        columns = np.nonzero(half.any(0))[0]
+        outer = columns.min(), columns.max()
+        ends.append([float(np.nonzero(half[:, column])[0].mean()) for column in outer])
+    assert ends[0][0] > ends[0][1] + 20  # rises
+    assert ends[1][0] < ends[1][1] - 20  # falls
+    assert all(abs(first - last) < 15 for first, last in ends[2:])  # stays
+    assert ends[1][0] < ends[0][1] < ends[2][0]  # 90 above 60 above 30 on one scale
+
+
+def test_files_of_scores_are_compared_on_the_command_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    labels = np.array([0, 0, 0, 1, 1, 2])
+    for name, guesses in (("graph", [0, 0, 1, 1, 1, 3]), ("plain", [0, 1, 1, 0, 1, 2])):
+        save_scores(tmp_path / f"{name}.npz", single(np.eye(4)[guesses], labels))
+    path = table(tmp_path, "class,big\nclass 0,1\nclass 1,0\nclass 2,0\nclass 3,1\n")
+    both = [str(tmp_path / "graph.npz"), str(tmp_path / "plain.npz")]
+    by, chart = ["--by", str(path)], ["--chart", str(tmp_path / "errors.png")]
+    assert main([*both, *by, *chart]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split()[:6] == ["attribute", "value", "classes", "clips", "graph", "plain"]
+    assert lines[3].split()[:7] == ["big", "yes", "1", "3", "66.67", "33.33", "+33.33"]
+    assert (tmp_path / "errors.png").read_bytes().startswith(b"\x89PNG")
+    assert main([both[0], "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert (row["attribute"], row["scores"], row["difference"]) == ("all", [66.667], None)
+    for words, message in (
+        (chart, "--attributes and --chart need --by FILE.csv"),
+        ([*by, "--attributes", "bog"], "no attribute 'bog'; did you mean 'big'?"),
+        (["--chart", both[0], *by], "is read here, and would be overwritten"),
+        (["--charts", "x.png"], "unrecognized arguments: --charts x.png"),
+    ):
+        assert main([*both, *words]) == 2
+        error = capsys.readouterr().err
+        assert message in error
+        assert error.count("\n") == 1
