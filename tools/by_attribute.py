@@ -231,6 +231,7 @@ def _scorer(model: Scores, masks: np.ndarray) -> Callable[[np.ndarray], np.ndarr
         members = masks[:, model.labels].T.astype(np.float64)  # [n, G]
         hits = members * model.correct[:, None]
         return lambda counts: scale * _ratio(counts @ hits, counts @ members)
+
     def mean_precision(counts: np.ndarray) -> np.ndarray:
         precision = np.full((len(counts), masks.shape[1]), np.nan)  # [R, K]
         for k in np.flatnonzero(masks.any(0)):

@@ -26,8 +26,8 @@ from tool import Parser, exit_codes
 from vidgraph.cli import split_overrides
 from vidgraph.errors import DataError, RecipeError
 from vidgraph.evaluation.inference import eval_batches, evaluate, read_batches
-from vidgraph.records import ClipBatch
 from vidgraph.experiment import open_split
+from vidgraph.records import ClipBatch
 from vidgraph.util import atomic_write, available_cores, check_target, choose_device
 from vidgraph.visualize.charts import LINE_COLOURS, new_figure, to_png
 
@@ -56,11 +56,8 @@ class FeatureRecorder:
     @contextmanager
     def watching(self, model: nn.Module) -> Iterator[None]:
         """While open, every forward pass of the model is recorded."""
-        classifiers = [
-            (name, module)
-            for name, module in model.named_modules()
-            if name.rpartition(".")[2] == "classifier" and isinstance(module, nn.Linear)
-        ]
+        named = model.named_modules()
+        classifiers = [pair for pair in named if pair[0].rpartition(".")[2] == "classifier"]
         handles = [
             module.register_forward_pre_hook(self._keep(name)) for name, module in classifiers
         ]

@@ -25,7 +25,7 @@ from vidgraph.predictor import Predictor
 from vidgraph.training.loop import stop_message
 from vidgraph.util import counter, duration
 from vidgraph.visualize.charts import Curve, ScoreLine
-from vidgraph.visualize.report import write_demo_report
+from vidgraph.visualize.report import Training, write_report
 from vidgraph.weights import from_pretrained
 
 GRAPH, PLAIN = "rstg_small", "mean_lstm_small"
@@ -118,7 +118,7 @@ def _explain(folder: Path, table: Path, scores: dict[str, Scores], recipe: Recip
     predictor = Predictor(from_pretrained(folder / GRAPH))
     videos = pd.read_csv(table).query("split == 'test' and label != 'none'")
     video, truth = table.parent / videos.video.iloc[0], videos.label.iloc[0]
-    prediction = predictor.predict(video)
+    prediction = predictor.predict(video, explain=True)
     print(f"\nOne unseen video, {video} (label {truth!r}):")
     for name, probability in prediction.top(2):
         print(f"  {100 * probability:5.1f} %  {name}")
@@ -126,11 +126,7 @@ def _explain(folder: Path, table: Path, scores: dict[str, Scores], recipe: Recip
         f"{recipe.train.clips:,} training clips for each model, batch {recipe.train.batch_size}"
     )
     num_test = f"{scores[GRAPH].n:,} videos of digit images that no training saw"
-    report = folder / "report.html"
-    write_demo_report(
-        report,
-        title="Do two digits move together?",
-        lead=TASK,
+    training = Training(
         facts=[
             ("Budget", f"{budget}, the same pre-trained backbone"),
             ("Test", num_test),
@@ -143,10 +139,17 @@ def _explain(folder: Path, table: Path, scores: dict[str, Scores], recipe: Recip
         ],
         chance=CHANCE,
         confusion=(MODELS[GRAPH], scores[GRAPH].confusion, list(prediction.class_names)),
-        prediction=prediction,
-        frames=predictor.frames_seen(prediction),
-        truth=truth,
         findings=[_finding(scores[GRAPH], scores[PLAIN])],
+    )
+    report = folder / "report.html"
+    write_report(
+        report,
+        prediction,
+        predictor.frames_seen(prediction),
+        title="Do two digits move together?",
+        lead=TASK,
+        truth=truth,
+        training=training,
     )
     return report
 

@@ -24,7 +24,6 @@ from vidgraph.models.base import VideoModel
 from vidgraph.precompute.store import BoxStore
 from vidgraph.records import ClipBatch, Explanation, Prediction
 from vidgraph.util import check_target
-from vidgraph.video.listing import list_videos
 from vidgraph.video.reader import open_video
 from vidgraph.video.sampling import SpanError
 from vidgraph.video.transforms import ClipTransform
@@ -185,10 +184,9 @@ class Predictor:
         """
         check_save_target(target)
         if Path(target).suffix.lower() == ".html":
-            from vidgraph.visualize.report import write_prediction_report
+            from vidgraph.visualize.report import write_report
 
-            frames = self.frames_seen(prediction)
-            write_prediction_report(target, prediction, frames, model_name=model_name)
+            write_report(target, prediction, self.frames_seen(prediction), model_name=model_name)
             return
         from vidgraph.visualize.overlay import write_overlay
 

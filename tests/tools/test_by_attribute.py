@@ -24,14 +24,7 @@ from by_attribute import (
     to_text,
 )
 from vidgraph.errors import DataError
-from vidgraph.evaluation.metrics import (
-    Scores,
-    paired_bootstrap,
-    resamples,
-    score_multi_label,
-    score_single_label,
-)
-from vidgraph.evaluation.score_file import save_scores
+from vidgraph.evaluation.metrics import Scores, paired_bootstrap, resamples, save_scores
 
 CHARADES = ["c000 Holding some clothes", "c001 Putting clothes", "c002 Running", "c003 Smiling"]
 
@@ -50,24 +43,10 @@ def groups_of(
     }
 
 
-def single(probabilities: np.ndarray, labels: np.ndarray, skipped: int = 0) -> Scores:
-    names, classes = (
-        [f"{i}.mp4" for i in range(len(labels))],
-        [f"class {k}" for k in range(probabilities.shape[1])],
-    )
-    return score_single_label(
-        probabilities, labels, classes, indices=np.arange(len(labels)), names=names, skipped=skipped
-    )
-
-
-def multi(probabilities: np.ndarray, labels: np.ndarray, skipped: int = 0) -> Scores:
-    names, classes = (
-        [f"{i}.mp4" for i in range(len(labels))],
-        [f"class {k}" for k in range(probabilities.shape[1])],
-    )
-    return score_multi_label(
-        probabilities, labels, classes, indices=np.arange(len(labels)), names=names, skipped=skipped
-    )
+def scored(probabilities: np.ndarray, labels: np.ndarray, skipped: int = 0) -> Scores:
+    names = [f"{i}.mp4" for i in range(len(labels))]
+    classes = [f"class {k}" for k in range(probabilities.shape[1])]
+    return Scores(probabilities, labels, classes, names, np.arange(len(labels)), skipped)
 
 
 def test_values_become_groups_of_classes(tmp_path: Path) -> None:
@@ -114,8 +93,8 @@ def test_numbers_with_many_values_become_three_groups(tmp_path: Path) -> None:
 
 def test_accuracy_of_groups_worked_out_by_hand(tmp_path: Path) -> None:
     labels = np.array([0, 0, 0, 1, 1, 2])
-    first = single(np.eye(4)[[0, 0, 1, 1, 1, 3]], labels)  # right on clips 0, 1, 3, 4
-    second = single(np.eye(4)[[0, 1, 1, 0, 1, 2]], labels)  # right on clips 0, 4, 5
+    first = scored(np.eye(4)[[0, 0, 1, 1, 1, 3]], labels)  # right on clips 0, 1, 3, 4
+    second = scored(np.eye(4)[[0, 1, 1, 0, 1, 2]], labels)  # right on clips 0, 4, 5
     path = table(tmp_path, "class,big\nclass 0,1\nclass 1,0\nclass 2,0\nclass 3,1\n")
     rows = score_groups(group_classes(read_attributes(path), first.class_names), [first, second])
     assert [(row.attribute, row.value, row.num_classes, row.num_clips) for row in rows] == [
@@ -153,7 +132,7 @@ def test_map_of_groups_equals_sklearn_and_its_intervals_a_plain_loop(tmp_path: P
     labels[:, 4] = 0  # a class without a clip: left out of its group
     labels[~labels.any(1), 0] = 1
     one, two = np.clip(labels * 0.3 + rng.random((60, 5)), 0, 1), rng.random((60, 5))
-    first, second = multi(one, labels), multi(two, labels)
+    first, second = scored(one, labels), scored(two, labels)
     path = table(tmp_path, "class,seq\nclass 0,1\nclass 1,1\nclass 2,0\nclass 3,0\nclass 4,0\n")
     rows = score_groups(
         group_classes(read_attributes(path), first.class_names),
@@ -200,7 +179,7 @@ def test_the_same_clips_are_drawn_for_both_models(tmp_path: Path) -> None:
     worse = rng.random(600) < 0.7
     better = worse | (rng.random(600) < 0.1)
     first, second = (
-        single(np.eye(4)[np.where(right, labels, (labels + 1) % 4)], labels)
+        scored(np.eye(4)[np.where(right, labels, (labels + 1) % 4)], labels)
         for right in (better, worse)
     )
     (row,) = score_groups([], [first, second])
@@ -217,7 +196,7 @@ def test_skipped_clips_count_as_wrong(tmp_path: Path) -> None:
     rng = np.random.default_rng(2)
     labels = rng.integers(3, size=30)
     whole, cut = (
-        single(rng.permuted(np.eye(3)[labels], axis=0), labels, skipped) for skipped in (0, 10)
+        scored(rng.permuted(np.eye(3)[labels], axis=0), labels, skipped) for skipped in (0, 10)
     )
     (row,) = score_groups([], [cut])
     assert row.scores == (pytest.approx(cut.top1),)
@@ -227,17 +206,17 @@ def test_skipped_clips_count_as_wrong(tmp_path: Path) -> None:
 
 def test_other_clips_or_classes_are_refused() -> None:
     labels = np.array([0, 1, 1])
-    first = single(np.eye(2)[labels], labels)
+    first = scored(np.eye(2)[labels], labels)
     for other, message in (
         (
-            single(np.eye(2)[labels[:2]], labels[:2]),
+            scored(np.eye(2)[labels[:2]], labels[:2]),
             "the two were scored on different clips (3 and 2)",
         ),
         (
-            single(np.eye(2)[1 - labels], 1 - labels),
+            scored(np.eye(2)[1 - labels], 1 - labels),
             "the two were scored on different clips (3 and 3)",
         ),
-        (single(np.eye(3)[labels], labels), "the two were scored on different classes (2 and 3)"),
+        (scored(np.eye(3)[labels], labels), "the two were scored on different classes (2 and 3)"),
     ):
         with pytest.raises(DataError) as caught:
             score_groups([], [first, other])
@@ -311,7 +290,7 @@ def test_files_of_scores_are_compared_on_the_command_line(
 ) -> None:
     labels = np.array([0, 0, 0, 1, 1, 2])
     for name, guesses in (("graph", [0, 0, 1, 1, 1, 3]), ("plain", [0, 1, 1, 0, 1, 2])):
-        save_scores(tmp_path / f"{name}.npz", single(np.eye(4)[guesses], labels))
+        save_scores(tmp_path / f"{name}.npz", scored(np.eye(4)[guesses], labels))
     path = table(tmp_path, "class,big\nclass 0,1\nclass 1,0\nclass 2,0\nclass 3,1\n")
     both = [str(tmp_path / "graph.npz"), str(tmp_path / "plain.npz")]
     by, chart = ["--by", str(path)], ["--chart", str(tmp_path / "errors.png")]

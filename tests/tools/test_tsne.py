@@ -17,6 +17,7 @@ from PIL import Image
 from tsne import FeatureRecorder, chosen_classes, embed, embedding_chart, write_embedding
 from vidgraph.errors import DataError
 from vidgraph.evaluation.inference import evaluate
+from vidgraph.models.base import VideoModel
 from vidgraph.models.build import create_model
 from vidgraph.records import ClipBatch
 
@@ -77,8 +78,8 @@ def test_too_few_samples_and_several_labels_are_refused(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def batch(model: Any, rows: list[int], seed: int) -> ClipBatch:
-    generator, spec, count = torch.Generator().manual_seed(seed), model.input_spec, len(rows)
+def batch(model: VideoModel, rows: list[int], seed: int) -> ClipBatch:
+    generator, spec, count = torch.Generator().manual_seed(seed), model.spec, len(rows)
     video = torch.randint(
         0, 256, (count, 3, spec.num_frames, SIDE, SIDE), dtype=torch.uint8, generator=generator
     )
@@ -90,44 +91,41 @@ def batch(model: Any, rows: list[int], seed: int) -> ClipBatch:
     )
 
 
-def recorded(model: Any, batches: list[ClipBatch]) -> tuple[np.ndarray, np.ndarray]:
+def recorded(model: VideoModel, batches: list[ClipBatch]) -> tuple[torch.Tensor, np.ndarray]:
     recorder = FeatureRecorder()
     with recorder.watching(model):
-        scores = evaluate(model, recorder.passing(batches), class_names=["a", "b", "c"], chunk=2)
+        passing = recorder.passing(batches)
+        scores = evaluate(model, passing, class_names=["a", "b", "c"], batch_size=2)
     assert scores.n == len({row for b in batches for row in b.index.tolist()})
-    return recorder.features()
+    features, labels = recorder.features()
+    return torch.from_numpy(features), labels
 
 
+@torch.no_grad()
 def test_views_of_a_sample_are_averaged_in_the_order_of_the_data_set() -> None:
+    """A linear classifier of mean features gives the mean of the views' logits."""
     torch.manual_seed(0)
-    model: Any = create_model("stpyramid_small", 3, size=SIDE, flow_length=2, width=24).eval()
+    model: Any = create_model("stpyramid_small", 3, input={"height": SIDE, "width": SIDE}).eval()
+    torch.nn.init.normal_(model.classifier.weight)
     batches = [batch(model, [2, 0, 2], 0), batch(model, [1, 0], 1)]
     features, labels = recorded(model, batches)
     assert labels.tolist() == [0, 1, 2]
-    with torch.no_grad():
-        vectors = [model.vectors(*model.maps(b.video, b.flow)) for b in batches]
-        fused = torch.cat(
-            [
-                model.stream_fusion(*(v[name] for name in ("visual", "attention", "motion")))
-                for v in vectors
-            ]
-        )
-    expected = torch.stack([(fused[1] + fused[4]) / 2, fused[3], (fused[0] + fused[2]) / 2])
-    assert_close_to_scale(torch.from_numpy(features), expected, rel=1e-3)
+    logits = torch.cat([model(b.video, b.flow) for b in batches])
+    expected = torch.stack([(logits[1] + logits[4]) / 2, logits[3], (logits[0] + logits[2]) / 2])
+    assert_close_to_scale(model.classifier(features), expected, rel=1e-3)
     assert model._forward_hooks == model.classifier._forward_pre_hooks == {}
 
 
+@torch.no_grad()
 def test_streams_stand_side_by_side_and_frames_are_averaged() -> None:
     torch.manual_seed(0)
-    model: Any = create_model("two_stream_small", 3, size=SIDE, flow_length=2, num_frames=2).eval()
+    size = {"height": SIDE, "width": SIDE, "num_frames": 2}
+    model: Any = create_model("two_stream_small", 3, input=size).eval()
     own = batch(model, [0, 1], 0)
     features, _ = recorded(model, [own])
-    with torch.no_grad():
-        expected = torch.cat(
-            [
-                stream.maps(x).mean((1, 3, 4))
-                for stream, x in ((model.spatial, own.video), (model.temporal, own.flow))
-            ],
-            dim=1,
-        )
-    assert_close_to_scale(torch.from_numpy(features), expected, rel=1e-3)
+    heads = model.frames.head.classifier, model.flow.head.classifier
+    for head in heads:
+        torch.nn.init.normal_(head.weight)
+    width, weight = heads[0].in_features, model.flow_weight
+    scores = heads[0](features[:, :width]) + weight * heads[1](features[:, width:])
+    assert_close_to_scale(scores / (1 + weight), model(own.video, own.flow), rel=1e-3)

@@ -37,15 +37,7 @@ class AttentionPictures:
         more it gets above one.
 
         Even attention leaves the frame as it is. Between the centres of cells the weights are
-        interpolated.
-
-        Args:
-            frame: uint8 [H, W, 3], the part of the picture that the model saw.
-            t: sampled frame, from 0.
-            side: shorter side of the drawing in pixels.
-
-        Returns:
-            uint8 [h, w, 3].
+        interpolated; see `Pictures.over_frame`.
         """
         picture = enlarge(frame, side).astype(np.float64)
         size = picture.shape[1], picture.shape[0]

@@ -6,9 +6,8 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import cycle, pairwise
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -20,36 +19,21 @@ LINE_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00"
 _INK, _FAINT, _GRID = "#222222", "#8a8a8a", "#e6e6e6"
 
 
-@dataclass(frozen=True)
-class Curve:
-    """Accuracy against training clips, for one line of `learning_curves`.
-
-    Attributes:
-        name: what the line is called.
-        clips: training clips seen so far, rising.
-        accuracy: in percent, one per entry of `clips`.
-    """
+class Curve(NamedTuple):
+    """Accuracy against training clips, for one line of `learning_curves`."""
 
     name: str
-    clips: Sequence[float]
-    accuracy: Sequence[float]
+    clips: Sequence[float]  # training clips seen so far, rising
+    accuracy: Sequence[float]  # in percent, one per entry of `clips`
 
 
-@dataclass(frozen=True)
-class ScoreLine:
-    """One score of `score_chart` and of the table below it.
+class ScoreLine(NamedTuple):
+    """One score of `score_chart` and of the table below it."""
 
-    Attributes:
-        name: of the model.
-        accuracy: in percent.
-        ci95: its 95 % interval.
-        n: clips scored.
-    """
-
-    name: str
-    accuracy: float
-    ci95: tuple[float, float]
-    n: int
+    name: str  # of the model
+    accuracy: float  # in percent
+    ci95: tuple[float, float]  # its 95 % interval
+    n: int  # clips scored
 
 
 def learning_curves(curves: Sequence[Curve], chance: float) -> bytes:

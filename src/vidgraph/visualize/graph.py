@@ -6,8 +6,8 @@ Shapes: T frames, H W pixels, N nodes, S stages.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib import colormaps
@@ -24,27 +24,16 @@ _MIN_GAP = 0.075  # between two node discs, as a fraction of the shorter side
 _SHIFT = 0.105  # how far a disc moves away from another at the same position
 
 
-@dataclass(frozen=True)
-class Edge:
-    """One edge of the graph, averaged over frames.
+class Edge(NamedTuple):
+    """One edge of the graph, averaged over frames."""
 
-    Attributes:
-        stage: space stage, from 0.
-        source: name of the node that sends.
-        destination: name of the node that receives.
-        mean: share of the receiver's attention to its neighbours, averaged over frames.
-        highest: the largest share.
-        frame: sampled frame of that share, from 0.
-        even_share: what each neighbour would get if all got the same.
-    """
-
-    stage: int
-    source: str
-    destination: str
-    mean: float
-    highest: float
-    frame: int
-    even_share: float
+    stage: int  # space stage, from 0
+    source: str  # name of the node that sends
+    destination: str  # name of the node that receives
+    mean: float  # share of the receiver's attention to its neighbours, averaged over frames
+    highest: float  # the largest share
+    frame: int  # sampled frame of that share, from 0
+    even_share: float  # what each neighbour would get if all got the same
 
 
 class GraphPictures:
@@ -109,22 +98,19 @@ class GraphPictures:
         side: int = 512,
         boldness: float = 1.0,
     ) -> np.ndarray:
-        """Node boxes and the strongest edges of one frame and stage.
+        """Node boxes and the strongest edges of one frame and stage; see `Pictures.over_frame`.
 
         An arrow runs from the sender to the receiver; the wider and brighter it is, the more the
         receiver prefers it over an even share of its attention. The disc of a node grows with the
         attention that others pay to it.
 
         Args:
-            frame: uint8 [H, W, 3], the part of the picture that the model saw.
+            frame: uint8 [H, W, 3].
             t: sampled frame, from 0.
             stage: space stage, from 0; negative counts from the last.
             num_edges: how many edges to draw at most.
             side: shorter side of the drawing in pixels.
             boldness: factor on line widths.
-
-        Returns:
-            uint8 [h, w, 3].
         """
         canvas = Canvas(frame, side, dim=0.7, boldness=boldness)
         boxes, largest = self._boxes[t], max(self.groups)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -23,13 +23,32 @@ from vidgraph.visualize.canvas import Legend, enlarge, pixel_axes, rendered
 from vidgraph.visualize.graph import GraphPictures
 from vidgraph.visualize.regions import RegionPictures
 
-Pictures = GraphPictures | RegionPictures | AttentionPictures
-
 _WIDTH, _MARGIN, _FOOT = 300, 18, 90  # of the panel, in pixels
 _ROOM = _WIDTH - 2 * _MARGIN
 _INK, _SOFT, _TRACK, _ACCENT = "#1c1f23", "#5b6470", "#e6eaee", "#0b6aa2"
 # Shorter overlays are slowed down: nobody reads ten frames in a third of a second.
 _SHORTEST_SECONDS = 4.0
+
+
+class Pictures(Protocol):
+    """What draws an explanation over the frames of a clip."""
+
+    def over_frame(self, frame: np.ndarray, t: int, *, side: int = 512) -> np.ndarray:
+        """One frame with what the model looked at.
+
+        Args:
+            frame: uint8 [H, W, 3], the part of the picture that the model saw.
+            t: sampled frame, from 0.
+            side: shorter side of the drawing in pixels.
+
+        Returns:
+            uint8 [h, w, 3].
+        """
+        ...
+
+    def legend(self) -> Legend | None:
+        """What the colours mean."""
+        ...
 
 
 def pictures_of(explanation: Explanation | None) -> Pictures | None:
@@ -51,7 +70,7 @@ def write_overlay(
     fps: float,
     frame_numbers: Sequence[int],
     side: int = 512,
-    report: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> None:
     """Writes an .mp4 in which each frame shows the explanation of the sampled frame nearest to it.
 
@@ -63,14 +82,14 @@ def write_overlay(
         fps: frames per second of the video; an overlay under four seconds is slowed down to four.
         frame_numbers: index of each frame in the video.
         side: shorter side of a drawn frame in pixels.
-        report: is called with (frames drawn, in all).
+        progress: is called with (frames drawn, in all).
 
     Raises:
         VideoError: wrong suffix, no frames, or frames that cannot be encoded.
         RunError: the folder cannot be written or the disk is full.
     """
     slowed = min(fps, len(frame_numbers) / _SHORTEST_SECONDS)
-    write_video(path, _drawn(frames, prediction, frame_numbers, side, report), slowed)
+    write_video(path, _drawn(frames, prediction, frame_numbers, side, progress), slowed)
 
 
 def _drawn(
@@ -78,7 +97,7 @@ def _drawn(
     prediction: Prediction,
     numbers: Sequence[int],
     side: int,
-    report: Callable[[int, int], None] | None,
+    progress: Callable[[int, int], None] | None,
 ) -> Iterator[np.ndarray]:
     """Each frame with what is drawn over it, and the panel beside it."""
     sampled = np.array(prediction.frame_indices)
@@ -96,8 +115,8 @@ def _drawn(
             text += f" ({what} of frame {sampled[t]})"
         panel[-_FOOT:] = time_line.at(number, text)[-len(panel) :]
         yield np.concatenate([drawn, panel], axis=1)
-        if report is not None:
-            report(done, len(numbers))
+        if progress is not None:
+            progress(done, len(numbers))
 
 
 def _panel(prediction: Prediction, legend: Legend | None, height: int) -> np.ndarray:

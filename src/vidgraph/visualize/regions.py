@@ -7,8 +7,8 @@ Shapes: T frames, P steps of the map, K boxes per frame, H W pixels.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 
@@ -29,35 +29,22 @@ _FOLLOWS = 0.3
 _SAME = 0.5  # IoU from which two boxes of a step show the same thing
 
 
-@dataclass(frozen=True)
-class Trajectory:
+class Trajectory(NamedTuple):
     """Boxes of consecutive steps, each the one that overlaps its predecessor most, by an IoU of at
     least 0.3.
-
-    Attributes:
-        nodes: step and box, in order of time.
-        mean_iou: of neighbouring boxes.
     """
 
-    nodes: tuple[Node, ...]
-    mean_iou: float
+    nodes: tuple[Node, ...]  # in order of time
+    mean_iou: float  # of neighbouring boxes
 
 
-@dataclass(frozen=True)
-class Query:
-    """A region and those most similar to it.
-
-    Attributes:
-        node: step and box.
-        neighbours: step and box of each, most similar first.
-        weights: of each in the similarity graph.
-        even: what every region would weigh if all weighed the same.
-    """
+class Query(NamedTuple):
+    """A region and those most similar to it."""
 
     node: Node
-    neighbours: tuple[Node, ...]
-    weights: tuple[float, ...]
-    even: float
+    neighbours: tuple[Node, ...]  # most similar first
+    weights: tuple[float, ...]  # of each in the similarity graph
+    even: float  # what every region would weigh if all weighed the same
 
 
 class RegionPictures:
@@ -78,15 +65,7 @@ class RegionPictures:
     def over_frame(self, frame: np.ndarray, t: int, *, side: int = 512) -> np.ndarray:
         """One frame with all its regions, faint, and over them the trajectories that pass, each
         with the way that it came; without overlap graphs, the boxes of the first query that lie in
-        it.
-
-        Args:
-            frame: uint8 [H, W, 3], the part of the picture that the model saw.
-            t: sampled frame, from 0.
-            side: shorter side of the drawing in pixels.
-
-        Returns:
-            uint8 [h, w, 3].
+        it; see `Pictures.over_frame`.
         """
         step = int((self.links.frames <= t).sum()) - 1  # the last one that has begun
         canvas = Canvas(frame, side, _DIM)
@@ -107,7 +86,7 @@ class RegionPictures:
         faint green, in their frames.
 
         Args:
-            frames: uint8 [T, H, W, 3], the part of the picture that the model saw.
+            frames: uint8 [T, H, W, 3].
             query: one of `queries`.
             count: frames at most: the query's, those of its neighbours from the most similar on,
                 then others, evenly.
@@ -129,15 +108,7 @@ class RegionPictures:
 
     def strip(self, frames: np.ndarray, *, count: int = 5, side: int = 300) -> np.ndarray:
         """Figure 4 of the paper: frames side by side, the boxes of each trajectory in its colour,
-        and arrows along time.
-
-        Args:
-            frames: uint8 [T, H, W, 3], the part of the picture that the model saw.
-            count: frames at most, evenly over the clip.
-            side: shorter side of each frame in pixels.
-
-        Returns:
-            uint8 [h, w, 3].
+        and arrows along time; up to `count` frames of [T, H, W, 3], evenly over the clip.
         """
         steps = evenly(len(self.boxes), count)
         shown = [enlarge(frames[int(self.links.frames[step])], side) for step in steps]
@@ -188,12 +159,7 @@ def find_trajectories(
     links: RegionLinks, boxes: np.ndarray, count: int = len(TRACK_COLOURS)
 ) -> list[Trajectory]:
     """Long trajectories of boxes that overlap well and have high scores, of different things; none
-    without overlap graphs.
-
-    Args:
-        links: of the clip.
-        boxes: of every step, fractions of the frame, [P, K, 4].
-        count: trajectories at most.
+    without overlap graphs. `boxes` are those of every step, [P, K, 4].
     """
     if links.overlap is None:
         return []
@@ -219,12 +185,7 @@ def find_trajectories(
 
 def find_queries(links: RegionLinks, boxes: np.ndarray, count: int = 3) -> list[Query]:
     """Regions that the similarity graph links most unevenly, of different steps; none without
-    similarity graph.
-
-    Args:
-        links: of the clip.
-        boxes: of every step, fractions of the frame, [P, K, 4].
-        count: regions at most.
+    similarity graph. `boxes` are those of every step, [P, K, 4].
     """
     if not links.neighbours.shape[-1]:
         return []

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from vidgraph.visualize.attention import AttentionPictures
 from vidgraph.visualize.canvas import enlarge, evenly
 from vidgraph.visualize.charts import Curve, ScoreLine
 from vidgraph.visualize.graph import GraphPictures
-from vidgraph.visualize.overlay import Pictures, pictures_of
+from vidgraph.visualize.overlay import pictures_of
 from vidgraph.visualize.regions import (
     NEIGHBOUR_COLOUR,
     PROPOSAL_COLOUR,
@@ -37,13 +38,37 @@ _STRIP_FRAMES = 10
 _CHART_WIDTH = 760  # in CSS pixels; charts are drawn at a higher resolution
 
 
-def write_prediction_report(
+@dataclass(frozen=True)
+class Training:
+    """How some models were trained and tested under equal budget.
+
+    Attributes:
+        facts: (term, value) lines: data, budget, hardware, time.
+        curves: learning curves.
+        scores: on the test split.
+        chance: accuracy of guessing, in percent.
+        confusion: (model, counts [K, K] with truth in rows, class names).
+        findings: sentences on what is seen.
+    """
+
+    facts: Sequence[tuple[str, str]]
+    curves: Sequence[Curve]
+    scores: Sequence[ScoreLine]
+    chance: float
+    confusion: tuple[str, np.ndarray, Sequence[str]]
+    findings: Sequence[str]
+
+
+def write_report(
     path: str | Path,
     prediction: Prediction,
     frames: np.ndarray,
     *,
     model_name: str = "",
-    notes: Sequence[str] = (),
+    title: str = "",
+    lead: str = "",
+    truth: str | None = None,
+    training: Training | None = None,
 ) -> None:
     """What the model says of one video, the frames it saw, and the graph over them.
 
@@ -53,78 +78,16 @@ def write_prediction_report(
         frames: the part of the picture that the model saw, one per entry of
             `prediction.frame_indices`, uint8 [T, H, W, 3].
         model_name: shown with the answer.
-        notes: remarks that a reader must know, such as that the video is shorter than a clip.
+        title: of the page, in place of the video's name.
+        lead: its first sentence, in place of what was predicted by what.
+        truth: the right class, if it is known.
+        training: shown above the prediction.
 
     Raises:
         RunError: the file cannot be written.
     """
-    name = Path(prediction.video).name
-    by = f" by {model_name}" if model_name else ""
-    lead = f"What happens in {name}, as recognised{by} from {len(prediction.frame_indices)} frames."
-    seen = _prediction_values(prediction, frames)
-    _write(path, title=name, lead=lead, demo=None, truth=None, notes=notes, **seen)
-
-
-def write_demo_report(
-    path: str | Path,
-    *,
-    title: str,
-    lead: str,
-    facts: Sequence[tuple[str, str]],
-    curves: Sequence[Curve],
-    scores: Sequence[ScoreLine],
-    chance: float,
-    confusion: tuple[str, np.ndarray, Sequence[str]],
-    prediction: Prediction,
-    frames: np.ndarray,
-    truth: str | None = None,
-    findings: Sequence[str] = (),
-) -> None:
-    """Training and test of some models under equal budget, then one prediction in detail.
-
-    Args:
-        path: the .html file; written whole or not at all.
-        title: of the page.
-        lead: the task in a sentence or two.
-        facts: (term, value) lines: data, budget, hardware, time.
-        curves: learning curves.
-        scores: final scores on the test split.
-        chance: accuracy of guessing, in percent.
-        confusion: (model, counts [K, K] with truth in rows, class names).
-        prediction: of a video that no training saw.
-        frames: what the model saw of it, uint8 [T, H, W, 3].
-        truth: its label.
-        findings: sentences on what is seen.
-
-    Raises:
-        RunError: the file cannot be written.
-    """
-    model, counts, names = confusion
-    curves = [curve for curve in curves if len(curve.clips)]
-    rows = [
-        (s.name, f"{s.accuracy:.1f} %", f"{s.ci95[0]:.1f} to {s.ci95[1]:.1f}", f"{s.n:,}")
-        for s in scores
-    ]
-    ends = [f"{c.name} ends at {c.accuracy[-1]:.1f} percent" for c in curves]
-    demo = {
-        "facts": facts,
-        "findings": findings,
-        "score_chart": charts.score_chart(scores, chance),
-        "score_rows": [*rows, ("guessing (chance)", f"{chance:.3g} %", "", "")],
-        "curve_chart": charts.learning_curves(curves, chance) if curves else None,
-        "curve_ends": "; ".join(ends),
-        "chart_width": _CHART_WIDTH,
-        "model": model,
-        "right": f"{100 * np.trace(counts) / max(1, counts.sum()):.1f}",
-        "confusion_chart": charts.confusion_chart(counts, names),
-        "confusion_width": min(_CHART_WIDTH, 350 + 40 * len(names)),
-    }
-    seen = _prediction_values(prediction, frames)
-    _write(path, title=title, lead=lead, demo=demo, truth=truth, notes=(), **seen)
-
-
-def _write(path: str | Path, **values: Any) -> None:
-    """Renders the template, and writes it whole or not at all."""
+    name, by = Path(prediction.video).name, f" by {model_name}" if model_name else ""
+    said = f"What happens in {name}, as recognised{by} from {len(prediction.frame_indices)} frames."
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -133,9 +96,42 @@ def _write(path: str | Path, **values: Any) -> None:
         lstrip_blocks=True,
     )
     environment.filters["png"] = _data_address
-    text = environment.get_template("report.html.j2").render(values)
+    text = environment.get_template("report.html.j2").render(
+        title=title or name,
+        lead=lead or said,
+        video=name,
+        truth=truth,
+        top=prediction.top(5),
+        notes=prediction.notes,
+        indices=prediction.frame_indices,
+        strip=[(enlarge(frames[t], 160), t) for t in evenly(len(frames), _STRIP_FRAMES)],
+        training=training,
+        **({} if training is None else _training_values(training)),
+        **_explanation_values(prediction, frames),
+    )
     with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def _training_values(training: Training) -> dict[str, Any]:
+    model, counts, names = training.confusion
+    curves = [curve for curve in training.curves if len(curve.clips)]
+    ends = [f"{curve.name} ends at {curve.accuracy[-1]:.1f} percent" for curve in curves]
+    rows = [
+        (s.name, f"{s.accuracy:.1f} %", f"{s.ci95[0]:.1f} to {s.ci95[1]:.1f}", f"{s.n:,}")
+        for s in training.scores
+    ]
+    return {
+        "score_chart": charts.score_chart(training.scores, training.chance),
+        "score_rows": [*rows, ("guessing (chance)", f"{training.chance:.3g} %", "", "")],
+        "curve_chart": charts.learning_curves(curves, training.chance) if curves else None,
+        "curve_ends": "; ".join(ends),
+        "chart_width": _CHART_WIDTH,
+        "model": model,
+        "right": f"{100 * np.trace(counts) / max(1, counts.sum()):.1f}",
+        "confusion_chart": charts.confusion_chart(counts, names),
+        "confusion_width": min(_CHART_WIDTH, 350 + 40 * len(names)),
+    }
 
 
 def _data_address(picture: np.ndarray | bytes) -> str:
@@ -147,27 +143,18 @@ def _data_address(picture: np.ndarray | bytes) -> str:
     return f"data:image/png;base64,{base64.b64encode(picture).decode('ascii')}"
 
 
-def _prediction_values(prediction: Prediction, frames: np.ndarray) -> dict[str, Any]:
-    """The answer, the frames seen, and the drawings of its explanation."""
+def _explanation_values(prediction: Prediction, frames: np.ndarray) -> dict[str, Any]:
     pictures, indices = pictures_of(prediction.explanation), prediction.frame_indices
     if isinstance(pictures, GraphPictures):
-        values = _graph_values(pictures, indices, frames)
-    elif isinstance(pictures, RegionPictures):
-        values = _region_values(pictures, indices, frames)
-    elif isinstance(pictures, AttentionPictures):
-        values = _map_values(pictures, indices, frames)
-    else:
-        values = {"kind": "none"}
-    return {
-        "video": Path(prediction.video).name,
-        "top": prediction.top(5),
-        "indices": indices,
-        "strip": [(enlarge(frames[t], 160), t) for t in evenly(len(frames), _STRIP_FRAMES)],
-        **values,
-    }
+        return {"kind": "graph", **_graph_values(pictures, indices, frames)}
+    if isinstance(pictures, RegionPictures):
+        return {"kind": "regions", **_region_values(pictures, indices, frames)}
+    if isinstance(pictures, AttentionPictures):
+        return {"kind": "maps", **_map_values(pictures, indices, frames)}
+    return {"kind": "none"}
 
 
-def _drawings(pictures: Pictures, frames: np.ndarray, count: int, **how: Any) -> list[Any]:
+def _drawings(pictures: Any, frames: np.ndarray, count: int, **how: Any) -> list[Any]:
     """Up to `count` frames with what is drawn over them: (drawing, sampled frame)."""
     shown = evenly(len(frames), count)
     return [(pictures.over_frame(frames[t], t, **how), t) for t in shown]
@@ -179,7 +166,6 @@ def _graph_values(
     edges = [e for s in range(pictures.num_stages) for e in pictures.strongest_edges(s, 4)]
     how = {"num_edges": 6, "side": 400, "boldness": 1.5}
     return {
-        "kind": "graph",
         "node_colours": pictures.node_colours(),
         "legend": pictures.legend(),
         "stages": [
@@ -211,7 +197,6 @@ def _region_values(
     figures = [(len(t.nodes), f"{t.mean_iou:.2f}") for t in tracks]
     bare = not tracks and not queries
     return {
-        "kind": "regions",
         "counts": links.mask.sum(1).tolist(),
         "lost": links.overlap is not None and not tracks,
         "bare": _drawings(pictures, frames, _SHOWN_FRAMES, side=300) if bare else [],
@@ -246,7 +231,6 @@ def _map_values(
         figures = f"{pictures.shares[t].max():.2f}", f"{100 * pictures.spread(t):.0f} %"
         rows.append((f"frame {indices[t]}", where, *figures))
     return {
-        "kind": "maps",
         "legend": pictures.legend(),
         "drawings": _drawings(pictures, frames, _STRIP_FRAMES, side=300),
         "rows": rows,

@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from vidgraph.predictor import _joined
 from vidgraph.records import Explanation, Prediction
 from vidgraph.video.reader import open_video
 from vidgraph.visualize.attention import AttentionPictures
 from vidgraph.visualize.overlay import write_overlay
-from vidgraph.visualize.report import write_prediction_report
+from vidgraph.visualize.report import write_report
 
 
 def explanation() -> Explanation:
@@ -67,7 +66,7 @@ def test_overlay_and_report_show_it(tmp_path: Path) -> None:
         even, pointed = video.read([0, video.num_frames - 1]).astype(int)
     assert even[100, 20].mean() > 180
     assert pointed[110, 10].mean() < 100
-    write_prediction_report(tmp_path / "out.html", prediction, frames())
+    write_report(tmp_path / "out.html", prediction, frames())
     text = (tmp_path / "out.html").read_text()
     assert "Where the model looks" in text
     assert "62 % from the left, 50 % from the top" in text
@@ -80,12 +79,12 @@ def test_overlay_and_report_show_it(tmp_path: Path) -> None:
         [3],
         Explanation.of_maps(torch.full((1, 3, 3), 1 / 9)),
     )
-    write_prediction_report(tmp_path / "even.html", plain, frames()[:1])
+    write_report(tmp_path / "even.html", plain, frames()[:1])
     assert "nearly even" in (tmp_path / "even.html").read_text()
 
 
 def test_maps_of_several_clips_follow_each_other() -> None:
-    joined = _joined([explanation(), explanation()])
+    joined = Explanation.joined([explanation(), explanation()])
     assert joined.maps is not None
     assert joined.maps.shape == (4, 3, 4)
     assert joined.node_boxes_xyxy.shape == (4, 0, 4)

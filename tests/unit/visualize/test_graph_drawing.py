@@ -8,11 +8,12 @@ import torch
 from matplotlib.colors import to_rgb
 from pictures import near
 
-from vidgraph.models.grid import grid_graph
+from vidgraph.models.grid import adjacency, node_boxes, node_names
 from vidgraph.records import Explanation
 from vidgraph.visualize.canvas import Canvas, enlarge
 from vidgraph.visualize.graph import NODE_COLOURS, GraphPictures, attention_colour
 
+GRID = (3, 2, 1)
 FRAME = np.full((64, 64, 3), 60, dtype=np.uint8)
 
 
@@ -20,11 +21,9 @@ def grid_explanation(num_frames: int = 4, stages: int = 2) -> Explanation:
     """Even attention over the neighbours of RSTG's grid; the diagonal holds weight that is no
     edge.
     """
-    graph = grid_graph((3, 2, 1))
-    even = graph.adjacency.float() / graph.adjacency.sum(1, keepdim=True) + 0.9 * torch.eye(14)
-    attention = even.repeat(stages, num_frames, 1, 1)
-    boxes = graph.node_boxes_xyxy.expand(num_frames, -1, -1)
-    return Explanation(boxes, graph.adjacency, attention, graph.names)
+    linked, boxes = adjacency(GRID), node_boxes(GRID).expand(num_frames, -1, -1)
+    even = linked.float() / linked.sum(1, keepdim=True) + 0.9 * torch.eye(14)
+    return Explanation(boxes, linked, even.repeat(stages, num_frames, 1, 1), node_names(GRID))
 
 
 def three_nodes() -> Explanation:
@@ -32,14 +31,14 @@ def three_nodes() -> Explanation:
     frame 1 only.
     """
     boxes = [[0.1, 0.4, 0.3, 0.6], [0.7, 0.4, 0.9, 0.6], [0.4, 0.75, 0.6, 0.95]]
-    adjacency = torch.tensor([[0, 1, 1], [1, 0, 1], [0, 0, 0]]).bool()
+    linked = torch.tensor([[0, 1, 1], [1, 0, 1], [0, 0, 0]]).bool()
     attention = torch.zeros(1, 2, 3, 3)
     attention[0, :, 0, 1:] = 0.5
     attention[0, 0, 1] = torch.tensor([0.2, 0.6, 0.2])  # most goes to itself, which is no edge
     attention[0, 1, 1] = torch.tensor([-0.9, 0.0, 0.1])  # a raw product: its magnitude counts
     attention[0, :, 2, 2] = 1.0
     names = ("left", "right", "below")
-    return Explanation(torch.tensor(boxes).expand(2, -1, -1), adjacency, attention, names)
+    return Explanation(torch.tensor(boxes).expand(2, -1, -1), linked, attention, names)
 
 
 def test_shares_are_among_true_neighbours_and_preferences_are_above_even():

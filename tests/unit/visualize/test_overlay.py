@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from vidgraph.errors import RunError, VideoError
-from vidgraph.models.grid import grid_graph
+from vidgraph.models.grid import adjacency, node_boxes, node_names
 from vidgraph.records import Explanation, Prediction
 from vidgraph.visualize.overlay import write_overlay
 
@@ -20,14 +20,13 @@ def prediction(stages: int = 1, frame_indices: tuple[int, ...] = (0, 2, 4)) -> P
     """All attention goes from one corner of the grid to its neighbours, in another corner in each
     sampled frame.
     """
-    graph = grid_graph((3, 2, 1))
+    grid, linked = (3, 2, 1), adjacency((3, 2, 1))
     attention = torch.zeros(stages, 3, 14, 14)
     for t, node in enumerate((0, 2, 8)):
-        attention[:, t, :, node] = graph.adjacency[:, node].float()
-    explanation = Explanation(
-        graph.node_boxes_xyxy.expand(3, -1, -1), graph.adjacency, attention, graph.names
-    )
-    name = "/clips/a_name_that_is_much_too_long_for_the_panel_beside_the_picture.mp4"
+        attention[:, t, :, node] = linked[:, node].float()
+    boxes = node_boxes(grid).expand(3, -1, -1)
+    explanation = Explanation(boxes, linked, attention, node_names(grid))
+    name = "/clips/a_$name^that$_is_much_too_long_for_the_panel_beside_the_picture.mp4"
     return Prediction(
         name, ["clap", "wave"], torch.tensor([0.9, 0.1]), list(frame_indices), explanation
     )
@@ -87,7 +86,7 @@ def test_a_long_overlay_keeps_its_speed_and_takes_frames_one_after_another(tmp_p
         fps=5,
         frame_numbers=numbers,
         side=64,
-        report=lambda *counts: drawn.append(counts),
+        progress=lambda *counts: drawn.append(counts),
     )
     pictures, fps = read(path)
     assert fps == 5

@@ -19,7 +19,7 @@ from vidgraph.visualize.regions import (
     TRACK_COLOURS,
     RegionPictures,
 )
-from vidgraph.visualize.report import write_prediction_report
+from vidgraph.visualize.report import write_report
 
 STEPS, FRAMES = 3, 6
 
@@ -171,7 +171,7 @@ def prediction(what: Explanation) -> Prediction:
 
 def report(folder: Path, what: Explanation) -> str:
     """The text of its report, on one line."""
-    write_prediction_report(folder / "report.html", prediction(what), frames())
+    write_report(folder / "report.html", prediction(what), frames())
     return " ".join((folder / "report.html").read_text(encoding="utf-8").split())
 
 

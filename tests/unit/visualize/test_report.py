@@ -16,12 +16,13 @@ import torch
 from PIL import Image
 
 from vidgraph.errors import RunError
-from vidgraph.models.grid import grid_graph
+from vidgraph.models.grid import adjacency, node_boxes, node_names
 from vidgraph.records import Explanation, Prediction
 from vidgraph.visualize.charts import Curve, ScoreLine
-from vidgraph.visualize.report import write_demo_report, write_prediction_report
+from vidgraph.visualize.report import Training, write_report
 
 CLASSES = ["<1-0>", "2-0", "2-1", "3-0", "3-1", "none"]
+GRID = (3, 2, 1)
 VOID = {"meta", "img", "br"}
 
 
@@ -49,16 +50,10 @@ class Page(HTMLParser):
 
 
 def prediction(with_graph: bool = True) -> Prediction:
-    graph = grid_graph((3, 2, 1))
+    linked, boxes = adjacency(GRID), node_boxes(GRID).expand(6, -1, -1)
     torch.manual_seed(0)
-    attention = torch.randn(2, 6, 14, 14).masked_fill(~graph.adjacency, -1e9).softmax(-1)
-    explanation = (
-        Explanation(
-            graph.node_boxes_xyxy.expand(6, -1, -1), graph.adjacency, attention, graph.names
-        )
-        if with_graph
-        else None
-    )
+    attention = torch.randn(2, 6, 14, 14).masked_fill(~linked, -1e9).softmax(-1)
+    explanation = Explanation(boxes, linked, attention, node_names(GRID)) if with_graph else None
     probabilities = torch.tensor([0.62, 0.2, 0.1, 0.05, 0.02, 0.01])
     return Prediction("/clips/a & b.mp4", CLASSES, probabilities, [0, 2, 4, 6, 8, 10], explanation)
 
@@ -69,10 +64,7 @@ FRAMES = np.random.default_rng(0).integers(0, 255, (6, 8, 8, 3), dtype=np.uint8)
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> str:
     path = tmp_path_factory.mktemp("demo") / "report.html"
-    write_demo_report(
-        path,
-        title="Who moves together",
-        lead="Three digits wander.",
+    training = Training(
         facts=[("Budget", "40,000 clips each")],
         curves=[Curve("RSTG", [100, 200], [20, 80]), Curve("Mean+LSTM", [100, 200], [15, 30])],
         scores=[
@@ -81,19 +73,18 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> str:
         ],
         chance=100 / 6,
         confusion=("RSTG", np.eye(6, dtype=int) * 5, CLASSES),
-        prediction=prediction(),
-        frames=FRAMES,
-        truth="2-0",
         findings=["The intervals do not overlap."],
     )
+    titles = {"title": "Who moves together", "lead": "Three digits wander.", "truth": "2-0"}
+    write_report(path, prediction(), FRAMES, training=training, **titles)
     return path.read_text(encoding="utf-8")
 
 
 def test_prediction_report_says_what_was_predicted(tmp_path: Path):
     path = tmp_path / "report.html"
-    write_prediction_report(
-        path, prediction(), FRAMES, model_name="rstg_small", notes=["The video is short."]
-    )
+    answer = prediction()
+    answer.notes = ["The video is short."]
+    write_report(path, answer, FRAMES, model_name="rstg_small")
     text = path.read_text(encoding="utf-8")
     page = Page(text)
     assert "a & b.mp4" in page.words
@@ -140,7 +131,7 @@ def test_demo_report_holds_scores_chance_and_the_truth(demo: str):
 
 def test_a_model_without_a_graph_gets_a_report_too(tmp_path: Path):
     path = tmp_path / "report.html"
-    write_prediction_report(path, prediction(with_graph=False), FRAMES)
+    write_report(path, prediction(with_graph=False), FRAMES)
     assert "has no graph" in Page(path.read_text(encoding="utf-8")).words
 
 
@@ -150,11 +141,11 @@ def test_even_attention_is_called_even(tmp_path: Path):
     explanation.attention = (
         explanation.adjacency / explanation.adjacency.sum(1, keepdim=True)
     ).expand(2, 6, -1, -1)
-    write_prediction_report(tmp_path / "report.html", answer, FRAMES)
+    write_report(tmp_path / "report.html", answer, FRAMES)
     assert "Attention is nearly even" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
 def test_a_target_that_cannot_be_written_is_one_line(tmp_path: Path):
     (tmp_path / "report.html").mkdir()
     with pytest.raises(RunError, match=r"report\.html: cannot be written"):
-        write_prediction_report(tmp_path / "report.html", prediction(False), FRAMES)
+        write_report(tmp_path / "report.html", prediction(False), FRAMES)
