@@ -11,8 +11,6 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-import pandas as pd
-
 from vidgraph.config import Recipe, load_recipe
 from vidgraph.data.check import check_table
 from vidgraph.data.syncmnist_files import make_dataset
@@ -22,6 +20,7 @@ from vidgraph.errors import RunError
 from vidgraph.evaluation.metrics import Scores, paired_bootstrap
 from vidgraph.experiment import score_model, train_recipe
 from vidgraph.predictor import Predictor
+from vidgraph.training.checkpoint import CHECKPOINT, METRICS, read_metrics
 from vidgraph.training.loop import stop_message
 from vidgraph.util import counter, duration
 from vidgraph.visualize.charts import Curve, ScoreLine
@@ -103,7 +102,7 @@ def _make_videos(table: Path, counts: dict[str, int]) -> None:
 
 def _train_and_score(recipe: Recipe, folder: Path) -> Scores:
     print(f"\nTraining {MODELS[recipe.row]}", flush=True)
-    result = train_recipe(recipe, folder, resume=(folder / "last.ckpt").exists())
+    result = train_recipe(recipe, folder, resume=(folder / CHECKPOINT).exists())
     if result.stopped_by is not None:
         print(stop_message(result, folder))
         raise KeyboardInterrupt
@@ -115,6 +114,8 @@ def _explain(folder: Path, table: Path, scores: dict[str, Scores], recipe: Recip
     """Predicts one test video, in which the digits move together, with the graph network, and
     writes the report.
     """
+    import pandas as pd
+
     predictor = Predictor(from_pretrained(folder / GRAPH))
     videos = pd.read_csv(table).query("split == 'test' and label != 'none'")
     video, truth = table.parent / videos.video.iloc[0], videos.label.iloc[0]
@@ -156,8 +157,9 @@ def _explain(folder: Path, table: Path, scores: dict[str, Scores], recipe: Recip
 
 def _validation_curve(name: str, folder: Path) -> Curve:
     """Clips seen and validation accuracy in percent, from a run's metrics."""
-    metrics = pd.read_csv(folder / "metrics.csv").dropna(subset="val_accuracy")
-    return Curve(name, metrics.clips.tolist(), metrics.val_accuracy.tolist())
+    rows = [row for row in read_metrics(folder / METRICS) if row["val_accuracy"]]
+    clips, accuracy = ([float(row[key]) for row in rows] for key in ("clips", "val_accuracy"))
+    return Curve(name, clips, accuracy)
 
 
 def _finding(with_graph: Scores, without: Scores) -> str:

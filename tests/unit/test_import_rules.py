@@ -36,8 +36,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "experiment": {"config", "data", "evaluation", "models", "training", "video", "weights"},
     "doctor": {"video"},
     "demo": {
-        *("config", "data", "evaluation", "experiment", "models", "predictor", "training"),
-        *("video", "visualize", "weights"),
+        *("config", "data", "doctor", "evaluation", "experiment", "models", "predictor"),
+        *("training", "video", "visualize", "weights"),
     },
     "cli_data": {"data", "models", "precompute", "video", "weights"},
     "cli": {
