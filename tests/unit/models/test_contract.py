@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -17,8 +18,7 @@ from torch.nn import functional as F
 
 from vidgraph.backbones.base import FrozenBatchNorm
 from vidgraph.models.base import ClipModel, VideoModel
-from vidgraph.models.build import create_model
-from vidgraph.models.published import NAMED
+from vidgraph.models.build import create_model, list_models, resolve_options
 from vidgraph.records import ClipBatch, InputSpec, Regions
 from vidgraph.weights import from_pretrained, save_weights
 
@@ -46,6 +46,8 @@ BACKBONES: dict[str, dict[str, Any]] = {
         "inserted": {**_NON_LOCAL, "pool": False},
     },
     "simple_c2d": {"backbone": {"type": "simple_c2d", "width": 8}},
+    "timm": {"backbone": "timm:resnet10t@32"},
+    "small_resnet2d": {"backbone": {"type": "small_resnet2d", "widths": [4, 8]}},
 }
 
 
@@ -57,7 +59,12 @@ def combined(head: str, backbone: str) -> VideoModel:
 
 def shrunk(name: str) -> VideoModel:
     """A published model on short small clips, with narrow layers."""
-    options = asdict(NAMED[name][0]())
+    options = asdict(resolve_options(name, {}, name))
+    if options["type"] != "clip":
+        spec = {"num_frames": 2, "height": 64, "width": 64}
+        sizes = {"stack_width": 32, "guidance_width": 32, "width": 32}
+        fusion = {"fusion": sizes} if options["type"] == "pyramid" else {}
+        return create_model(name, CLASSES, input=spec, **fusion)
     backbone, long = options["backbone"], options["backbone"].get("stem") == "long"
     changes: dict[str, Any] = {"input": {"num_frames": 16 if long else 8}}
     changes["input"] |= {"height": 64, "width": 64}
@@ -78,7 +85,7 @@ MODELS: dict[str, Callable[[], VideoModel]] = {
     **{
         f"{head} on {bb}": lambda h=head, b=bb: combined(h, b) for head in HEADS for bb in BACKBONES
     },
-    **{name: lambda n=name: shrunk(n) for name in NAMED},
+    **{name: lambda n=name: shrunk(n) for name in list_models()},
 }
 
 
@@ -137,7 +144,14 @@ def learned(model: VideoModel) -> VideoModel:
     return model.eval()
 
 
-@pytest.mark.parametrize("name", MODELS)
+# Whole image networks, whose parts the models above have too.
+LARGE = re.compile(r"(stpyramid|two_stream|lrcn)_(bn_inception|r50|vgg16)")
+CASES = [
+    pytest.param(name, marks=[pytest.mark.slow] if LARGE.fullmatch(name) else []) for name in MODELS
+]
+
+
+@pytest.mark.parametrize("name", CASES)
 def test_every_model_keeps_the_contract(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = learned(MODELS[name]())

@@ -78,25 +78,6 @@ def test_position_maps_reject_a_scale_finer_than_the_map():
         grid.position_maps((7, 1))
 
 
-@pytest.mark.parametrize("size", [6, 8, 14])
-def test_first_moment_of_a_ramp_and_of_a_constant(size: int):
-    constant = torch.ones(size * size)
-    horizontal, vertical = grid.moment_matrices(SCALES, size, size)
-    np.testing.assert_allclose((horizontal @ constant).numpy(), 0, atol=1e-6)
-    # One bright cell: its moment is its mean times its position inside the region.
-    row, column = 1, size - 1
-    image = torch.zeros(size, size)
-    image[row, column] = 1.0
-    whole = grid.num_nodes(SCALES) - 1
-    mean = grid.pooling_matrix(SCALES, size, size)[whole] @ image.flatten()
-    assert float(horizontal[whole] @ image.flatten() / mean) == pytest.approx(
-        (column + 0.5) / size * 2 - 1, abs=1e-5
-    )
-    assert float(vertical[whole] @ image.flatten() / mean) == pytest.approx(
-        (row + 0.5) / size * 2 - 1, abs=1e-5
-    )
-
-
 def test_node_boxes_tile_the_frame_per_scale():
     boxes = grid.node_boxes(SCALES)
     area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
@@ -104,4 +85,28 @@ def test_node_boxes_tile_the_frame_per_scale():
         torch.stack([part.sum() for part in area.split([9, 4, 1])]), torch.ones(3)
     )
     assert boxes[5].tolist() == pytest.approx([2 / 3, 1 / 3, 1, 2 / 3])  # row 1, column 2 of 3
-    assert grid.grid_graph(SCALES).names[5] == "3x3 (1, 2)"
+    assert grid.node_names(SCALES)[5] == "3x3 (1, 2)"
+
+
+def test_a_map_to_nodes_and_back_for_the_kept_size_and_for_others() -> None:
+    """The matrices of the declared size are kept on the module's device; none is made anew."""
+    layer = grid.Grid(SCALES, (6, 8))
+    kept = torch.randn(2, 3, 4, 6, 8)
+    nodes = layer.pool(kept)
+    assert torch.allclose(nodes[:, :, 13], kept.mean(dim=(3, 4)).transpose(1, 2), atol=1e-6)
+    assert layer.means(kept) is layer.pooling
+    doubled = kept.repeat_interleave(2, -1).repeat_interleave(2, -2)
+    assert torch.allclose(layer.pool(doubled), nodes, atol=1e-6)
+    whole = torch.zeros(1, 4, 14, 3)
+    whole[:, :, 13] = 1.0
+    for height, width in ((6, 8), (9, 5)):
+        assert torch.allclose(layer.paint(whole, height, width), torch.ones(1, 3, 4, height, width))
+
+
+def test_no_matrix_is_made_in_a_forward_pass_at_the_kept_size(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    layer, features = grid.Grid(SCALES, (6, 6)), torch.randn(1, 2, 2, 6, 6)
+    for name in ("pooling_matrix", "unpooling_matrix"):
+        monkeypatch.setattr(grid, name, None)
+    assert layer.paint(layer.pool(features), 6, 6).shape == features.shape

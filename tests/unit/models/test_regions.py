@@ -10,8 +10,8 @@ from closeness import assert_close_to_scale
 from torch import Tensor
 from torchvision.ops import roi_align
 
-from vidgraph.models.regions import mean_over_regions, region_nodes, regions_of_steps, step_frames
-from vidgraph.records import Regions
+from vidgraph.models.regions import mean_over_regions, region_nodes, regions_of_steps
+from vidgraph.records import Regions, step_frames
 
 
 def ramps(height: int, width: int, steps: int = 1) -> Tensor:
@@ -24,9 +24,10 @@ def ramps(height: int, width: int, steps: int = 1) -> Tensor:
     return torch.stack([column, row, step])[None]
 
 
-def regions(boxes: Tensor, mask: Tensor | None = None) -> Regions:
+def regions(boxes: Tensor, size: tuple[int, int], mask: Tensor | None = None) -> Regions:
+    """From boxes in pixels of a frame of that many rows and columns."""
     return Regions(
-        boxes,
+        boxes / torch.tensor([size[1], size[0]] * 2),
         torch.ones(boxes.shape[:3]),
         torch.ones(boxes.shape[:3], dtype=torch.bool) if mask is None else mask,
     )
@@ -51,7 +52,7 @@ def test_coordinates_on_an_index_ramp(
     boxes = torch.tensor(
         [[0.2, 0.25, 0.5, 0.75], [0.4, 0.3, 0.9, 0.6], [0.1, 0.1, 0.8, 0.85]]
     ) * torch.tensor([width, height] * 2)
-    nodes = region_nodes(ramps(*cells), regions(boxes[None, None]), crop, aligned=aligned)[0, 0]
+    nodes = region_nodes(ramps(*cells), regions(boxes[None, None], crop), aligned=aligned)[0, 0]
     end = boxes[:, :2] + 6.5 / 7 * (boxes[:, 2:] - boxes[:, :2])  # in pixels
     expected = end * torch.tensor([cells[1] / width, cells[0] / height]) - shift
     assert_close_to_scale(nodes[:, :2], expected, rel=1e-4)
@@ -62,7 +63,7 @@ def test_by_sixteenths_of_a_pixel_at_the_paper_size() -> None:
     scale, it would be outside.
     """
     box = torch.tensor([151.5, 71.5, 152.5, 72.5])[None, None, None]
-    nodes = region_nodes(ramps(14, 14), regions(box), (224, 224))
+    nodes = region_nodes(ramps(14, 14), regions(box, (224, 224)))
     torch.testing.assert_close(nodes[0, 0, 0, :2], torch.tensor([9.0, 4.0]), rtol=0, atol=0.04)
 
 
@@ -82,7 +83,7 @@ def test_steps_take_the_boxes_of_their_first_frame() -> None:
 def test_every_box_reads_its_own_step_of_its_own_clip() -> None:
     features = torch.cat([ramps(6, 6, steps=3), 100 + ramps(6, 6, steps=3)])
     boxes = torch.tensor([8.0, 8, 80, 80]).expand(2, 3, 4, 4)
-    nodes = region_nodes(features, regions(boxes), (96, 96))
+    nodes = region_nodes(features, regions(boxes, (96, 96)))
     torch.testing.assert_close(nodes[0, :, :, 2], torch.arange(3.0)[:, None].expand(3, 4))
     assert_close_to_scale(nodes[1], nodes[0] + 100)
 
@@ -96,7 +97,7 @@ def test_the_maximum_is_taken_and_not_the_mean() -> None:
     plain = roi_align(
         features[:, :, 0], torch.tensor([[0.0, 72, 72, 120, 120]]), 7, 1 / 16, 2, True
     )
-    node = region_nodes(features, regions(boxes), (224, 224)).item()
+    node = region_nodes(features, regions(boxes, (224, 224))).item()
     assert node == pytest.approx(plain.max().item(), rel=1e-5)
     assert node > 4 * plain.mean().item() > 0
 
@@ -118,11 +119,11 @@ def test_gradient_equals_torchvisions(
     boxes[:, :, 2] = torch.tensor([-1.0, -1, -1, -1])
     boxes[:, :, 3] = torch.tensor([width, height, width + 2, height + 2]).float()
     ours, theirs = features.clone().requires_grad_(), features.clone().requires_grad_()
-    nodes = region_nodes(
-        ours, regions(boxes), (height, width), aligned=aligned, sampling_ratio=sampling_ratio
-    )
+    given = regions(boxes, (height, width))
+    nodes = region_nodes(ours, given, aligned=aligned, sampling_ratio=sampling_ratio)
     owner = torch.arange(6.0).repeat_interleave(40)[:, None]
-    rois = torch.cat([owner, boxes.flatten(0, 2)], dim=1)
+    in_cells = given.boxes_xyxy * torch.tensor([width, height] * 2)
+    rois = torch.cat([owner, in_cells.flatten(0, 2)], dim=1)
     cells_of_boxes = roi_align(
         theirs.transpose(1, 2).flatten(0, 1), rois, 7, 1.0, sampling_ratio, aligned
     )
@@ -139,9 +140,8 @@ def test_masked_boxes_give_zero_nodes_and_no_gradient() -> None:
     features = torch.randn(1, 4, 2, 7, 7, requires_grad=True)
     boxes = torch.tensor([10.0, 10, 60, 60]).repeat(1, 2, 3, 1)
     mask = torch.tensor([[[True, False, True], [False, False, False]]])
-    nodes = region_nodes(
-        features, regions(boxes.masked_fill(~mask[..., None], float("nan")), mask), (112, 112)
-    )
+    broken = boxes.masked_fill(~mask[..., None], float("nan"))
+    nodes = region_nodes(features, regions(broken, (112, 112), mask))
     assert not nodes[0, ~mask[0]].any()
     assert nodes[0, 0, 0].equal(nodes[0, 0, 2])
     nodes.sum().backward()
@@ -153,12 +153,10 @@ def test_masked_boxes_give_zero_nodes_and_no_gradient() -> None:
 
 def test_nodes_have_the_type_of_the_map() -> None:
     features = torch.randn(1, 4, 1, 7, 7)
-    box = regions(torch.tensor([10.0, 10, 60, 60])[None, None, None])
-    rough = region_nodes(features.bfloat16(), box, (112, 112))
+    box = regions(torch.tensor([10.0, 10, 60, 60])[None, None, None], (112, 112))
+    rough = region_nodes(features.bfloat16(), box)
     assert rough.dtype == torch.bfloat16
-    torch.testing.assert_close(
-        rough.float(), region_nodes(features, box, (112, 112)), rtol=0.02, atol=0.02
-    )
+    torch.testing.assert_close(rough.float(), region_nodes(features, box), rtol=0.02, atol=0.02)
 
 
 def test_mean_over_the_boxes_that_exist() -> None:
