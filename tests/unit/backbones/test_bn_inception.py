@@ -76,7 +76,7 @@ def test_maps_of_the_units() -> None:
     with torch.device("meta"):
         network, x = BNInception(), torch.empty(1, 192, 28, 28)
         for unit in UNITS:
-            x = network._through(unit, x)
+            x = network._inception(unit, x)
             if unit.name in expected:
                 assert x.shape == (1, expected[unit.name][0], *[expected[unit.name][1]] * 2)
         assert network(torch.empty(2, 3, 224, 224)).shape == (

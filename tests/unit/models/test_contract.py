@@ -18,7 +18,9 @@ from torch.nn import functional as F
 
 from vidgraph.backbones.base import FrozenBatchNorm
 from vidgraph.models.base import ClipModel, VideoModel
-from vidgraph.models.build import create_model, list_models, resolve_options
+from vidgraph.models.build import create_model, merged
+from vidgraph.models.published import NAMED
+from vidgraph.models.published_streams import STREAMS
 from vidgraph.records import ClipBatch, InputSpec, Regions
 from vidgraph.weights import from_pretrained, save_weights
 
@@ -27,6 +29,7 @@ HEADS: dict[str, dict[str, Any]] = {
     "pooled": {"type": "pooled"},
     "pooled windows": {"type": "pooled", "windows": "probabilities"},
     "pooled rstg": {"type": "pooled", "rstg": {"graph": {"width": 8}, "norm": "batch"}},
+    "segments": {"type": "segments", "dropout": 0.1},
     "mean_lstm": {"type": "mean_lstm", "width": 8},
     "conv_lstm": {"type": "conv_lstm", "width": 8, "conv_width": 8},
     "rstg": {"type": "rstg", "width": 16, "extras": {"he": True}},
@@ -46,8 +49,10 @@ BACKBONES: dict[str, dict[str, Any]] = {
         "inserted": {**_NON_LOCAL, "pool": False},
     },
     "simple_c2d": {"backbone": {"type": "simple_c2d", "width": 8}},
-    "timm": {"backbone": "timm:resnet10t@32"},
-    "small_resnet2d": {"backbone": {"type": "small_resnet2d", "widths": [4, 8]}},
+    "small_resnet2d": {"backbone": {"type": "small_resnet2d", "widths": [4, 8, 8]}},
+    "timm:resnet10t@16": {"backbone": "timm:resnet10t@16"},
+    "timm:test_vit": {"backbone": "timm:test_vit"},
+    "timm:test_efficientnet": {"backbone": "timm:test_efficientnet"},
 }
 
 
@@ -59,12 +64,7 @@ def combined(head: str, backbone: str) -> VideoModel:
 
 def shrunk(name: str) -> VideoModel:
     """A published model on short small clips, with narrow layers."""
-    options = asdict(resolve_options(name, {}, name))
-    if options["type"] != "clip":
-        spec = {"num_frames": 2, "height": 64, "width": 64}
-        sizes = {"stack_width": 32, "guidance_width": 32, "width": 32}
-        fusion = {"fusion": sizes} if options["type"] == "pyramid" else {}
-        return create_model(name, CLASSES, input=spec, **fusion)
+    options = asdict(NAMED[name][0]())
     backbone, long = options["backbone"], options["backbone"].get("stem") == "long"
     changes: dict[str, Any] = {"input": {"num_frames": 16 if long else 8}}
     changes["input"] |= {"height": 64, "width": 64}
@@ -81,11 +81,48 @@ def shrunk(name: str) -> VideoModel:
     return create_model(name, CLASSES)
 
 
+def shrunk_streams(name: str, changes: dict[str, Any]) -> VideoModel:
+    """The same for models of frames and flow."""
+    spec = {"height": 64, "width": 64, "flow_length": 2, "num_frames": 2}
+    if name.startswith("stpyramid"):
+        fusion = {"stack_width": 16, "guidance_width": 16, "width": 16, "dropout": 0.1}
+        changes = merged({"fusion": fusion}, changes)
+    return create_model(name, CLASSES, **merged({"input": spec}, changes))
+
+
+STREAM_VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    **{name: (name, {}) for name in STREAMS if name.endswith("small")},
+    "two_stream_bn_inception, frames": ("two_stream_bn_inception", {"flow": None}),
+    "pyramid, pooled guidance": ("stpyramid_small", {"fusion": {"guidance": "pooled"}}),
+    "pyramid, concatenated": (
+        "stpyramid_small",
+        {"fusion": {"stack_fusion": "concat", "stream_fusion": "concat", "auxiliary": 0.3}},
+    ),
+    "pyramid of flow, sum": (
+        "stpyramid_small",
+        {"fusion": {"features": ["motion"], "stack_fusion": "sum"}},
+    ),
+    "pyramid, attention": ("stpyramid_small", {"fusion": {"features": ["attention"]}}),
+    "pyramid on timm": (
+        "stpyramid_small",
+        {"frames": {"backbone": "timm:resnet10t"}, "flow": {"backbone": "timm:resnet10t"}},
+    ),
+    "frames alone": ("two_stream_small", {"flow": None}),
+    "flow alone": ("two_stream_small", {"frames": None}),
+    "two 3D networks": (
+        "two_stream_small",
+        {"frames": BACKBONES["resnet3d"], "flow": {"backbone": _RESNET, "head": HEADS["pooled"]}},
+    ),
+}
 MODELS: dict[str, Callable[[], VideoModel]] = {
     **{
         f"{head} on {bb}": lambda h=head, b=bb: combined(h, b) for head in HEADS for bb in BACKBONES
     },
-    **{name: lambda n=name: shrunk(n) for name in list_models()},
+    **{name: lambda n=name: shrunk(n) for name in NAMED},
+    **{
+        variant: lambda n=name, c=changes: shrunk_streams(n, c)
+        for variant, (name, changes) in STREAM_VARIANTS.items()
+    },
 }
 
 
