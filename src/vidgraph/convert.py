@@ -184,11 +184,11 @@ def convert_tensors(tensors: Mapping[str, Any], model: nn.Module) -> Conversion:
             continue
         for target in targets:
             if target in state:
-                raise WeightsError(f"tensor {foreign!r} would be {target!r}, and another is it too")
+                raise WeightsError(f"tensor {foreign!r} would be {target!r}, and another is too")
             state[target] = _fitted(foreign, value, target, wanted, codebase.images)
         names[foreign] = " and ".join(targets)
     state |= _neutral_norms(state, wanted)
-    fresh = _fresh(state, wanted, parts)
+    fresh = _fresh(state, wanted, parts, codebase.images)
     complete = {name: state.get(name, value) for name, value in wanted.items()}
     return Conversion(codebase.name, names, left_out, fresh, complete)
 
@@ -279,28 +279,28 @@ def _neutral_norms(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) ->
 
 
 def _fresh(
-    state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], parts: list[str]
+    state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], parts: list[str], images: bool
 ) -> list[str]:
-    """Our tensors that start anew: what is outside of the parts, such as a classifier of other
-    classes. Within a part, none may be missing.
+    """Our tensors that start anew: a classifier as a whole; of networks of images, all that is
+    outside of the parts that take them, or inserted in these. No other may be missing.
     """
     absent = [
         name
         for name in wanted
         if name not in state and not name.endswith(_COUNTER) and "normalize." not in name
     ]
-    missing = [
-        name
-        for name in absent
-        if name.startswith(tuple(parts)) and not re.search(r"\b(classifier|inserted)\.", name)
-    ]
-    if missing:
+    if images:
+        free = [n for n in absent if not n.startswith(tuple(parts)) or ".inserted." in n]
+    else:
+        half = any(name.startswith(CLASSIFIER) for name in state)
+        free = [name for name in absent if name.startswith(CLASSIFIER) and not half]
+    if missing := [name for name in absent if name not in free]:
         raise WeightsError(
             f"no tensor of the checkpoint fills {', '.join(missing[:_SHOWN])} ({len(missing)} of "
             f"{len(wanted)}); it is cut short, or of another model: convert it into its own, and "
             "start from that by model.initial_weights"
         )
-    return absent
+    return free
 
 
 # ---- TensorFlow's layouts ------------------------------------------------------------------------

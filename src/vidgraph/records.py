@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Annotated, Any, Literal, TypeVar, dataclass_transform
 
 import torch
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from torch import Tensor
 
 from vidgraph.errors import RecipeError, nearest
@@ -23,6 +23,8 @@ from vidgraph.errors import RecipeError, nearest
 Record = TypeVar("Record")
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
+# Beside a `Literal` of numbers, which are compared as they are where the command line has texts.
+Digits = BeforeValidator(lambda value: int(value) if str(value).isdigit() else value)
 
 
 @dataclass_transform(frozen_default=True)
@@ -122,7 +124,7 @@ class InputSpec:
     num_frames: Positive
     height: Positive
     width: Positive
-    channels: Literal[0, 1, 3] = 3
+    channels: Annotated[Literal[0, 1, 3], Digits] = 3
     whole_video: bool = False
     stride_frames: Positive | None = None
     sample_fps: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None

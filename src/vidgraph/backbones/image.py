@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from vidgraph.backbones.base import partial_batch_norm
 from vidgraph.backbones.bn_inception import BNInception
 from vidgraph.errors import RecipeError, WeightsError, nearest
-from vidgraph.records import Positive, options
+from vidgraph.records import Digits, Positive, options
 from vidgraph.util import read_checkpoint
 
 # "partial": all batch norms but the first keep the statistics that they came with; "batch": none.
@@ -39,7 +39,7 @@ class TimmOptions:
     """
 
     name: str
-    level: Literal["head", 16, 32] = "head"
+    level: Annotated[Literal["head", 16, 32], Digits] = "head"
     weights: str | None = None
     norm: ImageNorm = "batch"
     type: Literal["timm"] = "timm"
@@ -86,8 +86,7 @@ def timm_options(options: Any) -> Any:
     name, _, level = network.partition("@")
     if kind != "timm" or not name:
         raise RecipeError(f"there is no backbone {options!r}; write timm:NAME or timm:NAME@LEVEL")
-    level_or_head = int(level) if level.isdigit() else level or "head"
-    return {"type": "timm", "name": name, "level": level_or_head}
+    return {"type": "timm", "name": name, "level": level or "head"}
 
 
 class FrameByFrame(nn.Module):

@@ -12,14 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Annotated, Literal
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vidgraph.backbones.base import NormKind, make_batch_norm
 from vidgraph.errors import RecipeError, nearest
-from vidgraph.records import Positive, options
+from vidgraph.records import Digits, Positive, options
 
 Triple = tuple[int, int, int]  # time, height, width
 Inflation = Literal["alternate", "table1", "3x3x3", "none"]
@@ -53,8 +53,8 @@ class ResNet3DOptions:
     width: Positive = 64
     inflation: Inflation = "alternate"
     stem: StemName = "padded"
-    layer4_stride: Literal[1, 2] = 1
-    layer4_dilation: Literal[1, 2] = 1
+    layer4_stride: Annotated[Literal[1, 2], Digits] = 1
+    layer4_dilation: Annotated[Literal[1, 2], Digits] = 1
     norm: NormKind = "batch"
 
 

@@ -27,7 +27,6 @@ from vidgraph.backbones.image import (
     TimmOptions,
     image_backbone,
     mean_over_rgb,
-    timm_options,
 )
 from vidgraph.errors import RecipeError, WeightsError
 from vidgraph.models.build import create_model
@@ -179,7 +178,6 @@ def test_networks_of_the_paper_are_torchvisions(name: str) -> None:
     ],
 )
 def test_short_form(text: str, expected: TimmOptions) -> None:
-    assert TimmOptions(**timm_options(text)) == expected
     spec = {"height": 64, "width": 64, "num_frames": 2}
     assert create_model("pooled", 3, backbone=text, input=spec).options.backbone == expected
 
