@@ -110,9 +110,22 @@ def train(
     """Train a recipe row; --KEY VALUE overrides any of its values, as --train.lr 1e-3."""
     from vidgraph.config import load_recipe
     from vidgraph.experiment import default_folder, train_recipe
+    from vidgraph.training.loop import process_rank, stop_message
+    from vidgraph.util import duration
 
     loaded = load_recipe(recipe, ctx.obj)
-    return train_recipe(loaded, out or default_folder(recipe, loaded), resume)
+    folder = out or default_folder(recipe, loaded)
+    result = train_recipe(loaded, folder, resume)
+    if process_rank()[0] > 0:
+        return GOOD
+    if result.stopped_by is not None:
+        print(stop_message(result, folder), file=sys.stderr)
+        return 128 + result.stopped_by
+    best = "" if result.best is None else f"best on validation {result.best:.2f} %, "
+    spent = f"{result.clips_seen:,} clips, {best}{duration(result.seconds)} of training"
+    print(f"finished: {spent}; weights in {folder}")
+    print(f"score them on the test split: vidgraph eval {folder}")
+    return GOOD
 
 
 @app.command("eval", epilog="example: vidgraph eval runs/mine --data syncmnist3 --split val")
@@ -211,8 +224,10 @@ def predict(
     json_: Json = False,
 ) -> int:
     """Recognise what happens in videos."""
+    import torch
+
     from vidgraph.predictor import check_save_target, load_predictor
-    from vidgraph.util import counter
+    from vidgraph.util import counter, torch_threads
     from vidgraph.video.listing import list_videos
 
     files = [file for path in videos for file in list_videos(path)]
@@ -221,6 +236,7 @@ def predict(
         if len(files) > 1:
             raise VidgraphError(f"--save draws one video, and {len(files)} were given")
     predictor = load_predictor(model, views=views, boxes=boxes, flow=flow, device=device)
+    torch.set_num_threads(torch_threads(predictor.model))
     records, failed = [], 0
     for file in files:
         try:

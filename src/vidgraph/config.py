@@ -324,6 +324,10 @@ def overlay(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
             if unknown := next((name for name in value if name not in records), None):
                 hint = nearest(unknown, map(str, records))
                 raise RecipeError(f"{key} has no entry named {unknown!r}{hint}")
+            if wrong := next(
+                (name for name in value if not isinstance(value[name], Mapping)), None
+            ):
+                raise RecipeError(f"{key}.{wrong} must hold keys and values, not {value[wrong]!r}")
             value = [overlay(record, value.get(name, {})) for name, record in records.items()]
         merged[key] = value
     return merged

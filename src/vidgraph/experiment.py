@@ -9,7 +9,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,15 +25,15 @@ from vidgraph.config import (
 )
 from vidgraph.data.splits import TrainingSplits, open_source
 from vidgraph.errors import RecipeError, RunError
-from vidgraph.evaluation.inference import evaluate, eval_batches
+from vidgraph.evaluation.inference import eval_batches, evaluate, read_batches
 from vidgraph.evaluation.metrics import Scores
 from vidgraph.models.base import VideoModel
 from vidgraph.models.build import create_model
-from vidgraph.util import available_cores, set_torch_threads, write_json
+from vidgraph.util import available_cores, choose_device, torch_threads, write_json
 from vidgraph.weights import from_pretrained, load_matching, load_state, save_weights
 
 if TYPE_CHECKING:
-    from vidgraph.training.loop import FitResult
+    from vidgraph.training.loop import Progress
 
 # Without becoming another training; that the digits are the same is held by their fingerprint.
 MAY_CHANGE = (
@@ -117,7 +117,7 @@ def default_folder(name: str, recipe: Recipe) -> Path:
     return Path(name) if is_run else Path("runs") / recipe.title.replace(":", "-")
 
 
-def train_recipe(recipe: Recipe, folder: Path, resume: bool = False) -> FitResult:
+def train_recipe(recipe: Recipe, folder: Path, resume: bool = False) -> Progress:
     """Trains a recipe in a run folder.
 
     Raises:
@@ -217,8 +217,6 @@ def score_model(
     Raises:
         VidgraphError: weights or data that do not exist or do not fit together.
     """
-    from vidgraph.training.batches import ClipSequence, clip_loader
-
     model = from_pretrained(name)  # first, so that a misspelt name is called that
     is_run = (Path(name) / "recipe.yaml").is_file()
     if data is None and not is_run:
@@ -230,14 +228,10 @@ def score_model(
     rest = {key: value for key, value in overrides.items() if not key.startswith("eval.")}
     source = open_source(load_data(data or name, rest), model.class_names)
     found = source.scored(split, model.spec, views)
-    batches, total = eval_batches(found.dataset, views), len(found.dataset) * views.views_per_clip
-    loader = clip_loader(
-        ClipSequence(found.dataset, shuffle=False, seed=0),
-        batches,
-        workers=available_cores() if workers is None else workers,
-    )
-    set_torch_threads(model)
-    done = 0
+    batches = eval_batches(found.dataset, views)
+    total = sum(map(len, batches)) * views.views_per_clip
+    workers, done = available_cores() if workers is None else workers, 0
+    torch.set_num_threads(torch_threads(model))
 
     def count(num_clips: int) -> None:
         nonlocal done
@@ -246,12 +240,12 @@ def score_model(
 
     scores = evaluate(
         model,
-        loader,
+        read_batches(found.dataset, batches, workers),
         class_names=found.class_names,
         skipped=found.skipped,
         fusion=views.fusion,
         batch_size=views.batch_size,
-        device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
+        device=choose_device(device),
         progress=count,
     )
     return scores, found.title

@@ -171,6 +171,22 @@ class Batch:
         """All tensors in memory that a GPU copies from without waiting."""
         return _mapped(self, lambda x: x.pin_memory() if isinstance(x, Tensor) else x)
 
+    @classmethod
+    def joined(cls, batches: Sequence[typing.Self]) -> typing.Self:
+        """Batches of clips, laid one behind the other as one batch."""
+
+        def joint(name: str, values: list[Any]) -> Any:
+            if given := [value for value in values if value is not None]:
+                if len(given) < len(values):
+                    raise ValueError(f"{len(given)} of {len(values)} samples have {name}")
+                if isinstance(given[0], Batch):
+                    return type(given[0]).joined(given)
+                return sum(given, []) if isinstance(given[0], list) else torch.cat(given)
+            return None
+
+        names = [item.name for item in fields(cls)]  # type: ignore[arg-type]
+        return cls(**{name: joint(name, [getattr(b, name) for b in batches]) for name in names})
+
 
 @dataclass
 class Regions(Batch):

@@ -1,5 +1,5 @@
 """Files that are written whole or not at all, files of weights of which no code is run, the order
-of names, and progress on standard error.
+of names, progress on standard error, and what of a machine a computation takes.
 """
 
 from __future__ import annotations
@@ -16,12 +16,58 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vidgraph.errors import RunError, WeightsError
+from vidgraph.errors import RecipeError, RunError, WeightsError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+SMALL_MODEL = 5_000_000  # parameters
+
+
+def choose_device(wanted: str | None) -> str:
+    """`cuda` or `cpu`; for None and `auto` a GPU where there is one.
+
+    Raises:
+        RecipeError: a GPU is asked for and there is none.
+    """
+    import torch
+
+    available = torch.cuda.is_available()
+    if wanted == "cuda" and not available:
+        raise RecipeError("the device is to be cuda, but torch finds no GPU; see vidgraph doctor")
+    return "cuda" if available and wanted != "cpu" else "cpu"
+
+
+def available_cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def torch_threads(model: nn.Module) -> int:
+    """How many CPU threads torch should take to run or train a model: what OMP_NUM_THREADS says,
+    else one for a small model and one per core for a large one.
+
+    The operations of a small model are so short that threads spend their time waiting for each
+    other, which becomes ruinous as soon as another process, such as the one that reads the clips,
+    takes one of the cores. By benchmarks/threads.py, clips/s of training on two cores of an AMD
+    EPYC with one and with two threads, alone and beside a busy process:
+
+        rstg_small, 0.5 M parameters    alone 40 and 57    beside 37 and 20
+        i3d_small, 1.1 M parameters     alone 12 and 24    beside 13 and 8
+        i3d_r50, 27 M parameters        alone 1.0 and 1.6  beside 0.8 and 0.6
+
+    With one thread the other cores are left to the processes that read clips. A large model is what
+    everything waits for, so it gets all cores.
+    """
+    if threads := os.environ.get("OMP_NUM_THREADS", ""):
+        return max(1, int(threads)) if threads.isdigit() else 1
+    small = sum(parameter.numel() for parameter in model.parameters()) < SMALL_MODEL
+    return 1 if small else available_cores()
 
 
 def check_target(path: str | Path, inputs: Iterable[str | Path] = ()) -> None:
@@ -123,25 +169,39 @@ def natural_key(name: str) -> tuple[list[tuple[int, str]], str]:
 
 
 @contextmanager
-def counter(what: str, every_seconds: float = 15.0) -> Iterator[Callable[[int, int], None]]:
+def counter(
+    what: str, every_seconds: float = 15.0, note: Callable[[], str] = str
+) -> Iterator[Callable[[int, int], None]]:
     """Yields a function to be called with (done, in all), which tells how many per second, and the
     time left: beside a moving bar on a terminal; in a log file by a line every few seconds.
+
+    Args:
+        what: is counted.
+        every_seconds: distance of lines in a log file.
+        note: what else a line says; it is only asked when one is shown.
     """
-    begin = printed = time.monotonic()
+    on_terminal, begin = sys.stderr.isatty(), time.monotonic()
+    every, shown, first = 0.5 if on_terminal else every_seconds, begin, -1
 
     def line(done: int, total: int) -> str:
-        rate = done / max(time.monotonic() - begin, 1e-9)
+        rate = (done - first) / max(time.monotonic() - begin, 1e-9)
         left = f"{duration((total - done) / rate)} left" if rate else "the time left is not known"
-        return f"{done:,} of {total:,} {what}  {rate:.3g} {what}/s  {left}"
+        return f"{done:,} of {total:,} {what}  {rate:.3g} {what}/s  {left}  {note()}".rstrip()
 
-    def print_line(done: int, total: int) -> None:
-        nonlocal printed
-        if time.monotonic() - printed >= every_seconds and total:
-            printed = time.monotonic()
+    def report(done: int, total: int) -> None:
+        nonlocal first, shown
+        first = done if first < 0 else first  # of work that is continued, a part is done already
+        if time.monotonic() - shown < every or not total:
+            return
+        shown = time.monotonic()
+        if bar is None:
             print(f"{100 * done / total:5.1f} %  {line(done, total)}", file=sys.stderr, flush=True)
+        else:
+            bar.update(task, completed=done, total=total, description=line(done, total))
 
-    if not sys.stderr.isatty():
-        yield print_line
+    if not on_terminal:
+        bar = None
+        yield report
         return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn
@@ -149,9 +209,7 @@ def counter(what: str, every_seconds: float = 15.0) -> Iterator[Callable[[int, i
     columns = BarColumn(), TextColumn("{task.description}")
     with Progress(*columns, console=Console(file=sys.stderr), transient=True) as bar:
         task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(
-            task, completed=done, total=total, description=line(done, total)
-        )
+        yield report
 
 
 def duration(seconds: float) -> str:

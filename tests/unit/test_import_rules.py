@@ -23,8 +23,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "data": {"precompute", "video"},
     "backbones": set(),
     "models": {"backbones"},
-    "training": set(),
-    "evaluation": {"models"},
+    "training": {"evaluation"},
+    "evaluation": {"video"},
     "visualize": {"video"},
     "config": {"data", "models", "training", "video"},
     "weights": {"models"},
@@ -50,10 +50,9 @@ MOST_ROOMS, LONGEST_CHAIN = 22, 8
 # inside the function that needs it.
 HEAVY_OWNERS = {
     "matplotlib": {"visualize"},
-    "lightning": {"training"},
+    "lightning_fabric": {"training"},
     "av": {"video"},
     "pandas": {"data"},
-    "torchmetrics": {"evaluation", "training"},
     "sklearn": set(),
     "typer": {"cli", "cli_data"},
     "timm": {"backbones"},

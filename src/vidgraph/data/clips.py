@@ -207,15 +207,14 @@ class ClipDataset(Dataset[ClipBatch]):
         ]
         if views.mirrored:
             _check_mirrored_views(self.class_names, self._mirror.tolist())
-        # In shared memory, so that workers that live through several epochs see it change.
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+        self._epoch = 0
 
     def __len__(self) -> int:
         return len(self._videos) * self.views.num_views
 
     def set_epoch(self, epoch: int) -> None:
-        """Moves the random draws on; call it before each epoch's iteration over the loader."""
-        self._epoch.fill_(epoch)
+        """Moves the random draws on, in this process."""
+        self._epoch = epoch
 
     def __getitem__(self, i: int) -> ClipBatch:
         """The views of one clip as a batch; `index` is its row among the split's kept rows.
@@ -270,7 +269,7 @@ class ClipDataset(Dataset[ClipBatch]):
 
     def _draw(self, row: int, i: int) -> _Clip:
         """A training clip, with the label of what is seen."""
-        rng, plan = np.random.default_rng([self.seed, int(self._epoch), i]), self.views
+        rng, plan = np.random.default_rng([self.seed, self._epoch, i]), self.views
         start, end = self._spans[row]
         with open_video(self._videos[row], folder_fps=plan.folder_fps) as video:
             times, bounds = video.timestamps_seconds, {"start_seconds": start, "end_seconds": end}
@@ -332,10 +331,7 @@ class ClipDataset(Dataset[ClipBatch]):
             return None
         return mirrored if label.ndim == 1 else torch.zeros_like(label).index_fill_(1, mirrored, 1)
 
-    @staticmethod
-    def collate(samples: Sequence[ClipBatch]) -> ClipBatch:
-        """See `collate`."""
-        return collate(samples)
+    collate = staticmethod(ClipBatch.joined)
 
 
 def mirrored_classes(class_names: Sequence[str]) -> list[int]:
@@ -376,28 +372,7 @@ def _sides(name: str, mirror: bool) -> str:
     return _DIRECTION.sub(spell, re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name))
 
 
-def collate(samples: Sequence[ClipBatch]) -> ClipBatch:
-    """Batches of clips, laid one behind the other as one batch."""
-    regions = [sample.regions for sample in samples if sample.regions is not None]
-    num_flows = sum(sample.flow is not None for sample in samples)
-    for count, what in ((len(regions), "regions"), (num_flows, "flow")):
-        if count not in (0, len(samples)):
-            raise ValueError(f"{count} of {len(samples)} samples have {what}; all or none must")
-    return ClipBatch(
-        video=_cat(samples, "video"),
-        label=_cat(samples, "label"),
-        index=_cat(samples, "index"),
-        frame_indices=_cat(samples, "frame_indices"),
-        names=[name for sample in samples for name in sample.names],
-        regions=Regions(*(_cat(regions, name) for name in ("boxes_xyxy", "scores", "mask")))
-        if regions
-        else None,
-        flow=_cat(samples, "flow") if num_flows else None,
-    )
-
-
-def _cat(records: Sequence[ClipBatch] | Sequence[Regions], name: str) -> Tensor:
-    return torch.cat([getattr(record, name) for record in records])
+collate = ClipBatch.joined
 
 
 def _none_if_nan(seconds: float) -> float | None:

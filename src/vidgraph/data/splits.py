@@ -16,7 +16,7 @@ from vidgraph.data.flow_source import VideoFlow, open_video_flow
 from vidgraph.data.intervals import load_intervals
 from vidgraph.data.options import DataOptions, SyncMnistOptions, TableOptions
 from vidgraph.data.syncmnist import DigitClips, DigitStream, SyncMnistStream, load_test_set
-from vidgraph.data.table import VideoTable, load_table
+from vidgraph.data.table import load_table
 from vidgraph.errors import DataError, RecipeError, nearest
 from vidgraph.precompute.store import BoxStore
 from vidgraph.records import ClipBatch, InputSpec

@@ -1,110 +1,136 @@
-"""Runs a model over clips and scores it. The views of one sample become one answer first.
+"""Reads clips, runs a model over them and scores it. The views of one sample become one answer
+first.
 
 Shapes: B batch, K classes, V views.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
-from typing import Any, Literal, cast, get_args
+import re
+import signal
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vidgraph.errors import DataError, RecipeError, nearest
-from vidgraph.evaluation.metrics import (
-    SOFTMAXED,
-    Scores,
-    score_multi_label,
-    score_single_label,
-    softmaxed,
-)
+from vidgraph.errors import DataError, RecipeError, RunError, VidgraphError
+from vidgraph.evaluation.metrics import SOFTMAXED, Scores, softmaxed
 from vidgraph.records import ClipBatch, InputSpec
+from vidgraph.video.views import Fusion, ViewPlan
 
-ViewFusion = Literal["mean", "max", "logits", "max_logits"]
-
+Precision = Literal["fp32", "bf16"]
 _MAXIMA = ("max", "max_logits")
-_PRECISIONS: dict[str, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16}
 
 
-def check_fusion(views: str) -> None:
-    """Raises RecipeError if views are not fused that way."""
-    known = get_args(ViewFusion)
-    if views not in known:
-        raise RecipeError(f"views are not fused by {views!r}{nearest(views, known)}")
+# ---- reading -------------------------------------------------------------------------------------
 
 
-def evaluate(
-    model: nn.Module,
-    loader: Iterable[ClipBatch],
-    *,
-    class_names: Sequence[str],
-    skipped: int = 0,
-    device: torch.device | str = "cpu",
-    precision: str = "fp32",
-    views: ViewFusion = "mean",
-    chunk: int | None = None,
-    progress: Callable[[int], None] | None = None,
-) -> Scores:
-    """Scores `model` on all clips of `loader`.
-
-    Clips of the same `index` are views of one sample and are fused before scoring. int64 labels [B]
-    are single-label (softmax); float labels [B, K] are multi-label (sigmoid).
+def read_batches(
+    dataset: Any, batches: Iterable[list[int]], workers: int, pin_memory: bool = False
+) -> Iterator[ClipBatch]:
+    """Batches of a data set, read by worker processes.
 
     Args:
-        model: has `spec`; gives logits [B, K]. Its training mode is put back afterwards.
-        loader: batches of clips, in any order.
-        class_names: K names.
-        skipped: samples that were left out; each score counts them as wrong.
-        device: where the model runs.
-        precision: "fp32" or "bf16" (autocast).
-        views: "mean" or "max" of probabilities, or the mean ("logits") or maximum ("max_logits") of
-            logits.
-        chunk: most clips in one forward pass; None: the whole batch. It changes memory, not scores.
-        progress: called with the number of clips just done.
-
-    Raises:
-        DataError: no clips, a label outside the classes, views of one sample that disagree on the
-            label, or a model whose number of outputs is not the number of classes or whose outputs
-            are not finite.
+        dataset: map-style, of `ClipBatch`es; `__getitems__(indices)`, where it has one, makes one
+            of several.
+        batches: the rows of each batch.
+        workers: processes; 0 reads in this one.
+        pin_memory: for a GPU.
     """
-    fused = _Fused(views, class_names)
-    model = model.to(device)
-    was_training = model.training
-    model.eval()
+    from torch.utils.data import DataLoader
+
+    yield from DataLoader(
+        dataset,
+        batch_sampler=batches,
+        collate_fn=_joined,
+        num_workers=workers,
+        pin_memory=pin_memory,
+        worker_init_fn=_ignore_interrupts,
+        # its own, so that starting an iterator does not advance the training's random numbers
+        generator=torch.Generator(),
+    )
+
+
+def split_rows(
+    num_rows: int, batch_size: int, rank: int = 0, world_size: int = 1
+) -> list[list[int]]:
+    """Rows 0..num_rows-1 in batches, of which process `rank` of `world_size` takes its share."""
+    mine = range(rank, num_rows, world_size)
+    return [list(mine[start : start + batch_size]) for start in range(0, len(mine), batch_size)]
+
+
+def eval_batches(dataset: Any, views: ViewPlan) -> list[list[int]]:
+    """Clips that are read together: as many as fit, with their crops, into one forward pass, but at
+    least one.
+
+    Whole frames differ in shape from video to video, so that only clips of one video go together.
+    """
+    if not views.full_frame:
+        return split_rows(len(dataset), max(1, views.batch_size // views.views_per_clip))
+    clips = views.num_views if hasattr(dataset, "views") else len(dataset)
+    return [
+        list(range(start, min(start + views.batch_size, first + clips)))
+        for first in range(0, len(dataset), clips)
+        for start in range(first, first + clips, views.batch_size)
+    ]
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Turns what torch raises for a full GPU, for a killed worker process and, with a traceback in
+    its text, for bad input that a worker found into errors of one line.
+    """
     try:
-        for batch in loader:
-            fused.add(predict_batch(model, batch, device, precision, chunk), batch)
-            if progress is not None:
-                progress(len(batch))
-    finally:
-        model.train(was_training)
-    return fused.scores(skipped)
+        yield
+    except torch.OutOfMemoryError as error:
+        raise RunError("the GPU's memory is full; lower batch_size, or run on the CPU") from error
+    except (RuntimeError, VidgraphError) as error:
+        text = " ".join(str(error).split())
+        if found := re.match(r"Caught .*vidgraph\.errors\.\w+: (.*)", text):
+            kind = type(error) if isinstance(error, VidgraphError) else VidgraphError
+            raise kind(found[1]) from error
+        if "DataLoader worker" in text and not text.startswith("Caught"):
+            raise RunError(
+                "a process that reads clips was killed, most likely for lack of memory; lower the "
+                "number of workers or batch_size"
+            ) from error
+        raise
+
+
+def _joined(clips: ClipBatch | list[ClipBatch]) -> ClipBatch:
+    return ClipBatch.joined(clips) if isinstance(clips, list) else clips
+
+
+def _ignore_interrupts(worker: int) -> None:
+    """Ctrl-C reaches the whole process group; the first process alone decides how to stop."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+# ---- the model -----------------------------------------------------------------------------------
 
 
 def predict_batch(
     model: nn.Module,
     batch: ClipBatch,
     device: torch.device | str = "cpu",
-    precision: str = "fp32",
-    chunk: int | None = None,
+    batch_size: int | None = None,
+    precision: Precision = "fp32",
 ) -> Tensor:
-    """Logits of a batch, float32 [B, K] on the CPU, computed for `chunk` clips at a time.
+    """Logits of a batch, float32 [B, K] on the CPU, computed for `batch_size` clips at a time.
 
     Raises:
-        RecipeError: an unknown precision, or a model that cannot take frames of another size than
-            its own.
+        RecipeError: a model that cannot take frames of another size than its own.
     """
-    if precision not in _PRECISIONS:
-        raise RecipeError(f"unknown precision {precision!r}{nearest(precision, _PRECISIONS)}")
-    dtype, kind = _PRECISIONS[precision], torch.device(device).type
-    spec, step = cast(InputSpec, model.spec), chunk or len(batch)
-    logits = []
-    with torch.inference_mode(), torch.autocast(kind, dtype=dtype, enabled=dtype is not None):
+    spec, step = cast(InputSpec, model.spec), batch_size or len(batch)
+    device, logits = torch.device(device), []
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+    with torch.inference_mode(), autocast:
         for start in range(0, len(batch), step):
-            part = batch.part(start, start + step).to(device)
+            part = batch.part(start, start + step).to(device, non_blocking=True)
             try:
                 logits.append(model(**part.inputs(spec)).float().cpu())
             except (RuntimeError, ValueError) as error:
@@ -119,44 +145,113 @@ def _other_size(error: Exception, batch: ClipBatch, spec: InputSpec) -> RecipeEr
     given, own = tuple(batch.video.shape[3:]), (spec.height, spec.width)
     if given == own or isinstance(error, torch.OutOfMemoryError):
         return None
-    what = (
+    return RecipeError(
         f"the model takes frames of {own[0]}x{own[1]} pixels and cannot use views of "
-        f"{given[0]}x{given[1]} ({error})"
+        f"{given[0]}x{given[1]} ({error}); leave out eval.full_frame and eval.crop_size"
     )
-    return RecipeError(f"{what}; leave out eval.full_frame and eval.crop_size")
 
 
-def view_scores(logits: Tensor, multi_label: bool, views: ViewFusion) -> Tensor:
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """The model in evaluation mode; afterwards each of its modules is in the mode it was in."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+# ---- views ---------------------------------------------------------------------------------------
+
+
+def view_scores(logits: Tensor, multi_label: bool, fusion: Fusion) -> Tensor:
     """What is fused over views: probabilities, or the logits themselves; float64 [B, K]."""
     logits = logits.double()
-    if views in ("logits", "max_logits"):
+    if fusion in ("logits", "max_logits"):
         return logits
     return logits.sigmoid() if multi_label else logits.softmax(-1)
 
 
-def fuse_views(scores: Tensor, multi_label: bool, views: ViewFusion) -> Tensor:
+def fuse_views(scores: Tensor, multi_label: bool, fusion: Fusion) -> Tensor:
     """Probabilities of one sample from `view_scores` of its views: [V, K] to [K]."""
-    return _finish(scores.amax(0) if views in _MAXIMA else scores.mean(0), multi_label, views)
+    return _finish(scores.amax(0) if fusion in _MAXIMA else scores.mean(0), multi_label, fusion)
 
 
-def _finish(fused: Tensor, multi_label: bool, views: ViewFusion) -> Tensor:
+def _finish(fused: Tensor, multi_label: bool, fusion: Fusion) -> Tensor:
     """Probabilities, [..., K]; only fused logits are not yet."""
-    if views in ("mean", "max"):
+    if fusion in ("mean", "max"):
         return fused
     return fused.sigmoid() if multi_label else fused.softmax(-1)
 
 
-class _Fused:
+# ---- scoring -------------------------------------------------------------------------------------
+
+
+def evaluate(
+    model: nn.Module,
+    batches: Iterable[ClipBatch],
+    *,
+    class_names: Sequence[str],
+    skipped: int = 0,
+    device: torch.device | str = "cpu",
+    precision: Precision = "fp32",
+    fusion: Fusion = "mean",
+    batch_size: int | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Scores:
+    """Scores `model` on all clips of `batches`.
+
+    Clips of the same `index` are views of one sample and are fused before scoring. int64 labels [B]
+    are single-label (softmax); float labels [B, K] are multi-label (sigmoid).
+
+    Args:
+        model: gives logits [B, K]. The modes of its modules are put back afterwards.
+        batches: clips, in any order.
+        class_names: K names.
+        skipped: samples that were left out; each score counts them as wrong.
+        device: where the model runs.
+        precision: "fp32" or "bf16" (autocast).
+        fusion: "mean" or "max" of probabilities, or the mean ("logits") or maximum ("max_logits")
+            of logits.
+        batch_size: most clips in one forward pass; None: the whole batch. It changes memory, not
+            scores.
+        progress: called with the number of clips just done.
+
+    Raises:
+        DataError: no clips, a label outside the classes, views of one sample that disagree on the
+            label, or a model whose number of outputs is not the number of classes or whose outputs
+            are not finite.
+    """
+    samples, model = _Samples(fusion, class_names), model.to(device)
+    with evaluating(model), one_line_errors():
+        for batch in batches:
+            samples.add(predict_batch(model, batch, device, batch_size, precision), batch)
+            if progress is not None:
+                progress(len(batch))
+    return samples.scores(skipped)
+
+
+def scores_of_logits(logits: Tensor, labels: Tensor) -> Scores:
+    """The scores that `evaluate` gives samples with one view each: logits [n, K], labels [n] or
+    [n, K].
+    """
+    samples = _Samples("mean", [f"class {k}" for k in range(logits.shape[1])])
+    nothing = torch.empty(len(labels), 0)
+    samples.add(logits, ClipBatch(nothing, labels, torch.arange(len(labels)), nothing))
+    return samples.scores(skipped=0)
+
+
+class _Samples:
     """Collects the views of each sample by its index."""
 
-    def __init__(self, views: ViewFusion, class_names: Sequence[str]) -> None:
-        check_fusion(views)
-        self.views: ViewFusion = views
+    def __init__(self, fusion: Fusion, class_names: Sequence[str]) -> None:
+        self.fusion: Fusion = fusion
         self.class_names = class_names
-        self.rows: dict[
-            int, Tensor
-        ] = {}  # running sum or maximum, so that 30 views cost no more memory than one
-        self.num_views: dict[int, int] = {}
+        # A running sum or maximum, so that 250 views cost no more memory than one.
+        self.fused: dict[int, Tensor] = {}
+        self.num_views: Counter[int] = Counter()
         self.labels: dict[int, Any] = {}
         self.names: dict[int, str] = {}
         self.multi_label = False
@@ -168,29 +263,23 @@ class _Fused:
         self._check(logits, batch, names)
         self.multi_label = batch.label.ndim == 2
         self.softmaxed &= self.multi_label and softmaxed(logits.numpy())
-        scores = view_scores(logits, self.multi_label, self.views)
-        for row, index, label, name in zip(
-            scores, batch.index.tolist(), batch.label.tolist(), names, strict=True
-        ):
+        rows = view_scores(logits, self.multi_label, self.fusion)
+        parts = (rows, batch.index.tolist(), batch.label.tolist(), names)
+        for row, index, label, name in zip(*parts, strict=True):
             if self.labels.setdefault(index, label) != label:
                 raise DataError(f"{name}: two views of sample {index} have different labels")
-            seen = self.rows.get(index)
-            self.rows[index] = (
-                row
-                if seen is None
-                else torch.maximum(seen, row)
-                if self.views in _MAXIMA
-                else seen + row
-            )
-            self.num_views[index] = self.num_views.get(index, 0) + 1
-            self.names[index] = name
+            seen = self.fused.get(index)
+            if seen is not None:
+                row = torch.maximum(seen, row) if self.fusion in _MAXIMA else seen + row
+            self.fused[index], self.names[index] = row, name
+            self.num_views[index] += self.fusion not in _MAXIMA
 
     def _check(self, logits: Tensor, batch: ClipBatch, names: list[str]) -> None:
-        num_classes = len(self.class_names)
+        num_classes, label = len(self.class_names), batch.label
         if logits.shape[1] != num_classes:
             raise DataError(
                 f"the model has {logits.shape[1]} outputs but the data set has {num_classes} "
-                "classes; re-head it first"
+                "classes; give it another head first"
             )
         finite = torch.isfinite(logits).all(1)
         if not finite.all():
@@ -198,43 +287,34 @@ class _Fused:
                 f"{names[int((~finite).nonzero()[0])]}: the model's output is not finite; are its "
                 "weights sound?"
             )
-        if batch.label.ndim == 2 and batch.label.shape[1] != num_classes:
+        if label.ndim == 2:
+            if label.shape[1] != num_classes:
+                raise DataError(
+                    f"{names[0]}: labels hold {label.shape[1]} classes, not {num_classes}"
+                )
+        elif (outside := (label < 0) | (label >= num_classes)).any():
+            row = int(outside.nonzero()[0])
             raise DataError(
-                f"{names[0]}: labels hold {batch.label.shape[1]} classes, not {num_classes}"
-            )
-        outside = (
-            (batch.label < 0) | (batch.label >= num_classes)
-            if batch.label.ndim == 1
-            else torch.zeros(1, dtype=torch.bool)
-        )
-        if outside.any():
-            place = int(outside.nonzero()[0])
-            raise DataError(
-                f"{names[place]}: label {int(batch.label[place])} is outside the {num_classes} "
-                "classes; check the table"
+                f"{names[row]}: label {int(label[row])} is outside the {num_classes} classes; "
+                "check the table"
             )
 
     def scores(self, skipped: int) -> Scores:
         """Fuses and scores, in the order of the data set."""
-        if not self.rows:
+        if not self.fused:
             raise DataError(
                 "there are no clips to score; is the split empty, or are all its files on the "
                 "skip list?"
             )
-        order = sorted(self.rows)
-        counts = torch.tensor([1 if self.views in _MAXIMA else self.num_views[i] for i in order])
-        probabilities = _finish(
-            torch.stack([self.rows[i] for i in order]) / counts[:, None],
-            self.multi_label,
-            self.views,
-        )
-        score = score_multi_label if self.multi_label else score_single_label
-        scores = score(
-            probabilities.float().numpy(),
+        order = sorted(self.fused)
+        counts = torch.tensor([max(1, self.num_views[i]) for i in order])
+        fused = torch.stack([self.fused[i] for i in order]) / counts[:, None]
+        return Scores(
+            _finish(fused, self.multi_label, self.fusion).float().numpy(),
             np.array([self.labels[i] for i in order]),
             self.class_names,
-            indices=np.array(order, dtype=np.int64),
-            names=[self.names[i] for i in order],
-            skipped=skipped,
+            [self.names[i] for i in order],
+            np.array(order, dtype=np.int64),
+            skipped,
+            (SOFTMAXED,) if self.softmaxed else (),
         )
-        return replace(scores, notes=(SOFTMAXED,)) if self.softmaxed else scores

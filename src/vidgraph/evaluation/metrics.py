@@ -1,4 +1,4 @@
-"""Scores of a set of clips, in percent, each with a 95 % interval.
+"""Scores of a set of clips, in percent, each with a 95 % interval; the files that hold them.
 
 Every score counts the clips that were skipped as wrong: it is multiplied by n / (n + skipped),
 where n clips were scored.
@@ -8,21 +8,25 @@ Shapes: n clips, K classes, R resamples.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import zipfile
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from vidgraph.errors import DataError
+from vidgraph.util import atomic_write
 
-_Z95 = 1.959963984540054  # two-sided 95 % point of the normal distribution
-_CHUNK = 50  # resamples drawn at once; bounds memory to 50 x n counts
+SCORES_SUFFIX = ".npz"
 SOFTMAXED = (
-    "the scores of every clip sum to 1, as after a softmax, though clips have several labels "
-    "each: classes then take from each other "
-    "what they should share, and mAP falls; score them with a sigmoid per class"
+    "the scores of every clip sum to 1, as after a softmax, though clips have several labels each: "
+    "classes then take from each other what they should share, and mAP falls; score them with a "
+    "sigmoid per class"
 )
+_NUM_RESAMPLES, _DRAWN_AT_ONCE = 200, 50  # the second bounds memory to 50 x n counts
 
 
 @dataclass(frozen=True)
@@ -31,43 +35,31 @@ class Scores:
     None.
 
     Attributes:
-        top1: clips whose likeliest class is right; single-label only.
-        top5: clips whose right class is among the five likeliest; single-label with more than five
-            classes only.
-        mean_class: mean over classes of the share of their clips that are right; single-label only.
-        map: mean over classes of average precision; multi-label only.
-        n: clips that were scored.
-        skipped: clips that were left out; they count as wrong in the four scores and their
-            intervals.
-        ci95: 95 % interval of each score that is not None. top1 and top5: Wilson; the others:
-            bootstrap over clips.
-        per_class: one `{name, n, accuracy}` (multi-label: `{name, n, ap}`) per class, over scored
-            clips only; None for a class without clips.
-        labels: the truth, int64 [n] or 0/1 [n, K].
-        probabilities: mean over the views of each clip, float32 [n, K].
-        indices: row of each clip in its data set, ascending, int64 [n].
+        probabilities: of each clip, its views fused, float32 [n, K].
+        labels: the truth, int64 [n]; multi-label: 0/1 [n, K].
+        class_names: in the order of the columns of `probabilities`.
         names: the file that each clip comes from.
+        indices: row of each clip in its data set, ascending, int64 [n].
+        skipped: clips that were left out; they count as wrong in all scores and intervals.
         notes: what a reader of the scores must know, one sentence each.
     """
 
-    top1: float | None
-    top5: float | None
-    mean_class: float | None
-    map: float | None
-    n: int
-    skipped: int
-    ci95: dict[str, tuple[float, float]]
-    per_class: list[dict[str, Any]]
-    labels: np.ndarray = field(repr=False)
     probabilities: np.ndarray = field(repr=False)
+    labels: np.ndarray = field(repr=False)
+    class_names: Sequence[str] = field(repr=False)
+    names: Sequence[str] = field(repr=False)
     indices: np.ndarray = field(repr=False)
-    names: list[str] = field(repr=False)
+    skipped: int = 0
     notes: tuple[str, ...] = ()
 
     @property
-    def class_names(self) -> list[str]:
-        """In the order of the columns of `probabilities`."""
-        return [row["name"] for row in self.per_class]
+    def n(self) -> int:
+        """Clips that were scored."""
+        return len(self.labels)
+
+    @property
+    def multi_label(self) -> bool:
+        return self.labels.ndim == 2
 
     @property
     def kept(self) -> float:
@@ -75,6 +67,75 @@ class Scores:
         return self.n / (self.n + self.skipped)
 
     @property
+    def top1(self) -> float | None:
+        """Clips whose likeliest class is right; single-label only."""
+        return None if self.multi_label else 100 * int(self.correct.sum()) / (self.n + self.skipped)
+
+    @property
+    def top5(self) -> float | None:
+        """Clips whose right class is among the five likeliest; single-label with more than five
+        classes only.
+        """
+        if self.multi_label or len(self.class_names) <= 5:
+            return None
+        right = int(top_k_correct(self.probabilities, self.labels, 5).sum())
+        return 100 * right / (self.n + self.skipped)
+
+    @property
+    def mean_class(self) -> float | None:
+        """Mean over classes of the share of their clips that are right; single-label only."""
+        return None if self.multi_label else self._class_mean
+
+    @property
+    def map(self) -> float | None:
+        """Mean over classes that have a positive clip of average precision; multi-label only."""
+        return self._class_mean if self.multi_label else None
+
+    @property
+    def accuracy(self) -> float:
+        """The score that a table shows: top-1, or mAP where clips have several labels.
+
+        Raises:
+            DataError: no class has a clip.
+        """
+        score = self.map if self.multi_label else self.top1
+        if score is None:
+            raise DataError("there is no accuracy: no class has a clip")
+        return score
+
+    @property
+    def accuracy_ci95(self) -> tuple[float, float]:
+        """The 95 % interval of `accuracy`."""
+        return self.ci95["map" if self.multi_label else "top1"]
+
+    @cached_property
+    def ci95(self) -> dict[str, tuple[float, float]]:
+        """95 % interval of each score that is not None. top1 and top5: Wilson; the others:
+        bootstrap over clips.
+        """
+        if self.multi_label:
+            return {} if self.map is None else {"map": self._bootstrap()}
+        total = self.n + self.skipped
+        intervals = {"top1": wilson_interval(int(self.correct.sum()), total)}
+        if self.top5 is not None:
+            intervals["top5"] = wilson_interval(round(self.top5 * total / 100), total)
+        return intervals | {"mean_class": self._bootstrap()}
+
+    @cached_property
+    def per_class(self) -> list[dict[str, Any]]:
+        """One `{name, n, accuracy}` (multi-label: `{name, n, ap}`) per class, over scored clips
+        only; None for a class without clips.
+        """
+        everything = np.ones((1, self.n))
+        rows = []
+        for k, name in enumerate(self.class_names):
+            members = self.labels[:, k] > 0.5 if self.multi_label else self.labels == k
+            value = float(100 * self.class_score(k, everything)[0]) if members.any() else None
+            key = "ap" if self.multi_label else "accuracy"
+            rows.append({"name": name, "n": int(members.sum()), key: value})
+        return rows
+
+    @cached_property
     def correct(self) -> np.ndarray:
         """Whether top-1 is right, bool [n], for `paired_bootstrap`.
 
@@ -90,50 +151,67 @@ class Scores:
         Raises:
             DataError: the clips have several labels each.
         """
-        return confusion_matrix(
-            self.probabilities.argmax(1), self._single_labels(), len(self.per_class)
-        )
+        num_classes = len(self.class_names)
+        cells = self._single_labels() * num_classes + self.probabilities.argmax(1)
+        return np.bincount(cells, minlength=num_classes**2).reshape(num_classes, num_classes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for `eval --json`, rounded to a thousandth of a point."""
+
+        def rounded(value: Any) -> Any:
+            return round(value, 3) if isinstance(value, float) else value
+
+        content: dict[str, Any] = {
+            name: rounded(getattr(self, name)) for name in ("top1", "top5", "mean_class", "map")
+        }
+        content |= {"n": self.n, "skipped": self.skipped}
+        content["ci95"] = {name: [*map(rounded, ends)] for name, ends in self.ci95.items()}
+        content["per_class"] = [
+            {key: rounded(value) for key, value in row.items()} for row in self.per_class
+        ]
+        return content
 
     def _single_labels(self) -> np.ndarray:
-        if self.labels.ndim != 1:
+        if self.multi_label:
             raise DataError(
                 "the clips have several labels each, so there is no right class to count"
             )
         return self.labels
 
     @property
-    def accuracy(self) -> float:
-        """The score that a table shows: top-1, or mAP where clips have several labels."""
-        score = self.top1 if self.top1 is not None else self.map
-        if score is None:
-            raise DataError("there is no accuracy: no class has a clip")
-        return score
+    def _class_mean(self) -> float | None:
+        key = "ap" if self.multi_label else "accuracy"
+        found = [row[key] for row in self.per_class if row[key] is not None]
+        return float(np.mean(found)) * self.kept if found else None
 
-    @property
-    def accuracy_ci95(self) -> tuple[float, float]:
-        """The 95 % interval of `accuracy`."""
-        return self.ci95["top1" if self.top1 is not None else "map"]
+    def class_score(self, k: int, counts: np.ndarray) -> np.ndarray:
+        """Accuracy or average precision of class k with each clip counted `counts` times: [R, n] to
+        [R], shares of 1; nan where none of its clips is drawn.
+        """
+        if self.multi_label:
+            return average_precision(self._ranked[:, k], self.labels[:, k] > 0.5, counts)
+        members = self.labels == k
+        total = counts @ members.astype(np.float32)
+        right = counts @ (members & self.correct).astype(np.float32)
+        return right / np.where(total > 0, total, np.nan)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for `eval --json`, rounded to a thousandth of a point."""
-        rounded = {
-            name: _round(getattr(self, name)) for name in ("top1", "top5", "mean_class", "map")
-        }
-        ci95 = {name: [_round(low), _round(high)] for name, (low, high) in self.ci95.items()}
-        per_class = [
-            {
-                key: _round(value) if isinstance(value, float) else value
-                for key, value in row.items()
-            }
-            for row in self.per_class
+    @cached_property
+    def _ranked(self) -> np.ndarray:
+        """The scores by which clips are ranked. As in the official evaluation of Charades, a clip
+        without any label ranks behind all others.
+        """
+        labelled = (self.labels > 0.5).any(1, keepdims=True)
+        return np.where(labelled, self.probabilities, -np.inf)
+
+    def _bootstrap(self) -> tuple[float, float]:
+        """95 % percentile interval of the mean over classes, over resampled clips."""
+        present = [k for k, row in enumerate(self.per_class) if row["n"]]
+        means = [
+            np.nanmean([self.class_score(k, counts) for k in present], axis=0)
+            for counts in resamples(self.n, _NUM_RESAMPLES, seed=0)
         ]
-        return {
-            **rounded,
-            "n": self.n,
-            "skipped": self.skipped,
-            "ci95": ci95,
-            "per_class": per_class,
-        }
+        low, high = np.nanpercentile(np.concatenate(means) * 100 * self.kept, [2.5, 97.5])
+        return float(low), float(high)
 
 
 @dataclass(frozen=True)
@@ -151,139 +229,12 @@ class PairedDifference:
     p_value: float
 
 
-def score_single_label(
-    probabilities: np.ndarray,
-    labels: np.ndarray,
-    class_names: Sequence[str],
-    *,
-    indices: np.ndarray,
-    names: list[str],
-    skipped: int = 0,
-    num_resamples: int = 1000,
-    seed: int = 0,
-) -> Scores:
-    """Top-1, top-5, mean class accuracy and the confusion matrix.
-
-    Args:
-        probabilities: [n, K]; any monotone score does.
-        labels: class indices, int64 [n].
-        class_names: K names.
-        indices: row of each clip in its data set, [n].
-        names: the file of each clip, n of them.
-        skipped: clips that were left out.
-        num_resamples: of the bootstrap (R).
-        seed: of the bootstrap.
-    """
-    num_classes, n = len(class_names), len(labels)
-    kept = n / (n + skipped)
-    correct = top_k_correct(probabilities, labels, 1)
-    members = np.eye(num_classes, dtype=np.float32)[labels]  # [n, K]
-    hits = members * correct[:, None]
-
-    def mean_class(counts: np.ndarray) -> np.ndarray:
-        totals = counts @ members  # [R, K]
-        accuracy = (counts @ hits) / np.where(totals > 0, totals, np.nan)
-        return np.nanmean(accuracy, axis=1) * 100 * kept
-
-    ci95 = {"top1": wilson_interval(int(correct.sum()), n + skipped)}
-    top5 = None
-    if num_classes > 5:
-        num_top5 = int(top_k_correct(probabilities, labels, 5).sum())
-        top5 = 100.0 * num_top5 / (n + skipped)
-        ci95["top5"] = wilson_interval(num_top5, n + skipped)
-    ci95["mean_class"] = _bootstrap(mean_class, n, num_resamples, seed)
-    accuracies = [
-        float(100 * correct[labels == k].mean()) if (labels == k).any() else None
-        for k in range(num_classes)
-    ]
-    sizes = np.bincount(labels, minlength=num_classes).tolist()
-    return Scores(
-        top1=100.0 * int(correct.sum()) / (n + skipped),
-        top5=top5,
-        mean_class=float(np.mean([a for a in accuracies if a is not None])) * kept,
-        map=None,
-        n=n,
-        skipped=skipped,
-        ci95=ci95,
-        per_class=[
-            {"name": c, "n": m, "accuracy": a}
-            for c, m, a in zip(class_names, sizes, accuracies, strict=True)
-        ],
-        labels=labels,
-        probabilities=probabilities,
-        indices=indices,
-        names=names,
-    )
-
-
-def score_multi_label(
-    probabilities: np.ndarray,
-    labels: np.ndarray,
-    class_names: Sequence[str],
-    *,
-    indices: np.ndarray,
-    names: list[str],
-    skipped: int = 0,
-    num_resamples: int = 200,
-    seed: int = 0,
-) -> Scores:
-    """Mean average precision over the classes that have a positive clip; arguments as
-    `score_single_label`, labels 0/1 [n, K].
-
-    As in the official evaluation of Charades, a clip without any label ranks behind all others. A
-    note warns of softmaxed scores.
-    """
-    n, kept = len(labels), len(labels) / (len(labels) + skipped)
-    classes = class_rankings(probabilities, labels)
-    alone = np.ones((1, n), dtype=np.float32)
-    precisions = [
-        float(100 * ranking.precision(alone)[0]) if ranking.num_positives else None
-        for ranking in classes
-    ]
-    present = [ranking for ranking in classes if ranking.num_positives]
-
-    def mean_precision(counts: np.ndarray) -> np.ndarray:
-        return np.nanmean([ranking.precision(counts) for ranking in present], axis=0) * 100 * kept
-
-    found = [p for p in precisions if p is not None]
-    return Scores(
-        top1=None,
-        top5=None,
-        mean_class=None,
-        map=float(np.mean(found)) * kept if found else None,
-        n=n,
-        skipped=skipped,
-        ci95={"map": _bootstrap(mean_precision, n, num_resamples, seed)} if found else {},
-        per_class=[
-            {"name": name, "n": ranking.num_positives, "ap": p}
-            for name, ranking, p in zip(class_names, classes, precisions, strict=True)
-        ],
-        labels=labels,
-        probabilities=probabilities,
-        indices=indices,
-        names=names,
-        notes=(SOFTMAXED,) if softmaxed(probabilities) else (),
-    )
-
-
-def class_rankings(probabilities: np.ndarray, labels: np.ndarray) -> list[Ranking]:
-    """The clips of each class by falling score, for `score_multi_label`: [n, K] and 0/1 [n, K] to K
-    rankings.
-    """
-    positive = labels > 0.5
-    ranked = np.where(positive.any(1, keepdims=True), probabilities, -np.inf)
-    return [Ranking(ranked[:, k], positive[:, k]) for k in range(labels.shape[1])]
-
-
 def softmaxed(scores: np.ndarray) -> bool:
     """Whether the scores of each clip, [n, K], sum to 1 as after a softmax. Those of independent
     classes do not, but by chance.
     """
-    return (
-        len(scores) > 1
-        and scores.shape[1] > 1
-        and bool((scores >= 0).all() and (np.abs(scores.sum(1) - 1) < 1e-3).all())
-    )
+    several = len(scores) > 1 and scores.shape[1] > 1
+    return several and bool((scores >= 0).all() and (np.abs(scores.sum(1) - 1) < 1e-3).all())
 
 
 def top_k_correct(probabilities: np.ndarray, labels: np.ndarray, k: int) -> np.ndarray:
@@ -296,34 +247,44 @@ def top_k_correct(probabilities: np.ndarray, labels: np.ndarray, k: int) -> np.n
     return rank < k
 
 
-def confusion_matrix(predicted: np.ndarray, labels: np.ndarray, num_classes: int) -> np.ndarray:
-    """Number of clips of class i taken for class j at [i, j]; int64 [K, K]."""
-    return np.bincount(labels * num_classes + predicted, minlength=num_classes**2).reshape(
-        num_classes, num_classes
-    )
+def average_precision(
+    scores: np.ndarray, positive: np.ndarray, counts: np.ndarray | None = None
+) -> np.ndarray:
+    """Mean, over the positives, of the precision among all that rank at least as high. Equal scores
+    share one rank, so that the order of the rows does not matter.
 
+    It is scikit-learn's `average_precision_score` for many weightings at once, which a bootstrap
+    over the 157 classes of Charades needs: 200 resamples take a second in place of half a minute.
 
-def average_precision(scores: np.ndarray, positive: np.ndarray) -> float:
-    """Mean, over the positives, of the precision among all that rank at least as high; nan without
-    positives.
+    Args:
+        scores: of the clips, [n].
+        positive: which of them show the class, bool [n].
+        counts: how often each clip counts, [R, n]; None: once.
 
-    Equal scores share one rank, so that the order of the rows does not matter.
+    Returns:
+        One value per weighting, [R]; nan where no positive is drawn.
     """
-    return float(
-        Ranking(scores, positive).precision(np.ones((1, len(scores)), dtype=np.float32))[0]
-    )
+    counts = np.ones((1, len(scores))) if counts is None else counts
+    order = np.argsort(-scores, kind="stable")
+    falling = -scores[order]
+    last = np.searchsorted(falling, falling, side="right") - 1  # of each group of equal scores
+    weights = counts[:, order].astype(np.float64)
+    seen, hits = np.cumsum(weights, axis=1), np.cumsum(weights * positive[order], axis=1)
+    own, at = weights[:, positive[order]], last[positive[order]]
+    with np.errstate(invalid="ignore"):
+        precision = np.nan_to_num(hits[:, at] / seen[:, at])
+        mean: np.ndarray = (own * precision).sum(1) / own.sum(1)
+    return mean
 
 
 def wilson_interval(num_correct: int, total: int) -> tuple[float, float]:
-    """95 % Wilson score interval of a proportion, in percent. It stays inside 0 to 100 and is of
-    use at the ends too.
-    """
+    """95 % Wilson score interval of a proportion, in percent."""
+    from scipy.stats import binomtest
+
     if total < 1:
         raise DataError("there is no interval for a score over no clips")
-    share, z2 = num_correct / total, _Z95**2
-    centre = (share + z2 / (2 * total)) / (1 + z2 / total)
-    half = _Z95 * np.sqrt(share * (1 - share) / total + z2 / (4 * total**2)) / (1 + z2 / total)
-    return max(0.0, float(100 * (centre - half))), min(100.0, float(100 * (centre + half)))
+    interval = binomtest(num_correct, total).proportion_ci(method="wilson")
+    return 100 * float(interval.low), 100 * float(interval.high)
 
 
 def paired_bootstrap(
@@ -340,14 +301,11 @@ def paired_bootstrap(
     Raises:
         DataError: the two do not have the same number of clips, or none.
     """
-    if len(correct_a) != len(correct_b) or len(correct_a) == 0:
-        raise DataError(
-            f"paired scores need the same clips; got {len(correct_a)} and {len(correct_b)}"
-        )
     n = len(correct_a)
-    gap, counts = np.unique(
-        np.round(np.subtract(correct_a, correct_b, dtype=np.float64), 9), return_counts=True
-    )
+    if n != len(correct_b) or n == 0:
+        raise DataError(f"paired scores need the same clips; got {n} and {len(correct_b)}")
+    difference = np.round(np.subtract(correct_a, correct_b, dtype=np.float64), 9)
+    gap, counts = np.unique(difference, return_counts=True)
     # Clips differ only in their gap, which takes few values, and drawing n clips draws how often
     # each comes from a multinomial.
     drawn = np.random.default_rng(seed).multinomial(n, counts / n, size=num_resamples)
@@ -357,58 +315,80 @@ def paired_bootstrap(
     return PairedDifference(100.0 * float(counts @ gap) / n, (float(low), float(high)), p_value)
 
 
-class Ranking:
-    """The clips of one class by falling score, so that the precision of many weightings costs one
-    cumulative sum each.
-    """
-
-    def __init__(self, scores: np.ndarray, positive: np.ndarray) -> None:
-        self.order = np.argsort(-scores, kind="stable")
-        sorted_scores = scores[self.order]
-        self.positive = positive[self.order]
-        self.num_positives = int(positive.sum())
-        # Last place of each group of equal scores: all of the group are retrieved together.
-        self.last = np.searchsorted(-sorted_scores, -sorted_scores, side="right") - 1
-
-    def precision(self, counts: np.ndarray) -> np.ndarray:
-        """Average precision with each clip counted `counts` times: [R, n] to [R]; nan where no
-        positive is drawn.
-        """
-        weights = counts[:, self.order].astype(np.float64)
-        hits = np.cumsum(weights * self.positive, axis=1)
-        seen = np.cumsum(weights, axis=1)
-        at_positives = self.last[self.positive]
-        own = weights[:, self.positive]
-        shares = np.divide(
-            hits[:, at_positives],
-            seen[:, at_positives],
-            out=np.zeros_like(own),
-            where=seen[:, at_positives] > 0,
-        )
-        total = own.sum(1)
-        result: np.ndarray = np.divide(
-            (own * shares).sum(1), total, out=np.full(len(total), np.nan), where=total > 0
-        )
-        return result
-
-
-def _bootstrap(
-    score: Callable[[np.ndarray], np.ndarray], n: int, num_resamples: int, seed: int
-) -> tuple[float, float]:
-    """95 % percentile interval of `score` over resampled clips."""
-    values = np.concatenate([score(counts) for counts in resamples(n, num_resamples, seed)])
-    low, high = np.nanpercentile(values, [2.5, 97.5])
-    return float(low), float(high)
-
-
 def resamples(n: int, num_resamples: int, seed: int) -> Iterator[np.ndarray]:
-    """How often each clip is drawn in each resample, float32 [chunk, n]."""
+    """How often each clip is drawn in each resample, float32 [part of the resamples, n]."""
     rng = np.random.default_rng(seed)
-    for start in range(0, num_resamples, _CHUNK):
-        size = min(_CHUNK, num_resamples - start)
+    for start in range(0, num_resamples, _DRAWN_AT_ONCE):
+        size = min(_DRAWN_AT_ONCE, num_resamples - start)
         drawn = rng.integers(n, size=(size, n)) + np.arange(size)[:, None] * n
         yield np.bincount(drawn.ravel(), minlength=size * n).reshape(size, n).astype(np.float32)
 
 
-def _round(value: float | None) -> float | None:
-    return None if value is None else round(value, 3)
+# ---- files of scores -----------------------------------------------------------------------------
+
+
+def save_scores(path: str | Path, scores: Scores) -> None:
+    """Writes the scores of every clip as an .npz file, whole or not at all, so that two models can
+    be compared clip by clip long after they ran.
+
+    Raises:
+        DataError: the name is not one of an .npz file.
+        RunError: the file cannot be written.
+    """
+    if Path(path).suffix.lower() != SCORES_SUFFIX:
+        raise DataError(f"{path}: scores are written as {SCORES_SUFFIX}; name it so")
+    with atomic_write(path) as temporary:
+        np.savez_compressed(
+            temporary,
+            probabilities=scores.probabilities,
+            labels=scores.labels,
+            names=np.array(scores.names, dtype=np.str_),
+            class_names=np.array(scores.class_names, dtype=np.str_),
+            indices=scores.indices,
+            skipped=np.array(scores.skipped),
+        )
+
+
+def load_scores(path: str | Path) -> Scores:
+    """Reads scores, also those of other programs: probabilities [n, K], labels [n] (class indices)
+    or [n, K] (0/1), names [n], class_names [K]; indices [n] and skipped, if known.
+
+    Raises:
+        DataError: no such file, one that is damaged or holds something else, or arrays that do not
+            fit together.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as content:
+            arrays = {name: content[name] for name in content.files}
+        probabilities, labels = arrays["probabilities"].astype(np.float32), arrays["labels"]
+        class_names, names = (
+            arrays[key].astype(np.str_).tolist() for key in ("class_names", "names")
+        )
+    except OSError as error:
+        reason = error.strerror or "is it an .npz file?"
+        raise DataError(f"{path}: cannot be read ({reason})") from error
+    except (ValueError, zipfile.BadZipFile, KeyError, EOFError) as error:
+        raise DataError(
+            f"{path}: is not a whole file of scores; it must hold probabilities, labels, names and "
+            "class_names, as vidgraph eval MODEL --scores writes them"
+        ) from error
+    n, num_classes = len(names), len(class_names)
+    if probabilities.shape != (n, num_classes) or labels.shape not in ((n,), (n, num_classes)):
+        raise DataError(
+            f"{path}: probabilities are of shape {probabilities.shape} and labels of shape "
+            f"{labels.shape}, for {n} names and {num_classes} class names"
+        )
+    if n == 0 or not np.isfinite(probabilities).all():
+        raise DataError(f"{path}: the scores of some clips are not finite, or there are no clips")
+    if not np.isin(labels, (0, 1) if labels.ndim == 2 else range(num_classes)).all():
+        kind = "0 or 1" if labels.ndim == 2 else f"whole numbers from 0 to {num_classes - 1}"
+        raise DataError(f"{path}: labels must be {kind}")
+    return Scores(
+        probabilities,
+        labels.astype(np.float32 if labels.ndim == 2 else np.int64),
+        class_names,
+        names,
+        arrays.get("indices", np.arange(n)),
+        int(arrays.get("skipped", 0)),
+        (SOFTMAXED,) if labels.ndim == 2 and softmaxed(probabilities) else (),
+    )

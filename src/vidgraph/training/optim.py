@@ -1,4 +1,4 @@
-"""Optimiser groups, freezing and the learning-rate schedule, as plain functions."""
+"""What learns, at which rate: freezing, parameter groups, the optimiser and its schedule."""
 
 from __future__ import annotations
 
@@ -9,13 +9,30 @@ from typing import Any
 import torch
 from torch import nn
 
-from vidgraph.config import TrainRecipe
 from vidgraph.errors import RecipeError, nearest
+from vidgraph.training.phases import PhaseOptions
 
 
-def freeze(model: nn.Module, prefixes: Sequence[str], norm_prefixes: Sequence[str] = ()) -> int:
-    """Stops the gradient of parameters whose names start with one of `prefixes`; returns how many
-    tensors that are.
+def begin_phase(model: nn.Module, learning: Sequence[nn.Parameter], options: PhaseOptions) -> None:
+    """Makes everything learn that is to learn at all, less what this phase freezes: what an earlier
+    one froze is free again.
+
+    Args:
+        model: to be trained.
+        learning: its parameters that had a gradient before the first phase.
+        options: of the phase.
+
+    Raises:
+        RecipeError: a prefix in `freeze` or `freeze_norms` that no parameter has.
+    """
+    for parameter in learning:
+        parameter.requires_grad_(True)
+    model.zero_grad(set_to_none=True)
+    freeze(model.train(), options.freeze, options.freeze_norms)
+
+
+def freeze(model: nn.Module, prefixes: Sequence[str], norm_prefixes: Sequence[str] = ()) -> None:
+    """Stops the gradient of parameters whose names start with one of `prefixes`.
 
     Modules that lie wholly under such a prefix also go into evaluation mode, and so do batch norms
     under one of `norm_prefixes`, whose gains and biases go on learning: they keep the statistics
@@ -24,76 +41,63 @@ def freeze(model: nn.Module, prefixes: Sequence[str], norm_prefixes: Sequence[st
     Raises:
         RecipeError: a prefix that no parameter has.
     """
-    names = [name for name, _ in model.named_parameters()]
-    _check_prefixes("train.freeze", prefixes, names)
-    _check_prefixes("train.freeze_norms", norm_prefixes, names)
-    frozen = [p for name, p in model.named_parameters() if name.startswith(tuple(prefixes))]
-    for parameter in frozen:
-        parameter.requires_grad_(False)
+    _check_prefixes("train.freeze", prefixes, model)
+    _check_prefixes("train.freeze_norms", norm_prefixes, model)
+    for name, parameter in model.named_parameters():
+        if name.startswith(tuple(prefixes)):
+            parameter.requires_grad_(False)
     for name, module in model.named_modules():
         is_norm = isinstance(module, nn.modules.batchnorm._BatchNorm)
-        if f"{name}.".startswith(tuple(prefixes)) or (
-            is_norm and f"{name}.".startswith(tuple(norm_prefixes))
-        ):
+        if f"{name}.".startswith((*prefixes, *(norm_prefixes if is_norm else ()))):
             module.eval()
-    return len(frozen)
 
 
-def parameter_groups(model: nn.Module, recipe: TrainRecipe) -> list[dict[str, Any]]:
+def parameter_groups(model: nn.Module, options: PhaseOptions) -> list[dict[str, Any]]:
     """Groups by rate and decay: biases, norms and other vectors are not decayed; `lr_factors` scale
-    the rate by name prefix.
+    the rate by name prefix, the longest that fits.
 
     Raises:
         RecipeError: a prefix in `lr_factors` that no parameter has, or nothing left to train.
     """
-    _check_prefixes(
-        "train.lr_factors", list(recipe.lr_factors), [name for name, _ in model.named_parameters()]
-    )
+    _check_prefixes("train.lr_factors", list(options.lr_factors), model)
     groups: dict[tuple[float, float], dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        matching = [prefix for prefix in recipe.lr_factors if name.startswith(prefix)]
-        lr = recipe.lr * (recipe.lr_factors[max(matching, key=len)] if matching else 1.0)
-        decay = recipe.weight_decay if parameter.ndim > 1 else 0.0
-        group = groups.setdefault(
-            (lr, decay), {"params": [], "lr": lr, "initial_lr": lr, "weight_decay": decay}
-        )
-        group["params"].append(parameter)
+        matching = [prefix for prefix in options.lr_factors if name.startswith(prefix)]
+        lr = options.lr * (options.lr_factors[max(matching, key=len)] if matching else 1.0)
+        decay = options.weight_decay if parameter.ndim > 1 else 0.0
+        group = {"params": [], "lr": lr, "initial_lr": lr, "weight_decay": decay}
+        groups.setdefault((lr, decay), group)["params"].append(parameter)
     if not groups:
         raise RecipeError("train.freeze leaves no parameter to train")
     return list(groups.values())
 
 
-def build_optimizer(model: nn.Module, recipe: TrainRecipe) -> torch.optim.Optimizer:
+def build_optimizer(model: nn.Module, options: PhaseOptions) -> torch.optim.Optimizer:
     """AdamW or SGD over `parameter_groups`."""
-    groups = parameter_groups(model, recipe)
-    if recipe.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=recipe.lr)
-    return torch.optim.SGD(
-        groups,
-        lr=recipe.lr,
-        momentum=recipe.momentum,
-        nesterov=recipe.nesterov and recipe.momentum > 0,
-    )
+    groups = parameter_groups(model, options)
+    if options.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=options.lr)
+    nesterov = options.nesterov and options.momentum > 0
+    return torch.optim.SGD(groups, lr=options.lr, momentum=options.momentum, nesterov=nesterov)
 
 
-def schedule_factor(recipe: TrainRecipe, clips_seen: int, total_clips: int) -> float:
+def schedule_factor(options: PhaseOptions, clips_seen: int, total_clips: int) -> float:
     """The factor on the learning rate for the step that starts after `clips_seen` clips of
-    `total_clips`, both of one stage.
+    `total_clips`, both of one phase.
 
     Linear over `warmup_clips` (from one step's share up to 1), then constant, half a cosine down to
     0 at the end, or lower by `drop_factor` from each of `drops` on.
     """
-    if clips_seen < recipe.warmup_clips:
-        return min(1.0, (clips_seen + recipe.batch_size) / recipe.warmup_clips)
-    if recipe.schedule == "constant":
+    if clips_seen < options.warmup_clips:
+        return min(1.0, (clips_seen + options.batch_size) / options.warmup_clips)
+    if options.schedule == "constant":
         return 1.0
-    if recipe.schedule == "step":
-        return recipe.drop_factor ** sum(
-            clips_seen >= share * total_clips for share in recipe.drops
-        )
-    done = (clips_seen - recipe.warmup_clips) / max(1, total_clips - recipe.warmup_clips)
+    if options.schedule == "step":
+        passed = sum(clips_seen >= share * total_clips for share in options.drops)
+        return options.drop_factor**passed
+    done = (clips_seen - options.warmup_clips) / max(1, total_clips - options.warmup_clips)
     return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
 
@@ -103,10 +107,9 @@ def set_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
         group["lr"] = group["initial_lr"] * factor
 
 
-def _check_prefixes(key: str, prefixes: Sequence[str], names: Sequence[str]) -> None:
+def _check_prefixes(key: str, prefixes: Sequence[str], model: nn.Module) -> None:
+    names = [name for name, _ in model.named_parameters()]
     for prefix in prefixes:
         if not any(name.startswith(prefix) for name in names):
-            raise RecipeError(
-                f"{key}: no parameter starts with "
-                f"{prefix!r}{nearest(prefix, {n.split('.')[0] + '.' for n in names})}"
-            )
+            hint = nearest(prefix, {name.split(".")[0] + "." for name in names})
+            raise RecipeError(f"{key}: no parameter starts with {prefix!r}{hint}")

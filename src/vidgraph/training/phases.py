@@ -80,7 +80,7 @@ class PhaseOptions:
     def __post_init__(self) -> None:
         rising = sorted({0.0, *self.drops, 1.0}) == [0.0, *self.drops, 1.0]
         if not rising or (self.schedule == "step") != bool(self.drops):
-            raise ValueError(
+            raise RecipeError(
                 "drops must be rising shares between 0 and 1, such as [0.9], with schedule step "
                 f"and empty without it, not {self.drops} with {self.schedule}"
             )
@@ -119,13 +119,13 @@ class TrainOptions(PhaseOptions):
             return
         for number, phase in enumerate(self.phases, start=1):
             if not re.fullmatch(r"[A-Za-z]\w*", str(phase.get("name", ""))):
-                raise ValueError(
+                raise RecipeError(
                     f"train.phases: phase {number} needs a name of letters, as "
                     "{name: joint, clips: 1000}"
                 )
         names = [phase["name"] for phase in self.phases]
         if twice := next((name for name in names if names.count(name) > 1), None):
-            raise ValueError(f"train.phases: two phases are named {twice!r}")
+            raise RecipeError(f"train.phases: two phases are named {twice!r}")
         # Each value in the type of its field, so that a phase from YAML and the same from the
         # command line are equal.
         typed = [

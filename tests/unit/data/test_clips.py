@@ -194,14 +194,13 @@ def test_collate_joins_regions_or_refuses(table: VideoTable) -> None:
 
 
 def epochs(dataset: ClipDataset, workers: int, context: str | None) -> list[ClipBatch]:
-    """Two epochs from one loader, whose workers stay alive between them."""
+    """Two epochs, each with workers of its own."""
     loader = DataLoader(
         dataset,
         batch_size=3,
         num_workers=workers,
         collate_fn=dataset.collate,
         multiprocessing_context=context,
-        persistent_workers=workers > 0,
     )
     batches = []
     for epoch in range(2):

@@ -14,42 +14,42 @@ from closeness import assert_close_to_scale
 from PIL import Image
 from torch import Tensor, nn
 
-from vidgraph.config import EvalRecipe
 from vidgraph.data.clips import ClipDataset, collate
 from vidgraph.data.table import VideoTable, load_table
 from vidgraph.errors import RecipeError
 from vidgraph.evaluation.inference import (
-    ViewFusion,
+    eval_batches,
     evaluate,
     fuse_views,
     predict_batch,
     view_scores,
 )
 from vidgraph.evaluation.metrics import Scores
-from vidgraph.predictor import Predictor
+from vidgraph.experiment import score_model
+from vidgraph.models.base import VideoModel
+from vidgraph.predictor import Predictor, load_predictor
 from vidgraph.records import ClipBatch, InputSpec
-from vidgraph.scoring import eval_batches, eval_settings, prediction_views, score_model
-from vidgraph.video.views import ViewPlan
+from vidgraph.video.views import Fusion, ViewPlan
 
-FUSIONS: tuple[ViewFusion, ...] = ("mean", "max", "logits", "max_logits")
+FUSIONS: tuple[Fusion, ...] = ("mean", "max", "logits", "max_logits")
 
 
-class Convolved(nn.Module):
+class Convolved(VideoModel):
     """A small fully convolutional network; remembers how many clips, of what size, it was shown at
     once.
     """
 
     def __init__(self, spec: InputSpec) -> None:
-        super().__init__()
+        super().__init__(spec, 3)
         torch.manual_seed(0)
-        self.input_spec, self.class_names = spec, ["a", "b", "c"]
+        self.class_names = ["a", "b", "c"]
         self.convolution, self.classifier = (
             nn.Conv3d(spec.channels, 6, 3, padding=1, padding_mode="replicate"),
             nn.Linear(6, 3),
         )
         self.shapes: list[tuple[int, ...]] = []
 
-    def forward(self, video: Tensor) -> Tensor:
+    def forward(self, video: Tensor, flow: Any = None, regions: Any = None) -> Tensor:
         self.shapes.append(tuple(video.shape))
         return self.classifier(self.convolution(video.float() / 32).relu().mean((2, 3, 4)))
 
@@ -61,7 +61,7 @@ class Fixed(Convolved):
         super().__init__(spec)
         self.flat = nn.Linear(spec.channels * spec.num_frames * spec.height * spec.width, 3)
 
-    def forward(self, video: Tensor) -> Tensor:
+    def forward(self, video: Tensor, flow: Any = None, regions: Any = None) -> Tensor:
         return self.flat(video.flatten(1).float() / 255)
 
 
@@ -96,7 +96,7 @@ def scored(
     **options: Any,
 ) -> Scores:
     """Clips in `order`, two at a time where their frames have one shape."""
-    dataset = ClipDataset(table, "test", model.input_spec, train=False, views=plan)
+    dataset = ClipDataset(table, "test", model.spec, train=False, views=plan)
     items = [dataset[i] for i in (range(len(dataset)) if order is None else order)]
     pairs = [items[i : i + 2] for i in range(0, len(items), 2)]
     batches = items if plan.full_frame else [collate(pair) for pair in pairs]
@@ -104,9 +104,9 @@ def scored(
 
 
 @pytest.mark.parametrize("fusion", FUSIONS)
-def test_one_view_equals_the_single_evaluation(table: VideoTable, fusion: ViewFusion) -> None:
+def test_one_view_equals_the_single_evaluation(table: VideoTable, fusion: Fusion) -> None:
     model = Convolved(SPEC)
-    scores = scored(model, table, ViewPlan(), views=fusion)
+    scores = scored(model, table, ViewPlan(), fusion=fusion)
     dataset = ClipDataset(table, "test", SPEC, train=False)
     with torch.no_grad():
         expected = torch.cat([model(dataset[i].video) for i in range(3)]).softmax(-1)
@@ -117,16 +117,16 @@ def test_one_view_equals_the_single_evaluation(table: VideoTable, fusion: ViewFu
 
 
 @pytest.mark.parametrize("fusion", FUSIONS)
-def test_the_order_of_views_does_not_matter(table: VideoTable, fusion: ViewFusion) -> None:
+def test_the_order_of_views_does_not_matter(table: VideoTable, fusion: Fusion) -> None:
     model, plan = Convolved(SPEC), ViewPlan(num_views=3, crops=3)
-    first = scored(model, table, plan, views=fusion)
+    first = scored(model, table, plan, fusion=fusion)
     for seed in range(3):
         other = scored(
             model,
             table,
             plan,
             order=torch.randperm(9, generator=torch.Generator().manual_seed(seed)).tolist(),
-            views=fusion,
+            fusion=fusion,
         )
         assert np.abs(first.probabilities - other.probabilities).max() < 1e-6
         assert first.names == other.names
@@ -134,7 +134,7 @@ def test_the_order_of_views_does_not_matter(table: VideoTable, fusion: ViewFusio
 
 @pytest.mark.parametrize("fusion", FUSIONS)
 @pytest.mark.parametrize("multi_label", [False, True])
-def test_identical_views_change_nothing(fusion: ViewFusion, multi_label: bool) -> None:
+def test_identical_views_change_nothing(fusion: Fusion, multi_label: bool) -> None:
     logits = torch.tensor([[2.0, -1, 0.5]])
     one, many = (
         fuse_views(view_scores(logits.repeat(n, 1), multi_label, fusion), multi_label, fusion)
@@ -154,7 +154,7 @@ def test_identical_views_change_nothing(fusion: ViewFusion, multi_label: bool) -
         ("max_logits", [3 / 10, 7 / 10]),
     ],
 )
-def test_fusion_by_hand(fusion: ViewFusion, expected: list[float]) -> None:
+def test_fusion_by_hand(fusion: Fusion, expected: list[float]) -> None:
     logits = torch.tensor([[np.log(3), 0.0], [0.0, np.log(7)]])
     assert fuse_views(view_scores(logits, False, fusion), False, fusion).tolist() == pytest.approx(
         expected
@@ -170,13 +170,13 @@ def test_fusion_by_hand(fusion: ViewFusion, expected: list[float]) -> None:
         for row in logits
     ]
 
-    class Same(nn.Module):
-        input_spec = InputSpec(num_frames=1, height=1, width=2, channels=1, stride_frames=1)
+    spec = InputSpec(num_frames=1, height=1, width=2, channels=1, stride_frames=1)
 
-        def forward(self, video: Tensor) -> Tensor:
+    class Same(VideoModel):
+        def forward(self, video: Tensor, flow: Any = None, regions: Any = None) -> Tensor:
             return video.flatten(1)
 
-    scores = evaluate(Same(), batches, class_names=["x", "y"], views=fusion)
+    scores = evaluate(Same(spec, 2), batches, class_names=["x", "y"], fusion=fusion)
     assert scores.probabilities[0] == pytest.approx(expected, abs=1e-5)
     assert scores.n == 1
 
@@ -215,8 +215,8 @@ def test_whole_frames_equal_one_crop_where_the_video_has_the_model_s_shape(
     [
         InputSpec(num_frames=3, height=16, width=24, stride_frames=1),
         InputSpec(num_frames=5, height=24, width=16, sample_fps=10.0),
-        InputSpec(num_frames=8, height=16, width=16, channels=1, num_segments=8),
-        InputSpec(num_frames=1, height=20, width=20, num_segments=1),
+        InputSpec(num_frames=8, height=16, width=16, channels=1, whole_video=True),
+        InputSpec(num_frames=1, height=20, width=20, whole_video=True),
         InputSpec(
             num_frames=40, height=16, width=16, stride_frames=1
         ),  # longer than any of the videos
@@ -235,7 +235,7 @@ def test_any_input_is_evaluated_and_predicted_alike(
 ) -> None:
     model = Convolved(spec)
     scores = scored(model, table, plan)
-    predictor = Predictor(model, "cpu", plan=plan, chunk=2)
+    predictor = Predictor(model, plan, "cpu", batch_size=2)
     for row, name in zip(scores.probabilities, scores.names, strict=True):
         prediction = predictor.predict(name)
         assert prediction.probabilities.numpy() == pytest.approx(row, abs=1e-5)
@@ -243,16 +243,16 @@ def test_any_input_is_evaluated_and_predicted_alike(
         assert predictor.frames_seen(prediction).shape[0] == len(prediction.frame_indices)
 
 
-@pytest.mark.parametrize("chunk", [1, 2, 4, 100])
-def test_chunks_bound_what_is_in_a_forward_pass_and_change_nothing(
-    table: VideoTable, chunk: int
+@pytest.mark.parametrize("batch_size", [1, 2, 4, 100])
+def test_the_batch_size_bounds_a_forward_pass_and_changes_nothing(
+    table: VideoTable, batch_size: int
 ) -> None:
     model, plan = Convolved(SPEC), ViewPlan(num_views=2, crops=5)
     whole = scored(model, table, plan)
     assert max(shape[0] for shape in model.shapes) == 10
     model.shapes.clear()
-    parts = scored(model, table, plan, chunk=chunk)
-    assert max(shape[0] for shape in model.shapes) == min(chunk, 10)
+    parts = scored(model, table, plan, batch_size=batch_size)
+    assert max(shape[0] for shape in model.shapes) == min(batch_size, 10)
     assert sum(shape[0] for shape in model.shapes) == 30
     assert np.abs(whole.probabilities - parts.probabilities).max() < 1e-6
 
@@ -267,7 +267,7 @@ def test_a_model_for_one_size_says_so(table: VideoTable) -> None:
         scored(Fixed(SPEC), table, ViewPlan(full_frame=True))
 
     class Broken(Convolved):
-        def forward(self, video: Tensor) -> Tensor:
+        def forward(self, video: Tensor, flow: Any = None, regions: Any = None) -> Tensor:
             raise RuntimeError("of another kind")
 
     batch = ClipDataset(table, "test", SPEC, train=False)[0]
@@ -280,8 +280,9 @@ def test_a_model_for_one_size_says_so(table: VideoTable) -> None:
 
 def test_clips_are_read_together_as_far_as_one_forward_pass_takes_them(table: VideoTable) -> None:
     def batches(clips: int, **settings: Any) -> list[list[int]]:
-        dataset = ClipDataset(table, "test", SPEC, train=False, views=ViewPlan(clips))
-        return eval_batches(dataset, EvalRecipe(num_views=clips, **settings))
+        views = ViewPlan(num_views=clips, **settings)
+        dataset = ClipDataset(table, "test", SPEC, train=False, views=views)
+        return eval_batches(dataset, views)
 
     assert batches(2, batch_size=4) == [[0, 1, 2, 3], [4, 5]]
     assert batches(2, batch_size=4, crops=2) == [[0, 1], [2, 3], [4, 5]]
@@ -289,39 +290,8 @@ def test_clips_are_read_together_as_far_as_one_forward_pass_takes_them(table: Vi
     # Whole frames: never two videos in one batch.
     assert batches(3, batch_size=2, full_frame=True) == [[0, 1], [2], [3, 4], [5], [6, 7], [8]]
     assert batches(1, batch_size=8, full_frame=True) == [[0], [1], [2]]
-
-
-def test_overrides_of_views_are_told_from_those_of_data() -> None:
-    words = [
-        "--eval.crops",
-        "3",
-        "--data.table.past_end=loop",
-        "--eval.fusion=max_logits",
-        "--eval.short_side",
-        "256",
-    ]
-    settings, rest = eval_settings(None, words)
-    assert settings == EvalRecipe(crops=3, fusion="max_logits", short_side=256)
-    assert rest == ["--data.table.past_end=loop"]
-    for words, message in (
-        (["--eval.crop", "3"], "unknown key eval.crop; did you mean 'crops'?"),
-        (["--eval.crops", "0"], "eval.crops must be above 0, got 0"),
-        (
-            ["--eval.fusion", "sum"],
-            "eval.fusion must be one of mean, max, logits, max_logits, got 'sum'",
-        ),
-        (
-            ["--eval.full_frame", "true", "--eval.crops", "3"],
-            "eval.full_frame shows whole frames, so eval.crops",
-        ),
-        (
-            ["--eval.crop_size", "256", "--eval.short_side", "224"],
-            "eval.crop_size 256 does not fit into eval.short_side 224",
-        ),
-    ):
-        with pytest.raises(RecipeError) as caught:
-            eval_settings(None, words)
-        assert message in str(caught.value)
+    ten_crops = ViewPlan(crops=5, crop_places="corners", mirrored=True)
+    assert eval_batches(range(13), ten_crops) == [[*range(6)], [*range(6, 12)], [12]]
 
 
 def test_a_run_folder_is_scored_and_predicted_as_its_recipe_says(
@@ -334,37 +304,28 @@ def test_a_run_folder_is_scored_and_predicted_as_its_recipe_says(
     from vidgraph.weights import save_weights
 
     torch.manual_seed(0)
-    model = create_model(
-        "digit_stem", class_names=["a", "b", "c"]
-    )  # one luma frame of 64 x 64, fully convolutional
+    # One luma frame of 64 x 64, fully convolutional.
+    model = create_model("digit_stem", class_names=["a", "b", "c"])
     save_weights(model, tmp_path)
     (tmp_path / "recipe.yaml").write_text(
-        f"name: x\ndata: {{table: {{path: {table.source}, past_end: loop, folder_fps: "
-        f"12}}}}\nmodel: {{architecture: digit_stem}}\n"
+        f"name: x\ndata: {{table: {{path: {table.source}}}}}\nmodel: {{name: digit_stem}}\n"
         "train: {epochs: 1}\neval: {num_views: 2, crops: 3, short_side: 72, crop_size: 68, "
-        "fusion: max, batch_size: 5}\n"
+        "fusion: max, batch_size: 5, past_end: loop, folder_fps: 12}\n"
     )
-    done: list[tuple[int, int]] = []
-    scores, name = score_model(
-        str(tmp_path), None, (), "test", None, None, "cpu", lambda *count: done.append(count)
-    )
-    plan = ViewPlan(num_views=2, crops=3, short_side=72, crop_size=68, past_end="loop", folder_fps=12.0)
-    expected = scored(model, table, plan, views="max")
-    assert scores.probabilities == pytest.approx(expected.probabilities, abs=1e-5)
-    assert done[-1] == (18, 18)
-    assert name.endswith("t.csv (test)")
-    one, _ = score_model(
-        str(tmp_path),
-        None,
-        ["--eval.crops", "1", "--eval.crop_size", "null"],
-        "test",
-        1,
-        4,
-        "cpu",
-        lambda *_: None,
-    )
-    views, fusion = prediction_views(str(tmp_path), 1)
-    assert (views, fusion) == (ViewPlan(short_side=72, past_end="loop", folder_fps=12.0), "max")
-    predicted = Predictor(model, "cpu", plan=views, views=fusion).predict(one.names[0])
+    run, done = str(tmp_path), list[tuple[int, int]]()
+    sampling: Any = {"past_end": "loop", "folder_fps": 12.0}
+    plan = ViewPlan(num_views=2, crops=3, short_side=72, crop_size=68, **sampling)
+    expected = scored(model, table, plan, fusion="max")
+    for workers in (0, 2):
+        scores, name = score_model(
+            run, device="cpu", workers=workers, progress=lambda *count: done.append(count)
+        )
+        assert scores.probabilities == pytest.approx(expected.probabilities, abs=1e-5)
+        assert done[-1] == (18, 18)
+        assert name.endswith("t.csv (test)")
+    centre = {"eval.crops": 1, "eval.crop_size": "null", "eval.num_views": 1, "eval.batch_size": 4}
+    one, _ = score_model(run, overrides=centre, device="cpu", workers=0)
+    predictor = load_predictor(run, device="cpu")
+    assert predictor.plan == ViewPlan(short_side=72, fusion="max", batch_size=5, **sampling)
+    predicted = predictor.predict(one.names[0])
     assert predicted.probabilities.numpy() == pytest.approx(one.probabilities[0], abs=1e-5)
-    assert prediction_views("digit_stem", 3) == (ViewPlan(num_views=3), "mean")

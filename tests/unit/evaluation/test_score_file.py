@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from vidgraph.errors import DataError
-from vidgraph.evaluation.metrics import SOFTMAXED, Scores, score_multi_label, score_single_label
-from vidgraph.evaluation.score_file import load_scores, save_scores
+from vidgraph.evaluation.metrics import SOFTMAXED, Scores, load_scores, save_scores
 
 RNG = np.random.default_rng(0)
 CLASSES = ["run", "jump|high", "c002 stehen, größer"]
@@ -19,15 +18,7 @@ CLASSES = ["run", "jump|high", "c002 stehen, größer"]
 def scored(labels: np.ndarray) -> Scores:
     probabilities = RNG.random((len(labels), 3)).astype(np.float32)
     names = [f"videos/{i}.mp4" for i in range(len(labels))]
-    score: Any = score_multi_label if labels.ndim == 2 else score_single_label
-    return score(
-        probabilities,
-        labels,
-        CLASSES,
-        indices=np.arange(0, 2 * len(labels), 2),
-        names=names,
-        skipped=3,
-    )
+    return Scores(probabilities, labels, CLASSES, names, np.arange(0, 2 * len(labels), 2), 3)
 
 
 @pytest.mark.parametrize(
@@ -69,16 +60,16 @@ def test_other_programs_need_four_arrays_and_softmaxed_scores_are_told(tmp_path:
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"labels": None}, "lacks labels; it must hold probabilities, labels, names, class_names"),
+        ({"labels": None}, "is not a whole file of scores; it must hold probabilities, labels"),
         (
             {"probabilities": np.zeros((4, 2))},
-            "probabilities are of shape (4, 2), for 4 names and 3 class names",
+            "of shape (4, 2) and labels of shape (4,), for 4 names and 3 class names",
         ),
-        ({"probabilities": np.full((4, 3), np.nan)}, "the scores of clip 0 are not finite"),
-        ({"labels": np.zeros(3, int)}, "labels are of shape (3,), for 4 clips and 3 classes"),
+        ({"probabilities": np.full((4, 3), np.nan)}, "the scores of some clips are not finite"),
+        ({"labels": np.zeros(3, int)}, "labels of shape (3,), for 4 names and 3 class names"),
         ({"labels": np.array([0, 1, 2, 3])}, "labels must be whole numbers from 0 to 2"),
-        ({"labels": np.array([0.0, 1, 2, 1])}, "labels must be whole numbers from 0 to 2"),
-        ({"labels": np.full((4, 3), 2)}, "labels of several classes must be 0 or 1"),
+        ({"labels": np.array([0.5, 1, 2, 1])}, "labels must be whole numbers from 0 to 2"),
+        ({"labels": np.full((4, 3), 2)}, "labels must be 0 or 1"),
         ({"names": np.array([{}] * 4, dtype=object)}, "is not a whole file of scores"),
     ],
 )

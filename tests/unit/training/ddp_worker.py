@@ -1,45 +1,46 @@
-"""Run by test_ddp.py under torchrun: the tiny training of test_fit.py without dropout, of which
-each process draws its own.
-"""
+"""Run by test_ddp.py under torchrun: FOLDER, how many clips of the validation split, and words."""
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-spec = importlib.util.spec_from_file_location("test_fit", Path(__file__).with_name("test_fit.py"))
-assert spec is not None
-assert spec.loader is not None
-tiny = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(tiny)
+sys.path.append(str(Path(__file__).parents[2]))
+
+from tiny_training import Clips, ThreeParts, train
+
+from vidgraph.training.phases import TrainOptions
+
+OPTIONS = TrainOptions(
+    clips=64,
+    batch_size=8,
+    lr=1e-2,
+    precision="fp32",
+    workers=0,
+    val_every_clips=16,
+    checkpoint_every_clips=24,
+    log_every_clips=16,
+    tensorboard=False,
+    device="cpu",
+    threads=1,
+)
+PHASES = [
+    {"name": "head", "clips": 32, "freeze": ["body."]},
+    {"name": "joint", "clips": 32, "lr": 5e-3},
+]
 
 
-def main(folder: Path, staged: bool) -> None:
-    torch.set_num_threads(1)
-    model = tiny.TinyNet()
-    model.drop.p = 0.0
-    recipe = replace(
-        tiny.RECIPE, clips=64, clip_norm=None, val_every_clips=16, checkpoint_every_clips=32
-    )
-    if staged:
-        stages = [
-            {"name": "head", "clips": 32, "freeze": ["hidden."]},
-            {"name": "joint", "clips": 32, "lr": 5e-3},
-        ]
-        recipe = replace(recipe, clips=None, stages=stages)
-    tiny.fit(
-        model,
-        tiny.TrainingData(tiny.Clips(), tiny.Clips(length=37)),
-        recipe,
-        folder,
-        tiny._save,
-        resume=False,
-    )
+def main(folder: Path, words: list[str]) -> None:
+    model = ThreeParts(break_at=20 if "break" in words else None)  # of its own 4 of every batch
+    if "dropout" not in words:  # each process draws its own
+        model.drop.p = 0.0
+    model.norm = torch.nn.LayerNorm(8)  # batch norms take the statistics of a process's own share
+    options = replace(OPTIONS, clips=None, phases=PHASES) if "phases" in words else OPTIONS
+    train(folder, options, "resume" in words, val=Clips(length=37), model=model)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), "staged" in sys.argv)
+    main(Path(sys.argv[1]), sys.argv[2:])

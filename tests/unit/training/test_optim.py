@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import nn
 
-from vidgraph.config import TrainRecipe
 from vidgraph.errors import RecipeError
 from vidgraph.training.optim import (
     build_optimizer,
@@ -17,6 +16,7 @@ from vidgraph.training.optim import (
     schedule_factor,
     set_rate,
 )
+from vidgraph.training.phases import TrainOptions
 
 
 def _model() -> nn.Module:
@@ -26,7 +26,7 @@ def _model() -> nn.Module:
 
 
 def test_vectors_are_not_decayed_and_factors_apply_by_prefix() -> None:
-    recipe = TrainRecipe(lr=0.1, weight_decay=0.5, lr_factors={"stem.": 0.1, "stem.bias": 0.2})
+    recipe = TrainOptions(lr=0.1, weight_decay=0.5, lr_factors={"stem.": 0.1, "stem.bias": 0.2})
     groups = parameter_groups(_model(), recipe)
     sizes = {
         (round(g["lr"], 6), g["weight_decay"]): sum(p.numel() for p in g["params"]) for g in groups
@@ -36,8 +36,8 @@ def test_vectors_are_not_decayed_and_factors_apply_by_prefix() -> None:
 
 def test_frozen_parameters_are_in_no_group() -> None:
     model = _model()
-    assert freeze(model, ["stem.", "norm."]) == 4
-    groups = parameter_groups(model, TrainRecipe())
+    freeze(model, ["stem.", "norm."])
+    groups = parameter_groups(model, TrainOptions())
     assert sum(p.numel() for g in groups for p in g["params"]) == 15
 
 
@@ -46,7 +46,7 @@ def test_frozen_statistics_stay_while_gains_learn() -> None:
     and bias too; others follow the batch.
     """
     model = nn.ModuleDict({name: nn.BatchNorm1d(2) for name in ("stem", "fixed", "head")}).train()
-    assert freeze(model, ["fixed."], ["stem."]) == 2
+    freeze(model, ["fixed."], ["stem."])
     batch = torch.tensor([[1.0, 2.0], [3.0, 6.0]])
     sum((model[name](batch) ** 3).sum() for name in model).backward()
     assert {name: model[name].running_mean.tolist() for name in model} == {
@@ -69,24 +69,24 @@ def test_unknown_prefixes_name_the_nearest() -> None:
     ):
         freeze(_model(), ["stm."])
     with pytest.raises(RecipeError, match=r"train\.lr_factors"):
-        parameter_groups(_model(), TrainRecipe(lr_factors={"head.": 2.0}))
+        parameter_groups(_model(), TrainOptions(lr_factors={"head.": 2.0}))
     model = _model().requires_grad_(False)
     with pytest.raises(RecipeError, match="leaves no parameter to train"):
-        parameter_groups(model, TrainRecipe())
+        parameter_groups(model, TrainOptions())
 
 
 def test_optimizer_kinds() -> None:
-    assert isinstance(build_optimizer(_model(), TrainRecipe()), torch.optim.AdamW)
-    sgd = build_optimizer(_model(), TrainRecipe(optimizer="sgd", momentum=0.9))
+    assert isinstance(build_optimizer(_model(), TrainOptions()), torch.optim.AdamW)
+    sgd = build_optimizer(_model(), TrainOptions(optimizer="sgd", momentum=0.9))
     assert isinstance(sgd, torch.optim.SGD)
     assert all(g["nesterov"] and g["momentum"] == 0.9 for g in sgd.param_groups)
-    assert not build_optimizer(_model(), TrainRecipe(optimizer="sgd", momentum=0.0)).param_groups[
+    assert not build_optimizer(_model(), TrainOptions(optimizer="sgd", momentum=0.0)).param_groups[
         0
     ]["nesterov"]
 
 
 def test_cosine_with_warmup() -> None:
-    recipe = TrainRecipe(batch_size=10, warmup_clips=100)
+    recipe = TrainOptions(batch_size=10, warmup_clips=100)
     factors = [
         schedule_factor(recipe, seen, 1100) for seen in (0, 40, 90, 100, 350, 600, 850, 1100)
     ]
@@ -96,7 +96,7 @@ def test_cosine_with_warmup() -> None:
 
 
 def test_steps_lower_the_rate_at_shares_of_the_length() -> None:
-    recipe = TrainRecipe(
+    recipe = TrainOptions(
         batch_size=10, schedule="step", drops=[0.5, 0.9], drop_factor=0.1, warmup_clips=20
     )
     factors = [schedule_factor(recipe, seen, 1000) for seen in (0, 10, 20, 490, 500, 890, 900, 990)]
@@ -104,7 +104,7 @@ def test_steps_lower_the_rate_at_shares_of_the_length() -> None:
 
 
 def test_set_rate_keeps_the_factors_of_groups() -> None:
-    optimizer = build_optimizer(_model(), TrainRecipe(lr=0.2, lr_factors={"stem.": 0.5}))
+    optimizer = build_optimizer(_model(), TrainOptions(lr=0.2, lr_factors={"stem.": 0.5}))
     set_rate(optimizer, 0.25)
     set_rate(optimizer, 0.5)
     assert sorted({group["lr"] for group in optimizer.param_groups}) == pytest.approx([0.05, 0.1])

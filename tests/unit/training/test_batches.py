@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from itertools import islice
-from typing import Any
 
 import pytest
 import torch
 
-from vidgraph.errors import DataError
+from vidgraph.errors import VideoError, VidgraphError
+from vidgraph.evaluation.inference import one_line_errors, read_batches, split_rows
 from vidgraph.records import ClipBatch
-from vidgraph.training.loaders import ClipLoader, ClipSequence, PositionBatches, validation_batches
+from vidgraph.training.batches import ClipSequence, position_batches
 
 
 class Rows:
@@ -19,35 +19,26 @@ class Rows:
     """
 
     def __init__(self, length: int = 5, broken: int | None = None) -> None:
-        self.length, self.broken = length, broken
-        self.epoch = torch.zeros(
-            (), dtype=torch.int64
-        ).share_memory_()  # shared between workers, as table data sets are
+        self.length, self.broken, self.epoch = length, broken, 0
 
     def __len__(self) -> int:
         return self.length
 
     def set_epoch(self, epoch: int) -> None:
-        self.epoch.fill_(epoch)
+        self.epoch = epoch
 
-    def __getitem__(self, i: int) -> int:
+    def __getitem__(self, i: int) -> ClipBatch:
         if i == self.broken:
-            raise DataError(f"row {i} is broken")
-        return 100 * int(self.epoch) + i
-
-
-def _collate(samples: list[Any]) -> ClipBatch:
-    index = torch.tensor(samples)
-    return ClipBatch(
-        torch.zeros(len(index), 1, 1, 1, 1, dtype=torch.uint8), index % 100, index, index[:, None]
-    )
+            raise VideoError(f"{i}.mp4", "is broken", frame=3)
+        index = torch.tensor([100 * self.epoch + i])
+        return ClipBatch(torch.zeros(1, 1, 1, 1, 1), index, index, index[:, None])
 
 
 def _indices(
     first: int, workers: int, num_batches: int, rows: Rows | None = None
 ) -> list[list[int]]:
-    sequence = ClipSequence(rows or Rows(), _collate, shuffle=True, seed=3)
-    loader = ClipLoader(sequence, PositionBatches(first, 4), workers, pin_memory=False)
+    sequence = ClipSequence(rows or Rows(), shuffle=True, seed=3)
+    loader = read_batches(sequence, position_batches(first, 4), workers)
     return [batch.index.tolist() for batch in islice(loader, num_batches)]
 
 
@@ -67,24 +58,24 @@ def test_a_later_start_continues_the_same_order_with_any_number_of_workers() -> 
 
 
 def test_processes_share_each_batch() -> None:
-    whole = list(islice(PositionBatches(8, 4), 3))
-    parts = [list(islice(PositionBatches(8, 4, rank, 2), 3)) for rank in (0, 1)]
+    whole = list(islice(position_batches(8, 4), 3))
+    parts = [list(islice(position_batches(8, 4, rank, 2), 3)) for rank in (0, 1)]
     assert whole == [[8, 9, 10, 11], [12, 13, 14, 15], [16, 17, 18, 19]]
     assert [a + b for a, b in zip(*parts, strict=True)] == whole
 
 
 def test_validation_shows_every_clip_once_over_all_processes() -> None:
-    assert validation_batches(5, 2) == [[0, 1], [2, 3], [4]]
-    assert sorted(
-        i for rank in range(3) for b in validation_batches(7, 2, rank, 3) for i in b
-    ) == list(range(7))
+    assert split_rows(5, 2) == [[0, 1], [2, 3], [4]]
+    assert sorted(i for rank in range(3) for b in split_rows(7, 2, rank, 3) for i in b) == list(
+        range(7)
+    )
 
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_an_unreadable_clip_raises_its_own_line(workers: int) -> None:
-    with pytest.raises(DataError) as caught:
+    with pytest.raises(VidgraphError) as caught, one_line_errors():
         _indices(0, workers, 3, Rows(broken=2))
-    assert str(caught.value) == "row 2 is broken"
+    assert str(caught.value) == "2.mp4, frame 3: is broken"
 
 
 def test_starting_a_loader_draws_no_random_number_of_the_training() -> None:

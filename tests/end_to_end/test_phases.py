@@ -1,4 +1,4 @@
-"""`vidgraph train` in stages, killed in the second: it goes on there, with the same clips and
+"""`vidgraph train` in phases, killed in the second: it goes on there, with the same clips and
 losses.
 """
 
@@ -16,12 +16,12 @@ import torch
 
 from vidgraph.cli import main
 from vidgraph.errors import WeightsError
-from vidgraph.training.run_folder import load_checkpoint, read_metrics
+from vidgraph.training.checkpoint import load_checkpoint, read_metrics
 
 RECIPE = """
 name: staged
 data: {syncmnist: {task: digit, num_digits: 4, digits: embedded, num_frames: 1, val_clips: 64}}
-model: {architecture: digit_stem}
+model: {name: digit_stem}
 train:
   batch_size: 32
   lr: 2e-3
@@ -33,8 +33,8 @@ train:
   threads: 1
   tensorboard: false
   device: cpu
-  stages:
-    - {name: head, clips: 640, freeze: [stem.], schedule: step, drops: [0.5]}
+  phases:
+    - {name: head, clips: 640, freeze: [backbone.], schedule: step, drops: [0.5]}
     - {name: whole, clips: 2_560, batch_size: 16}
 """
 CURVE = ("clips", "train_loss", "train_accuracy", "lr", "val_loss", "val_accuracy")
@@ -66,12 +66,12 @@ def _start(folder: Path, *words: object) -> subprocess.Popen[str]:
     )
 
 
-def _reaches(folder: Path, stage: str) -> bool:
-    """Whether `last.ckpt` is of that stage. It is replaced whole, so that a reader never meets a
+def _reaches(folder: Path, phase: str) -> bool:
+    """Whether `last.ckpt` is of that phase. It is replaced whole, so that a reader never meets a
     part of it.
     """
     try:
-        return load_checkpoint(folder)["stage"] == stage
+        return load_checkpoint(folder)["progress"]["phase"] == phase
     except (FileNotFoundError, WeightsError):
         return False
 
@@ -81,7 +81,7 @@ def _curve(folder: Path) -> list[list[str]]:
 
 
 @pytest.mark.slow
-def test_a_training_killed_in_its_second_stage_continues_there(tmp_path: Path) -> None:
+def test_a_training_killed_in_its_second_phase_continues_there(tmp_path: Path) -> None:
     recipe, whole, killed = _recipe(tmp_path), tmp_path / "whole", tmp_path / "killed"
     assert main(["train", str(recipe), "--out", str(whole)]) == 0
     process, deadline = _start(killed, recipe), time.monotonic() + 120
@@ -89,38 +89,38 @@ def test_a_training_killed_in_its_second_stage_continues_there(tmp_path: Path) -
         time.sleep(0.02)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
-    before = load_checkpoint(killed)
-    assert before["stage"] == "whole"
+    before = load_checkpoint(killed)["progress"]
+    assert before["phase"] == "whole"
     assert 640 < before["clips_seen"] < 3200
     resumed = _start(killed, recipe, "--resume")
     out, errors = resumed.communicate(timeout=300)
     assert resumed.returncode == 0, out + errors
     lines = out.splitlines()
-    assert not any(line.startswith("stage 1 of 2") for line in lines)
-    assert any(line.startswith("stage 2 of 2, whole: 2,560 clips, ") for line in lines)
+    assert not any(line.startswith("phase 1 of 2") for line in lines)
+    assert any(line.startswith("phase 2 of 2, whole: 2,560 clips, ") for line in lines)
     assert _curve(killed) == _curve(whole)
     one, other = load_checkpoint(killed)["model"], load_checkpoint(whole)["model"]
     assert all(torch.equal(one[name], other[name]) for name in other)
 
 
-def test_a_continued_stage_keeps_its_recipe(
+def test_a_continued_phase_keeps_its_recipe(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recipe, run = _recipe(tmp_path), tmp_path / "run"
-    short = ["--train.stages.head.clips", "64", "--train.stages.whole.clips", "64"]
+    short = ["--train.phases.head.clips", "64", "--train.phases.whole.clips", "64"]
     assert main(["train", str(recipe), "--out", str(run), *short]) == 0
     assert "staged: 0.16 M parameters, 128 clips, in " in capsys.readouterr().out
     for words, message in (
         (
-            (*short, "--train.stages.whole.lr", "1", "--resume"),
-            "another recipe: train.stages.whole.lr is None there and 1.0 here",
+            (*short, "--train.phases.whole.lr", "1", "--resume"),
+            "another recipe: train.phases.whole.lr is None there and 1.0 here",
         ),
         (
             (*short, "--train.clips", "64", "--resume"),
-            "train.clips and train.epochs are ambiguous beside train.stages; give each stage its "
-            "own, as --train.stages.head",
+            "train.clips and train.epochs are ambiguous beside train.phases; give each phase its "
+            "own, as --train.phases.head",
         ),
-        ((*short, "--train.stages.whole.freeze", "[stm.]"), "already holds a training"),
+        ((*short, "--train.phases.whole.freeze", "[backbon.]"), "already holds a training"),
     ):
         assert main(["train", str(recipe), "--out", str(run), *words]) == 2
         error = capsys.readouterr().err
@@ -134,13 +134,13 @@ def test_a_continued_stage_keeps_its_recipe(
                 "--out",
                 str(tmp_path / "other"),
                 *short,
-                "--train.stages.whole.freeze",
-                "[stm.]",
+                "--train.phases.whole.freeze",
+                "[backbon.]",
             ]
         )
         == 2
     )
     assert (
-        "stage 2 of 2, whole: train.freeze: no parameter starts with 'stm.'; did you mean 'stem.'?"
+        "phase 2 of 2, whole: train.freeze: no parameter starts with 'backbon.'; did you mean 'backbone.'?"
         in capsys.readouterr().err
     )

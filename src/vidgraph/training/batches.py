@@ -1,0 +1,65 @@
+"""Training batches in an order that a position alone decides.
+
+Training walks positions 0, 1, 2, ... without end. A position is a pass over the data set and an
+index into that pass's shuffled order, so a training that continues at position p sees exactly what
+it would have seen, whatever the number of workers or processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch.utils.data import Dataset
+
+from vidgraph.records import ClipBatch
+
+
+class ClipSequence(Dataset[ClipBatch]):
+    """Endless passes over a data set; asks for whole batches by position.
+
+    Args:
+        dataset: map-style, of `ClipBatch`es. Its `__getitems__(indices)`, where it has one, makes
+            one of several; else they are joined, and `set_epoch(epoch)`, where it has one, is called before each.
+        shuffle: each pass has its own order, drawn from (seed, pass).
+        seed: of the orders.
+    """
+
+    def __init__(self, dataset: Any, shuffle: bool, seed: int) -> None:
+        self.dataset, self.shuffle, self.seed = dataset, shuffle, seed
+        self._order: tuple[int, torch.Tensor] | None = None
+
+    def __getitems__(self, positions: list[int]) -> ClipBatch:
+        located = [self.locate(position) for position in positions]
+        if hasattr(self.dataset, "__getitems__"):
+            batch: ClipBatch = self.dataset.__getitems__([index for _, index in located])
+            return batch
+        clips = []
+        for epoch, index in located:
+            if hasattr(self.dataset, "set_epoch"):
+                self.dataset.set_epoch(epoch)
+            clips.append(self.dataset[index])
+        return ClipBatch.joined(clips)
+
+    def locate(self, position: int) -> tuple[int, int]:
+        """The pass that a position falls in, and the row of the data set."""
+        epoch, index = divmod(position, len(self.dataset))
+        if not self.shuffle:
+            return epoch, index
+        if self._order is None or self._order[0] != epoch:
+            generator = torch.Generator().manual_seed((self.seed << 32) + epoch)
+            self._order = (epoch, torch.randperm(len(self.dataset), generator=generator))
+        return epoch, int(self._order[1][index])
+
+
+def position_batches(
+    first: int, batch_size: int, rank: int = 0, world_size: int = 1
+) -> Iterator[list[int]]:
+    """Endless batches of positions from `first` on; process `rank` of `world_size` takes its share
+    of every batch.
+    """
+    share = batch_size // world_size
+    while True:
+        yield list(range(first + rank * share, first + (rank + 1) * share))
+        first += batch_size

@@ -1,0 +1,123 @@
+"""What a training keeps in its run folder: the lock, `last.ckpt`, `metrics.csv`. Files are written
+whole or not at all.
+"""
+
+from __future__ import annotations
+
+import csv
+import pickle
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+
+from vidgraph.errors import RunError, WeightsError
+from vidgraph.util import atomic_write
+
+CHECKPOINT, METRICS = "last.ckpt", "metrics.csv"
+FORMAT = 2
+COLUMNS = (
+    *("clips", "seconds", "train_loss", "train_accuracy", "lr", "clips_per_second", "data_wait"),
+    *("val_loss", "val_accuracy", "val_map"),
+)
+
+
+@contextmanager
+def run_lock(folder: Path) -> Iterator[None]:
+    """Holds the folder for this process. The system lets go of it whenever the process ends.
+
+    Raises:
+        RunError: another training is in the folder, or the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / ".lock", blocking=False).acquire()
+    except Timeout as error:
+        raise RunError(
+            f"{folder} is in use by another training; choose another --out or stop that one"
+        ) from error
+    except OSError as error:
+        reason = error.strerror or error
+        raise RunError(f"{folder} cannot be used as a run folder: {reason}") from error
+    with lock:
+        yield
+
+
+def save_checkpoint(content: Mapping[str, Any], folder: Path) -> None:
+    """Writes `last.ckpt`; what it held before survives a full disk or a kill.
+
+    Raises:
+        RunError: it cannot be written.
+    """
+    path = folder / CHECKPOINT
+    with atomic_write(path) as temporary:
+        try:
+            torch.save({"format": FORMAT, **content}, temporary)
+        except RuntimeError as error:  # torch's own writer hides the system's reason
+            raise RunError(
+                f"{path}: cannot be written (is the disk full?); an older file there is intact"
+            ) from error
+
+
+def load_checkpoint(folder: Path) -> dict[str, Any]:
+    """Reads `last.ckpt`: tensors and plain values only, no code runs.
+
+    Raises:
+        WeightsError: it is truncated, or not a checkpoint of ours.
+    """
+    path = folder / CHECKPOINT
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
+        raise WeightsError(
+            f"{path}: cannot be read, it is truncated or not a checkpoint; start again in another "
+            "--out"
+        ) from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise WeightsError(
+            f"{path}: not a training checkpoint of this version; start again in another --out"
+        )
+    return content
+
+
+class MetricsFile:
+    """`metrics.csv`: one row per logging or validation point, added at once. Accuracies in percent,
+    `data_wait` a share of 1.
+
+    Args:
+        path: the file.
+        clips_seen: rows past this many clips were written after the checkpoint that is continued
+            from; they are dropped.
+    """
+
+    def __init__(self, path: Path, clips_seen: int) -> None:
+        self.path = path
+        rows = read_metrics(path) if path.exists() and clips_seen else []
+        with atomic_write(path) as temporary, open(temporary, "w", newline="") as file:
+            writer = csv.DictWriter(file, COLUMNS)
+            writer.writeheader()
+            writer.writerows(row for row in rows if int(row["clips"]) <= clips_seen)
+
+    def add(self, **values: float | None) -> None:
+        texts = {
+            name: f"{value:.6g}" if isinstance(value, float) else value
+            for name, value in values.items()
+        }
+        try:
+            with open(self.path, "a", newline="") as file:
+                csv.DictWriter(file, COLUMNS, restval="").writerow(texts)
+        except OSError as error:
+            raise RunError(f"{self.path}: cannot be written ({error.strerror or error})") from error
+
+
+def read_metrics(path: Path) -> list[dict[str, str]]:
+    """Rows of `metrics.csv`; one that a crash cut short is left out."""
+    with open(path, newline="") as file:
+        return [
+            row
+            for row in csv.DictReader(file)
+            if all(row.get(name) is not None for name in COLUMNS) and row["clips"].isdigit()
+        ]
