@@ -10,9 +10,11 @@ Shapes: P packets in the order of the file (decoding order), N frames in the ord
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
+from threading import Lock
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -56,9 +58,10 @@ class StreamFacts:
     height: int
 
 
-@dataclass
+@dataclass(frozen=True)
 class PacketIndex:
-    """The map from frames to packets.
+    """The map from frames to packets. It never changes, so readers in several threads may share it;
+    what one learns while decoding is an index of its own (`learned`).
 
     Attributes:
         facts: of the stream.
@@ -83,8 +86,12 @@ class PacketIndex:
     order: np.ndarray
     starts: np.ndarray
     rank: np.ndarray
-    errors: set[int] = field(default_factory=set)
+    errors: frozenset[int] = frozenset()
     num_frames: int | None = None
+
+    def learned(self, errors: AbstractSet[int], num_frames: int | None) -> PacketIndex:
+        """The same index with further damaged packets, and a length where it is known."""
+        return replace(self, errors=self.errors | errors, num_frames=num_frames or self.num_frames)
 
     def number_of(self, position: int | None, pts: int | None, dts: int | None) -> int | None:
         """The number of a packet, or None where it was not there when the index was built (or
@@ -92,7 +99,7 @@ class PacketIndex:
         """
         return self.numbers.get(position if self.identity == "position" else (pts, dts))
 
-    def is_damaged(self, number: int, errors: set[int]) -> bool:
+    def is_damaged(self, number: int, errors: AbstractSet[int]) -> bool:
         """Whether packet `number` is, or may build upon, one of the packets `errors`.
 
         A frame builds upon what was decoded since its start. Frames that are decoded after a key
@@ -216,7 +223,7 @@ def _index(
     rank = np.full(len(records), -1, dtype=np.int64)
     rank[packets] = np.arange(len(packets))
     identity, numbers = _identities(records)
-    errors = {number for number, record in enumerate(records) if record.is_corrupt}
+    errors = frozenset(n for n, record in enumerate(records) if record.is_corrupt)
     return PacketIndex(facts, records, identity, numbers, keys, packets, starts, rank, errors)
 
 
@@ -235,14 +242,14 @@ def _identities(records: list[PacketRecord]) -> tuple[Identity, dict[object, int
 
 class IndexCache:
     """The indices of the files that were opened last, so that several clips of one file cost one
-    pass.
+    pass; threads may share it.
 
     A file is known by path, size and time of change; a changed file is indexed anew.
     """
 
     def __init__(self, max_packets: int = 50_000) -> None:
         self._indices: OrderedDict[tuple[str, int, int], PacketIndex] = OrderedDict()
-        self._max_packets, self._num_packets = max_packets, 0
+        self._max_packets, self._lock = max_packets, Lock()
 
     @staticmethod
     def _key(path: Path) -> tuple[str, int, int]:
@@ -252,27 +259,24 @@ class IndexCache:
     def get(self, path: Path) -> PacketIndex | None:
         """The index of `path`, or None."""
         key = self._key(path)
-        if key in self._indices:
-            self._indices.move_to_end(key)
-        return self._indices.get(key)
+        with self._lock:
+            if key in self._indices:
+                self._indices.move_to_end(key)
+            return self._indices.get(key)
 
     def put(self, path: Path, index: PacketIndex) -> None:
-        """Keeps `index`, and forgets those unused for longest where all together would be too
-        large.
-        """
+        """Keeps `index`, and forgets those unused for longest if all together are too large."""
         key = self._key(path)
-        self.forget(key)
-        self._indices[key] = index
-        self._num_packets += len(index.records)
-        while self._num_packets > self._max_packets and len(self._indices) > 1:
-            self.forget(next(iter(self._indices)))
+        with self._lock:
+            self._indices[key] = index
+            self._indices.move_to_end(key)
+            while len(self._indices) > 1 and self._num_packets() > self._max_packets:
+                self._indices.popitem(last=False)
 
-    def forget(self, key: tuple[str, int, int]) -> None:
-        """Drops one entry, if it is there."""
-        dropped = self._indices.pop(key, None)
-        self._num_packets -= 0 if dropped is None else len(dropped.records)
+    def _num_packets(self) -> int:
+        return sum(len(index.records) for index in self._indices.values())
 
     def clear(self) -> None:
         """Drops all entries."""
-        self._indices.clear()
-        self._num_packets = 0
+        with self._lock:
+            self._indices.clear()

@@ -85,6 +85,12 @@ class _Stretch:
     wanted: set[int] = field(default_factory=set)
 
 
+def _length(index: PacketIndex, sound: set[int], first: int) -> int | None:
+    """The length up to the last frame, from `first` on, that decodes soundly; None if none does."""
+    there = [i for i in range(first, len(index.order)) if int(index.order[i]) in sound]
+    return there[-1] + 1 if there else None
+
+
 class VideoFile(Video):
     """A video file read with PyAV; see `open_video`."""
 
@@ -127,10 +133,8 @@ class VideoFile(Video):
             for number, frame in self._decoder.decode(index, 0, len(records) - 1, None, errors)
             if self._keep(number, frame)
         ]
-        index = index_by_decoding(facts, records, decoded, errors)
-        index.errors |= errors
-        self._set_length(index, {number for number in decoded if number not in errors}, first=0)
-        return index
+        index = index_by_decoding(facts, records, decoded, errors).learned(errors, None)
+        return index.learned(frozenset(), _length(index, {*decoded} - errors, first=0))
 
     def _tails(self, first: int, end: int) -> list[set[int] | None]:
         """Which packets to decode to find the last sound frame: all (None) if they can be kept;
@@ -149,18 +153,6 @@ class VideoFile(Video):
             self._kept_bytes += size
         return True
 
-    def _set_length(self, index: PacketIndex, sound: set[int], first: int) -> bool:
-        """Sets the length to just after the last frame, from `first` on, that decodes soundly;
-        False if there is none.
-        """
-        last = next(
-            (i for i in range(len(index.order) - 1, first - 1, -1) if int(index.order[i]) in sound),
-            None,
-        )
-        if last is not None:
-            index.num_frames = last + 1
-        return last is not None
-
     @property
     def num_frames(self) -> int:
         index = self._index
@@ -177,12 +169,14 @@ class VideoFile(Video):
                     for n, frame in self._decoder.decode(index, start, stop, wanted, errors)
                     if self._keep(n, frame)
                 ]
-                index.errors |= errors
-                if self._set_length(
-                    index, {number for number in decoded if number not in index.errors}, first
-                ):
+                length = _length(index, {*decoded} - index.errors - errors, first)
+                index = index.learned(errors, length)
+                if length:
                     break
             end = first
+        if index is not self._index:
+            self._index = index
+            _INDICES.put(self.path, index)
         if not index.num_frames:
             raise VideoError(self.path, "no frame of the file can be decoded")
         return index.num_frames

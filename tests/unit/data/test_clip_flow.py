@@ -166,7 +166,9 @@ def test_twenty_five_anchors_are_the_centres_of_equal_parts(
     table: VideoTable, images: VideoFlow
 ) -> None:
     spec = replace(SPEC, num_frames=1, num_segments=1)
-    dataset = ClipDataset(table, "test", spec, train=False, flow=images, views=ViewPlan(num_views=25))
+    dataset = ClipDataset(
+        table, "test", spec, train=False, flow=images, views=ViewPlan(num_views=25)
+    )
     assert [int(dataset[i].frame_indices) for i in range(25)] == list(range(25))
 
 

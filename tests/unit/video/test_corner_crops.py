@@ -152,9 +152,7 @@ def test_flow_views_are_cut_as_the_pixels_are(tmp_path: Path) -> None:
     frames = np.random.default_rng(0).integers(0, 256, (16, 32, 48), dtype=np.uint8)
     for t, frame in enumerate(frames):
         Image.fromarray(frame).save(tmp_path / f"{t:02}.png")
-    spec = InputSpec(
-        num_frames=2, height=24, width=24, num_segments=2, flow_length=1, num_stacks=1
-    )
+    spec = InputSpec(num_frames=2, height=24, width=24, num_segments=2, flow_length=1, num_stacks=1)
     plan = ViewPlan(num_views=3, crops=5, crop_places="corners", mirrored=True, short_side=30)
     with open_video(tmp_path) as video:
         for clip in range(3):

@@ -88,9 +88,7 @@ def test_refuse_says_what_is_needed() -> None:
     ):
         snippet_fields(SPEC, np.array([10]), 0, 19, past_end="refuse")
     with pytest.raises(SpanError, match=r"take 41 frames, and there are 31"):
-        snippet_fields(
-            replace(SPEC, stack_layout="gap"), np.array([10]), 0, 30, past_end="refuse"
-        )
+        snippet_fields(replace(SPEC, stack_layout="gap"), np.array([10]), 0, 30, past_end="refuse")
     with pytest.raises(SpanError, match=r"^optical flow needs two frames, and there is one"):
         snippet_fields(SPEC, np.array([0]), 0, 0)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import FrozenInstanceError
 from fractions import Fraction
 from pathlib import Path
 
@@ -391,7 +393,28 @@ def test_a_changed_file_is_indexed_anew_and_old_ones_are_forgotten(
         assert isinstance(video, VideoFile)
         small.put(path, video._index)
         small.put(encode(tmp_path / "b.mp4", num_frames=20), video._index)
-    assert (len(small._indices), small._num_packets) == (1, 31)
+    assert len(small._indices) == 1
+
+
+def test_threads_read_one_file_as_one_does(
+    tmp_path: Path, encode: Encode, decode_all: DecodeAll
+) -> None:
+    """They share one index, which no reader changes."""
+    path = encode(tmp_path / "a.mp4", num_frames=40)
+    expected = decode_all(path)
+    reader.clear_index_cache()
+
+    def read(indices: list[int]) -> bool:
+        with open_video(path) as video:
+            return video.num_frames == 40 and np.array_equal(video.read(indices), expected[indices])
+
+    wanted = [[i, 39 - i, (7 * i) % 40] for i in range(40)]
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(read, wanted))
+    with open_video(path) as video:
+        assert isinstance(video, VideoFile)
+        with pytest.raises(FrozenInstanceError):
+            video._index.num_frames = 3  # type: ignore[misc]
 
 
 def _sum_of_frame(path: Path) -> int:
