@@ -401,7 +401,7 @@ def test_threads_read_one_file_as_one_does(
 ) -> None:
     """They share one index, which no reader changes."""
     path = encode(tmp_path / "a.mp4", num_frames=40)
-    expected = decode_all(path)
+    expected = np.stack(decode_all(path))
     reader.clear_index_cache()
 
     def read(indices: list[int]) -> bool:
