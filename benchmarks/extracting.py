@@ -12,9 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from vidgraph.precompute.processes import in_processes
-from vidgraph.precompute.store import Store
-from vidgraph.precompute.tasks import Job, Task
+from vidgraph.precompute.extract import Job, Task, extract
 from vidgraph.video.reader import open_video
 from vidgraph.video.writer import write_video
 
@@ -51,20 +49,21 @@ def decoding_rate(tasks: Sequence[Task]) -> float:
 
 
 def job_rate(job: Job, task: Task) -> float:
-    """Records per second of processor time of a job in this process, on one thread."""
+    """Frames per second of processor time of a job in this process, on one thread."""
     work = job.start()
     begin = time.process_time()
-    count = sum(1 for _ in work(task).records)
+    count = sum(1 for _ in work(task).frames)
     return count / (time.process_time() - begin)
 
 
-def engine_rate(job: Job, tasks: Sequence[Task], folder: Path, workers: int, unit: str) -> float:
-    """Units per second of the engine once its processes are at work: from the first results, one of
-    each process, to the last.
+def extraction_rate(job: Job, tasks: Sequence[Task], folder: Path, workers: int) -> float:
+    """Videos per second once the processes are at work: from the first results, one of each
+    process, to the last.
     """
-    store, ends = Store.claim(folder, job.method()), []
-    for outcome in in_processes(job, list(tasks), store, workers):
-        if outcome.error:
-            raise SystemExit(outcome.error)
-        ends.append((time.perf_counter(), outcome.counts[unit]))
-    return sum(count for _, count in ends[workers:]) / (ends[-1][0] - ends[workers - 1][0])
+    ends: list[float] = []
+    report = extract(
+        job, tasks, folder, workers=workers, progress=lambda *_: ends.append(time.perf_counter())
+    )
+    if report.failures:
+        raise SystemExit(report.failures[0][1])
+    return (len(ends) - 1 - workers) / (ends[-1] - ends[workers])

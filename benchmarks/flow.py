@@ -1,5 +1,5 @@
 """How many pairs of frames per second each method of optical flow does, beside decoding alone; two
-processes beside one; and what a field costs in bytes and in time to read.
+processes beside one; and what a flow frame costs in bytes and in time to read.
 
     python benchmarks/flow.py [--videos FOLDER] [--frames 24] [--raft]
 
@@ -13,9 +13,9 @@ distance from TV-L1's motion, in pixels, for what a faster method gives up; and 
 second, by the clock, of two processes over those of one, both started by the engine, the start not
 counted: 2 would be perfect on two free cores.
 
-The second table holds the store's records (zlib) against JPEG pairs of quality 95, as the community
-stores flow, and PNG: kilobytes per field, milliseconds of processor time to pack and to unpack one,
-and the error of its own in pixels at 340x256.
+The second table compares how stores pack flow frames (zlib) with plain bytes, JPEG pairs of quality
+95, as the community stores flow, and PNG: kilobytes per flow frame, milliseconds of processor time
+to pack and to unpack one, and the error of its own in pixels at 340x256.
 """
 
 from __future__ import annotations
@@ -24,19 +24,18 @@ import argparse
 import os
 import tempfile
 import time
+import zlib
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
-from extracting import decoding_rate, engine_rate, job_rate, make_videos
+from extracting import decoding_rate, extraction_rate, job_rate, make_videos
 
-from vidgraph.precompute.flow import METHODS, FlowJob, open_estimator
-from vidgraph.precompute.flow_fields import bounds_pixels, quantise
-from vidgraph.precompute.flow_store import decode_field, encode_field
-from vidgraph.precompute.tasks import Task
+from vidgraph.precompute.extract import Task
+from vidgraph.precompute.flow import METHODS, FlowJob
+from vidgraph.precompute.flow_store import bounds_pixels, pack_flow
 from vidgraph.video.listing import list_videos
 from vidgraph.video.reader import open_video
 
@@ -44,19 +43,16 @@ REFERENCE = "tvl1"  # the papers'
 NUM_COMPARED = 4  # pairs
 
 
-def some_fields(method: str, paths: Sequence[Path]) -> list[np.ndarray]:
+def some_motion(method: str, paths: Sequence[Path]) -> list[np.ndarray]:
     """Motion in pixels of a few pairs, one from the middle of each of the first videos, [H, W,
     2].
     """
-    estimator, found = open_estimator(method, weights="random" if method == "raft" else None), []
+    loaded, found = FlowJob(method, weights="random" if method == "raft" else None).load(), []
     for path in paths[:NUM_COMPARED]:
         with open_video(path) as video:
             middle = video.num_frames // 2 - 1
-            found.append(
-                estimator.field(
-                    *(estimator.prepare(frame) for frame in video.read([middle, middle + 1]))
-                )
-            )
+            first, second = map(loaded.prepare, video.read([middle, middle + 1]))
+            found.append(loaded.compute(first, [second]))
     return found
 
 
@@ -64,7 +60,7 @@ def distance(method: str, paths: Sequence[Path], reference: list[np.ndarray]) ->
     """Median and mean distance from the reference."""
     apart = [
         np.hypot(*(a - b).reshape(-1, 2).T)
-        for a, b in zip(some_fields(method, paths), reference, strict=True)
+        for a, b in zip(some_motion(method, paths), reference, strict=True)
     ]
     return f"{np.median(np.concatenate(apart)):6.2f} {np.mean(np.concatenate(apart)):6.2f}"
 
@@ -74,16 +70,16 @@ def compare_methods(paths: Sequence[Path], methods: Sequence[str], folder: Path)
     tasks = [
         Task(path, f"{number}-{turn}") for turn in range(2) for number, path in enumerate(paths)
     ]
-    alone, reference = decoding_rate(tasks[: len(paths)]), some_fields(REFERENCE, paths)
+    alone, reference = decoding_rate(tasks[: len(paths)]), some_motion(REFERENCE, paths)
     print(f"{'decoding alone':<16}{alone:9.1f} frames/s")
     for method in methods:
         job = FlowJob(method, weights="random" if method == "raft" else None)
         rate, shared = (
             job_rate(job, tasks[0]),
-            tasks if method in ("dis", "farneback") else tasks[: len(paths)],
+            tasks if method == "dis" else tasks[: len(paths)],
         )
         one, two = (
-            engine_rate(job, shared, folder / f"{method}{workers}", workers, "fields")
+            extraction_rate(job, shared, folder / f"{method}{workers}", workers)
             for workers in (1, 2)
         )
         apart = "reference" if method == REFERENCE else distance(method, paths, reference)
@@ -94,17 +90,17 @@ def compare_methods(paths: Sequence[Path], methods: Sequence[str], folder: Path)
         )
 
 
-# ---- how fields are packed -----------------------------------------------------------------------
+# ---- how flow frames are packed ------------------------------------------------------------------
 
 
 def image_codec(
     suffix: str, *settings: int
 ) -> tuple[Callable[[np.ndarray], object], Callable[[object], np.ndarray]]:
-    """A pair of images per field."""
+    """A pair of images per flow frame."""
 
-    def pack(field: np.ndarray) -> object:
+    def pack(flow: np.ndarray) -> object:
         return [
-            cv2.imencode(suffix, np.ascontiguousarray(field[..., axis]), settings)[1]
+            cv2.imencode(suffix, np.ascontiguousarray(flow[..., axis]), settings)[1]
             for axis in (0, 1)
         ]
 
@@ -114,31 +110,32 @@ def image_codec(
     return pack, unpack
 
 
-def compare_codecs(paths: Sequence[Path], num_fields: int = 20) -> None:
-    """The second table, on the first fields of each video by DIS."""
-    estimator, fields = open_estimator("dis"), []
+def compare_codecs(paths: Sequence[Path], count: int = 20) -> None:
+    """The second table, on the first flow frames of each video by DIS."""
+    job, flow = FlowJob(), list[np.ndarray]()
     for path in paths[:8]:
         with open_video(path) as video:
-            frames = [
-                estimator.prepare(frame)
-                for frame in video.read(range(min(num_fields + 1, video.num_frames)))
-            ]
-        fields += [quantise(estimator.field(*pair)) for pair in pairwise(frames)]
-    height, width = fields[0].shape[:2]
-    fields = [field for field in fields if field.shape[:2] == (height, width)]
+            flow += job.reader(path, video).read(range(min(count, video.num_frames - 1)))
+    height, width = flow[0].shape[:2]
+    flow = [one for one in flow if one.shape[:2] == (height, width)]
+
+    def plain(content: bytes) -> np.ndarray:
+        return np.frombuffer(content, np.uint8).reshape(2, height, width).transpose(1, 2, 0)
+
     codecs = {
-        "zlib (ours)": (encode_field, lambda record: decode_field(record, height, width)),
+        "plain": (lambda one: one.transpose(2, 0, 1).tobytes(), plain),
+        "zlib (ours)": (pack_flow, lambda packed: plain(zlib.decompress(packed.data))),
         "JPEG pair, 95": image_codec(".jpg", cv2.IMWRITE_JPEG_QUALITY, 95),
         "PNG pair": image_codec(".png", cv2.IMWRITE_PNG_COMPRESSION, 3),
     }
     pixels = bounds_pixels(256, 340) / 127.5
     print(
-        f"{len(fields)} fields of {height}x{width}; rounding to 8 bits itself is off by "
+        f"{len(flow)} flow frames of {height}x{width}; rounding to 8 bits itself is off by "
         f"{20 / 255 / 3**0.5:.3f} px on average (rms)"
     )
     for name, (pack, unpack) in codecs.items():
         times = [time.process_time()]
-        records = [pack(field) for field in fields]
+        records = [pack(one) for one in flow]
         times.append(time.process_time())
         back = [unpack(record) for record in records]
         times.append(time.process_time())
@@ -151,8 +148,8 @@ def compare_codecs(paths: Sequence[Path], num_fields: int = 20) -> None:
             )
             / 1e3
         )
-        errors = (np.stack(back).astype(np.float32) - np.stack(fields)) * pixels
-        packing, unpacking = (1e3 * float(spent) / len(fields) for spent in np.diff(times))
+        errors = (np.stack(back).astype(np.float32) - np.stack(flow)) * pixels
+        packing, unpacking = (1e3 * float(spent) / len(flow) for spent in np.diff(times))
         worst, rms = np.abs(errors).max(), np.sqrt((errors**2).mean())
         print(
             f"{name:<16}{size:7.2f} kB   pack {packing:6.3f} ms   unpack {unpacking:6.3f} ms   "

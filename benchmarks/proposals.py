@@ -7,10 +7,8 @@ Without `--videos`, four H.264 clips of 256x340 pixels are made in a temporary f
 wanders over a patchwork which pans. The rpn has random weights, which cost what trained ones cost.
 
 Columns: frames per second of processor time of one process, reading included and loading not; how
-    many times longer a frame takes than
-to be decoded; and the frames per second, by the clock, of two processes over those of one, both
-started by the engine, the start not
-counted: 2 would be perfect on two free cores.
+many times longer a frame takes than to be decoded; and the videos per second, by the clock, of two
+processes over those of one, their start not counted: 2 would be perfect on two free cores.
 """
 
 from __future__ import annotations
@@ -21,18 +19,14 @@ import tempfile
 from pathlib import Path
 
 import torch
-from extracting import decoding_rate, engine_rate, job_rate, make_videos
+from extracting import decoding_rate, extraction_rate, job_rate, make_videos
 
-from vidgraph.precompute.proposals import SOURCES, ProposalJob
-from vidgraph.precompute.tasks import Task
+from vidgraph.precompute.boxes_proposed import ProposalJob
+from vidgraph.precompute.extract import Task
 from vidgraph.video.listing import list_videos
 from vidgraph.video.reader import open_video
 
-LOOKED_AT = {
-    "motion": 10**9,
-    "selective-search": 6,
-    "rpn": 2,
-}  # frames per video, so that the slow sources end too
+LOOKED_AT = {"motion": 10**9, "rpn": 2}  # frames per video, so that the slow source ends too
 
 
 def main() -> None:
@@ -65,7 +59,7 @@ def main() -> None:
             "work, two processes gain less"
         )
         print(f"{'decoding alone':<18}{alone:9.1f} frames/s")
-        for source in reversed(SOURCES):  # the cheap ones first
+        for source in LOOKED_AT:
             every = max(1, frames // LOOKED_AT[source])
             job = ProposalJob(
                 source, count=10, every=every, weights="random" if source == "rpn" else None
@@ -73,7 +67,7 @@ def main() -> None:
             rate = job_rate(job, tasks[0])
             shared = tasks[: len(paths)] if source == "rpn" else tasks
             one, two = (
-                engine_rate(job, shared, Path(folder) / f"{source}{workers}", workers, "frames")
+                extraction_rate(job, shared, Path(folder) / f"{source}{workers}", workers)
                 for workers in (1, 2)
             )
             print(

@@ -30,9 +30,6 @@ from timing import interleaved_medians, options
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import roi_align
-
-from vidgraph.evaluation.profile import profile_model
-from vidgraph.models.build import create_model
 from vidgraph.models.overlap import (
     dense_graphs,
     gather_next,
@@ -40,6 +37,9 @@ from vidgraph.models.overlap import (
     overlap_graphs,
     pairwise_iou,
 )
+
+from vidgraph.evaluation.profile import profile_model
+from vidgraph.models.build import create_model
 from vidgraph.models.regions import region_nodes
 from vidgraph.records import Regions
 

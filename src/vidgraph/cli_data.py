@@ -9,12 +9,15 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from typer import Argument, Option
 
 from vidgraph.errors import DataError, VidgraphError
+
+if TYPE_CHECKING:
+    from vidgraph.precompute.extract import Job, Task
 
 GOOD, FAULTS = 0, 1
 
@@ -42,9 +45,11 @@ def check(
         str | None,
         Option(help="report videos shorter than this model's clips, and labels it does not know"),
     ] = None,
+    boxes: Annotated[Path | None, Option(metavar="STORE", help="also look at their boxes")] = None,
     flow: Annotated[
-        str | None, Option(metavar="STORE", help="also look at their optical flow")
+        Path | None, Option(metavar="STORE", help="also look at their optical flow")
     ] = None,
+    flow_bound: Annotated[float, Option(min=0, help="the bound that it was made with")] = 20.0,
     intervals: Annotated[
         Path | None, Option(metavar="FILE", help="also hold a table of actions against the videos")
     ] = None,
@@ -57,6 +62,8 @@ def check(
     from vidgraph.data.check import check_table
     from vidgraph.data.intervals import load_intervals
     from vidgraph.data.table import load_table, parse_columns
+    from vidgraph.precompute.boxes import BoxStore
+    from vidgraph.precompute.flow_store import FlowStore
     from vidgraph.util import check_target, counter
     from vidgraph.weights import from_pretrained
 
@@ -67,11 +74,12 @@ def check(
     with counter("files") as progress:
         report = check_table(
             table,
-            decode="full" if full else "quick",
+            full=full,
             min_frames=min_frames,
             spec=network.spec if network else None,
             class_names=network.class_names if network else None,
-            flow=flow,
+            boxes=BoxStore(boxes) if boxes else None,
+            flow=FlowStore(flow, flow_bound) if flow else None,
             intervals=load_intervals(intervals, table) if intervals else None,
             progress=progress,
         )
@@ -192,12 +200,13 @@ def proposals(
     cluster: Cluster = False,
 ) -> int:
     """Propose boxes that may hold something; the same call continues after an interruption."""
-    from vidgraph.precompute.proposals import ProposalJob
+    from vidgraph.data.extraction import video_tasks
+    from vidgraph.precompute.boxes_proposed import ProposalJob
 
     if fps is not None and every is not None:
         raise DataError("give --fps or --every, not both")
     job = ProposalJob(source, count, every or 1, fps, short_side, weights)
-    return _extract(job, _tasks(videos, columns), out, workers, cluster)
+    return _extract(job, video_tasks(videos, columns), out, workers, cluster)
 
 
 @extract.command(epilog="example: vidgraph extract flow clips.csv --out flow")
@@ -218,10 +227,11 @@ def flow(
     cluster: Cluster = False,
 ) -> int:
     """Compute the optical flow between each two frames; the same call continues."""
+    from vidgraph.data.extraction import video_tasks
     from vidgraph.precompute.flow import FlowJob
 
     job = FlowJob(method, bound, short_side, weights)
-    return _extract(job, _tasks(videos, columns), out, workers, cluster)
+    return _extract(job, video_tasks(videos, columns), out, workers, cluster)
 
 
 @extract.command(epilog="example: vidgraph extract boxes boxes.csv --videos videos --out boxes")
@@ -243,7 +253,7 @@ def boxes(
     workers: Workers = None,
 ) -> int:
     """Store boxes that you have: CSV files, or Something-Else's annotations."""
-    from vidgraph.precompute.given import given_boxes
+    from vidgraph.data.extraction import given_boxes
 
     job, tasks, absent = given_boxes(files, videos or files[0].parent, unit, reach)
     if absent:
@@ -252,19 +262,12 @@ def boxes(
     return _extract(job, tasks, out, workers or 1, cluster=False)
 
 
-def _tasks(paths: Sequence[Path], columns: str) -> list[Any]:
-    """The videos of files, folders and tables."""
-    from vidgraph.precompute.tasks import video_tasks
-
-    return video_tasks(paths, columns)
-
-
-def _extract(job: Any, tasks: Sequence[Any], out: Path, workers: int | None, cluster: bool) -> int:
-    from vidgraph.precompute.engine import extract as run
+def _extract(job: Job, tasks: Sequence[Task], out: Path, workers: int | None, cluster: bool) -> int:
+    from vidgraph.precompute.extract import extract as run
     from vidgraph.util import counter
 
     with counter("videos") as progress:
-        report = run(job, tasks, out, workers=workers, cluster=cluster, progress=progress)
+        report = run(job, tasks, out, workers="ray" if cluster else workers, progress=progress)
     if len(tasks) == 1 and report.failures:
         raise VidgraphError(report.failures[0][1])
     print(f"{out}: {report.summary()}")

@@ -17,11 +17,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from vidgraph.data.flow_source import VideoFlow, flow_as_trained
 from vidgraph.errors import DataError, VideoError, VidgraphError, WeightsError
 from vidgraph.evaluation.inference import fuse_views, predict_batch, view_scores
 from vidgraph.models.base import VideoModel
-from vidgraph.precompute.store import BoxStore
+from vidgraph.precompute.boxes import BoxStore
+from vidgraph.precompute.flow_store import FlowSource
 from vidgraph.records import ClipBatch, Explanation, Prediction
 from vidgraph.util import check_target
 from vidgraph.video.reader import open_video
@@ -67,13 +67,13 @@ def load_predictor(
     for option, store, takes in stores:
         if store is not None and not takes:
             raise VidgraphError(f"{option} {store}: {name} takes no {option[2:]}; leave it out")
-    return Predictor(
-        model,
-        plan,
-        device,
-        boxes=None if boxes is None else BoxStore(boxes),
-        flow=flow_as_trained(name, flow) if spec.flow_length else None,
-    )
+    source = None
+    if spec.flow_length:
+        from vidgraph.precompute.flow import flow_as_trained
+
+        source = flow_as_trained(name, flow)
+    stored = None if boxes is None else BoxStore(boxes)
+    return Predictor(model, plan, device, boxes=stored, flow=source)
 
 
 class Predictor:
@@ -103,7 +103,7 @@ class Predictor:
         multi_label: bool | None = None,
         batch_size: int = 8,
         boxes: BoxStore | None = None,
-        flow: VideoFlow | None = None,
+        flow: FlowSource | None = None,
     ) -> None:
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.model = model.to(self.device).eval()
@@ -116,7 +116,11 @@ class Predictor:
                 "boxes is given; make one with vidgraph extract proposals, and name it with --boxes"
             )
         self._boxes = boxes if self.spec.boxes_per_frame else None
-        self._flow = (flow or VideoFlow()) if self.spec.flow_length else None
+        self._flow = flow if self.spec.flow_length else None
+        if self.spec.flow_length and flow is None:
+            from vidgraph.precompute.flow import FlowJob
+
+            self._flow = FlowJob()
 
     def predict(self, path: str | Path, explain: bool = False) -> Prediction:
         """Recognises one video.
@@ -229,13 +233,14 @@ class Predictor:
                 "frames alone."
             )
         if self._flow is not None and self._flow.is_live:
-            notes.append(f"Optical flow was computed now ({self._flow.method}); --flow is faster.")
+            name = self._flow.method.name
+            notes.append(f"Optical flow was computed now ({name}); --flow is faster.")
         if self._flow is not None:
             with open_video(path) as video:
-                num_fields = video.num_frames - 1
-            if num_fields < self.spec.flow_length:
+                num_flow = video.num_frames - 1
+            if num_flow < self.spec.flow_length:
                 notes.append(
-                    f"The video holds {num_fields} flow frames, and a stack takes "
+                    f"The video holds {num_flow} flow frames, and a stack takes "
                     f"{self.spec.flow_length}: the last one was repeated."
                 )
         if self.model.multi_label and not self.multi_label:

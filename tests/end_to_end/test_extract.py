@@ -12,7 +12,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -21,8 +20,8 @@ from commands import error_of, json_of
 
 import vidgraph
 from vidgraph.cli import main
-from vidgraph.precompute.container import Header, RecordFile, write_records
-from vidgraph.precompute.store import BoxStore
+from vidgraph.precompute.boxes import BoxStore
+from vidgraph.precompute.store import StoredVideo, save_file
 from vidgraph.video.writer import write_video
 from vidgraph.weights import save_weights
 
@@ -75,7 +74,7 @@ def test_files_folders_and_tables_are_the_same_videos(
     videos: Path, boxes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     expected = _files(boxes)
-    assert len(expected) == 7
+    assert len(expected) == 6
     settings = ["--source", "motion", "--count", "5", "--every", "30", "--workers", "1"]
     for number, what in enumerate(
         (
@@ -108,15 +107,11 @@ def test_killed_in_the_middle_and_called_again(videos: Path, tmp_path: Path) -> 
     process = subprocess.Popen(
         [*command, "--out", str(store)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
-    while not list(store.rglob("[!.]*.boxes")) and process.poll() is None:
+    while not list(store.rglob("[!.]*.safetensors")) and process.poll() is None:
         time.sleep(0.02)
     os.kill(process.pid, signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
-    there = {
-        name: content
-        for name, content in _files(store).items()
-        if name.endswith(".boxes") and "partial" not in name
-    }
+    there = {name: content for name, content in _files(store).items() if "partial" not in name}
     assert 1 <= len(there) < 6
     assert all(_files(whole)[name] == content for name, content in there.items())
     done = subprocess.run(
@@ -145,7 +140,7 @@ def test_some_of_many_fail(
         tmp_path / "store",
     ]
     assert "bad.mp4: " in error_of(capsys, *words, code=1)
-    assert len(list((tmp_path / "store").rglob("*.boxes"))) == 3
+    assert len(list((tmp_path / "store").rglob("*.safetensors"))) == 3
     assert "bad.mp4: " in error_of(
         capsys, *[*words[:2], tmp_path / "videos" / "bad.mp4", *words[3:]]
     )  # its fault is the command's
@@ -239,7 +234,7 @@ def test_boxes_of_ones_own(
         "--reach",
         2,
     ]
-    assert "holds boxes of csv (sha256 " in error_of(capsys, *words)
+    assert "holds boxes of csv version 1 (sha256 " in error_of(capsys, *words)
     assert "Lunges.csv: " in error_of(
         capsys, "extract", "boxes", tmp_path / "Lunges.csv", "--out", tmp_path / "x"
     )
@@ -248,35 +243,19 @@ def test_boxes_of_ones_own(
     )
 
 
-def _rewritten(store: Path, **changes: object) -> None:
-    """Every file of the store again, with changed fields of its header or other records."""
-    for path in store.rglob("*.boxes"):
-        with RecordFile(path) as file:
-            header = file.header
-            records = [file.read(place) for place in range(len(header.frame_indices))]
-        make = changes.get("record")
-        records = [make(record) for record in records] if callable(make) else records
-        write_records(
-            path,
-            Header(
-                **{
-                    **vars(header),
-                    **{key: value for key, value in changes.items() if key != "record"},
-                }
-            ),
-            records,
-        )
-
-
-def _box(*corners: float) -> Any:
-    values = np.array([*corners, 1.0], np.float32).tobytes()
-    return lambda record: np.uint32(1).tobytes() + values
+def _rewritten(store: Path, box: list[float] | None) -> None:
+    """Every file of the store again, with one box in every frame, or none."""
+    rows = np.reshape([] if box is None else [*box, 1], (-1, 5)).astype(np.float32)
+    for path in store.rglob("*.safetensors"):
+        header = StoredVideo(path).header
+        save_file(path, header, [rows] * len(header.frame_indices))
 
 
 def test_bad_stores_are_one_line(
     videos: Path, boxes: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     clip = sorted(videos.glob("*/*.mp4"))[0]
+    predict = ["predict", model, clip, "--boxes", tmp_path / "store", "--device", "cpu"]
 
     def fresh() -> Path:
         shutil.rmtree(tmp_path / "store", ignore_errors=True)
@@ -284,12 +263,10 @@ def test_bad_stores_are_one_line(
         return tmp_path / "store"
 
     def told(*parts: str) -> None:
-        error = error_of(
-            capsys, "predict", model, clip, "--boxes", tmp_path / "store", "--device", "cpu"
-        )
+        error = error_of(capsys, *predict)
         assert all(part in error for part in parts), error
 
-    # No boxes at all: not asked for, no store, an empty one, one without this video.
+    # No boxes at all: not asked for, no store, one without this video, one of vidgraph 0.1.
     assert (
         "takes 5 boxes per frame, and no store of boxes is given; make one with vidgraph extract "
         "proposals" in error_of(capsys, "predict", model, clip)
@@ -297,7 +274,7 @@ def test_bad_stores_are_one_line(
     assert "--data.table.boxes STORE" in error_of(
         capsys, "eval", model, "--data", videos / "table.csv"
     )
-    told("store: there is no such store; make one with vidgraph extract proposals")
+    told("store: does not exist; extract again: vidgraph extract proposals")
     for store in ("boxes", "flow"):
         unread = error_of(
             capsys, "predict", "mean_lstm_small_sync3", clip, f"--{store}", tmp_path / "gone"
@@ -307,44 +284,35 @@ def test_bad_stores_are_one_line(
             == f"vidgraph: --{store} {tmp_path / 'gone'}: mean_lstm_small_sync3 takes no {store}; "
             "leave it out"
         )
-    (fresh() / f"{clip.parent.name}/{clip.name}.boxes").unlink()
+    (fresh() / f"{clip.parent.name}/{clip.name}.safetensors").unlink()
     told("store: holds no boxes of ", clip.name, "run vidgraph extract for it too")
-    for file in fresh().rglob("*.boxes"):
+    for file in fresh().rglob("*.safetensors"):
         file.unlink()
-    told("store: holds no boxes of any video")
+    (tmp_path / "store" / "store.json").write_text("{}")
+    told("store: is a store of vidgraph 0.1, which this version does not read; extract again")
 
-    # Of other videos, of another version, half-written.
+    # Of other videos, half-written.
     store = fresh()
-    names = sorted(path.relative_to(store) for path in store.rglob("*.boxes"))
+    names = sorted(path.relative_to(store) for path in store.rglob("*.safetensors"))
     shutil.copy(store / names[1], store / names[0])
     told(f"{names[0]}: holds the boxes of another video than {clip}, or of it before it changed")
-    note = fresh() / "store.json"
-    note.write_text(note.read_text().replace('"format_version": 1', '"format_version": 9'))
-    told("store: is of format version 9, and this vidgraph reads 1")
     path = fresh() / names[0]
     path.write_bytes(path.read_bytes()[:-50])
     told(f"{names[0]}: is cut short", "run the same vidgraph extract again")
 
     # Boxes that cannot be.
     for box, problem in (
-        (_box(0.1, float("nan"), 0.5, 0.5), "a box holds what is not a number"),
-        (_box(0.6, 0.1, 0.5, 0.5), "a box is reversed"),
-        (_box(0.1, 0.1, 0.5, 1.5), "a box lies outside the frame"),
+        ([0.1, float("nan"), 0.5, 0.5], "a box holds what is not a number"),
+        ([0.6, 0.1, 0.5, 0.5], "a box is reversed"),
+        ([0.1, 0.1, 0.5, 1.5], "a box lies outside the frame"),
     ):
-        _rewritten(fresh(), record=box)
+        _rewritten(fresh(), box)
         told(f"{names[0]}, frame ", problem, "delete the file and extract again")
 
     # Fewer boxes than asked, and none in any frame, are no fault: they are masked.
-    for box in (_box(0.1, 0.1, 0.5, 0.5), lambda record: np.uint32(0).tobytes()):
-        _rewritten(fresh(), record=box)
-        assert (
-            len(
-                json_of(
-                    capsys, "predict", model, clip, "--boxes", tmp_path / "store", "--device", "cpu"
-                )
-            )
-            == 1
-        )
+    for few in ([0.1, 0.1, 0.5, 0.5], None):
+        _rewritten(fresh(), few)
+        assert len(json_of(capsys, *predict)) == 1
 
 
 def test_bad_words_are_one_line(
@@ -371,8 +339,8 @@ def test_bad_words_are_one_line(
         capsys, "extract", "proposals", tmp_path / "gone.mp4", "--source", "motion", "--out", out
     )
     assert (
-        "holds boxes of motion (count 5, every 30), not of motion (count 50, every 1)"
-        in error_of(capsys, *motion, boxes)
+        "holds boxes of motion version 1 (count 5, every 30, short_side 128), not boxes of motion "
+        "version 1 (count 50, every 1, " in error_of(capsys, *motion, boxes)
     )
     assert "is not empty and no store" in error_of(capsys, *motion, videos)
     assert "--reach is a number of frames from 0, not -1" in error_of(

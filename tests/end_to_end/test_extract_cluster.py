@@ -98,7 +98,7 @@ def workers() -> list[int]:
         if entry.name.isdigit():
             try:
                 name, parent = (entry / "cmdline").read_bytes(), parent_of(int(entry.name))
-                if name.startswith(b"ray::_do") and parent_of(parent) == os.getpid():
+                if name.startswith(b"ray::_call") and parent_of(parent) == os.getpid():
                     found.append(int(entry.name))
             except OSError:  # it has just ended
                 continue
@@ -115,11 +115,11 @@ def disturbed(
     """Runs the command, calls `disturb` as soon as a new file is there, and returns the exit code
     and what was printed.
     """
-    before = len(list(store.rglob("[!.]*.boxes")))
+    before = len(list(store.rglob("[!.]*.safetensors")))
     process = subprocess.Popen(
         command(videos, store), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    while len(list(store.rglob("[!.]*.boxes"))) <= before and process.poll() is None:
+    while len(list(store.rglob("[!.]*.safetensors"))) <= before and process.poll() is None:
         time.sleep(0.02)
     disturb(process)
     out, error = process.communicate()
@@ -150,7 +150,7 @@ def test_a_machine_lost_midway_and_the_command_killed(
     """
     code, _ = disturbed(videos, tmp_path / "store", lambda process: process.kill())
     assert code == -signal.SIGKILL
-    there = [name for name in files(tmp_path / "store") if name.endswith(".boxes")]
+    there = [name for name in files(tmp_path / "store") if "partial" not in name]
     assert 1 <= len(there) < 10
     (second,) = cluster.worker_nodes
     code, said = disturbed(

@@ -5,6 +5,7 @@ clips, and every fault in one line.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -18,9 +19,8 @@ import pytest
 from commands import error_of
 
 from vidgraph.cli import main
-from vidgraph.precompute.flow import LiveFlow, open_estimator
-from vidgraph.precompute.flow_fields import dequantise
-from vidgraph.precompute.flow_store import open_flow
+from vidgraph.precompute.flow import FlowJob
+from vidgraph.precompute.flow_store import FlowStore, dequantize
 from vidgraph.video.reader import open_video
 from vidgraph.video.writer import write_video
 
@@ -62,16 +62,13 @@ def store(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_real_clips(store: Path, videos: Path) -> None:
-    """Every field is there; what is stored equals what is computed on the way; and it explains the
-    next frame better than no motion.
+    """Every flow frame is there; what is stored equals what is computed on the way; and it explains
+    the next frame better than no motion.
     """
     clips = sorted(videos.glob("*/*.mp4"))
-    assert set(_files(store)) == {
-        "store.json",
-        *(f"{clip.relative_to(videos)}.flow" for clip in clips),
-    }
+    assert set(_files(store)) == {f"{clip.relative_to(videos)}.safetensors" for clip in clips}
     for clip in clips:
-        flow = open_flow(store).flow(clip)
+        flow = FlowStore(store).reader(clip)
         with open_video(clip) as video:
             assert (flow.num_fields, flow.height, flow.width) == (
                 video.num_frames - 1,
@@ -79,9 +76,9 @@ def test_real_clips(store: Path, videos: Path) -> None:
                 video.width,
             )
             indices = np.linspace(0, flow.num_fields - 1, 7).astype(int)
-            assert np.array_equal(flow.read(indices), LiveFlow(video).read(indices))
+            assert np.array_equal(flow.read(indices), FlowJob().reader(clip, video).read(indices))
     errors = [
-        _change(clip, open_flow(store).flow(clip).read(range(0, 24, 3)), range(0, 24, 3))
+        _change(clip, FlowStore(store).reader(clip).read(range(0, 24, 3)), range(0, 24, 3))
         for clip in clips
     ]
     followed, still = np.sum(errors, axis=0)
@@ -96,7 +93,7 @@ def _change(clip: Path, fields: np.ndarray, frames: range) -> tuple[float, float
 
     followed, still = 0.0, 0.0
     with open_video(clip) as video:
-        for index, field in zip(frames, dequantise(fields), strict=True):
+        for index, field in zip(frames, dequantize(fields), strict=True):
             now, following = (
                 cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
                 for image in video.read([index, index + 1])
@@ -136,7 +133,7 @@ def test_files_and_two_processes_give_the_same_bytes(
     assert _files(tmp_path / "two") == _files(store)
     said = capsys.readouterr().out
     assert "4 videos done; " in said
-    assert " fields of flow; " in said
+    assert " flow frames; " in said
     assert " % of their values reach the bound and are cut off there" in said
     assert main(["extract", "flow", str(videos), "--out", str(store)]) == 0
     assert f"{store}: 0 videos done, 4 were there\n" in capsys.readouterr().out
@@ -153,7 +150,7 @@ def test_killed_in_the_middle_and_called_again(videos: Path, store: Path, tmp_pa
         *f"-m vidgraph.cli extract flow {videos} --workers 2 --out {tmp_path / 'flow'}".split(),
     ]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while not list((tmp_path / "flow").rglob("[!.]*.flow")) and process.poll() is None:
+    while not list((tmp_path / "flow").rglob("[!.]*.safetensors")) and process.poll() is None:
         time.sleep(0.02)
     os.kill(process.pid, signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
@@ -161,7 +158,7 @@ def test_killed_in_the_middle_and_called_again(videos: Path, store: Path, tmp_pa
     there = {
         name: content
         for name, content in _files(tmp_path / "flow").items()
-        if name.endswith(".flow") and "partial" not in name
+        if "partial" not in name
     }
     assert 1 <= len(there) < 4
     assert all(whole[name] == content for name, content in there.items())
@@ -186,16 +183,15 @@ def test_dis_agrees_with_tvl1_on_real_frames(videos: Path) -> None:
     """The paper's method and the fast one, on pairs of real frames: where TV-L1 sees motion, DIS
     sees it too, the same way.
     """
-    methods = {name: open_estimator(name) for name in ("dis", "tvl1")}
+    methods = {name: FlowJob(name).load() for name in ("dis", "tvl1")}
     found: dict[str, list[np.ndarray]] = {name: [] for name in methods}
     for clip in sorted(videos.glob("*/*.mp4")):
         with open_video(clip) as video:
             for index in (10, 20):
                 pair = video.read([index, index + 1])
-                for name, estimator in methods.items():
-                    found[name].append(
-                        estimator.field(*(estimator.prepare(frame) for frame in pair))
-                    )
+                for name, method in methods.items():
+                    first, second = map(method.prepare, pair)
+                    found[name].append(method.compute(first, [second]))
     dis, tvl1 = (np.stack(found[name]).reshape(-1, 2) for name in ("dis", "tvl1"))
     assert np.median(np.hypot(*(dis - tvl1).T)) < 0.2
     moving = np.hypot(*tvl1.T) > 1
@@ -217,12 +213,14 @@ def test_faults_are_one_line(
     assert "the bound of flow is a number of pixels above 0, not -1" in _error(
         capsys, clip, "--bound", -1, "--out", out
     )
-    assert "holds flow of dis (bound 20.0), not of dis (bound 15.0)" in _error(
-        capsys, clip, "--bound", 15, "--out", store
-    )
-    assert "holds flow of dis version 1, not of farneback version 1" in _error(
-        capsys, clip, "--method", "farneback", "--out", store
-    )
+    for words, other in (
+        (("--bound", 15), r"dis version 1 \(bound 15"),
+        (("--method", "tvl1"), "tvl1"),
+    ):
+        expected = (
+            rf"holds flow of dis version 1 \(bound 20.0, short_side None\), not flow of {other}"
+        )
+        assert re.search(expected, _error(capsys, clip, *words, "--out", store))
     assert "the method dis has no weights" in _error(
         capsys, clip, "--weights", "x.pth", "--out", out
     )
@@ -241,12 +239,4 @@ def test_faults_are_one_line(
     assert "one.mp4: the video has one frame" in _error(
         capsys, many, "--out", tmp_path / "some", "--workers", 1, code=1
     )
-    assert open_flow(tmp_path / "some").flow(many / "two.mp4").read([0]).min() == 128
-
-
-def test_boxes_and_flow_keep_apart(
-    store: Path, videos: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    clip = sorted(videos.glob("*/*.mp4"))[0]
-    assert main(["extract", "proposals", str(clip), "--source", "motion", "--out", str(store)]) == 2
-    assert "store: holds flow, not boxes" in capsys.readouterr().err
+    assert FlowStore(tmp_path / "some").reader(many / "two.mp4").read([0]).min() == 128

@@ -131,13 +131,13 @@ def test_pixels_and_flow_train_together(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "both"
-    words = ["--train.clips", "20", "--data.table.flow", "live:farneback"]
+    words = ["--train.clips", "20", "--data.table.flow", "live", "--data.table.flow_bound", "10"]
     assert main(["train", f"{_recipe(folder, tmp_path)}:both", "--out", str(out), *words]) == 0
-    assert json.loads((out / "data.json").read_text())["flow"]["method"] == "farneback"
+    assert json.loads((out / "data.json").read_text())["flow"]["settings"]["bound"] == 10
     assert json_of(capsys, "eval", out, "--views", 1)["n"] == 6
     capsys.readouterr()
     assert main(["predict", str(out), str(folder / "videos" / "25.mp4")]) == 0
-    assert "computed on the way (farneback)" in capsys.readouterr().out  # as it was trained
+    assert "computed on the way (dis)" in capsys.readouterr().out
 
 
 def test_bad_input_is_one_line(
@@ -147,7 +147,7 @@ def test_bad_input_is_one_line(
     assert "no store of it is given; make one with vidgraph extract flow" in error_of(
         capsys, *train, "--data.table.flow", "null"
     )
-    assert "there is no such store" in error_of(
+    assert "none: does not exist; extract again" in error_of(
         capsys, *train, "--data.table.flow", tmp_path / "none"
     )
     assert "bound" in error_of(capsys, *train, "--data.table.flow_bound", 10)

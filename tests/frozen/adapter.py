@@ -279,7 +279,7 @@ def make_digit_videos(folder: Path, num_digits: int) -> Path:
 
 def stored_boxes(videos: Sequence[Path], folder: Path) -> list[dict[str, np.ndarray]]:
     """What moves in every fourth frame: boxes [T, 10, 4] as fractions, scores and mask [T, 10]."""
-    from vidgraph.precompute.store import BoxStore
+    from vidgraph.precompute.boxes import BoxStore
 
     words = ["--source", "motion", "--every", 4, "--out", folder, "--workers", 1]
     command("extract", "proposals", *videos, *words)
@@ -292,8 +292,8 @@ def stored_boxes(videos: Sequence[Path], folder: Path) -> list[dict[str, np.ndar
 
 def stored_flow(videos: Sequence[Path], folder: Path) -> list[np.ndarray]:
     """All fields of each video, uint8 [n, H, W, 2]."""
-    from vidgraph.precompute.flow_store import open_flow
+    from vidgraph.precompute.flow_store import FlowStore
 
     command("extract", "flow", *videos, "--out", folder, "--workers", 1)
-    store = open_flow(folder)
-    return [flow.read(range(flow.num_fields)) for flow in map(store.flow, videos)]
+    store = FlowStore(folder)
+    return [flow.read(range(flow.num_fields)) for flow in map(store.reader, videos)]

@@ -18,8 +18,8 @@ import numpy as np
 
 from vidgraph.data.cells import read_columns, refuse, to_numbers
 from vidgraph.errors import DataError
-from vidgraph.precompute.given import GivenBoxes
-from vidgraph.precompute.tasks import Task
+from vidgraph.precompute.boxes_given import GivenBoxes
+from vidgraph.precompute.extract import Task
 
 _CORNERS = ["x0", "y0", "x1", "y1"]
 
@@ -56,7 +56,8 @@ def csv_tasks(path: str | Path, videos: str | Path) -> Iterator[Task]:
             rows["frame"].to_numpy(),
             rows[_CORNERS].to_numpy(float),
             np.asarray(scores, float),
-            (f"{path}, line", rows.index.to_numpy()),
+            f"{path}, line",
+            rows.index.to_numpy(),
         )
         yield Task(videos / str(name), _name(videos / str(name), videos), boxes)
 

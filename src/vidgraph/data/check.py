@@ -4,29 +4,32 @@ leave out.
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 import re
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Any, Literal, NamedTuple
 
-from vidgraph.data.flow_source import open_video_flow
 from vidgraph.data.intervals import Intervals
-from vidgraph.data.probes import Probe, ProbeTask, probe_all
+from vidgraph.data.probe import CheckedFile, Probe, probe_file
 from vidgraph.data.table import VideoTable, near_only, split_labels
 from vidgraph.errors import DataError
+from vidgraph.precompute.boxes import BoxStore
+from vidgraph.precompute.flow_store import FlowSource
+from vidgraph.precompute.run import WorkerDied, num_cores, parallel_map
+from vidgraph.precompute.store import fingerprint, size_bytes
 from vidgraph.records import InputSpec
-from vidgraph.util import whole_file
+from vidgraph.util import atomic_write
 
 KINDS = {
     "missing": "files that do not exist",
     "unreadable": "files that cannot be decoded",
     "short": "files with too few frames",
+    "boxes": "files whose boxes are absent or cannot be used",
     "flow": "files whose optical flow is absent or cannot be used",
     "short_span": "rows whose span has too few frames, in files that other rows can use",
     "two_splits": "files, or copies of them, in more than one split",
@@ -36,7 +39,7 @@ KINDS = {
     "late_action": "actions that begin after their video ends",
     "action_label": "actions of a class that no row of their video names",
 }
-UNUSABLE = ("missing", "unreadable", "short", "flow")
+UNUSABLE = ("missing", "unreadable", "short", "boxes", "flow")
 FEW_FILES = 256  # below this many, starting processes costs more than it saves
 
 
@@ -63,25 +66,21 @@ class CheckReport:
     """What a check found.
 
     Attributes:
-        source: the table file or folder.
-        row_word: what rows are counted in, "line" or "row".
+        table: that was checked.
         findings: in the order of `KINDS`, then of the table.
         num_files: different videos named.
-        num_rows: samples per split.
-        num_classes: classes of the table.
-        frames: least, median and greatest number of frames among readable files, or None.
-        fps: least and greatest frame rate among them, or None.
-        notes: the table's notes.
+        num_classes: that are known.
+        frames: numbers of frames of the readable files.
+        fps: frame rates of these.
+        notes: what is no fault and should be known.
     """
 
-    source: str
-    row_word: str
+    table: VideoTable
     findings: tuple[Finding, ...]
     num_files: int
-    num_rows: dict[str, int]
     num_classes: int
-    frames: tuple[int, float, int] | None
-    fps: tuple[float, float] | None
+    frames: tuple[int, ...]
+    fps: tuple[float, ...]
     notes: tuple[str, ...] = ()
 
     @property
@@ -91,28 +90,21 @@ class CheckReport:
     @property
     def counts(self) -> dict[str, int]:
         """How many findings there are of each kind that occurs."""
-        return {
-            kind: n
-            for kind in KINDS
-            if (n := sum(finding.kind == kind for finding in self.findings))
-        }
+        return dict(Counter(finding.kind for finding in self.findings))
 
     def lines(self, limit: int = 20) -> list[str]:
         """The report for people: a summary, then at most `limit` findings of each kind."""
-        rows = ", ".join(f"{split} {n}" for split, n in self.num_rows.items())
+        splits = self.table.splits
+        rows = ", ".join(f"{split} {len(self.table.rows(split))}" for split in splits)
         lines = [
-            f"{self.source}: rows {sum(self.num_rows.values())} ({rows}), files {self.num_files}, "
+            f"{self.table.source}: rows {len(self.table)} ({rows}), files {self.num_files}, "
             f"classes {self.num_classes}"
         ]
-        if self.frames and self.fps:
-            rates = (
-                f"{self.fps[0]:g}"
-                if self.fps[0] == self.fps[1]
-                else f"{self.fps[0]:g} to {self.fps[1]:g}"
-            )
+        if self.frames:
+            rates = " to ".join(dict.fromkeys(f"{fps:g}" for fps in (min(self.fps), max(self.fps))))
             lines.append(
-                f"{self.frames[0]} to {self.frames[2]} frames per file (median "
-                f"{self.frames[1]:g}) at {rates} frames per second"
+                f"{min(self.frames)} to {max(self.frames)} frames per file (median "
+                f"{median(self.frames):g}) at {rates} frames per second"
             )
         lines += [f"note: {note}" for note in self.notes]
         for kind, count in self.counts.items():
@@ -124,12 +116,8 @@ class CheckReport:
         return lines if self.findings else [*lines, "no faults found"]
 
     def _line(self, finding: Finding) -> str:
-        place = _row_list(self.row_word, finding.rows)
-        return ": ".join(filter(None, (place, finding.file, finding.message)))
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return {**asdict(self), "good": self.is_good, "counts": self.counts}
+        where = _row_list(self.table.row_word, finding.rows)
+        return ": ".join(filter(None, (where, finding.file, finding.message)))
 
     def write_skip_list(self, path: str | Path) -> int:
         """Writes the files that no row can use, one per line as the table names them, with a `#
@@ -140,24 +128,19 @@ class CheckReport:
         Raises:
             RunError: the file cannot be written.
         """
-        unusable = list(
-            {
-                finding.file: finding
-                for finding in reversed(self.findings)
-                if finding.kind in UNUSABLE
-            }.values()
-        )[::-1]
-        lines = [
-            f"# {len(unusable)} of {self.num_files} files of {Path(self.source).name} that cannot "
-            "be used"
-        ]
+        unusable: dict[str, Finding] = {}
+        for finding in self.findings:
+            if finding.kind in UNUSABLE:
+                unusable.setdefault(finding.file, finding)
+        name = self.table.source.name
+        lines = [f"# {len(unusable)} of {self.num_files} files of {name} that cannot be used"]
         # "./" before a name that begins with "#", which would read as a comment
         lines += [
-            f"{'./' * f.file.startswith('#')}{f.file}  # {f.kind} "
-            f"({_row_list(self.row_word, f.rows)}): {f.message}"
-            for f in unusable
+            f"{'./' * file.startswith('#')}{file}  # {f.kind} "
+            f"({_row_list(self.table.row_word, f.rows)}): {f.message}"
+            for file, f in unusable.items()
         ]
-        with whole_file(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
         return len(unusable)
 
@@ -170,19 +153,12 @@ def read_skip_list(path: str | Path) -> set[str]:
     """
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise DataError(
-            f"{path}: the skip list cannot be read ({error.strerror or error})"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{path}: is not a skip list; expected text with one video per line"
-        ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        what = getattr(error, "strerror", None) or "it is not text with one video per line"
+        raise DataError(f"{path}: the skip list cannot be read ({what})") from error
     # Two blanks are what `write_skip_list` puts there, so a name that holds " # " survives.
     names = (
-        re.split(r"\s{2,}#\s|^\s*#", line, maxsplit=1)[0]
-        if "  # " in line
-        else re.split(r"(?:^|\s)#\s?", line)[0]
+        re.split(r"\s{2,}#\s|^\s*#" if "  # " in line else r"(?:^|\s)#", line, maxsplit=1)[0]
         for line in lines
     )
     return {os.path.normpath(name.strip()) for name in names if name.strip()}
@@ -194,250 +170,160 @@ def check_table(
     min_frames: int = 1,
     spec: InputSpec | None = None,
     class_names: Sequence[str] | None = None,
-    decode: Literal["quick", "full"] = "quick",
+    full: bool = False,
     workers: int | None = None,
-    flow: tuple[str, float] | None = None,
+    boxes: BoxStore | None = None,
+    flow: FlowSource | None = None,
     intervals: Intervals | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> CheckReport:
     """Opens every video of a table and compares its rows.
 
     Args:
         table: the data set.
         min_frames: a file, or a row's span of it, with fewer frames is short.
-        spec: likewise if it has fewer frames than this model's clips, or than one of its snippets
-            of flow takes.
+        spec: likewise if it has fewer frames than this model's clips, or than one of its flow
+            stacks takes.
         class_names: the classes that are known; by default those of the table.
-        decode: "quick" indexes each file and decodes its first, middle and last frame; "full"
-            decodes all.
+        full: decode everything instead of the first, middle and last frame of each file.
         workers: processes; by default one per core, or none besides this one for a few files.
-        flow: where the videos' optical flow is, and its bound, as `open_video_flow` takes them; it
-            is opened and decoded as the videos are.
+        boxes: the videos' boxes, which are read as the videos are.
+        flow: the videos' optical flow, likewise.
         intervals: of the table; their actions are held against the videos' lengths and rows.
         progress: called with (files done, files in all) as the check goes on.
 
     Raises:
-        DataError: there is no flow at that place, or it has another bound; no process can be
-            started.
+        DataError: no process can be started.
     """
-    if decode not in ("quick", "full"):
-        raise ValueError(f"decode is {decode!r}; it must be 'quick' or 'full'")
-    if flow is not None:
-        open_video_flow(*flow)  # raises once, rather than for each video
     files = _files(table)
-    tasks = [ProbeTask(file.video, tuple(file.spans), decode == "full", flow) for file in files]
     if workers is None:
-        workers = (os.cpu_count() or 1) if len(files) > FEW_FILES else 1
-    probes = []
-    for probe in probe_all(tasks, workers):
-        probes.append(probe)
-        if progress:
-            progress(len(probes), len(files))
-    findings = _file_findings(files, probes, max(min_frames, _frames_of(spec) if spec else 0))
-    findings += _copy_findings(table, files, probes)
-    findings += _label_findings(table, class_names or table.class_names)
+        workers = num_cores() if len(files) > FEW_FILES else 1
+    probe, found = partial(probe_file, full=full, boxes=boxes, flow=flow), dict[int, Probe]()
+    for index, result in parallel_map(probe, files, workers=workers):
+        if isinstance(result, WorkerDied):
+            result = Probe("unreadable", str(result))
+        found[index] = result
+        progress(len(found), len(files))
+    probes = [found[index] for index in range(len(files))]
+    needed = max(min_frames, spec.num_frames if spec else 0)
+    if spec and spec.flow_length:
+        needed = max(needed, spec.flow_length + 1)  # L flow frames lie between L + 1 frames
+    known = class_names or table.class_names
+    findings = [
+        *_file_findings(files, probes, needed),
+        *_copy_findings(table, files, probes),
+        *_label_findings(table, known),
+    ]
     notes = table.notes
     if intervals is not None:
         findings += _action_findings(table, intervals, files, probes)
         notes += _action_notes(table, intervals)
     order = list(KINDS)
     readable = [probe for probe in probes if not probe.problem]
-    counts = [probe.num_frames for probe in readable]
     return CheckReport(
-        source=str(table.source),
-        row_word=table.row_word,
-        findings=tuple(sorted(findings, key=lambda f: (order.index(f.kind), f.rows[:1]))),
-        num_files=len(files),
-        num_rows={split: len(table.rows(split)) for split in table.splits},
-        num_classes=len(class_names or table.class_names),
-        frames=(min(counts), float(median(counts)), max(counts)) if counts else None,
-        fps=(min(p.fps for p in readable), max(p.fps for p in readable)) if readable else None,
-        notes=notes,
+        table,
+        tuple(sorted(findings, key=lambda f: (order.index(f.kind), f.rows[:1]))),
+        len(files),
+        len(known),
+        tuple(probe.num_frames for probe in readable),
+        tuple(probe.fps for probe in readable),
+        notes,
     )
 
 
-def _frames_of(spec: InputSpec) -> int:
-    """Frames that a clip of a model takes, and a snippet of flow, if it sees flow: L fields lie
-    between L + 1 frames.
-    """
-    return max(spec.num_frames, spec.flow_length + 1 if spec.flow_length else 0)
-
-
-class _File(NamedTuple):
-    """One video and the rows that name it."""
-
-    name: str
-    video: str
-    rows: list[int]
-    splits: list[str]
-    spans: list[tuple[float, float]]
-
-
-def _files(table: VideoTable) -> list[_File]:
-    files: dict[str, _File] = {}
-    starts, ends = (
-        table.frame["start_seconds"].fillna(0.0),
-        table.frame["end_seconds"].fillna(math.inf),
-    )
-    columns = (table.frame[c].tolist() for c in ("row", "name", "video", "split"))
-    for row, name, video, split, start, end in zip(
-        *columns, starts.tolist(), ends.tolist(), strict=True
-    ):
-        file = files.setdefault(name, _File(name, video, [], [], []))
+def _files(table: VideoTable) -> list[CheckedFile]:
+    files: dict[str, CheckedFile] = {}
+    frame = table.frame.fillna({"start_seconds": 0.0, "end_seconds": math.inf})
+    columns = ("row", "name", "video", "start_seconds", "end_seconds")
+    for row, name, video, *span in zip(*(frame[c].tolist() for c in columns), strict=True):
+        file = files.setdefault(name, CheckedFile(name, video, [], []))
         file.rows.append(row)
-        file.splits.append(split)
-        file.spans.append((start, end))
+        file.spans.append(tuple(span))
     return list(files.values())
 
 
-def _file_findings(files: list[_File], probes: list[Probe], needed: int) -> list[Finding]:
+# ---- findings ------------------------------------------------------------------------------------
+
+
+def _file_findings(files: list[CheckedFile], probes: list[Probe], needed: int) -> list[Finding]:
     findings = []
     for file, probe in zip(files, probes, strict=True):
+        rows = tuple(file.rows)
         if probe.problem:
-            findings.append(Finding(probe.kind, file.name, tuple(file.rows), probe.problem))
+            findings.append(Finding(probe.kind, file.name, rows, probe.problem))
             continue
-        if probe.flow_problem:
-            findings.append(Finding("flow", file.name, tuple(file.rows), probe.flow_problem))
-        short = [
-            (row, n) for row, n in zip(file.rows, probe.span_frames, strict=True) if n < needed
-        ]
-        if len(short) == len(file.rows):
-            most = max(n for _, n in short)
-            where = (
-                ""
-                if most == probe.num_frames
-                else f" in the span (the file has {probe.num_frames})"
-            )
-            findings.append(
-                Finding(
-                    "short",
-                    file.name,
-                    tuple(file.rows),
-                    f"{most} of the {needed} frames needed{where}",
-                )
-            )
+        findings += [Finding(kind, file.name, rows, what) for kind, what in probe.of_stores]
+        short = {row: n for row, n in zip(rows, probe.span_frames, strict=True) if n < needed}
+        if len(short) == len(rows):
+            most = max(short.values())
+            where = f" in the span (the file has {probe.num_frames})"
+            message = f"{most} of the {needed} frames needed{where * (most != probe.num_frames)}"
+            findings.append(Finding("short", file.name, rows, message))
         elif short:
-            message = (
-                f"{', '.join(str(n) for _, n in short)} of the {needed} frames needed in "
-                "the span; mend or remove the row"
-            )
-            findings.append(
-                Finding("short_span", file.name, tuple(row for row, _ in short), message)
-            )
+            counts = ", ".join(map(str, short.values()))
+            message = f"{counts} of the {needed} frames needed in the span; mend or remove the row"
+            findings.append(Finding("short_span", file.name, tuple(short), message))
     return findings
 
 
-def _copy_findings(table: VideoTable, files: list[_File], probes: list[Probe]) -> list[Finding]:
+def _copy_findings(
+    table: VideoTable, files: list[CheckedFile], probes: list[Probe]
+) -> list[Finding]:
     """Files, or copies of one file, that stand in two splits; copies and repeated rows within
     one.
     """
-    findings = []
     readable = [file for file, probe in zip(files, probes, strict=True) if not probe.problem]
-    others = [
-        [file] for file, probe in zip(files, probes, strict=True) if probe.problem
-    ]  # all empty files are equal: no news
-    for same in [*_same_content(readable), *others]:
-        rows = sorted(
-            (row, split) for file in same for row, split in zip(file.rows, file.splits, strict=True)
-        )
-        copies = (
-            f"same content as {', '.join(file.name for file in same[1:])}" if len(same) > 1 else ""
-        )
-        by_split: dict[str, list[int]] = defaultdict(list)
-        for row, split in rows:
-            by_split[split].append(row)
-        numbers = tuple(row for row, _ in rows)
-        if len(by_split) > 1:
-            places = " and ".join(
-                f"{split} ({_row_list(table.row_word, rows)})" for split, rows in by_split.items()
-            )
-            findings.append(
-                Finding(
-                    "two_splits",
-                    same[0].name,
-                    numbers,
-                    "; ".join(filter(None, (copies, f"in {places}"))),
-                )
-            )
+    sizes = {file.name: size_bytes(file.video) for file in readable}
+    of_size = Counter(sizes.values())
+    # Two files that cannot be read, such as empty ones, are no copies: their names stand for them.
+    content = {file.name: file.name for file in files} | {
+        file.name: fingerprint(file.video) for file in readable if of_size[sizes[file.name]] > 1
+    }
+    frame, findings = table.frame.assign(content=table.frame["name"].map(content)), []
+    for _, same in frame[frame.duplicated("content", keep=False)].groupby("content", sort=False):
+        first, *others = same["name"].unique()
+        copies = f"same content as {', '.join(others)}" * bool(others)
+        rows = {split: part.tolist() for split, part in same.groupby("split", sort=False)["row"]}
+        if len(rows) > 1:
+            lists = (f"{s!s} ({_row_list(table.row_word, n)})" for s, n in rows.items())
+            message = "; ".join(filter(None, (copies, f"in {' and '.join(lists)}")))
+            findings.append(Finding("two_splits", first, tuple(same["row"]), message))
         elif copies:
-            findings.append(Finding("duplicate", same[0].name, numbers, copies))
-    for file in files:
-        repeated: dict[Any, list[int]] = defaultdict(list)
-        for row, split, span in zip(file.rows, file.splits, file.spans, strict=True):
-            repeated[split, span].append(row)
-        findings += [
-            Finding("duplicate", file.name, tuple(rows), "the same sample again")
-            for rows in repeated.values()
-            if len(rows) > 1
-        ]
+            findings.append(Finding("duplicate", first, tuple(same["row"]), copies))
+    keys = ["name", "split", "start_seconds", "end_seconds"]
+    repeated = frame[frame.duplicated(keys, keep=False)]
+    for (name, *_), same in repeated.groupby(keys, sort=False, dropna=False):
+        findings.append(
+            Finding("duplicate", str(name), tuple(same["row"]), "the same sample again")
+        )
     return findings
 
 
-def _same_content(files: list[_File]) -> Iterator[list[_File]]:
-    """The files in groups of equal bytes; only files of equal size are read."""
-    by_size: dict[int, list[_File]] = defaultdict(list)
-    for file in files:
-        by_size[_size(file.video)].append(file)
-    for group in by_size.values():
-        if len(group) == 1:
-            yield group
-            continue
-        by_content: dict[str, list[_File]] = defaultdict(list)
-        for file in group:
-            by_content[_sha256(file.video)].append(file)
-        yield from by_content.values()
-
-
-def _parts(path: str) -> list[Path]:
-    """The file itself, or the files of a frame folder."""
-    return (
-        sorted(p for p in Path(path).iterdir() if p.is_file())
-        if os.path.isdir(path)
-        else [Path(path)]
-    )
-
-
-def _size(path: str) -> int:
-    return sum(part.stat().st_size for part in _parts(path))
-
-
-def _sha256(path: str) -> str:
-    digest = hashlib.sha256()
-    for part in _parts(path):
-        with open(part, "rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()
-
-
 def _label_findings(table: VideoTable, class_names: Sequence[str]) -> list[Finding]:
-    known, unknown = set(class_names), defaultdict(list)
-    seen: dict[str, dict[str, int]] = {name: dict.fromkeys(table.splits, 0) for name in class_names}
-    for row, file, text, split in zip(
-        *(table.frame[c].tolist() for c in ("row", "name", "label", "split")), strict=True
-    ):
-        for label in split_labels(text):
-            if label in known:
-                seen[label][split] += 1
-            else:
-                unknown[label].append((row, file))
+    labels = table.frame.assign(label=table.frame["label"].map(split_labels))
+    labels = labels.explode("label").dropna(subset="label")
     findings = []
-    for label, places in unknown.items():
-        message = f"label {label!r} is not among the {len(known)} classes{near_only(label, known)}"
-        findings.append(
-            Finding("unknown_label", places[0][1], tuple(row for row, _ in places), message)
+    unknown = labels[~labels["label"].isin(class_names)]
+    for label, rows in unknown.groupby("label", sort=False):
+        message = (
+            f"label {label!r} is not among the {len(class_names)} classes"
+            f"{near_only(str(label), class_names)}"
         )
-    for name, counts in seen.items():
-        if absent := [split for split, n in counts.items() if not n]:
-            having = ", ".join(f"{split} has {n}" for split, n in counts.items() if n)
-            message = f"class {name!r} has no row in {' or '.join(absent)}" + (
-                f" ({having})" if having else ""
+        findings.append(Finding("unknown_label", rows["name"].iloc[0], tuple(rows["row"]), message))
+    counts = labels.value_counts(["label", "split"])
+    for name in class_names:
+        having = {split: int(counts.get((name, split), 0)) for split in table.splits}
+        if absent := [split for split, n in having.items() if not n]:
+            there = ", ".join(f"{split} has {n}" for split, n in having.items() if n)
+            message = f"class {name!r} has no row in {' or '.join(absent)}"
+            findings.append(
+                Finding("absent_class", "", (), message + (f" ({there})" if there else ""))
             )
-            findings.append(Finding("absent_class", "", (), message))
     return findings
 
 
 def _action_findings(
-    table: VideoTable, intervals: Intervals, files: list[_File], probes: list[Probe]
+    table: VideoTable, intervals: Intervals, files: list[CheckedFile], probes: list[Probe]
 ) -> list[Finding]:
     """Actions that a training would stop at or that the table of videos does not know of; rows are
     those of the table of actions.
@@ -453,9 +339,8 @@ def _action_findings(
                 f"{intervals.source.name}: at {late[0].start_seconds:g} s, and the video "
                 f"ends at {probe.end_seconds:.6g} s"
             )
-            findings.append(
-                Finding("late_action", file.name, tuple(action.row for action in late), message)
-            )
+            rows = tuple(action.row for action in late)
+            findings.append(Finding("late_action", file.name, rows, message))
         for label in dict.fromkeys(action.label for action in actions):
             class_name = table.class_names[label]
             if class_name not in named[file.name]:
@@ -470,11 +355,7 @@ def _action_findings(
 
 def _action_notes(table: VideoTable, intervals: Intervals) -> tuple[str, ...]:
     """How many videos have labels and no action: their training clips would show nothing."""
-    labelled = {
-        os.path.normpath(v)
-        for v, text in zip(table.frame["video"], table.frame["label"], strict=True)
-        if text
-    }
+    labelled = {os.path.normpath(v) for v in table.frame["video"][table.frame["label"] != ""]}
     if count := len(labelled - intervals.by_video.keys()):
         return (
             f"{count} videos have labels and no action in {intervals.source.name}; their training "

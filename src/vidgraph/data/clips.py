@@ -22,11 +22,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from vidgraph.data.flow_source import VideoFlow, no_flow
 from vidgraph.data.intervals import Intervals
 from vidgraph.data.table import VideoTable
 from vidgraph.errors import DataError, RecipeError, VideoError
-from vidgraph.precompute.store import BoxStore
+from vidgraph.precompute.boxes import BoxStore
+from vidgraph.precompute.flow_store import FlowSource, no_flow
 from vidgraph.records import ClipBatch, InputSpec, Regions
 from vidgraph.video.base import Video
 from vidgraph.video.reader import open_video
@@ -159,7 +159,7 @@ class ClipDataset(Dataset[ClipBatch]):
         views: ViewPlan | None = None,
         boxes: BoxStore | None = None,
         intervals: Intervals | None = None,
-        flow: VideoFlow | None = None,
+        flow: FlowSource | None = None,
         **draws: Unpack[TrainingDraws],
     ) -> None:
         views = views or ViewPlan()
@@ -303,7 +303,7 @@ class ClipDataset(Dataset[ClipBatch]):
 
     def _drawn_flow(
         self,
-        source: VideoFlow,
+        source: FlowSource,
         row: int,
         video: Video,
         frame_indices: np.ndarray[Any, Any],

@@ -21,8 +21,8 @@ import numpy as np
 from vidgraph.data.cells import read_text
 from vidgraph.data.label_files import find_videos
 from vidgraph.errors import DataError
-from vidgraph.precompute.given import GivenBoxes
-from vidgraph.precompute.tasks import Task
+from vidgraph.precompute.boxes_given import GivenBoxes
+from vidgraph.precompute.extract import Task
 from vidgraph.video.reader import open_video
 
 
@@ -94,5 +94,6 @@ def _boxes(path: Path, name: str, entries: list[Any], video: Path) -> GivenBoxes
         np.array(frame_of, np.int64),
         boxes,
         np.ones(len(boxes)),
-        (f"{where}, entry", np.array(of_entry, np.int64)),
+        f"{where}, entry",
+        np.array(of_entry, np.int64),
     )

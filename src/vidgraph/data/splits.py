@@ -12,13 +12,13 @@ from torch.utils.data import Dataset
 from vidgraph.data.check import read_skip_list
 from vidgraph.data.clips import ClipDataset
 from vidgraph.data.digits import Digits, load_digits
-from vidgraph.data.flow_source import VideoFlow, open_video_flow
 from vidgraph.data.intervals import load_intervals
 from vidgraph.data.options import DataOptions, SyncMnistOptions, TableOptions
 from vidgraph.data.syncmnist import DigitClips, DigitStream, SyncMnistStream, load_test_set
 from vidgraph.data.table import load_table
 from vidgraph.errors import DataError, RecipeError, nearest
-from vidgraph.precompute.store import BoxStore
+from vidgraph.precompute.boxes import BoxStore
+from vidgraph.precompute.flow_store import FlowSource
 from vidgraph.records import ClipBatch, InputSpec
 from vidgraph.video.views import ViewPlan
 
@@ -230,7 +230,7 @@ class TableSource:
         if boxes is not None:
             fingerprint["boxes"] = boxes.method.to_dict()
         if flow is not None:
-            fingerprint["flow"] = flow.method_dict()
+            fingerprint["flow"] = flow.method.to_dict()
         if intervals is not None:
             fingerprint["intervals"] = intervals.sha256
         return TrainingSplits(train, val, True, fingerprint, notes)
@@ -267,9 +267,10 @@ class TableSource:
         """The store of boxes, if the model takes boxes and one is named."""
         return BoxStore(self.data.boxes) if spec.boxes_per_frame and self.data.boxes else None
 
-    def _flow(self, spec: InputSpec) -> VideoFlow | None:
+    def _flow(self, spec: InputSpec) -> FlowSource | None:
         """The optical flow, if the model takes it and a store of it, or `live`, is named."""
-        data = self.data
-        return (
-            open_video_flow(data.flow, data.flow_bound) if spec.flow_length and data.flow else None
-        )
+        if not (spec.flow_length and self.data.flow):
+            return None
+        from vidgraph.precompute.flow import open_flow
+
+        return open_flow(self.data.flow, self.data.flow_bound)

@@ -1,53 +1,62 @@
-"""Stored optical flow, field by field: a store of ours, or a folder of images that other tools
-wrote.
+"""Optical flow in 8 bits, and stores of it.
 
-A record is one field, zlib-compressed: all of x, then all of y, row by row, as `flow_fields.py`
-makes bytes of motion. Without loss, so that flow from a store and flow computed on the way are
-equal. On real clips a field is unpacked as fast as a pair of JPEGs of quality 95, of which it takes
-less than twice the bytes, and two to three times as fast as PNG, which is larger
-(`benchmarks/flow.py`).
+A flow frame holds how far each pixel of a frame moves up to the next one, x to the right and y
+down; a video of N frames has N - 1. A byte stands for -bound to +bound, where the bound is said for
+a frame of 340x256 pixels (two-stream networks, TSN: 20 pixels) and grows with the frame: x by its
+width, y by its height. Bytes therefore mean the same at every size, and flow may be resized like
+pictures.
 
-Shapes: n fields, H W pixels; the last axis is x, y.
+In a store each flow frame is compressed by zlib without loss, all of x, then all of y, row by row:
+uint8 [bytes].
+
+Shapes: n flow frames, H W pixels; the last axis is x, y.
 """
 
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vidgraph.errors import DataError
-from vidgraph.precompute.container import Header, RecordFile
-from vidgraph.precompute.flow_fields import BOUND, FLOW, Indices, checked_indices
-from vidgraph.precompute.flow_images import FlowImages, holds_flow_images
-from vidgraph.precompute.store import NOTE, ReadStore
+from vidgraph.precompute.store import Method, Store, StoredVideo
+from vidgraph.video.base import Video
+from vidgraph.video.snippets import FieldReader
 
-_LEVEL = 6  # higher ones cost eight times as long and save 2 %
-
-
-def open_flow(folder: str | Path, bound: float = BOUND) -> FlowStore | FlowImages:
-    """Opens a folder of flow: a store, or images named flow_x_00001.jpg and flow_y_00001.jpg (see
-    `FlowImages`).
-
-    Args:
-        folder: where it is.
-        bound: pixels at 340x256 that the caller takes bytes to reach to; images do not say theirs,
-            and are taken to have this one.
-
-    Raises:
-        DataError: the folder holds no flow, or a store of another bound.
-    """
-    path = Path(folder)
-    if not (path / NOTE).is_file() and path.is_dir() and holds_flow_images(path):
-        return FlowImages(path, bound)
-    return FlowStore(path, bound)
+FLOW = "flow"
+LIVE = "live"
+BOUND = 20.0  # pixels at 340x256, as in TSN's extraction
+_WIDTH, _HEIGHT = 340, 256  # the frame that a bound is said for
+_HALF_RANGE = 127.5  # also the byte of no motion: between two, so that mirroring (255 - x) keeps it
+_ZLIB_LEVEL = 6  # higher ones cost eight times as long and save 2 %
 
 
-class FlowStore(ReadStore):
-    """A store of flow, for reading.
+class FlowSource(Protocol):
+    """Where the flow of videos comes from: a store, or a method that computes it as it is read."""
+
+    is_live: bool
+
+    @property
+    def method(self) -> Method:
+        """How it is made."""
+        ...
+
+    def reader(self, path: str | Path, video: Video) -> FieldReader:
+        """The flow of one video, which is open.
+
+        Raises:
+            DataError: the store has none of it, or that of another video.
+            VideoError: the video has one frame only.
+        """
+        ...
+
+
+class FlowStore(Store):
+    """A store of flow.
 
     Args:
         folder: as `vidgraph extract flow` wrote it.
@@ -57,94 +66,117 @@ class FlowStore(ReadStore):
         DataError: the folder is no store of flow, or one of another bound.
     """
 
+    is_live = False
+
     def __init__(self, folder: str | Path, bound: float = BOUND) -> None:
         super().__init__(folder, FLOW)
         stored = self.method.settings.get("bound")
         if stored != bound:
-            what = f"holds flow up to {stored} pixels at 340x256, and {bound:g} is asked for"
-            raise DataError(f"{folder}: {what}; extract with --bound {bound:g} into a new store")
+            raise DataError(
+                f"{folder}: holds flow up to {stored} pixels at 340x256, and {bound:g} is asked "
+                f"for; extract with --bound {bound:g} into a new store"
+            )
 
-    def method_dict(self) -> dict[str, Any]:
-        """See `FlowSource`."""
-        return self.method.to_dict()
-
-    def flow(self, video: str | Path) -> StoredFlow:
-        """The flow of one video; its content is compared with what was extracted, once per process.
+    def reader(self, path: str | Path, video: Video | None = None) -> StoredFlow:
+        """The flow of one video; see `Store.load`.
 
         Raises:
-            DataError: the store has none of it, or a file that is half-written, of another version,
-                or of another video.
+            DataError: see `Store.load`.
         """
-        path, header = self._file_of(video)
-        if header.frame_indices != list(range(header.num_frames - 1)):
-            raise DataError(
-                f"{path}: does not hold a field for every frame but the last; delete the file and "
-                "extract again"
-            )
-        return StoredFlow(path, header)
+        return StoredFlow(self.load(path))
 
 
 class StoredFlow:
-    """The flow of one video, from a store; see `FieldReader`.
+    """The flow of one video, from a store; see `FieldReader`."""
 
-    Attributes:
-        path: the file.
-        header: of which video, how it was made.
-    """
+    def __init__(self, stored: StoredVideo) -> None:
+        self._stored = stored
+        self.num_fields = len(stored.header.frame_indices)
+        self.height, self.width = stored.header.height, stored.header.width
 
-    def __init__(self, path: Path, header: Header) -> None:
-        self.path, self.header = path, header
-
-    @property
-    def num_fields(self) -> int:
-        return len(self.header.frame_indices)
-
-    @property
-    def height(self) -> int:
-        return self.header.height
-
-    @property
-    def width(self) -> int:
-        return self.header.width
-
-    def read(self, indices: Indices) -> NDArray[np.uint8]:
-        """See `FieldReader.read`; each field is unpacked once."""
-        asked = checked_indices(indices, self.num_fields, str(self.path))
-        fields = np.empty(
-            (len(asked), 2, self.height, self.width), np.uint8
-        )  # x and y apart, as models take them in the end
-        with RecordFile(self.path) as file:
-            for index in np.unique(asked).tolist():
-                record = file.read(index)
-                try:
-                    fields[asked == index] = decode_field(
-                        record, self.height, self.width
-                    ).transpose(2, 0, 1)
-                except (zlib.error, ValueError) as error:
-                    problem = (
-                        f"holds no field of {self.width}x{self.height} pixels ({error}); "
-                        "delete the file and extract again"
-                    )
-                    raise DataError(f"{self.path}, frame {index}: {problem}") from error
-        return fields.transpose(0, 2, 3, 1)
+    def read(self, indices: Sequence[int] | NDArray[np.int64]) -> NDArray[np.uint8]:
+        """See `FieldReader.read`; each flow frame is unpacked once."""
+        path = self._stored.path
+        asked = checked_indices(indices, self.num_fields, path)
+        shape = 2, self.height, self.width  # x and y apart, as models take them in the end
+        flow = np.empty((len(asked), *shape), np.uint8)
+        for index in np.unique(asked).tolist():
+            try:
+                unpacked = zlib.decompress(self._stored.rows(index).data)
+                flow[asked == index] = np.frombuffer(unpacked, np.uint8).reshape(shape)
+            except (zlib.error, ValueError) as error:
+                raise DataError(
+                    f"{path}, frame {index}: is damaged ({error}); delete the file and extract "
+                    "again"
+                ) from error
+        return flow.transpose(0, 2, 3, 1)
 
 
-# ---- records -------------------------------------------------------------------------------------
+def pack_flow(flow: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A flow frame [H, W, 2] as it is stored, [bytes]."""
+    whole = np.ascontiguousarray(flow.transpose(2, 0, 1)).tobytes()
+    return np.frombuffer(zlib.compress(whole, _ZLIB_LEVEL), np.uint8)
 
 
-def encode_field(field: NDArray[np.uint8]) -> bytes:
-    """The record of a field [H, W, 2]."""
-    return zlib.compress(np.ascontiguousarray(field.transpose(2, 0, 1)).tobytes(), _LEVEL)
-
-
-def decode_field(record: bytes, height: int, width: int) -> NDArray[np.uint8]:
-    """What `encode_field` wrote, [H, W, 2].
+def checked_indices(
+    indices: Sequence[int] | NDArray[np.int64], num_fields: int, where: str | Path
+) -> NDArray[np.int64]:
+    """The flow frames asked for, [n].
 
     Raises:
-        zlib.error, ValueError: the record is something else.
+        DataError: one lies outside the video.
     """
-    return (
-        np.frombuffer(zlib.decompress(record), np.uint8)
-        .reshape(2, height, width)
-        .transpose(1, 2, 0)
+    asked = np.asarray(indices, dtype=np.int64).reshape(-1)
+    outside = asked[(asked < 0) | (asked >= num_fields)]
+    if len(outside):
+        raise DataError(f"{where}: has no flow frame {outside[0]}, there are {num_fields}")
+    return asked
+
+
+# ---- motion in 8 bits ----------------------------------------------------------------------------
+
+
+def bounds_pixels(height: int, width: int, bound: float = BOUND) -> NDArray[np.float32]:
+    """What byte 255 means in pixels of a flow frame of this size, x and y, [2]."""
+    return np.array([bound * width / _WIDTH, bound * height / _HEIGHT], np.float32)
+
+
+def quantize(motion: NDArray[np.float32], bound: float = BOUND) -> NDArray[np.uint8]:
+    """Pixels in 8 bits: 255 (v / bound + 1) / 2, rounded, motion beyond the bound cut off.
+
+    Halves are rounded away from the middle, so that a mirrored flow frame gives 255 less the bytes,
+    exactly. The one value that no byte can treat so is 0: it lies between 127 and 128 and becomes
+    128, as in TSN's files.
+
+    Args:
+        motion: in pixels, [..., H, W, 2].
+        bound: at 340x256.
+    """
+    height, width = motion.shape[-3:-1]
+    levels = motion * (_HALF_RANGE / bounds_pixels(height, width, bound))
+    away = np.floor(np.abs(levels)).clip(max=127)  # whole levels beyond 127 or 128
+    return np.where(levels < 0, 127 - away, 128 + away).astype(np.uint8)
+
+
+def dequantize(flow: NDArray[np.uint8], bound: float = BOUND) -> NDArray[np.float32]:
+    """Bytes as motion in pixels, at most half a level (0.08 pixels at 340x256) from what was within
+    the bound. No motion is 127.5, so that a mirrored flow frame is the exact opposite.
+
+    Args:
+        flow: [..., H, W, 2].
+        bound: that it was made with.
+    """
+    height, width = flow.shape[-3:-1]
+    steps = bounds_pixels(height, width, bound) / _HALF_RANGE
+    return (flow.astype(np.float32) - np.float32(_HALF_RANGE)) * steps
+
+
+def no_flow(where: str, how: str) -> DataError:
+    """What to tell a user whose model takes flow where none is named; `how` is the option that
+    names it.
+    """
+    return DataError(
+        f"{where}: the model takes optical flow, and no store of it is given; make one with "
+        f"vidgraph extract flow, and name it with {how} STORE, or let it be computed on the way "
+        f"with {how} {LIVE}"
     )

@@ -1,407 +1,301 @@
-"""A folder with one file of records per video, and the boxes in it; optical flow is in
-`flow_store.py`.
+"""A folder with one safetensors file per video for what is computed once: boxes, optical flow.
 
-    STORE/store.json                 how all records of the store were made
-    STORE/walk/anna.mp4.boxes        the boxes of walk/anna.mp4, see `container.py`
+    STORE/walk/anna.mp4.safetensors      what was computed of walk/anna.mp4
 
-A video is found by the end of its path, so data and store may both be moved; that a file's boxes
-are of this very video is held by size and sha256. A record of boxes is their number, a
-little-endian uint32; then their corners, float32 fractions of the frame x0, y0, x1, y1; then their
-scores, float32, highest first.
+A file holds two tensors. One is named as the store's kind and holds rows of all stored frames, one
+frame after another; the other is `offsets`, int64 [F + 1]: those of the f-th stored frame are rows
+offsets[f] to offsets[f + 1]. So any frame is read alone, and no code runs in reading it. The header
+says of which video, which frames and how they were made; each of its values is JSON.
 
-Shapes: T frames asked for, K boxes per frame asked for, n boxes of one frame.
+A video is found by the end of its path, so data and store may both be moved. That a file is of this
+very video is checked by the video's size and a fingerprint.
+
+Shapes: F stored frames.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
 
 from vidgraph.errors import DataError
-from vidgraph.precompute.container import (
-    FORMAT,
-    FORMAT_VERSION,
-    Header,
-    Method,
-    RecordFile,
-    size_of,
-    source_of,
-)
-from vidgraph.precompute.flow_fields import FLOW
-from vidgraph.util import write_json
-from vidgraph.video.transforms import FrameBoxes
+from vidgraph.util import atomic_write
+from vidgraph.video.frame_folder import IMAGE_SUFFIXES
 
-BOXES = "boxes"
-NOTE = "store.json"
-_HOW = {
-    BOXES: "vidgraph extract proposals VIDEOS --source motion --out",
-    FLOW: "vidgraph extract flow VIDEOS --out",
-}
-_ROUNDING = 1e-6  # float32 fractions of a border
+FORMAT = "vidgraph-store-2"
+SUFFIX = ".safetensors"
+_AGAIN = "delete the file and run the same vidgraph extract again"
+_DTYPES = {"float32": "F32", "float16": "F16", "uint8": "U8"}
+_SAMPLES, _SAMPLE_BYTES = 16, 64 << 10  # of a video, for its fingerprint
+
+
+@dataclass(frozen=True)
+class Method:
+    """How the content of a store was made. Different methods never share a store.
+
+    Attributes:
+        kind: what was made: boxes or flow.
+        name: the method, such as `motion`.
+        version: of the method; raised whenever the same video would give other values.
+        settings: all that the values depend on besides the video.
+    """
+
+    kind: str
+    name: str
+    version: int
+    settings: dict[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for headers and for the fingerprint of a training's data."""
+        content = dict(vars(self))
+        return {"kind": content.pop("kind"), "method": content.pop("name"), **content}
+
+    def __str__(self) -> str:
+        settings = (f"{key} {str(value)[:16]}" for key, value in self.settings.items())
+        return f"{self.kind} of {self.name} version {self.version} ({', '.join(settings)})"
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a file says of itself.
+
+    Attributes:
+        method: how its values were made.
+        source: the video's path below the folder that was extracted.
+        size: of the video in bytes; of a folder of images, of all of them.
+        fingerprint: of the video, see `fingerprint`.
+        num_frames: of the video.
+        height: rows of its frames in pixels; of flow: of the flow frames, which may be smaller.
+        width: columns likewise.
+        reach_frames: a stored frame also stands for frames up to this far from it.
+        frame_indices: of the stored frames, increasing, [F].
+    """
+
+    method: Method
+    source: str
+    size: int
+    fingerprint: str
+    num_frames: int
+    height: int
+    width: int
+    reach_frames: int
+    frame_indices: list[int]
+
+
+def save_file(path: str | Path, header: Header, frames: Iterable[NDArray[Any]]) -> None:
+    """Writes the file of one video, whole or not at all, with one frame in memory at a time.
+
+    Args:
+        path: the file; its folder is made.
+        header: what it says of itself.
+        frames: the rows of each stored frame, [n, ...], alike but for n; may be a generator.
+
+    Raises:
+        RunError: the file cannot be written.
+    """
+    following = iter(frames)
+    first = list(islice(following, 1))
+    like = first[0] if first else np.zeros(0, np.uint8)
+    room = -(-len(_head(header, like, 10**15)) // 8) * 8  # blanks fill up what is not needed
+    offsets = [0]
+    with atomic_write(path) as temporary, open(temporary, "wb") as file:
+        file.seek(8 + room + 8 * (len(header.frame_indices) + 1))
+        for rows in chain(first, following):
+            file.write(rows.tobytes())
+            offsets.append(offsets[-1] + len(rows))
+        assert len(offsets) == len(header.frame_indices) + 1
+        file.seek(0)
+        file.write(room.to_bytes(8, "little") + _head(header, like, offsets[-1]).ljust(room))
+        file.write(np.array(offsets, "<i8").tobytes())
+
+
+def _head(header: Header, like: NDArray[Any], num_rows: int) -> bytes:
+    """The JSON that a safetensors file begins with, of `num_rows` rows such as those of `like`."""
+    content = {"format": FORMAT, **vars(header), **header.method.to_dict()}
+    begin = 8 * (len(header.frame_indices) + 1)
+    end = begin + num_rows * like.itemsize * math.prod(like.shape[1:])
+    tensors = {
+        "__metadata__": {key: json.dumps(value) for key, value in content.items()},
+        "offsets": {"dtype": "I64", "shape": [begin // 8], "data_offsets": [0, begin]},
+        header.method.kind: {
+            "dtype": _DTYPES[like.dtype.name],
+            "shape": [num_rows, *like.shape[1:]],
+            "data_offsets": [begin, end],
+        },
+    }
+    return json.dumps(tensors).encode()
+
+
+class StoredVideo:
+    """The file of one video, open for reading.
+
+    Attributes:
+        path: the file.
+        header: what it says of itself.
+
+    Raises:
+        DataError: there is no such file, it is not whole, or it is not of a store.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        try:
+            self._file = safe_open(path, "numpy")
+            texts = self._file.metadata() or {}
+            content = {key: json.loads(value) for key, value in texts.items()}
+            if content.pop("format", None) != FORMAT:
+                raise ValueError(f"its format is not {FORMAT}")
+            names = ("kind", "method", "version", "settings")
+            method = Method(*(content.pop(name) for name in names))
+            self.header = Header(method, **content)
+            self._offsets = self._file.get_tensor("offsets").tolist()
+        except (OSError, SafetensorError, ValueError, TypeError, KeyError) as error:
+            what = f"is cut short, or no file of a store ({error})"
+            raise DataError(f"{path}: {what}; {_AGAIN}") from error
+
+    def rows(self, number: int) -> NDArray[Any]:
+        """The rows of the stored frame `number`, counted from 0, [n, ...]."""
+        kind, (begin, end) = self.header.method.kind, self._offsets[number : number + 2]
+        if begin == end:  # which safetensors does not slice where it is the end of the tensor
+            return np.asarray(self._file.get_tensor(kind)[:0])
+        return np.asarray(self._file.get_slice(kind)[begin:end])
+
+
+def path_in_store(folder: str | Path, name: str) -> Path:
+    """The file of a video, by the video's name in the store."""
+    return Path(folder, name + SUFFIX)
+
+
+def stored_method(folder: str | Path) -> Method | None:
+    """How the files of a store were made; None where there are none, or none that can be read."""
+    for path in Path(folder).rglob(f"[!.]*{SUFFIX}"):
+        with suppress(DataError):
+            return StoredVideo(path).header.method
+    return None
 
 
 class Store:
-    """A folder of records of one kind, all made in one way.
+    """A folder of files of one kind, all made by one method, for reading.
 
     Attributes:
         folder: where it is.
-        method: how its records were made.
+        method: how its content was made.
 
     Raises:
-        DataError: the folder is no store, or one of another kind or version.
+        DataError: the folder is no store of this kind and version.
     """
 
-    def __init__(self, folder: str | Path, record: str) -> None:
-        self.folder = Path(folder)
-        note = self.folder / NOTE
-        if not note.is_file():
-            what = (
-                "there is no such store"
-                if not self.folder.exists()
-                else f"is no store, it holds no {NOTE}"
-            )
-            raise DataError(f"{folder}: {what}; make one with {_HOW[record]} {folder}")
-        try:
-            content = json.loads(note.read_text(encoding="utf-8"))
-            version, self.method = content["format_version"], Method.from_dict(content)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise DataError(
-                f"{note}: cannot be read ({error}); extract into a new store"
-            ) from error
-        if version != FORMAT_VERSION:
-            raise DataError(
-                f"{folder}: is of format version {version}, and this vidgraph reads "
-                f"{FORMAT_VERSION}; extract into a new store"
-            )
-        if self.method.record != record:
-            raise DataError(f"{folder}: holds {self.method.record}, not {record}")
+    def __init__(self, folder: str | Path, kind: str) -> None:
+        self.folder, method = Path(folder), stored_method(folder)
+        if method is None:
+            what = "holds no readable file of a store" if self.folder.exists() else "does not exist"
+            if Path(folder, "store.json").exists():
+                what = "is a store of vidgraph 0.1, which this version does not read"
+            verb = "vidgraph extract " + ("flow" if kind == "flow" else "proposals")
+            raise DataError(f"{folder}: {what}; extract again: {verb} VIDEOS --out STORE")
+        if method.kind != kind:
+            raise DataError(f"{folder}: holds {method.kind}, not {kind}")
+        self.method = method
+        # Videos that were compared with their files, with size and time of change.
+        self._compared: dict[str, tuple[int, int]] = {}
 
-    @classmethod
-    def claim(cls, folder: str | Path, method: Method) -> Store:
-        """Opens the store for records of `method`, or begins it. A store without any records is of
-        no method yet: see `settle`.
+    def load(self, video: str | Path) -> StoredVideo:
+        """The file of a video: the one whose path in the store is the longest end of the video's.
+        The video is compared with the one that was extracted, once per process.
 
         Raises:
-            DataError: the folder is a store of another method, version or settings, or holds
-                something else.
+            DataError: the store has no such file, or one that is not whole, of another method, or
+                of another video.
         """
-        folder = Path(folder)
-        if folder.exists() and not folder.is_dir():
-            raise DataError(f"{folder}: is a file; name a folder for the store")
-        if not (folder / NOTE).is_file():
-            if folder.is_dir() and any(
-                not entry.name.startswith(".") for entry in folder.iterdir()
-            ):
-                raise DataError(
-                    f"{folder}: is not empty and no store; name a new or empty folder, or a store"
-                )
-            _write_note(folder, method)
-        store = cls(folder, method.record)
-        store._check_is_of(method)
-        store.method = method
-        return store
-
-    def settle(self) -> None:
-        """Writes down the method of the records that now follow, where an earlier run of another
-        one left none.
-
-        Raises:
-            DataError: there are such records after all.
-        """
-        stored = Store(self.folder, self.method.record)
-        stored._check_is_of(self.method)
-        if stored.method != self.method:
-            _write_note(self.folder, self.method)
-
-    def _check_is_of(self, method: Method) -> None:
-        if self.method != method and self._holds_records():
-            what = _difference(self.method, method)
-            raise DataError(
-                f"{self.folder}: holds {method.record} {what}; choose another --out, or ask for "
-                "the same"
-            )
-
-    def _holds_records(self) -> bool:
-        return any(self.folder.rglob(f"*.{self.method.record}"))
-
-    def path_of(self, name: str) -> Path:
-        """Where the records of a video are, by its name in the store."""
-        return self.folder / f"{name}.{self.method.record}"
-
-    def find(self, video: str | Path) -> Path:
-        """The file whose place in the store is the longest end of the video's path.
-
-        Raises:
-            DataError: there is none.
-        """
-        parts = Path(os.path.abspath(video)).parts[1:]
-        for start in range(len(parts)):
-            path = self.path_of("/".join(parts[start:]))
-            if path.is_file():
-                return path
-        if not self._holds_records():
-            raise DataError(
-                f"{self.folder}: holds no {self.method.record} of any video; run the vidgraph "
-                "extract that began it again"
-            )
-        raise DataError(
-            f"{self.folder}: holds no {self.method.record} of {video}; run vidgraph extract for "
-            "it too, with the same --out"
-        )
-
-
-def _write_note(folder: Path, method: Method) -> None:
-    write_json(
-        folder / NOTE, {"format": FORMAT, "format_version": FORMAT_VERSION, **method.to_dict()}
-    )
-
-
-def _difference(stored: Method, asked: Method) -> str:
-    """`of motion (count 10), not of motion (count 50)`, with what differs; long values, such as
-    checksums, by their beginning.
-    """
-    if (stored.name, stored.version) != (asked.name, asked.version):
-        return (
-            f"of {stored.name} version {stored.version}, not of {asked.name} version "
-            f"{asked.version}"
-        )
-    keys = [
-        key
-        for key in {**stored.settings, **asked.settings}
-        if stored.settings.get(key) != asked.settings.get(key)
-    ]
-    texts = (
-        ", ".join(f"{key} {str(method.settings.get(key))[:16]}" for key in keys)
-        for method in (stored, asked)
-    )
-    return "of {0} ({1}), not of {0} ({2})".format(stored.name, *texts)
-
-
-class ReadStore:
-    """A store, for reading: every file that is handed out is of this store and of the very video
-    that was asked for.
-
-    Args:
-        folder: as `vidgraph extract` wrote it.
-        record: what it holds, such as `boxes`.
-
-    Raises:
-        DataError: the folder is no store of such records.
-    """
-
-    def __init__(self, folder: str | Path, record: str) -> None:
-        self._store = Store(folder, record)
-        self._seen: dict[
-            str, tuple[int, int]
-        ] = {}  # videos whose content was compared, with size and time of change
-
-    @property
-    def folder(self) -> Path:
-        return self._store.folder
-
-    @property
-    def method(self) -> Method:
-        """How the records were made."""
-        return self._store.method
-
-    def _file_of(self, video: str | Path) -> tuple[Path, Header]:
-        """The file of one video and its first line; the video is compared with what was extracted,
-        once per process.
-
-        Raises:
-            DataError: the store has none of it, or a file that is half-written, of another version,
-                or of another video.
-        """
-        path = self._store.find(video)
-        with RecordFile(path) as file:
-            header = file.header
+        stored = StoredVideo(self._find(video))
+        header = stored.header
         if header.method != self.method:
-            record = self.method.record
-            what = (
-                _difference(header.method, self.method)
-                if header.method.record == record
-                else f"not {record}"
-            )
-            raise DataError(
-                f"{path}: does not belong to this store, it is {what}; delete it and run the same "
-                "vidgraph extract again"
-            )
-        self._compare(Path(video), header, path)
-        return path, header
-
-    def _compare(self, video: Path, header: Header, path: Path) -> None:
+            raise DataError(f"{stored.path}: holds {header.method}, not {self.method}; {_AGAIN}")
         try:
-            state = size_of(video), video.stat().st_mtime_ns
-            if self._seen.get(str(video)) == state:
-                return
-            same = (
-                state[0] == header.source.size
-                and source_of(video, "").sha256 == header.source.sha256
-            )
+            facts = os.stat(video)
+            state = facts.st_size, facts.st_mtime_ns
+            if self._compared.get(str(video)) == state:
+                return stored
+            same = header.size == size_bytes(video) and header.fingerprint == fingerprint(video)
         except OSError as error:
             raise DataError(f"{video}: cannot be read ({error.strerror or error})") from error
         if not same:
-            what = (
-                f"holds the {self.method.record} of another video than {video}, or of it "
-                "before it changed"
-            )
-            raise DataError(f"{path}: {what}; delete the file and extract again")
-        self._seen[str(video)] = state
-
-
-class BoxStore(ReadStore):
-    """A store of boxes, for reading.
-
-    Args:
-        folder: as `vidgraph extract` wrote it.
-
-    Raises:
-        DataError: the folder is no store of boxes.
-    """
-
-    def __init__(self, folder: str | Path) -> None:
-        super().__init__(folder, BOXES)
-
-    def boxes(self, video: str | Path) -> StoredBoxes:
-        """The boxes of one video; its content is compared with what was extracted, once per
-        process.
-
-        Raises:
-            DataError: the store has none of it, or a file that is half-written, of another version,
-                or of another video.
-        """
-        return StoredBoxes(*self._file_of(video))
-
-
-class StoredBoxes:
-    """The boxes of one video.
-
-    Attributes:
-        path: their file.
-        header: of which video, which frames, how they were made.
-    """
-
-    def __init__(self, path: Path, header: Header) -> None:
-        self.path, self.header = path, header
-        self._frames = np.array(header.frame_indices, dtype=np.int64)
-
-    def at(self, frame_indices: Sequence[int] | NDArray[np.int64], count: int) -> FrameBoxes:
-        """The `count` boxes of highest score of some frames.
-
-        A frame that has no record takes that of the nearest frame which has one (the earlier of
-        two), if that is no further away than the file says its records reach; else it has no boxes.
-        Where there are fewer boxes than asked for, the rest is masked.
-
-        Args:
-            frame_indices: source frames, in any order, repeated or not, [T].
-            count: boxes per frame, K.
-
-        Returns:
-            Boxes as fractions of the frame, float32 [T, K, 4]; scores [T, K]; mask [T, K]; zero
-            where masked.
-
-        Raises:
-            DataError: a frame lies outside the video, or a record holds a box that cannot be one.
-        """
-        asked = np.asarray(frame_indices, dtype=np.int64).reshape(-1)
-        if asked.size and not 0 <= asked.min() <= asked.max() < self.header.num_frames:
-            outside = int(asked.max() if asked.min() >= 0 else asked.min())
             raise DataError(
-                f"{self.path}: has no frame {outside}, for its video has {self.header.num_frames} "
-                "frames"
+                f"{stored.path}: holds the {self.method.kind} of another video than {video}, or of "
+                f"it before it changed; {_AGAIN}"
             )
-        boxes = np.zeros((len(asked), count, 4), np.float32)
-        scores, mask = (
-            np.zeros((len(asked), count), np.float32),
-            np.zeros((len(asked), count), bool),
+        self._compared[str(video)] = state
+        return stored
+
+    def _find(self, video: str | Path) -> Path:
+        parts = Path(os.path.abspath(video)).parts[1:]
+        for start in range(len(parts)):
+            path = path_in_store(self.folder, "/".join(parts[start:]))
+            if path.is_file():
+                return path
+        raise DataError(
+            f"{self.folder}: holds no {self.method.kind} of {video}; run vidgraph extract for it "
+            "too, with the same --out"
         )
-        places = self._places(asked)
-        with RecordFile(self.path) as file:
-            for place in np.unique(places[places >= 0]).tolist():
-                found, found_scores = self._checked(file, place)
-                rows, n = places == place, min(count, len(found))
-                boxes[rows, :n], scores[rows, :n], mask[rows, :n] = (
-                    found[:n],
-                    found_scores[:n],
-                    True,
-                )
-        return FrameBoxes(boxes, scores, mask)
-
-    def _places(self, asked: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Which record each frame takes; -1 for none, [T]."""
-        if not len(self._frames):
-            return np.full(len(asked), -1, np.int64)
-        after = np.searchsorted(self._frames, asked).clip(max=len(self._frames) - 1)
-        before = (after - 1).clip(min=0)
-        far_before, far_after = (np.abs(self._frames[place] - asked) for place in (before, after))
-        nearest = np.where(far_before <= far_after, before, after)
-        return np.where(np.minimum(far_before, far_after) <= self.header.reach_frames, nearest, -1)
-
-    def _checked(
-        self, file: RecordFile, place: int
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        boxes, scores = decode_boxes(file.read(place))
-        if problem := box_problem(boxes, scores):
-            raise DataError(
-                f"{self.path}, frame {self.header.frame_indices[place]}: {problem}; delete the "
-                "file and extract again"
-            )
-        return boxes, scores
 
 
-# ---- records -------------------------------------------------------------------------------------
+# ---- what a video is known by --------------------------------------------------------------------
 
 
-def encode_boxes(boxes_xyxy: NDArray[np.floating], scores: NDArray[np.floating]) -> bytes:
-    """The record of one frame, its boxes sorted by score, equal ones as they came.
-
-    Args:
-        boxes_xyxy: fractions of the frame, [n, 4].
-        scores: [n].
+def fingerprint(video: str | Path) -> str:
+    """SHA-256 of samples of a video: 16 of 64 KiB, evenly spread, so that a long one takes no
+    longer than a short one; up to 1 MiB that is all of it. Of a folder of images: of the names and
+    sizes of all, and of 16 of them.
 
     Raises:
-        DataError: a box that cannot be one, see `box_problem`.
+        OSError: it cannot be read.
     """
-    order = np.argsort(-np.asarray(scores, np.float32), kind="stable")
-    boxes, scores = (
-        np.asarray(boxes_xyxy, "<f4").reshape(-1, 4)[order],
-        np.asarray(scores, "<f4")[order],
-    )
-    if problem := box_problem(boxes, scores):
-        raise DataError(problem)
-    return (
-        np.uint32(len(boxes)).astype("<u4").tobytes()
-        + boxes.clip(0, 1).tobytes()
-        + scores.tobytes()
-    )
+    path, digest = Path(video), hashlib.sha256()
+    if path.is_dir():
+        images = sorted(_images(path))
+        for image in images:
+            digest.update(f"{image.name} {image.stat().st_size}\n".encode())
+        samples = [(images[number], 0) for number in _spread(len(images) - 1)]
+    else:
+        samples = [(path, begin) for begin in _spread(path.stat().st_size - _SAMPLE_BYTES)]
+    for file, begin in samples:
+        with open(file, "rb") as content:
+            content.seek(begin)
+            digest.update(content.read(_SAMPLE_BYTES))
+    return digest.hexdigest()
 
 
-def decode_boxes(record: bytes) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """What `encode_boxes` wrote: boxes [n, 4] and scores [n]."""
-    count = int(np.frombuffer(record, "<u4", 1)[0])
-    values = np.frombuffer(record, "<f4", offset=4)
-    return values[: 4 * count].reshape(count, 4), values[4 * count :]
+def size_bytes(video: str | Path) -> int:
+    """Bytes of a video file, or of all images of a folder.
 
-
-def box_problem(boxes_xyxy: NDArray[np.floating], scores: NDArray[np.floating]) -> str | None:
-    """Why boxes [n, 4], fractions of the frame, with scores [n] cannot be boxes, or None where they
-    can.
+    Raises:
+        OSError: it cannot be read.
     """
-    x0, y0, x1, y1 = np.asarray(boxes_xyxy, np.float64).reshape(-1, 4).T
-    faults = (
-        (~np.isfinite(x0 + y0 + x1 + y1), "a box holds what is not a number"),
-        (~np.isfinite(scores), "a score is not a number"),
-        ((x0 > x1) | (y0 > y1), "a box is reversed"),
-        (np.minimum(x0, y0) < -_ROUNDING, "a box lies outside the frame"),
-        (np.maximum(x1, y1) > 1 + _ROUNDING, "a box lies outside the frame"),
-    )
-    for wrong, problem in faults:
-        if wrong.any():
-            values = ", ".join(f"{value:.4g}" for value in boxes_xyxy[int(np.argmax(wrong))])
-            return f"{problem} (x0, y0, x1, y1 = {values} of the frame)"
-    return None
+    path = Path(video)
+    files = _images(path) if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files)
+
+
+def _spread(last: int) -> list[int]:
+    """Up to 16 whole numbers from 0 to `last`, evenly spread."""
+    return sorted({last * k // (_SAMPLES - 1) for k in range(_SAMPLES)}) if last > 0 else [0]
+
+
+def _images(folder: Path) -> list[Path]:
+    return [
+        file
+        for file in folder.iterdir()
+        if file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".")
+    ]

@@ -12,9 +12,9 @@ from vidgraph.data.digits import load_digits
 from vidgraph.data.syncmnist import SyncMnistStream, digit_boxes
 from vidgraph.data.syncmnist_files import make_dataset
 from vidgraph.errors import VidgraphError
-from vidgraph.precompute.engine import extract
-from vidgraph.precompute.given import GivenBoxesJob
-from vidgraph.precompute.store import BoxStore
+from vidgraph.precompute.boxes import BoxStore
+from vidgraph.precompute.boxes_given import GivenBoxesJob
+from vidgraph.precompute.extract import extract
 
 HEADER = "video,frame,x0,y0,x1,y1"
 
@@ -27,21 +27,18 @@ def test_rows_become_videos_with_their_boxes(tmp_path: Path) -> None:
     )
     first, second = csv_tasks(path, tmp_path / "videos")
     assert (first.video, first.name) == (tmp_path / "videos" / "w" / "1.mp4", "w/1.mp4")
-    given = first.extra
+    given = first.given
     assert (given.frames.tolist(), given.frame_of.tolist(), given.scores.tolist()) == (
         [0, 4],
         [0, 4],
         [0.25, 0.5],
     )
     assert given.boxes_xyxy.tolist() == [[5, 6, 7, 8], [1, 2, 3, 4]]
-    assert [given.place(box) for box in (0, 1)] == [
-        f"{path}, line 5",
-        f"{path}, line 2",
-    ]  # as an editor counts
-    assert (second.name, second.extra.boxes_xyxy.tolist()) == ("2.mp4", [[0, 0, 9.5, 8]])
+    assert (given.file, given.lines.tolist()) == (f"{path}, line", [5, 2])  # as an editor counts
+    assert (second.name, second.given.boxes_xyxy.tolist()) == ("2.mp4", [[0, 0, 9.5, 8]])
     path.write_text(f"{HEADER}\n{tmp_path}/x.mp4,0,1,1,2,2\n../y.mp4,0,1,1,2,2\n")
     absolute, outside = csv_tasks(path, tmp_path / "videos")
-    assert (absolute.video, absolute.name, absolute.extra.scores.tolist()) == (
+    assert (absolute.video, absolute.name, absolute.given.scores.tolist()) == (
         tmp_path / "x.mp4",
         f"{tmp_path}/x.mp4"[1:],
         [1.0],

@@ -4,7 +4,6 @@ sets.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
@@ -55,12 +54,8 @@ def test_a_good_table_has_no_faults(videos: Path) -> None:
     report = check_table(make_table(videos, "a.mp4,walk,train", "b.mp4,walk,test"))
     assert report.is_good
     assert report.findings == ()
-    assert (report.num_files, report.num_rows, report.num_classes) == (
-        2,
-        {"train": 1, "test": 1},
-        1,
-    )
-    assert report.frames == (12, 16.0, 20)
+    assert (report.num_files, report.num_classes) == (2, 1)
+    assert report.frames == (20, 12)
     assert report.fps == pytest.approx((10, 10))
     assert report.lines() == [
         f"{videos / 'clips.csv'}: rows 2 (train 1, test 1), files 2, classes 1",
@@ -126,12 +121,6 @@ def test_every_fault_is_found_with_its_rows(videos: Path) -> None:
     assert "  lines 3, 12: gone.mp4: does not exist" in lines
     assert "  lines 4, 11, 13: b.mp4: the same sample again" in lines
     assert all("\n" not in line for line in lines)
-    assert json.loads(json.dumps(report.to_dict()))["findings"][0] == {
-        "kind": "missing",
-        "file": "gone.mp4",
-        "rows": [3, 12],
-        "message": "does not exist",
-    }
 
 
 def test_long_lists_are_cut(tmp_path: Path) -> None:
@@ -217,7 +206,7 @@ def test_damage_in_the_middle_needs_a_full_check(tmp_path: Path) -> None:
     third = len(content) // 4
     content[third : third + 12_000] = rng.bytes(12_000)
     path.write_bytes(content)
-    report = check_table(make_table(tmp_path, "noise.mp4,walk,train"), decode="full")
+    report = check_table(make_table(tmp_path, "noise.mp4,walk,train"), full=True)
     assert [f.kind for f in report.findings] == ["unreadable"]
 
 
@@ -231,7 +220,7 @@ def test_frame_folders_are_checked_and_compared(tmp_path: Path) -> None:
                 tmp_path / "walk" / name / f"{t:03d}.png"
             )
     (tmp_path / "walk" / "f3" / "001.png").write_bytes(b"no image")
-    report = check_table(load_table(tmp_path), decode="full")
+    report = check_table(load_table(tmp_path), full=True)
     assert next((f.kind, f.file) for f in report.findings) == ("unreadable", "walk/f3")
     assert "walk/f1" in {f.file for f in report.findings if f.kind in ("duplicate", "two_splits")}
 
@@ -258,12 +247,11 @@ def test_weizmann_and_ucf101_are_good(shared_data: Path) -> None:
     table = load_table(
         folder / "weizmann" / "manifest.csv", parse_columns("video=path,label=class,split=person")
     )
-    report = check_table(table, decode="full")
+    report = check_table(table, full=True)
     assert report.counts == {}
-    assert report.frames is not None
-    assert (report.frames[0], report.frames[2]) == (36, 146)
+    assert (min(report.frames), max(report.frames)) == (36, 146)
     quick = check_table(
         load_table(folder / "ucf101_8" / "manifest.csv", parse_columns("split=split01"))
     )
     assert quick.counts == {}
-    assert quick.fps == pytest.approx((25, 29.97), abs=0.01)
+    assert (min(quick.fps), max(quick.fps)) == pytest.approx((25, 29.97), abs=0.01)

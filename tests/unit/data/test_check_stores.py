@@ -1,4 +1,6 @@
-"""The check of what lies beside the videos: their optical flow, and the table of their actions."""
+"""The check of what lies beside the videos: their boxes and optical flow, and the table of their
+actions.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +16,11 @@ from vidgraph.data.check import check_table, read_skip_list
 from vidgraph.data.intervals import load_intervals
 from vidgraph.data.table import VideoTable, load_table
 from vidgraph.errors import DataError
-from vidgraph.precompute.engine import extract
+from vidgraph.precompute.boxes import BoxStore
+from vidgraph.precompute.boxes_proposed import ProposalJob
+from vidgraph.precompute.extract import Task, extract
 from vidgraph.precompute.flow import FlowJob
-from vidgraph.precompute.tasks import Task
+from vidgraph.precompute.flow_store import FlowStore
 from vidgraph.records import InputSpec
 from vidgraph.video.writer import write_video
 
@@ -64,15 +68,15 @@ def record(store: Path, name: str) -> Path:
 
 
 def test_a_whole_store_has_no_faults(table: VideoTable, store: Path) -> None:
-    assert check_table(three(table), flow=(str(store), 20.0)).counts == {}
-    assert check_table(three(table), flow=(str(store), 20.0), decode="full").is_good
+    assert check_table(three(table), flow=FlowStore(store)).counts == {}
+    assert check_table(three(table), flow=FlowStore(store), full=True).is_good
 
 
 def test_every_fault_of_a_store_is_found(table: VideoTable, store: Path, tmp_path: Path) -> None:
     record(store, "a.mp4").unlink()
     half = record(store, "b.mp4")
     half.write_bytes(half.read_bytes()[:-20])
-    report = check_table(table, flow=(str(store), 20.0))
+    report = check_table(table, flow=FlowStore(store))
     flow = [f for f in report.findings if f.kind == "flow"]
     assert [(f.file, f.rows) for f in flow] == [("a.mp4", (2,)), ("b.mp4", (3,)), ("d.mp4", (5,))]
     assert "holds no flow of" in flow[0].message
@@ -91,14 +95,14 @@ def test_a_store_of_other_videos_is_found(table: VideoTable, store: Path, tmp_pa
     shutil.copy(table.folder / "t.csv", tmp_path / "t.csv")
     found = [
         f
-        for f in check_table(load_table(tmp_path / "t.csv"), flow=(str(store), 20.0)).findings
+        for f in check_table(load_table(tmp_path / "t.csv"), flow=FlowStore(store)).findings
         if f.kind == "flow"
     ]
     assert [f.file for f in found] == ["a.mp4", "b.mp4", "c.mp4"]
     assert all("another video" in f.message for f in found)
 
 
-def test_damage_between_the_fields_looked_at_needs_a_full_check(
+def test_damage_between_the_flow_frames_looked_at_needs_a_full_check(
     table: VideoTable, store: Path
 ) -> None:
     path = record(store, "a.mp4")
@@ -106,19 +110,12 @@ def test_damage_between_the_fields_looked_at_needs_a_full_check(
     place = len(content) // 3
     content[place : place + 60] = bytes(60)
     path.write_bytes(content)
-    assert check_table(three(table), flow=(str(store), 20.0), decode="full").counts == {"flow": 1}
+    assert check_table(three(table), flow=FlowStore(store), full=True).counts == {"flow": 1}
 
 
-def test_a_bound_that_is_not_the_stores_is_refused_at_once(table: VideoTable, store: Path) -> None:
-    with pytest.raises(DataError, match="bound"):
-        check_table(table, flow=(str(store), 10.0))
-    with pytest.raises(DataError, match="there is no such store"):
-        check_table(table, flow=(str(store / "none"), 20.0))
-
-
-def test_short_is_what_a_snippet_does_not_fit_into(table: VideoTable) -> None:
-    """Ten fields lie between eleven frames."""
-    spec = InputSpec(num_frames=1, height=32, width=32, num_segments=1, flow_length=10)
+def test_short_is_what_a_flow_stack_does_not_fit_into(table: VideoTable) -> None:
+    """Ten flow frames lie between eleven frames."""
+    spec = InputSpec(num_frames=1, height=32, width=32, whole_video=True, flow_length=10)
     found = check_table(table, spec=spec).findings
     assert [(f.kind, f.file, f.message) for f in found] == [
         ("short", "c.mp4", "8 of the 11 frames needed"),
@@ -129,10 +126,24 @@ def test_short_is_what_a_snippet_does_not_fit_into(table: VideoTable) -> None:
 def test_a_file_with_two_faults_stands_once_in_the_skip_list(
     table: VideoTable, store: Path, tmp_path: Path
 ) -> None:
-    report = check_table(table, flow=(str(store), 20.0), min_frames=2)
+    report = check_table(table, flow=FlowStore(store), min_frames=2)
     assert report.counts == {"short": 1, "flow": 1}
     assert report.write_skip_list(tmp_path / "skip.txt") == 1
     assert "d.mp4  # short (line 5): 1 of the 2" in (tmp_path / "skip.txt").read_text()
+
+
+def test_boxes_are_looked_at_too(table: VideoTable, tmp_path: Path) -> None:
+    tasks = [Task(table.folder / name, name) for name in FRAMES]
+    extract(ProposalJob("motion", count=3, every=4), tasks, tmp_path / "boxes")
+    assert check_table(three(table), boxes=BoxStore(tmp_path / "boxes")).is_good
+    record(tmp_path / "boxes", "a.mp4").unlink()
+    record(tmp_path / "boxes", "b.mp4").rename(tmp_path / "boxes" / "c.mp4.safetensors")
+    report = check_table(table, boxes=BoxStore(tmp_path / "boxes"), full=True)
+    found = [(f.file, f.message) for f in report.findings if f.kind == "boxes"]
+    assert [file for file, _ in found] == ["a.mp4", "b.mp4", "c.mp4"]
+    assert "holds no boxes of" in found[0][1]
+    assert "holds the boxes of another video" in found[2][1]
+    assert report.write_skip_list(tmp_path / "skip.txt") == 3
 
 
 # ---- actions -------------------------------------------------------------------------------------

@@ -16,10 +16,9 @@ from vidgraph.data.clips import ClipDataset, ClipError, collate
 from vidgraph.data.table import VideoTable, load_table
 from vidgraph.errors import DataError
 from vidgraph.evaluation.inference import evaluate
-from vidgraph.precompute.engine import extract
-from vidgraph.precompute.given import GivenBoxes, GivenBoxesJob
-from vidgraph.precompute.store import BoxStore
-from vidgraph.precompute.tasks import Task
+from vidgraph.precompute.boxes import BoxStore
+from vidgraph.precompute.boxes_given import GivenBoxes, GivenBoxesJob
+from vidgraph.precompute.extract import Task, extract
 from vidgraph.predictor import Predictor
 from vidgraph.records import ClipBatch, InputSpec, Regions
 from vidgraph.video.views import ViewPlan
@@ -57,7 +56,8 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> VideoTable:
             np.arange(T).repeat(3),
             boxes.reshape(-1, 4).astype(float),
             np.tile([0.9, 0.8, 0.7], T),
-            ("boxes.csv", np.arange(3 * T)),
+            "boxes.csv",
+            np.arange(3 * T),
         )
         tasks.append(Task(folder / f"{seed}.mp4", f"{seed}.mp4", given))
     rows = [
@@ -94,6 +94,8 @@ def check_painted(clip: ClipBatch, tolerance: float) -> tuple[int, int]:
             masked += 1
             continue
         assert float(score) == pytest.approx(0.9 - 0.1 * k)
+        height, width = painted.shape
+        box = box * torch.tensor([width, height, width, height])
         rows, columns = painted.any(1).nonzero()[:, 0], painted.any(0).nonzero()[:, 0]
         extent = torch.tensor([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
         assert (extent - box).abs().max() <= tolerance, (extent, box)
@@ -160,9 +162,9 @@ def test_boxes_without_resampling_are_exact(table: VideoTable) -> None:
     spec = InputSpec(num_frames=3, height=HEIGHT, width=WIDTH, stride_frames=1, boxes_per_frame=K)
     clip = ClipDataset(table, "test", spec, train=False, boxes=store(table))[2]
     assert clip.regions is not None
-    expected = tracks(2)[clip.frame_indices[0].numpy()]
+    expected = tracks(2)[clip.frame_indices[0].numpy()] / [WIDTH, HEIGHT, WIDTH, HEIGHT]
     torch.testing.assert_close(
-        clip.regions.boxes_xyxy[0], torch.from_numpy(expected).float(), atol=1e-4, rtol=0
+        clip.regions.boxes_xyxy[0], torch.from_numpy(expected).float(), atol=1e-6, rtol=0
     )
     assert clip.regions.mask.all()
 
@@ -197,12 +199,12 @@ def test_faults_of_a_store_name_the_row(table: VideoTable, tmp_path: Path) -> No
     import shutil
 
     shutil.copytree(table.folder / "boxes", tmp_path / "boxes")
-    half, gone = tmp_path / "boxes" / "1.mp4.boxes", tmp_path / "boxes" / "2.mp4.boxes"
+    half, gone = (tmp_path / "boxes" / f"{row}.mp4.safetensors" for row in (1, 2))
     half.write_bytes(half.read_bytes()[:-9])
     gone.unlink()
     dataset = ClipDataset(table, "test", SPEC, train=False, boxes=BoxStore(tmp_path / "boxes"))
     for row, message, line in (
-        (1, "1.mp4.boxes: is cut short", 5),
+        (1, "1.mp4.safetensors: is cut short", 5),
         (2, "boxes: holds no boxes of", 7),
     ):
         with pytest.raises(ClipError) as error:
@@ -211,7 +213,7 @@ def test_faults_of_a_store_name_the_row(table: VideoTable, tmp_path: Path) -> No
         assert message in str(error.value)
         assert str(error.value).endswith(f"(t.csv, line {line})")
     loader = DataLoader(dataset, num_workers=1, collate_fn=collate, multiprocessing_context="fork")
-    with pytest.raises(ClipError, match=r"1\.mp4\.boxes: is cut short.*\(t\.csv, line 5\)$"):
+    with pytest.raises(ClipError, match=r"1\.mp4\.safetensors: is cut short.*\(t\.csv, line 5\)$"):
         list(loader)
 
 
@@ -223,15 +225,12 @@ class Looking(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.input_spec, self.class_names = SPEC, ["left", "right"]
+        self.spec, self.class_names, self.multi_label = SPEC, ["left", "right"], False
         self.layer = nn.Linear(4, 2)
 
     def forward(self, video: Tensor, regions: Regions) -> Tensor:
-        height, width = video.shape[3:]
-        sizes = torch.tensor([width, height, width, height])
-        features = (regions.boxes_xyxy / sizes * regions.scores[..., None]).sum(
-            (1, 2)
-        ) / regions.mask.sum((1, 2)).clamp(min=1)[:, None]
+        weighed = regions.boxes_xyxy * regions.scores[..., None]
+        features = weighed.sum((1, 2)) / regions.mask.sum((1, 2)).clamp(min=1)[:, None]
         return self.layer(features + video.float().mean((1, 2, 3, 4))[:, None] / 100)
 
 

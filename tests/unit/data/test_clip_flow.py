@@ -1,5 +1,5 @@
-"""Clips with optical flow: one crop and one mirroring for pixels and flow, from images, a store, or
-computed on the way.
+"""Clips with optical flow: one crop and one mirroring for pixels and flow, from a store or computed
+on the way.
 """
 
 from __future__ import annotations
@@ -16,13 +16,20 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from vidgraph.data.clips import ClipDataset, ClipError, collate
-from vidgraph.data.flow_source import VideoFlow, flow_as_trained, open_video_flow
 from vidgraph.data.table import VideoTable, load_table
 from vidgraph.errors import DataError, RecipeError, VideoError
 from vidgraph.evaluation.inference import evaluate
-from vidgraph.precompute.engine import extract
-from vidgraph.precompute.flow import FlowJob
-from vidgraph.precompute.tasks import Task
+from vidgraph.precompute.extract import Task, extract
+from vidgraph.precompute.flow import FlowJob, flow_as_trained, open_flow
+from vidgraph.precompute.flow_store import FLOW, FlowStore, pack_flow
+from vidgraph.precompute.store import (
+    Header,
+    Method,
+    fingerprint,
+    path_in_store,
+    save_file,
+    size_bytes,
+)
 from vidgraph.predictor import Predictor
 from vidgraph.records import ClipBatch, InputSpec
 from vidgraph.util import write_json
@@ -35,7 +42,7 @@ SPEC = InputSpec(
     2,
     24,
     24,
-    num_segments=2,
+    whole_video=True,
     flow_length=4,
     num_stacks=3,
     stack_interval=2,
@@ -54,20 +61,20 @@ def shown(number: int) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory: pytest.TempPathFactory) -> VideoTable:
-    """Folders of frames, and flow images in which x and y of field i are frame i: so that flow can
-    be held against pixels.
+    """Folders of frames, and a store of flow in which x and y of flow frame i are frame i: so that
+    flow can be held against pixels.
     """
     folder = tmp_path_factory.mktemp("flow")
     for name in ("a", "b"):
-        for kind in ("videos", "flow"):
-            (folder / kind / name).mkdir(parents=True)
+        video = folder / "videos" / name
+        video.mkdir(parents=True)
         for t in range(FRAMES):
-            Image.fromarray(shown(t)).save(folder / "videos" / name / f"{t:04}.png")
-        for t in range(FRAMES - 1):
-            for axis in "xy":
-                Image.fromarray(shown(t)).save(
-                    folder / "flow" / name / f"flow_{axis}_{t + 1:05}.png"
-                )
+            Image.fromarray(shown(t)).save(video / f"{t:04}.png")
+        flow = (pack_flow(np.stack([shown(t)] * 2, axis=-1)) for t in range(FRAMES - 1))
+        known, size = (size_bytes(video), fingerprint(video)), (FRAMES, HEIGHT, WIDTH)
+        method = Method(FLOW, "by-hand", 1, {"bound": 20.0})
+        header = Header(method, name, *known, *size, 0, list(range(FRAMES - 1)))
+        save_file(path_in_store(folder / "flow", name), header, flow)
     rows = [
         f"videos/{name},{label},{split}"
         for name, label in (("a", "run"), ("b", "walk"))
@@ -84,8 +91,8 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> VideoTable:
 
 
 @pytest.fixture(scope="module")
-def images(table: VideoTable) -> VideoFlow:
-    return open_video_flow(table.folder / "flow")
+def drawn(table: VideoTable) -> FlowStore:
+    return FlowStore(table.folder / "flow")
 
 
 def fields_of(clip: ClipBatch, mirrored: bool) -> np.ndarray:
@@ -106,13 +113,13 @@ def fields_of(clip: ClipBatch, mirrored: bool) -> np.ndarray:
     return numbers[0].round().int().numpy()
 
 
-def test_training_crops_and_mirrors_all_alike(table: VideoTable, images: VideoFlow) -> None:
+def test_training_crops_and_mirrors_all_alike(table: VideoTable, drawn: FlowStore) -> None:
     """Also with corner crops; mirrored clips are told by the pattern, which rises from left to
     right.
     """
     for draws in ({"crop_scales": (1.0, 0.875, 0.75, 0.66)}, {"short_side": (30, 40)}, {}):
         dataset = ClipDataset(
-            table, "train", SPEC, train=True, seed=1, flip=True, flow=images, **draws
+            table, "train", SPEC, train=True, seed=1, flip=True, flow=drawn, **draws
         )
         seen, steps = set(), set()
         for epoch in range(24):
@@ -139,9 +146,9 @@ def test_training_crops_and_mirrors_all_alike(table: VideoTable, images: VideoFl
 
 
 def test_test_views_hold_the_snippets_around_their_frames(
-    table: VideoTable, images: VideoFlow
+    table: VideoTable, drawn: FlowStore
 ) -> None:
-    dataset = ClipDataset(table, "test", SPEC, train=False, flow=images, views=TEN)
+    dataset = ClipDataset(table, "test", SPEC, train=False, flow=drawn, views=TEN)
     assert len(dataset) == 6
     for i in range(3):
         clip = dataset[i]
@@ -154,7 +161,7 @@ def test_test_views_hold_the_snippets_around_their_frames(
             plain == np.clip(anchors[:, None] + [-2, 0, 2], 0, 20)[..., None] + np.arange(4)
         ).all()
     wide = ClipDataset(
-        table, "test", SPEC, train=False, flow=images, views=ViewPlan(stack_interval=5)
+        table, "test", SPEC, train=False, flow=drawn, views=ViewPlan(stack_interval=5)
     )[0]
     assert (
         fields_of(wide, mirrored=False)[0, 0, :, 0]
@@ -163,33 +170,33 @@ def test_test_views_hold_the_snippets_around_their_frames(
 
 
 def test_twenty_five_anchors_are_the_centres_of_equal_parts(
-    table: VideoTable, images: VideoFlow
+    table: VideoTable, drawn: FlowStore
 ) -> None:
-    spec = replace(SPEC, num_frames=1, num_segments=1)
+    spec = replace(SPEC, num_frames=1)
     dataset = ClipDataset(
-        table, "test", spec, train=False, flow=images, views=ViewPlan(num_views=25)
+        table, "test", spec, train=False, flow=drawn, views=ViewPlan(num_views=25)
     )
     assert [int(dataset[i].frame_indices) for i in range(25)] == list(range(25))
 
 
 def test_more_anchors_than_frames_are_shared_out_where_clips_may_loop(
-    table: VideoTable, images: VideoFlow
+    table: VideoTable, drawn: FlowStore
 ) -> None:
     """Spread over ten frames, fifteen anchors show every second frame twice."""
-    spec = replace(SPEC, num_frames=1, num_segments=1)
+    spec = replace(SPEC, num_frames=1)
     dataset = ClipDataset(
-        table, "span", spec, train=False, flow=images, views=ViewPlan(num_views=15, past_end="loop")
+        table, "span", spec, train=False, flow=drawn, views=ViewPlan(num_views=15, past_end="loop")
     )
     anchors = [int(dataset[i].frame_indices) for i in range(15)]
     assert anchors == [5, 6, 6, 7, 8, 8, 9, 10, 10, 11, 12, 12, 13, 14, 14]
     with pytest.raises(ClipError, match="15 clips cannot be spread over 10 frames"):
-        ClipDataset(table, "span", spec, train=False, flow=images, views=ViewPlan(num_views=15))[0]
+        ClipDataset(table, "span", spec, train=False, flow=drawn, views=ViewPlan(num_views=15))[0]
 
 
-def test_snippets_stay_within_the_span(table: VideoTable, images: VideoFlow) -> None:
+def test_snippets_stay_within_the_span(table: VideoTable, drawn: FlowStore) -> None:
     for train in (False, True):
         numbers = fields_of(
-            ClipDataset(table, "span", SPEC, train=train, flow=images)[0], mirrored=False
+            ClipDataset(table, "span", SPEC, train=train, flow=drawn)[0], mirrored=False
         )
         assert numbers.min() >= 5
         assert numbers.max() <= 13
@@ -197,12 +204,12 @@ def test_snippets_stay_within_the_span(table: VideoTable, images: VideoFlow) -> 
         ClipError,
         match=r"a: optical flow needs two frames, and there is one; .*\(t\.csv, line 7\)$",
     ):
-        ClipDataset(table, "single", SPEC, train=False, flow=images)[0]
+        ClipDataset(table, "single", SPEC, train=False, flow=drawn)[0]
 
 
-def test_past_end_refuse_holds_for_snippets(table: VideoTable, images: VideoFlow) -> None:
+def test_past_end_refuse_holds_for_snippets(table: VideoTable, drawn: FlowStore) -> None:
     long = replace(SPEC, flow_length=23)
-    fields = ClipDataset(table, "test", long, train=False, flow=images)[0].flow
+    fields = ClipDataset(table, "test", long, train=False, flow=drawn)[0].flow
     assert fields is not None
     for train in (False, True):
         views = ViewPlan(past_end="refuse")
@@ -216,14 +223,14 @@ def test_past_end_refuse_holds_for_snippets(table: VideoTable, images: VideoFlow
                 "train" if train else "test",
                 long,
                 train=train,
-                flow=images,
+                flow=drawn,
                 views=views,
                 seed=2,
             )[0]
 
 
 def test_a_mirrored_label_keeps_pixels_and_flow_together(
-    table: VideoTable, images: VideoFlow, tmp_path: Path
+    table: VideoTable, drawn: FlowStore, tmp_path: Path
 ) -> None:
     """`left` without a partner is never mirrored: neither its pixels nor its flow."""
     (tmp_path / "t.csv").write_text(
@@ -231,7 +238,7 @@ def test_a_mirrored_label_keeps_pixels_and_flow_together(
         "in\n"
     )
     dataset = ClipDataset(
-        load_table(tmp_path / "t.csv"), "train", SPEC, train=True, flip=True, flow=images
+        load_table(tmp_path / "t.csv"), "train", SPEC, train=True, flip=True, flow=drawn
     )
     assert dataset.never_flipped == ["left"]
     for epoch in range(10):
@@ -245,14 +252,14 @@ def test_a_mirrored_label_keeps_pixels_and_flow_together(
             "train",
             SPEC,
             train=False,
-            flow=images,
+            flow=drawn,
             views=ViewPlan(mirrored=True),
         )
 
 
-def test_workers_change_nothing(table: VideoTable, images: VideoFlow) -> None:
+def test_workers_change_nothing(table: VideoTable, drawn: FlowStore) -> None:
     dataset = ClipDataset(
-        table, "train", SPEC, train=True, flip=True, flow=images, crop_scales=(1.0, 0.75)
+        table, "train", SPEC, train=True, flip=True, flow=drawn, crop_scales=(1.0, 0.75)
     )
     alone = collate([dataset[0], dataset[1]])
     loader = DataLoader(
@@ -269,10 +276,10 @@ def test_workers_change_nothing(table: VideoTable, images: VideoFlow) -> None:
         collate([dataset[0], replace(dataset[1], flow=None)])
 
 
-def test_draws_without_flow_are_what_they_were(table: VideoTable, images: VideoFlow) -> None:
+def test_draws_without_flow_are_what_they_were(table: VideoTable, drawn: FlowStore) -> None:
     """The distance of snippets is drawn after all else."""
     plain = ClipDataset(table, "train", replace(SPEC, flow_length=0), train=True, flip=True, seed=5)
-    flowing = ClipDataset(table, "train", SPEC, train=True, flip=True, seed=5, flow=images)
+    flowing = ClipDataset(table, "train", SPEC, train=True, flip=True, seed=5, flow=drawn)
     for i in range(2):
         assert torch.equal(plain[i].video, flowing[i].video)
         assert plain[i].flow is None
@@ -316,10 +323,10 @@ def moving(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_flow_on_the_way_equals_the_store(moving: Path) -> None:
     table = load_table(moving / "t.csv")
-    stored, live = open_video_flow(moving / "store"), open_video_flow("live")
+    stored, live = open_flow(moving / "store"), open_flow("live")
     assert live.is_live
     assert not stored.is_live
-    assert live.method_dict() == stored.method_dict()
+    assert live.method == stored.method
     one, other = (
         ClipDataset(table, "test", SPEC, train=False, flow=flow, views=ViewPlan(num_views=2))
         for flow in (stored, live)
@@ -327,17 +334,11 @@ def test_flow_on_the_way_equals_the_store(moving: Path) -> None:
     for i in range(4):
         assert torch.equal(one[i].flow, other[i].flow)
         assert torch.equal(one[i].video, other[i].video)
-    assert open_video_flow("live:farneback").method_dict()["method"] == "farneback"
-    with pytest.raises(DataError, match="no method 'dsi' of optical flow; did you mean 'dis'"):
-        open_video_flow("live:dsi")
-    with pytest.raises(DataError, match="store"):
-        open_video_flow(moving / "none")
-    with pytest.raises(DataError, match="bound"):
-        open_video_flow(moving / "store", bound=10)
 
 
 def test_a_store_that_lacks_a_video_names_the_row(moving: Path, tmp_path: Path) -> None:
     shutil.copytree(moving / "store", tmp_path / "store")
+    flow = open_flow(tmp_path / "store")
     (half,) = tmp_path.glob("store/right.mp4.*")
     half.write_bytes(half.read_bytes()[:-30])
     (tmp_path / "store" / half.name.replace("right", "left")).unlink()
@@ -346,7 +347,7 @@ def test_a_store_that_lacks_a_video_names_the_row(moving: Path, tmp_path: Path) 
         "test",
         SPEC,
         train=False,
-        flow=open_video_flow(tmp_path / "store"),
+        flow=flow,
     )
     for row, line in ((0, 2), (1, 3)):
         with pytest.raises(ClipError) as error:
@@ -362,7 +363,7 @@ class Motion(nn.Module):
     def __init__(self, spec: InputSpec = SPEC) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.input_spec, self.class_names = spec, ["fast", "slow"]
+        self.spec, self.class_names, self.multi_label = spec, ["fast", "slow"], False
         self.layer = nn.Linear(2 * spec.num_stacks * spec.flow_length, 2)
 
     def forward(self, flow: Tensor, video: Tensor | None = None) -> Tensor:
@@ -382,7 +383,7 @@ def test_prediction_equals_evaluation(moving: Path, plan: ViewPlan, channels: in
     model, table, flow = (
         Motion(spec),
         load_table(moving / "t.csv"),
-        open_video_flow(moving / "store"),
+        open_flow(moving / "store"),
     )
     dataset = ClipDataset(table, "test", spec, train=False, flow=flow, views=plan)
     scores = evaluate(
@@ -409,7 +410,7 @@ def test_a_prediction_says_where_its_flow_is_from(moving: Path, tmp_path: Path) 
     model = Motion()
     live, stored = (
         Predictor(model, "cpu"),
-        Predictor(model, "cpu", flow=open_video_flow(moving / "store")),
+        Predictor(model, "cpu", flow=open_flow(moving / "store")),
     )
     prediction = live.predict(moving / "left.mp4")
     assert live.notes(prediction) == [
@@ -431,12 +432,12 @@ def test_a_prediction_says_where_its_flow_is_from(moving: Path, tmp_path: Path) 
 
 
 def test_flow_is_computed_as_the_run_was_trained(moving: Path, tmp_path: Path) -> None:
-    assert flow_as_trained("rstg_small_sync3", None) == VideoFlow(None, "dis", 20.0)
+    assert flow_as_trained("rstg_small_sync3", None) == FlowJob()
     write_json(
         tmp_path / "data.json",
-        {"files": 2, "flow": FlowJob("farneback", 12.0, 40).method().to_dict()},
+        {"files": 2, "flow": FlowJob("tvl1", 12.0, 40).method.to_dict()},
     )
-    assert flow_as_trained(tmp_path, None) == VideoFlow(None, "farneback", 12.0, 40)
+    assert flow_as_trained(tmp_path, None) == FlowJob("tvl1", 12.0, 40)
     with open_video(moving / "left.mp4") as video:
         reader = flow_as_trained(tmp_path, None).reader(video.path, video)
         assert (reader.height, reader.width, reader.num_fields) == (40, 60, 25)
@@ -446,5 +447,5 @@ def test_flow_is_computed_as_the_run_was_trained(moving: Path, tmp_path: Path) -
         tmp_path / "data.json",
         {"files": 2, "flow": {"method": "images", "settings": {"bound": 20.0}}},
     )
-    assert flow_as_trained(tmp_path, None) == VideoFlow(None, "dis", 20.0)
+    assert flow_as_trained(tmp_path, None) == FlowJob()
     assert not flow_as_trained(tmp_path, moving / "store").is_live

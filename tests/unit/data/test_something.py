@@ -181,7 +181,8 @@ def samples(shared_data: Path, tmp_path: Path) -> VideoTable:
 
 def test_real_samples_are_sound(samples: VideoTable) -> None:
     report = check_table(samples, min_frames=8)
-    assert (report.num_files, report.frames, report.counts) == (13, (23, 43.0, 64), {})
+    assert (report.num_files, report.counts) == (13, {})
+    assert (min(report.frames), max(report.frames)) == (23, 64)
     assert check_table(samples, min_frames=32).counts == {"short": 1}
 
 

@@ -12,9 +12,9 @@ from PIL import Image
 
 from vidgraph.data.something_boxes import something_else_tasks
 from vidgraph.errors import DataError
-from vidgraph.precompute.engine import extract
-from vidgraph.precompute.given import GivenBoxesJob
-from vidgraph.precompute.store import BoxStore
+from vidgraph.precompute.boxes import BoxStore
+from vidgraph.precompute.boxes_given import GivenBoxesJob
+from vidgraph.precompute.extract import extract
 
 
 def test_the_real_annotations(shared_data: Path, tmp_path: Path) -> None:
@@ -90,9 +90,9 @@ def test_frames_are_known_by_name_whatever_their_order(tmp_path: Path) -> None:
     assert (first.name, second.name, absent) == ("7", "8.webm", 1)
     for task in (first, second):
         assert (
-            task.extra.frames.tolist(),
-            task.extra.frame_of.tolist(),
-            task.extra.boxes_xyxy.tolist(),
+            task.given.frames.tolist(),
+            task.given.frame_of.tolist(),
+            task.given.boxes_xyxy.tolist(),
         ) == ([1, 3], [3], [[1, 1, 5, 5]])
 
 

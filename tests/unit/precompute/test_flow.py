@@ -11,15 +11,18 @@ import numpy as np
 import pytest
 
 from vidgraph.errors import DataError, VideoError
-from vidgraph.precompute.engine import extract
-from vidgraph.precompute.flow import METHODS, FlowJob, LiveFlow, open_estimator
-from vidgraph.precompute.flow_fields import dequantise, quantise
-from vidgraph.precompute.flow_store import open_flow
-from vidgraph.precompute.tasks import Task
+from vidgraph.precompute.extract import Task, extract
+from vidgraph.precompute.flow import FlowJob, open_flow
+from vidgraph.precompute.flow_store import FlowStore, dequantize, quantize
 from vidgraph.video.reader import open_video
 from vidgraph.video.writer import write_video
 
-CLASSIC = [method for method in METHODS if method != "raft"]  # those that need no weights
+CLASSIC = ["dis", "tvl1"]  # those that need no weights
+
+
+def motion_of(method: str, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    loaded = FlowJob(method).load()
+    return loaded.compute(loaded.prepare(first), [loaded.prepare(second)])
 
 
 def scene(height: int, width: int) -> np.ndarray:
@@ -51,18 +54,16 @@ def moved(whole: np.ndarray, x: float, y: float) -> np.ndarray:
 @pytest.mark.parametrize("method", CLASSIC)
 @pytest.mark.parametrize(("x", "y"), [(3, 0), (0, -2), (-1.5, 0.75), (4, -3), (0, 0)])
 def test_known_translations_are_found(method: str, x: float, y: float) -> None:
-    """Within a quarter of a pixel away from the border: on average, and nine tenths of all
-    places.
+    """Within a quarter of a pixel away from the border: on average, and nine tenths of all places;
+    also after 8 bits.
     """
-    whole, estimator = scene(128, 170), open_estimator(method)
-    field = estimator.field(
-        estimator.prepare(moved(whole, 0, 0)), estimator.prepare(moved(whole, x, y))
-    )
-    assert field.shape == (128, 170, 2)
-    errors = np.hypot(*(field - (x, y))[16:-16, 16:-16].transpose(2, 0, 1))
+    whole = scene(128, 170)
+    motion = motion_of(method, moved(whole, 0, 0), moved(whole, x, y))
+    assert motion.shape == (128, 170, 2)
+    errors = np.hypot(*(motion - (x, y))[16:-16, 16:-16].transpose(2, 0, 1))
     assert errors.mean() < 0.25
     assert np.quantile(errors, 0.9) < 0.25
-    back = dequantise(quantise(field))
+    back = dequantize(quantize(motion))
     assert np.hypot(*(back - (x, y))[16:-16, 16:-16].transpose(2, 0, 1)).mean() < 0.25
 
 
@@ -71,15 +72,12 @@ def test_small_frames_work_too(method: str) -> None:
     """OpenCV's DIS ends the process on frames of a few pixels; they are continued by their
     border.
     """
-    estimator = open_estimator(method)
     for height, width in ((4, 6), (24, 60)):
         whole = scene(height, width)
-        field = estimator.field(
-            estimator.prepare(moved(whole, 0, 0)), estimator.prepare(moved(whole, 1, 0))
-        )
-        assert field.shape == (height, width, 2)
-        assert np.isfinite(field).all()
-    assert np.median(field[4:-4, 4:-4, 0]) == pytest.approx(1, abs=0.25)
+        motion = motion_of(method, moved(whole, 0, 0), moved(whole, 1, 0))
+        assert motion.shape == (height, width, 2)
+        assert np.isfinite(motion).all()
+    assert np.median(motion[4:-4, 4:-4, 0]) == pytest.approx(1, abs=0.25)
 
 
 @pytest.fixture(scope="module")
@@ -100,37 +98,33 @@ def test_stored_flow_equals_flow_on_the_way(
     job = FlowJob(method, short_side=short_side)
     report = extract(job, [Task(video, "moving.mp4")], tmp_path / "flow")
     assert (report.done, report.failures, report.counts["fields"]) == (1, [], 11)
-    stored = open_flow(tmp_path / "flow").flow(video)
+    stored = FlowStore(tmp_path / "flow").reader(video)
+    height, width = (64, 96) if short_side is None else (40, 60)
     with open_video(video) as opened:
-        live = LiveFlow(opened, method, short_side=short_side)
-        assert (
-            (stored.num_fields, stored.height, stored.width)
-            == (live.num_fields, live.height, live.width)
-            == (11, *live.read([0]).shape[1:3])
-        )
-        assert (live.height, live.width) == ((64, 96) if short_side is None else (40, 60))
+        live = job.reader(video, opened)
+        for reader in (stored, live):
+            assert (reader.num_fields, reader.height, reader.width) == (11, height, width)
         for indices in ([3, 10, 3, 0], [10], list(range(11))):
             assert np.array_equal(stored.read(indices), live.read(indices))
-    inner = dequantise(stored.read(range(11)))[:, 12:-12, 16:-16]
-    scale = live.height / 64
+    inner = dequantize(stored.read(range(11)))[:, 12:-12, 16:-16]
+    scale = height / 64
     assert np.abs(np.median(inner, axis=(0, 1, 2)) - (2 * scale, -scale)).max() < 0.25
 
 
-def test_fields_computed_once_are_kept(video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_flow_frames_computed_once_are_kept(video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with open_video(video) as opened:
-        live, first = LiveFlow(opened), LiveFlow(opened).read([2, 5])
-        calls = []
-        estimate = live._estimator.field
-        monkeypatch.setattr(
-            live._estimator, "field", lambda *frames: calls.append(1) or estimate(*frames)
-        )
-        assert np.array_equal(live.read([2, 5]), first)
-        assert np.array_equal(live.read([5, 2, 2]), first[[1, 0, 0]])
+        live, first = (FlowJob().reader(video, opened) for _ in range(2))
+        expected = first.read([2, 5])
+        calls, compute = [], live._loaded.compute
+        counted = lambda *frames: calls.append(1) or compute(*frames)  # noqa: E731
+        monkeypatch.setattr(live._loaded, "compute", counted)
+        assert np.array_equal(live.read([2, 5]), expected)
+        assert np.array_equal(live.read([5, 2, 2]), expected[[1, 0, 0]])
         assert len(calls) == 2
-        monkeypatch.setattr("vidgraph.precompute.flow._KEPT_BYTES", 3 * first[0].nbytes)
+        monkeypatch.setattr("vidgraph.precompute.flow._KEPT_BYTES", 3 * expected[0].nbytes)
         live.read(range(11))
         assert len(live._kept) == 3
-        assert np.array_equal(live.read([2, 5]), first)
+        assert np.array_equal(live.read([2, 5]), expected)
 
 
 def test_the_bound_cuts_off_and_is_counted(video: Path, tmp_path: Path) -> None:
@@ -140,18 +134,18 @@ def test_the_bound_cuts_off_and_is_counted(video: Path, tmp_path: Path) -> None:
     report = extract(FlowJob(bound=1.5), [Task(video, "moving.mp4")], tmp_path / "flow")
     assert report.counts["values"] == 11 * 64 * 96 * 2
     assert report.counts["cut_off"] > 0.8 * report.counts["values"]
-    middle = open_flow(tmp_path / "flow", 1.5).flow(video).read([4])[0, 32, 48]
+    middle = FlowStore(tmp_path / "flow", 1.5).reader(video).read([4])[0, 32, 48]
     assert middle.tolist() == [255, 0]
 
 
-def test_settings_are_those_that_the_fields_depend_on() -> None:
-    assert FlowJob().method().to_dict() == {
-        "record": "flow",
+def test_settings_are_those_that_flow_depends_on() -> None:
+    assert FlowJob().method.to_dict() == {
+        "kind": "flow",
         "method": "dis",
         "version": 1,
         "settings": {"bound": 20.0, "short_side": None},
     }
-    assert FlowJob("tvl1", 15, 100).method().settings == {"bound": 15.0, "short_side": 100}
+    assert FlowJob("tvl1", 15, 100).method.settings == {"bound": 15.0, "short_side": 100}
 
 
 def test_what_makes_no_sense_is_refused(tmp_path: Path) -> None:
@@ -170,9 +164,22 @@ def test_what_makes_no_sense_is_refused(tmp_path: Path) -> None:
         open_video(still) as opened,
         pytest.raises(VideoError, match=r"still\.mp4: the video has one frame, and optical flow"),
     ):
-        LiveFlow(opened)
-    with open_video(still) as opened, pytest.raises(DataError, match="no method 'none'"):
-        LiveFlow(opened, "none")
+        FlowJob().reader(still, opened)
+
+
+def test_where_flow_comes_from_is_named(video: Path, tmp_path: Path) -> None:
+    extract(FlowJob(), [Task(video, "moving.mp4")], tmp_path / "flow")
+    assert isinstance(open_flow(tmp_path / "flow"), FlowStore)
+    assert open_flow("live") == FlowJob()
+    assert open_flow("live:tvl1", 15) == FlowJob("tvl1", 15)
+    assert open_flow("live").method == open_flow(tmp_path / "flow").method
+    for where, message in (
+        ("live:dsi", "no method 'dsi' of optical flow; did you mean 'dis'"),
+        (tmp_path / "none", "none: does not exist; extract again: vidgraph extract flow"),
+        ("live:", "live:: does not exist"),
+    ):
+        with pytest.raises(DataError, match=message):
+            open_flow(where)
 
 
 def test_tvl1_without_the_contrib_modules(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,7 +187,7 @@ def test_tvl1_without_the_contrib_modules(monkeypatch: pytest.MonkeyPatch) -> No
     with pytest.raises(
         DataError, match=r"TV-L1 is in OpenCV's contrib modules: .* opencv-contrib-python-headless"
     ):
-        open_estimator("tvl1")
+        FlowJob("tvl1").load()
 
 
 def test_a_mirrored_video_has_mirrored_flow(video: Path) -> None:
@@ -189,13 +196,9 @@ def test_a_mirrored_video_has_mirrored_flow(video: Path) -> None:
     """
     with open_video(video) as opened:
         frames = opened.read([0, 1])
-    estimator = open_estimator("dis")
-    prepared, turned = (
-        [estimator.prepare(np.ascontiguousarray(frame)) for frame in pair]
-        for pair in (frames, frames[:, :, ::-1])
-    )
-    field, mirrored = quantise(estimator.field(*prepared)), quantise(estimator.field(*turned))
-    expected = field[:, ::-1].copy()
+    turned = np.ascontiguousarray(frames[:, :, ::-1])
+    flow, mirrored = (quantize(motion_of("dis", *pair)) for pair in (frames, turned))
+    expected = flow[:, ::-1].copy()
     expected[..., 0] = 255 - expected[..., 0]
-    difference = np.abs(dequantise(mirrored) - dequantise(expected))[12:-12, 16:-16]
+    difference = np.abs(dequantize(mirrored) - dequantize(expected))[12:-12, 16:-16]
     assert difference.mean() < 0.1

@@ -1,196 +1,168 @@
-"""Flow in a store: any field alone, exactly; every store that does not fit is refused in one
-line.
+"""Flow in 8 bits and in a store: rounding, bounds that grow with the frame, what mirroring does;
+any flow frame alone, exactly; a store that does not fit is refused in one line.
 """
 
 from __future__ import annotations
 
-import shutil
+import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from vidgraph.errors import DataError
-from vidgraph.precompute.container import Header, Method, source_of, write_records
-from vidgraph.precompute.flow_fields import FLOW
-from vidgraph.precompute.flow_images import FlowImages
-from vidgraph.precompute.flow_store import FlowStore, decode_field, encode_field, open_flow
-from vidgraph.precompute.store import BOXES, Store
+from vidgraph.precompute.flow_store import (
+    FLOW,
+    FlowStore,
+    bounds_pixels,
+    dequantize,
+    pack_flow,
+    quantize,
+)
+from vidgraph.precompute.store import (
+    Header,
+    Method,
+    fingerprint,
+    path_in_store,
+    save_file,
+    size_bytes,
+)
 
 METHOD = Method(FLOW, "dis", 1, {"bound": 20.0, "short_side": None})
-FIELDS = np.random.default_rng(0).integers(
-    0, 256, (6, 9, 14, 2), dtype=np.uint8
-)  # of a video of 7 frames
+FLOW_FRAMES = np.random.default_rng(0).integers(0, 256, (6, 9, 14, 2), dtype=np.uint8)
 
 
-def write_flow(
-    store: Store,
-    video: Path,
-    name: str,
-    fields: np.ndarray = FIELDS,
-    frames: list[int] | None = None,
-) -> Path:
-    indices = list(range(len(fields))) if frames is None else frames
-    header = Header(store.method, source_of(video, name), 7, *fields.shape[1:3], 0, indices)
-    write_records(store.path_of(name), header, (encode_field(field) for field in fields))
-    return store.path_of(name)
+# ---- in 8 bits -----------------------------------------------------------------------------------
+
+
+def motion_of(values: np.ndarray, height: int = 256, width: int = 340) -> np.ndarray:
+    """One row of motions, x and y alike, in a frame of this size."""
+    motion = np.zeros((height, width, 2), np.float32)
+    motion[0, : len(values)] = np.asarray(values, np.float32)[:, None]
+    return motion
+
+
+def test_bytes_by_hand() -> None:
+    """255 (v / 20 + 1) / 2 to the nearest, and 128 for none; -20 and 20 are the ends. 10 is 191.25,
+    -10 is 63.75, 0.05 is 127.8, and 0.2 is 128.8.
+    """
+    values = [0, 20, -20, 10, -10, 0.05, -0.05, 0.2, 33, -1e9]
+    expected = [128, 255, 0, 191, 64, 128, 127, 129, 255, 0]
+    found = quantize(motion_of(np.array(values)))
+    assert found.dtype == np.uint8
+    assert found[0, : len(values), 0].tolist() == found[0, : len(values), 1].tolist() == expected
+
+
+def test_every_byte_by_the_slow_formula() -> None:
+    values = np.random.default_rng(0).uniform(-22, 22, 300)
+    slow = [min(255, max(0, round(255 * (np.float32(v) / 20 + 1) / 2))) for v in values]
+    assert quantize(motion_of(values))[0, :300, 0].tolist() == slow
+
+
+@pytest.mark.parametrize("bound", [20.0, 15.0])
+def test_the_round_trip_is_within_half_a_level(bound: float) -> None:
+    """0.0784 pixels of 20, at most; that there is no motion is off by as much, as no byte stands
+    for it.
+    """
+    values = np.linspace(-bound, bound, 340)
+    back = dequantize(quantize(motion_of(values), bound), bound)[0, :, 0]
+    errors = np.abs(back - values.astype(np.float32))
+    assert 0.85 * bound / 255 < errors.max() <= bound / 255 + 1e-5
+    still = dequantize(quantize(motion_of(np.zeros(1)), bound), bound)
+    assert still[0, 0] == pytest.approx([bound / 255] * 2)
+
+
+@pytest.mark.parametrize(("height", "width"), [(256, 340), (128, 170), (64, 510), (33, 31)])
+def test_the_bound_grows_with_the_frame(height: int, width: int) -> None:
+    """x by the width and y by the height, so that the same motion of the same picture has the same
+    bytes at every size.
+    """
+    bounds = bounds_pixels(height, width)
+    assert bounds.tolist() == pytest.approx([20 * width / 340, 20 * height / 256])
+    relative = np.random.default_rng(1).uniform(-0.06, 0.06, (20, 2))  # of the frame's sides
+    whole, here = np.zeros((256, 340, 2), np.float32), np.zeros((height, width, 2), np.float32)
+    whole[0, :20], here[0, :20] = relative * [340, 256], relative * [width, height]
+    assert np.array_equal(quantize(whole)[0, :20], quantize(here)[0, :20])
+    errors = np.abs(dequantize(quantize(here)) - here)[0, :20].max(0)
+    assert (errors <= 0.08 * np.array([width / 340, height / 256])).all()
+
+
+def test_mirroring_is_exact() -> None:
+    """The byte of the opposite motion is 255 less the byte, halves of a level included, and stands
+    for exactly the opposite.
+    """
+    halves = np.arange(1, 128) * 20 / 127.5  # between two bytes each
+    drawn = np.random.default_rng(2).uniform(-25, 25, 120)
+    motion = motion_of(np.concatenate([drawn, halves[:90], -halves[40:127]]))[:1, :297]
+    assert np.array_equal(quantize(-motion), 255 - quantize(motion))
+    assert np.array_equal(dequantize(255 - quantize(motion)), -dequantize(quantize(motion)))
+
+
+# ---- in a store ----------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def video(tmp_path: Path) -> Path:
     """Stands for a video: a store looks at its name and bytes only."""
-    path = tmp_path / "data" / "walk" / "anna.mp4"
-    path.parent.mkdir(parents=True)
-    path.write_bytes(b"anna walks")
-    return path
+    (tmp_path / "anna.mp4").write_bytes(b"anna walks")
+    return tmp_path / "anna.mp4"
+
+
+def write_flow(folder: Path, video: Path, packed: list[np.ndarray], method: Method) -> FlowStore:
+    known = size_bytes(video), fingerprint(video)
+    header = Header(method, video.name, *known, 7, 9, 14, 0, list(range(6)))
+    save_file(path_in_store(folder, video.name), header, packed)
+    return FlowStore(folder, method.settings["bound"])
 
 
 @pytest.fixture
-def folder(tmp_path: Path, video: Path) -> Path:
-    write_flow(Store.claim(tmp_path / "flow", METHOD), video, "walk/anna.mp4")
-    return tmp_path / "flow"
+def store(tmp_path: Path, video: Path) -> FlowStore:
+    return write_flow(tmp_path / "flow", video, list(map(pack_flow, FLOW_FRAMES)), METHOD)
 
 
-def test_a_record_comes_back_exactly_and_is_small_where_little_moves() -> None:
-    assert np.array_equal(decode_field(encode_field(FIELDS[0]), 9, 14), FIELDS[0])
+def test_a_still_scene_takes_little_room() -> None:
     still = np.full((256, 340, 2), 128, np.uint8)
-    assert len(encode_field(still)) < still.size / 500
-    with pytest.raises(ValueError, match="cannot reshape"):
-        decode_field(encode_field(FIELDS[0]), 9, 15)
+    assert len(pack_flow(still)) < still.size / 500
 
 
-def test_fields_in_any_order_and_repeated(folder: Path, video: Path) -> None:
-    flow = open_flow(folder).flow(video)
+def test_flow_frames_in_any_order_and_repeated(store: FlowStore, video: Path) -> None:
+    flow = store.reader(video)
     assert (flow.num_fields, flow.height, flow.width) == (6, 9, 14)
     for indices in ([5, 0, 0, 3], np.array([2]), list(range(6))):
         found = flow.read(indices)
         assert found.dtype == np.uint8
-        assert np.array_equal(found, FIELDS[indices])
+        assert np.array_equal(found, FLOW_FRAMES[indices])
     assert flow.read([]).shape == (0, 9, 14, 2)
-    for wrong in ([0, 6], [-1, 0]):
-        with pytest.raises(
-            DataError, match=r"anna\.mp4\.flow: has no flow field (6|-1), there are 6"
-        ):
+    for wrong, index in (([0, 6], 6), ([-1, 0], -1)):
+        with pytest.raises(DataError, match=f"anna.* has no flow frame {index}, there are 6"):
             flow.read(wrong)
 
 
-def test_how_it_was_made(folder: Path) -> None:
-    expected = {
-        "record": "flow",
-        "method": "dis",
-        "version": 1,
-        "settings": {"bound": 20.0, "short_side": None},
-    }
-    assert open_flow(folder).method_dict() == expected
+def test_a_store_of_another_bound(tmp_path: Path, store: FlowStore, video: Path) -> None:
+    message = r"flow: holds flow up to 20\.0 pixels at 340x256, and 15 is asked for; extract with "
+    with pytest.raises(DataError, match=message + "--bound 15 into a new store"):
+        FlowStore(store.folder, 15)
+    other = replace(METHOD, settings={"bound": 15.0, "short_side": None})
+    fifteen = write_flow(tmp_path / "other", video, list(map(pack_flow, FLOW_FRAMES)), other)
+    assert np.array_equal(fifteen.reader(video).read([1]), FLOW_FRAMES[[1]])
 
 
-def one_line(error: pytest.ExceptionInfo[DataError], *parts: str) -> None:
-    assert "\n" not in str(error.value)
-    assert all(part in str(error.value) for part in parts), str(error.value)
-
-
-def test_folders_that_hold_no_flow(tmp_path: Path, folder: Path) -> None:
-    with pytest.raises(DataError) as error:
-        open_flow(tmp_path / "nowhere")
-    one_line(
-        error, "nowhere: there is no such store; make one with vidgraph extract flow VIDEOS --out "
-    )
-    with pytest.raises(DataError) as error:
-        open_flow(tmp_path / "data")
-    one_line(error, "data: is no store, it holds no store.json")
-    Store.claim(tmp_path / "boxes", Method(BOXES, "motion", 1, {}))
-    with pytest.raises(DataError) as error:
-        open_flow(tmp_path / "boxes")
-    one_line(error, "boxes: holds boxes, not flow")
-
-
-def test_a_store_of_another_bound(tmp_path: Path, folder: Path, video: Path) -> None:
-    with pytest.raises(DataError) as error:
-        open_flow(folder, bound=15)
-    one_line(
-        error,
-        "flow: holds flow up to 20.0 pixels at 340x256, and 15 is asked for; extract with --bound "
-        "15 into a new store",
-    )
-    other = Store.claim(
-        tmp_path / "other", Method(FLOW, "dis", 1, {"bound": 15.0, "short_side": None})
-    )
-    write_flow(other, video, "anna.mp4")
-    with pytest.raises(DataError) as error:
-        open_flow(other.folder)
-    one_line(error, "other: holds flow up to 15.0 pixels at 340x256, and 20 is asked for")
-    assert np.array_equal(open_flow(other.folder, 15).flow(video).read([1]), FIELDS[[1]])
-
-
-def test_another_video_and_a_missing_one(folder: Path, video: Path, tmp_path: Path) -> None:
-    store = open_flow(folder)
-    with pytest.raises(DataError) as error:
-        store.flow(tmp_path / "data" / "run" / "ben.mp4")
-    one_line(error, "flow: holds no flow of ", "ben.mp4; run vidgraph extract for it too")
-    for content in (b"ben runs, and is longer", b"anna talks"):
-        video.write_bytes(content)
-        with pytest.raises(DataError) as error:
-            store.flow(video)
-        one_line(
-            error,
-            "anna.mp4.flow: holds the flow of another video than ",
-            "or of it before it changed; delete the file and extract",
-        )
-
-
-def test_files_that_are_half_written_or_do_not_fit(folder: Path, video: Path) -> None:
-    path = folder / "walk" / "anna.mp4.flow"
-    whole = path.read_bytes()
-    path.write_bytes(whole[:-9])
-    with pytest.raises(DataError) as error:
-        open_flow(folder).flow(video)
-    one_line(error, "anna.mp4.flow: is cut short", "run the same vidgraph extract again")
-    path.write_bytes(whole[:-9] + b"something")
-    with pytest.raises(DataError) as error:
-        open_flow(folder).flow(video).read([5])
-    one_line(error, "anna.mp4.flow, frame 5: the record is damaged")
-    path.write_bytes(whole.replace(b'"bound":20.0', b'"bound":15.0'))
-    with pytest.raises(DataError) as error:
-        open_flow(folder).flow(video)
-    one_line(
-        error, "does not belong to this store, it is of dis (bound 15.0), not of dis (bound 20.0)"
-    )
-    write_flow(Store(folder, FLOW), video, "walk/anna.mp4", FIELDS[:5], [0, 1, 2, 4, 5])
-    with pytest.raises(DataError) as error:
-        open_flow(folder).flow(video)
-    one_line(error, "anna.mp4.flow: does not hold a field for every frame but the last")
-
-
-def test_records_of_another_size(folder: Path, video: Path) -> None:
-    """Sound bytes of something else, as another program may have written them."""
-    store = Store(folder, FLOW)
-    header = Header(METHOD, source_of(video, ""), 7, 9, 14, 0, list(range(6)))
-    for record, problem in (
-        (encode_field(FIELDS[0, :8]), "cannot reshape"),
-        (b"no zlib", "incorrect header check"),
-    ):
-        write_records(store.path_of("walk/anna.mp4"), header, [record] * 6)
-        with pytest.raises(DataError) as error:
-            open_flow(folder).flow(video).read([2])
-        one_line(
-            error,
-            "anna.mp4.flow, frame 2: holds no field of 14x9 pixels",
-            problem,
-            "delete the file and extract again",
-        )
-
-
-def test_a_store_moves_with_its_videos(tmp_path: Path, folder: Path, video: Path) -> None:
-    shutil.move(folder, tmp_path / "elsewhere")
-    moved = tmp_path / "copy" / "walk" / "anna.mp4"
-    moved.parent.mkdir(parents=True)
-    shutil.copy(video, moved)
-    assert np.array_equal(open_flow(tmp_path / "elsewhere").flow(moved).read([4]), FIELDS[[4]])
-
-
-def test_the_kind_of_a_folder_is_seen(tmp_path: Path, folder: Path) -> None:
-    images = tmp_path / "images" / "walk" / "anna"
-    images.mkdir(parents=True)
-    (images / "flow_x_00001.jpg").write_bytes(b"")
-    assert isinstance(open_flow(tmp_path / "images"), FlowImages)
-    assert isinstance(open_flow(folder), FlowStore)
+@pytest.mark.parametrize(
+    ("packed", "problem"),
+    [
+        (pack_flow(FLOW_FRAMES[0, :8]), "cannot reshape"),
+        (np.frombuffer(b"no zlib", np.uint8), "incorrect header check"),
+        (pack_flow(FLOW_FRAMES[0])[:-3], "incomplete or truncated"),
+        (np.frombuffer(zlib.compress(bytes(252))[:-1] + b"x", np.uint8), "incorrect data check"),
+    ],
+)
+def test_a_damaged_flow_frame_is_found_as_it_is_read(
+    tmp_path: Path, video: Path, packed: np.ndarray, problem: str
+) -> None:
+    frames = [pack_flow(FLOW_FRAMES[0]), packed, *map(pack_flow, FLOW_FRAMES[2:])]
+    flow = write_flow(tmp_path / "flow", video, frames, METHOD).reader(video)
+    assert np.array_equal(flow.read([0, 5]), FLOW_FRAMES[[0, 5]])
+    with pytest.raises(DataError, match=f"safetensors, frame 1: is damaged .*{problem}") as error:
+        flow.read([0, 1])
+    assert str(error.value).endswith("delete the file and extract again")

@@ -1,46 +1,42 @@
-"""Boxes in a store: read by frame, padded and masked; every store that does not belong to the video
-is refused in one line.
+"""The files of a store: what was written comes back, frame by frame; what is not whole, or not of
+the video, is refused in one line.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
+from safetensors import safe_open
+from safetensors.numpy import save_file as save_tensors
 
-from vidgraph.errors import DataError
-from vidgraph.precompute.container import Header, Method, source_of, write_records
+from vidgraph.errors import DataError, RunError
 from vidgraph.precompute.store import (
-    BOXES,
-    BoxStore,
+    Header,
+    Method,
     Store,
-    box_problem,
-    decode_boxes,
-    encode_boxes,
+    StoredVideo,
+    fingerprint,
+    path_in_store,
+    save_file,
+    size_bytes,
+    stored_method,
 )
 
-METHOD = Method(BOXES, "by-hand", 1, {"count": 3})
-FRAMES = {
-    0: ([[0.1, 0.2, 0.3, 0.4], [0.5, 0.5, 1.0, 1.0]], [0.25, 0.75]),
-    4: ([], []),
-    8: ([[0, 0, 1, 1], [0, 0, 0.5, 0.5], [0.25, 0.25, 0.75, 0.75]], [0.5, 0.5, 0.875]),
-}
+METHOD = Method("numbers", "counting", 3, {"every": 2, "fps": None})
+FRAMES = [np.arange(6, dtype=np.float32).reshape(3, 2), np.zeros((0, 2), np.float32)]
+FRAMES += [np.full((200, 2), 0.5, np.float32), np.ones((1, 2), np.float32)]
 
 
-def write_boxes(store: Store, video: Path, name: str, reach: int = 2) -> Path:
-    records = [
-        encode_boxes(np.array(boxes, np.float32), np.array(scores, np.float32))
-        for boxes, scores in FRAMES.values()
-    ]
-    write_records(
-        store.path_of(name),
-        Header(METHOD, source_of(video, name), 11, 48, 64, reach, list(FRAMES)),
-        records,
-    )
-    return store.path_of(name)
+def header_of(video: Path, method: Method = METHOD, name: str = "walk/anna.mp4") -> Header:
+    return Header(method, name, size_bytes(video), fingerprint(video), 9, 48, 64, 1, [0, 2, 4, 8])
 
 
 @pytest.fixture
@@ -54,241 +50,228 @@ def video(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def folder(tmp_path: Path, video: Path) -> Path:
-    write_boxes(Store.claim(tmp_path / "boxes", METHOD), video, "walk/anna.mp4")
-    return tmp_path / "boxes"
+    save_file(path_in_store(tmp_path / "store", "walk/anna.mp4"), header_of(video), iter(FRAMES))
+    return tmp_path / "store"
 
 
-def test_a_record_is_sorted_and_comes_back_exactly() -> None:
-    boxes = (
-        np.random.default_rng(0).random((7, 2, 2)).cumsum(1).reshape(7, 4).astype(np.float32) / 2
+def refused(error: type[Exception], call: Any, *args: Any, says: tuple[str, ...]) -> None:
+    with pytest.raises(error) as caught:
+        call(*args)
+    assert "\n" not in str(caught.value)
+    assert all(part in str(caught.value) for part in says), str(caught.value)
+
+
+# ---- one file ------------------------------------------------------------------------------------
+
+
+def test_frames_come_back_in_any_order(folder: Path, video: Path) -> None:
+    stored = StoredVideo(path_in_store(folder, "walk/anna.mp4"))
+    assert stored.header == header_of(video)
+    for number in (2, 0, 3, 1, 2):
+        assert stored.rows(number).dtype == np.float32
+        assert np.array_equal(stored.rows(number), FRAMES[number])
+
+
+def test_others_read_it_with_safetensors_alone(folder: Path, video: Path) -> None:
+    with safe_open(path_in_store(folder, "walk/anna.mp4"), "numpy") as file:
+        assert file.get_tensor("offsets").tolist() == [0, 3, 3, 203, 204]
+        assert np.array_equal(file.get_tensor("numbers"), np.concatenate(FRAMES))
+        metadata = {key: json.loads(value) for key, value in file.metadata().items()}
+    assert (metadata["source"], metadata["size"]) == ("walk/anna.mp4", 10)
+    assert metadata["fingerprint"] == fingerprint(video)
+    assert (metadata["method"], metadata["version"], metadata["kind"]) == ("counting", 3, "numbers")
+    assert (metadata["num_frames"], metadata["frame_indices"]) == (9, [0, 2, 4, 8])
+
+
+def test_equal_content_makes_equal_bytes(folder: Path, video: Path, tmp_path: Path) -> None:
+    save_file(tmp_path / "again", header_of(video), FRAMES)
+    assert (tmp_path / "again").read_bytes() == (
+        path_in_store(folder, "walk/anna.mp4").read_bytes()
     )
-    scores = np.array([0.2, 0.9, 0.2, 0.5, 0.9, 0.1, 0.2], np.float32)
-    found, found_scores = decode_boxes(encode_boxes(boxes, scores))
-    order = [1, 4, 3, 0, 2, 6, 5]  # equal scores stay in order
-    assert np.array_equal(found, boxes[order])
-    assert np.array_equal(found_scores, scores[order])
-    assert len(encode_boxes(np.zeros((0, 4)), np.zeros(0))) == 4
 
 
-def test_boxes_of_frames_padded_masked_and_cut(folder: Path, video: Path) -> None:
-    found = BoxStore(folder).boxes(video).at([8, 0, 4, 0], count=2)
-    assert found.boxes_xyxy.dtype == np.float32
-    assert found.boxes_xyxy.shape == (4, 2, 4)
-    expected = np.array(
-        [
-            [
-                [0.25, 0.25, 0.75, 0.75],
-                [0, 0, 1, 1],
-            ],  # the best two of three, the first of equal ones
-            [[0.5, 0.5, 1, 1], [0.1, 0.2, 0.3, 0.4]],
-            [[0, 0, 0, 0], [0, 0, 0, 0]],
-            [[0.5, 0.5, 1, 1], [0.1, 0.2, 0.3, 0.4]],
-        ],
-        np.float32,
+@pytest.mark.parametrize("dtype", ["uint8", "float16", "float32"])
+def test_every_type_and_no_frames_at_all(video: Path, tmp_path: Path, dtype: str) -> None:
+    for numbers in ((1, 5, 0, 2), (0, 1, 3, 0), (0, 0, 0, 0)):
+        frames = [np.full((n, 3), n, dtype) for n in numbers]
+        save_file(tmp_path / "x", header_of(video), frames)
+        stored = StoredVideo(tmp_path / "x")
+        for number, rows in enumerate(frames):
+            assert stored.rows(number).dtype == dtype
+            assert np.array_equal(stored.rows(number), rows)
+    save_file(tmp_path / "none", replace(header_of(video), frame_indices=[]), [])
+    assert StoredVideo(tmp_path / "none").header.frame_indices == []
+
+
+def test_every_cut_is_refused_in_one_line(folder: Path) -> None:
+    path = path_in_store(folder, "walk/anna.mp4")
+    whole = path.read_bytes()
+    for content in (*(whole[:n] for n in (0, 7, 100, len(whole) - 1)), whole + b"x", b"\0\0 mp4"):
+        path.write_bytes(content)
+        refused(DataError, StoredVideo, path, says=("anna.mp4.safetensors: is cut short, or no",))
+        assert stored_method(folder) is None
+    refused(DataError, StoredVideo, folder / "b", says=("b: is cut short", "run the same vidgraph"))
+
+
+def test_files_of_others_are_refused(folder: Path) -> None:
+    path = path_in_store(folder, "walk/anna.mp4")
+    save_tensors({"weight": np.zeros(3, np.float32)}, path)
+    refused(DataError, StoredVideo, path, says=("its format is not vidgraph-store-2",))
+    metadata = {"format": '"vidgraph-store-2"', "kind": '"numbers"'}
+    save_tensors({"numbers": np.zeros(3, np.float32)}, path, metadata)
+    refused(DataError, StoredVideo, path, says=("is cut short, or no file of a store",))
+
+
+def test_a_generator_that_fails_leaves_no_file(video: Path, tmp_path: Path) -> None:
+    def frames() -> Iterator[np.ndarray]:
+        yield FRAMES[0]
+        raise ValueError("the video is gone")
+
+    with pytest.raises(ValueError, match="the video is gone"):
+        save_file(tmp_path / "new" / "x", header_of(video), frames())
+    assert list((tmp_path / "new").iterdir()) == []
+    (tmp_path / "file").touch()
+    refused(
+        RunError, save_file, tmp_path / "file" / "x", header_of(video), FRAMES, says=("be written",)
     )
-    assert np.array_equal(found.boxes_xyxy, expected)
-    assert found.scores.tolist() == [[0.875, 0.5], [0.75, 0.25], [0, 0], [0.75, 0.25]]
-    assert found.mask.tolist() == [[True, True], [True, True], [False, False], [True, True]]
-    five = BoxStore(folder).boxes(video).at(np.array([0, 8]), count=5)
-    assert five.mask.tolist() == [
-        [True, True, False, False, False],
-        [True, True, True, False, False],
-    ]
-    assert not five.boxes_xyxy[~five.mask].any()
-    assert not five.scores[~five.mask].any()
 
 
-@pytest.mark.parametrize(
-    ("reach", "expected"),
-    [(2, [0, 0, 0, 4, 4, 4, 4, 8, 8, 8, 8]), (0, [0, -1, -1, -1, 4, -1, -1, -1, 8, -1, -1])],
-)
-def test_frames_between_records_take_the_nearest_within_reach(
-    tmp_path: Path, video: Path, reach: int, expected: list[int]
-) -> None:
-    write_boxes(Store.claim(tmp_path / "boxes", METHOD), video, "walk/anna.mp4", reach)
-    found = BoxStore(tmp_path / "boxes").boxes(video).at(range(11), count=3)
-    numbers = {0: 2, 4: 0, 8: 3, -1: 0}
-    assert found.mask.sum(1).tolist() == [numbers[frame] for frame in expected]
-
-
-def test_frames_outside_the_video_are_refused(folder: Path, video: Path) -> None:
-    boxes = BoxStore(folder).boxes(video)
-    for frame in (11, -1):
-        with pytest.raises(DataError, match=f"has no frame {frame}, for its video has 11 frames"):
-            boxes.at([3, frame], count=2)
+# ---- a folder of them ----------------------------------------------------------------------------
 
 
 def test_a_video_is_found_by_the_longest_end_of_its_path(
     tmp_path: Path, folder: Path, video: Path
 ) -> None:
-    shutil.move(folder, tmp_path / "elsewhere")
+    """Also when data and store were moved."""
     moved = tmp_path / "copy" / "walk" / "anna.mp4"
     moved.parent.mkdir(parents=True)
     shutil.copy(video, moved)
-    store = BoxStore(tmp_path / "elsewhere")
-    assert (
-        store.boxes(video).path
-        == store.boxes(moved).path
-        == tmp_path / "elsewhere" / "walk" / "anna.mp4.boxes"
-    )
+    folder = Path(shutil.move(folder, tmp_path / "elsewhere"))
     top = tmp_path / "anna.mp4"
     top.write_bytes(b"anna at the top")
-    write_boxes(Store(store.folder, BOXES), top, "anna.mp4")
-    assert store.boxes(top).path.parent == tmp_path / "elsewhere"
-    assert store.boxes(video).path.parent == tmp_path / "elsewhere" / "walk"
+    save_file(path_in_store(folder, "anna.mp4"), header_of(top, name="anna.mp4"), FRAMES)
+    store = Store(folder, "numbers")
+    assert store.method == METHOD
+    assert store.load(video).path == store.load(moved).path == folder / "walk/anna.mp4.safetensors"
+    assert store.load(top).path == folder / "anna.mp4.safetensors"
 
 
-def one_line(error: pytest.ExceptionInfo[DataError], *parts: str) -> None:
-    assert "\n" not in str(error.value)
-    assert all(part in str(error.value) for part in parts), str(error.value)
+def test_folders_that_are_no_store_of_the_kind(tmp_path: Path, folder: Path) -> None:
+    says = ("nowhere: does not exist; extract again: vidgraph extract proposals VIDEOS --out",)
+    refused(DataError, Store, tmp_path / "nowhere", "boxes", says=says)
+    says = ("data: holds no readable file of a store; extract again: vidgraph extract flow VIDEOS",)
+    refused(DataError, Store, tmp_path / "data", "flow", says=says)
+    refused(DataError, Store, folder, "flow", says=("store: holds numbers, not flow",))
+    (tmp_path / "old" / "walk").mkdir(parents=True)
+    (tmp_path / "old" / "store.json").write_text('{"format": "vidgraph-store"}')
+    (tmp_path / "old" / "walk" / "anna.mp4.boxes").write_bytes(b'{"format":"vidgraph-store"')
+    says = ("old: is a store of vidgraph 0.1, which this version does not read; extract again",)
+    refused(DataError, Store, tmp_path / "old", "boxes", says=says)
 
 
-def test_stores_that_are_none(tmp_path: Path, folder: Path, video: Path) -> None:
-    with pytest.raises(DataError) as error:
-        BoxStore(tmp_path / "nowhere")
-    one_line(error, "nowhere: there is no such store; make one with vidgraph extract proposals")
-    with pytest.raises(DataError) as error:
-        BoxStore(tmp_path / "data")
-    one_line(error, "data: is no store, it holds no store.json")
-    note = folder / "store.json"
-    content = json.loads(note.read_text())
-    for change, message in (
-        ({"format_version": 2}, "boxes: is of format version 2, and this vidgraph reads 1"),
-        ({"record": "flow"}, "boxes: holds flow, not boxes"),
-    ):
-        note.write_text(json.dumps(content | change))
-        with pytest.raises(DataError) as error:
-            BoxStore(folder)
-        one_line(error, message)
-    note.write_text(note.read_text()[:30])
-    with pytest.raises(DataError) as error:
-        BoxStore(folder)
-    one_line(error, "store.json: cannot be read")
-
-
-def test_a_store_without_the_video_or_without_any(
-    tmp_path: Path, folder: Path, video: Path
-) -> None:
-    with pytest.raises(DataError) as error:
-        BoxStore(folder).boxes(tmp_path / "data" / "run" / "ben.mp4")
-    one_line(error, "boxes: holds no boxes of ", "ben.mp4; run vidgraph extract for it too")
-    (folder / "walk" / "anna.mp4.boxes").unlink()
-    with pytest.raises(DataError) as error:
-        BoxStore(folder).boxes(video)
-    one_line(error, "boxes: holds no boxes of any video")
+def test_a_video_that_is_not_there_and_a_file_of_another_method(folder: Path, video: Path) -> None:
+    store = Store(folder, "numbers")
+    says = ("store: holds no numbers of ", "ben.mp4; run vidgraph extract for it too")
+    refused(DataError, store.load, video.with_name("ben.mp4"), says=says)
+    other = replace(METHOD, settings={"every": 9, "fps": None})
+    save_file(path_in_store(folder, "walk/anna.mp4"), header_of(video, other), FRAMES)
+    says = (
+        "holds numbers of counting version 3 (every 9, fps None), not numbers of counting version "
+        "3 (every 2, fps None); delete the file",
+    )
+    refused(DataError, store.load, video, says=says)
 
 
 def test_another_video_is_found_by_size_and_by_content(folder: Path, video: Path) -> None:
+    """Also by a store that is open and has compared the video before it changed."""
+    store = Store(folder, "numbers")
+    store.load(video)
     for content in (b"ben runs, and is longer", b"anna talks"):
         video.write_bytes(content)
-        with pytest.raises(DataError) as error:
-            BoxStore(folder).boxes(video)
-        one_line(
-            error,
-            "anna.mp4.boxes: holds the boxes of another video than ",
-            "or of it before it changed; delete the file and extract",
+        says = (
+            "anna.mp4.safetensors: holds the numbers of another video than ",
+            "or of it before it changed; delete the file",
         )
+        refused(DataError, store.load, video, says=says)
+        refused(DataError, Store(folder, "numbers").load, video, says=says)
     video.unlink()
-    with pytest.raises(DataError) as error:
-        BoxStore(folder).boxes(video)
-    one_line(error, "anna.mp4: cannot be read (No such file or directory)")
+    refused(DataError, store.load, video, says=("anna.mp4: cannot be read (No such file",))
 
 
-def test_a_video_that_changes_is_noticed_by_an_open_store(folder: Path, video: Path) -> None:
-    store = BoxStore(folder)
-    assert store.boxes(video).at([0], 1).mask.all()
-    video.write_bytes(b"anna rests, for a long time")
-    with pytest.raises(DataError, match="of another video"):
-        store.boxes(video)
+# ---- what a video is known by --------------------------------------------------------------------
 
 
-def test_a_file_of_another_method_version_or_half_written(
-    tmp_path: Path, folder: Path, video: Path
+def test_a_video_is_known_by_samples_of_its_bytes(tmp_path: Path) -> None:
+    """All of a short file counts; of a long one, sixteen blocks of 64 KiB, the first and the last
+    among them.
+    """
+    content = np.random.default_rng(0).bytes(1 << 20)
+    path = tmp_path / "a.mp4"
+    path.write_bytes(content)
+    short = fingerprint(path)
+    assert len(short) == 64
+    for place in (0, 12_345, 700_000, (1 << 20) - 1):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        assert fingerprint(path) != short
+    path.write_bytes(content * 8)
+    known = fingerprint(path)
+    for place, counts in ((0, True), (100_000, False), ((8 << 20) - 1, True)):
+        path.write_bytes(content * 8)
+        with open(path, "rb+") as file:
+            file.seek(place)
+            file.write(bytes([content[place % (1 << 20)] ^ 1]))
+        assert (fingerprint(path) != known) == counts
+
+
+def test_a_long_video_is_not_read_whole(
+    folder: Path, video: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = folder / "walk" / "anna.mp4.boxes"
-    whole = path.read_bytes()
-    for old, new, message in (
-        (b'"version":1', b'"version":2', "it is of by-hand version 2, not of by-hand version 1"),
-        (b'"count":3', b'"count":9', "it is of by-hand (count 9), not of by-hand (count 3)"),
-        (b'"record":"boxes"', b'"record":"flows"', "it is not boxes"),
-    ):
-        path.write_bytes(whole.replace(old, new))
-        with pytest.raises(DataError) as error:
-            BoxStore(folder).boxes(video)
-        one_line(error, "anna.mp4.boxes: does not belong to this store", message)
-    path.write_bytes(whole[:-7])
-    with pytest.raises(DataError) as error:
-        BoxStore(folder).boxes(video)
-    one_line(error, "anna.mp4.boxes: is cut short", "run the same vidgraph extract again")
+    """At most 1 MiB the first time that a process uses it, and nothing after."""
+    with open(video, "wb") as file:
+        file.truncate(200 << 20)
+    save_file(path_in_store(folder, "walk/anna.mp4"), header_of(video), FRAMES)
+    counts: list[int] = []
+
+    class Counted:
+        def __init__(self, *args: Any) -> None:
+            self.file = open(*args)  # noqa: SIM115 (closed below)
+
+        def __enter__(self) -> Counted:
+            return self
+
+        def __exit__(self, *error: Any) -> None:
+            self.file.close()
+
+        def seek(self, place: int) -> None:
+            self.file.seek(place)
+
+        def read(self, size: int = -1) -> bytes:
+            content: bytes = self.file.read(size)
+            counts.append(len(content))
+            return content
+
+    monkeypatch.setattr("vidgraph.precompute.store.open", Counted, raising=False)
+    store = Store(folder, "numbers")
+    store.load(video)
+    assert sum(counts) == 1 << 20
+    store.load(video)
+    assert sum(counts) == 1 << 20
 
 
-@pytest.mark.parametrize(
-    ("box", "score", "problem"),
-    [
-        (
-            [0.1, np.nan, 0.3, 0.4],
-            1,
-            "a box holds what is not a number (x0, y0, x1, y1 = 0.1, nan, 0.3, 0.4 of the frame)",
-        ),
-        ([0.1, 0.1, np.inf, 0.4], 1, "a box holds what is not a number"),
-        ([0.1, 0.1, 0.3, 0.4], np.nan, "a score is not a number"),
-        ([0.6, 0.1, 0.3, 0.4], 1, "a box is reversed"),
-        ([0.1, 0.5, 0.3, 0.4], 1, "a box is reversed"),
-        ([-0.1, 0.1, 0.3, 0.4], 1, "a box lies outside the frame"),
-        ([0.1, 0.1, 0.3, 1.2], 1, "a box lies outside the frame"),
-    ],
-)
-def test_boxes_that_cannot_be(
-    tmp_path: Path, video: Path, box: list[float], score: float, problem: str
-) -> None:
-    """Neither written nor, where another program wrote them, read."""
-    boxes, scores = np.array([[0, 0, 1, 1], box], np.float32), np.array([1, score], np.float32)
-    with pytest.raises(DataError) as error:
-        encode_boxes(boxes, scores)
-    one_line(error, problem)
-    record = np.uint32(2).tobytes() + boxes.tobytes() + scores.tobytes()
-    store = Store.claim(tmp_path / "boxes", METHOD)
-    write_records(
-        store.path_of("walk/anna.mp4"),
-        Header(METHOD, source_of(video, ""), 11, 48, 64, 0, [3]),
-        [record],
-    )
-    with pytest.raises(DataError) as error:
-        BoxStore(tmp_path / "boxes").boxes(video).at([3], 2)
-    one_line(error, "anna.mp4.boxes, frame 3: ", problem, "delete the file and extract again")
-
-
-def test_boxes_at_the_border_are_boxes() -> None:
-    assert (
-        box_problem(np.array([[0, 0, 1, 1], [1, 1, 1, 1], [-1e-7, 0, 1 + 1e-7, 1]]), np.ones(3))
-        is None
-    )
-    assert box_problem(np.zeros((0, 4)), np.zeros(0)) is None
-    found, _ = decode_boxes(encode_boxes(np.array([[-1e-7, 0, 1 + 1e-7, 1]]), np.ones(1)))
-    assert found.tolist() == [[0, 0, 1, 1]]
-
-
-def test_a_store_is_claimed_by_one_method(tmp_path: Path, folder: Path) -> None:
-    assert Store.claim(folder, METHOD).method == METHOD
-    for other, message in (
-        (
-            Method(BOXES, "by-hand", 1, {"count": 5}),
-            "holds boxes of by-hand (count 3), not of by-hand (count 5)",
-        ),
-        (
-            Method(BOXES, "by-hand", 2, {"count": 3}),
-            "holds boxes of by-hand version 1, not of by-hand version 2",
-        ),
-        (
-            Method(BOXES, "rpn", 1, {"count": 3}),
-            "holds boxes of by-hand version 1, not of rpn version 1",
-        ),
-    ):
-        with pytest.raises(DataError) as error:
-            Store.claim(folder, other)
-        one_line(error, message, "choose another --out, or ask for the same")
-    (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match="file: is a file; name a folder for the store"):
-        Store.claim(tmp_path / "file", METHOD)
-    with pytest.raises(DataError, match="data: is not empty and no store"):
-        Store.claim(tmp_path / "data", METHOD)
+def test_a_folder_of_images_is_known_by_names_sizes_and_samples(tmp_path: Path) -> None:
+    frames = tmp_path / "frames"
+    frames.mkdir()
+    for number in range(3):
+        image = Image.fromarray(np.full((4, 4, 3), number, np.uint8))
+        image.save(frames / f"{number}.png")
+    before = size_bytes(frames), fingerprint(frames)
+    assert before[0] == sum(file.stat().st_size for file in frames.iterdir())
+    (frames / "notes.txt").write_text("no image")
+    assert (size_bytes(frames), fingerprint(frames)) == before
+    (frames / "2.png").rename(frames / "3.png")
+    assert fingerprint(frames) != before[1]
+    (frames / "3.png").rename(frames / "2.png")
+    content = bytearray((frames / "1.png").read_bytes())
+    content[-20] ^= 1
+    (frames / "1.png").write_bytes(content)
+    assert fingerprint(frames) != before[1]

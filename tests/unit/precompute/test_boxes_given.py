@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 
 from vidgraph.errors import DataError
-from vidgraph.precompute.engine import extract
-from vidgraph.precompute.given import GivenBoxes, GivenBoxesJob, Unit
-from vidgraph.precompute.store import BoxStore
-from vidgraph.precompute.tasks import Task
+from vidgraph.precompute.boxes import BoxStore
+from vidgraph.precompute.boxes_given import GivenBoxes, GivenBoxesJob, Unit
+from vidgraph.precompute.extract import Task, extract
 from vidgraph.video.writer import write_video
 
 
@@ -36,7 +35,8 @@ def given(
         np.array(frame_of),
         corners,
         np.linspace(0.9, 0.5, len(boxes)),
-        ("boxes.csv, line", lines),
+        "boxes.csv, line",
+        lines,
     )
 
 

@@ -1,4 +1,4 @@
-"""The engine: whole files, the same on one process and on several, continued where they stopped;
+"""Extraction: whole files, the same on one process and on several, continued where they stopped;
 faults cost their own video only.
 """
 
@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 from vidgraph.errors import DataError, RunError
-from vidgraph.precompute.engine import extract
-from vidgraph.precompute.proposals import ProposalJob
-from vidgraph.precompute.store import BoxStore
-from vidgraph.precompute.tasks import Task
+from vidgraph.precompute.boxes import BoxStore
+from vidgraph.precompute.boxes_proposed import ProposalJob
+from vidgraph.precompute.extract import Task, extract
+from vidgraph.precompute.store import path_in_store
 from vidgraph.video.writer import write_video
 
 JOB = ProposalJob("motion", count=5, every=2)
@@ -69,22 +69,20 @@ def done(tasks: list[Task], tmp_path_factory: pytest.TempPathFactory) -> dict[st
 def test_a_file_per_video_that_reads_back(
     done: dict[str, bytes], tasks: list[Task], tmp_path: Path
 ) -> None:
-    assert set(done) == {"store.json", *(f"{task.name}.boxes" for task in tasks)}
+    assert set(done) == {f"{task.name}.safetensors" for task in tasks}
     for name, content in done.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(content)
     store = BoxStore(tmp_path)
     for task in tasks:
         boxes = store.boxes(task.video)
-        assert boxes.header.frame_indices == list(range(0, 16, 2))
-        assert (
-            boxes.header.num_frames,
-            boxes.header.height,
-            boxes.header.width,
-            boxes.header.reach_frames,
-        ) == (16, 64, 96, 1)
+        header = boxes.header
+        assert (header.source, header.frame_indices) == (task.name, list(range(0, 16, 2)))
+        assert (header.num_frames, header.height, header.width, header.reach_frames) == (
+            *(16, 64, 96),
+            1,
+        )
         assert boxes.at(range(16), 5).mask.any(1).all()
-        assert boxes.header.source.name == task.name
 
 
 def test_several_processes_write_the_same_bytes(
@@ -99,17 +97,26 @@ def test_what_is_there_is_kept_and_what_is_broken_is_done_again(
     done: dict[str, bytes], tasks: list[Task], tmp_path: Path
 ) -> None:
     folder = tmp_path / "store"
-    assert extract(JOB, tasks[:3], folder).done == 3
-    kept, cut, other = (folder / f"{task.name}.boxes" for task in tasks[:3])
+    assert extract(JOB, tasks[:2], folder).done == 2
+    kept, cut = (path_in_store(folder, task.name) for task in tasks[:2])
     cut.write_bytes(cut.read_bytes()[:-20])
-    other.write_bytes(other.read_bytes().replace(b'"count":5', b'"count":6'))
-    (folder / "a" / ".1.mp4.123.partial.boxes").write_bytes(b"begun by a process that was killed")
+    partial = folder / "a" / ".1.mp4.123.partial.safetensors"
+    partial.write_bytes(b"begun by a process that was killed")
     before = kept.stat().st_mtime_ns
     report = extract(JOB, tasks, folder)
     assert (report.done, report.kept, report.failures) == (3, 1, [])
     assert kept.stat().st_mtime_ns == before
     assert contents(folder) == done
     assert extract(JOB, tasks, folder).kept == 4
+
+
+def test_a_store_whose_only_file_is_broken_is_continued(tasks: list[Task], tmp_path: Path) -> None:
+    extract(JOB, tasks[:1], tmp_path)
+    path = path_in_store(tmp_path, tasks[0].name)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:100])
+    assert extract(JOB, tasks[:1], tmp_path).done == 1
+    assert path.read_bytes() == whole
 
 
 def test_a_bad_video_is_listed_and_the_others_are_done(
@@ -131,15 +138,12 @@ def test_a_file_of_another_video_is_not_overwritten(tasks: list[Task], tmp_path:
     before = contents(tmp_path / "store")
     report = extract(JOB, [Task(tasks[2].video, "0.mp4")], tmp_path / "store")
     assert (report.done, report.kept) == (0, 0)
-    assert (
-        "0.mp4.boxes: holds another video of this name, or this one before it changed"
-        in report.failures[0][1]
-    )
+    line = "0.mp4.safetensors: holds another video of this name, or this one before it changed"
+    assert line in report.failures[0][1]
     assert contents(tmp_path / "store") == before
+    two = [Task(tasks[0].video, "0.mp4"), Task(tasks[2].video, "0.mp4")]
     with pytest.raises(DataError, match=r"0\.mp4: two videos have this name"):
-        extract(
-            JOB, [Task(tasks[0].video, "0.mp4"), Task(tasks[2].video, "0.mp4")], tmp_path / "other"
-        )
+        extract(JOB, two, tmp_path / "other")
 
 
 def test_one_run_at_a_time(tasks: list[Task], tmp_path: Path) -> None:
@@ -152,26 +156,25 @@ def test_one_run_at_a_time(tasks: list[Task], tmp_path: Path) -> None:
     assert extract(JOB, tasks[:1], folder).done == 1
 
 
-def test_a_run_without_a_single_success_does_not_settle_how_the_next_one_works(
-    tasks: list[Task], tmp_path: Path
-) -> None:
+def test_a_store_is_of_one_method(tasks: list[Task], tmp_path: Path) -> None:
+    """A run without a single success leaves it open to any."""
     (tmp_path / "bad.mp4").write_bytes(b"no video")
     folder, other = tmp_path / "store", ProposalJob("motion", count=3, every=2)
     assert len(extract(JOB, [Task(tmp_path / "bad.mp4", "bad.mp4")], folder).failures) == 1
-    assert BoxStore(folder).method == JOB.method()
-    with open(folder / ".lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(RunError, match="another extraction"):
-            extract(other, tasks, folder)
-    assert (
-        BoxStore(folder).method == JOB.method()
-    )  # the other run may have its first success at any time
     assert extract(other, tasks[:1], folder).done == 1
-    assert BoxStore(folder).method == other.method()
     with pytest.raises(
-        DataError, match=r"holds boxes of motion \(count 3\), not of motion \(count 5\)"
+        DataError, match=r"holds boxes of motion version 1 \(count 3, every 2.*not "
     ):
         extract(JOB, tasks, folder)
+
+
+def test_folders_that_are_no_store_are_left_alone(tasks: list[Task], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match="file: is a file; name a folder for the store"):
+        extract(JOB, tasks, tmp_path / "file")
+    with pytest.raises(DataError, match="is not empty and no store"):
+        extract(JOB, tasks, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 @pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
@@ -181,11 +184,10 @@ def test_a_store_that_cannot_be_written_stops_all(
     """A file where the folder of class `b` should be: no video of that class could ever be
     stored.
     """
-    folder = tmp_path / "store"
-    extract(JOB, tasks[:1], folder)
-    (folder / "b").write_text("")
-    with pytest.raises(RunError, match=r"b/[02]\.mp4\.boxes: cannot be written"):
-        extract(JOB, tasks[2:], folder, workers=workers)
+    (tmp_path / "b.safetensors").write_text("")
+    tasks = [Task(task.video, f"b.safetensors/{task.name}") for task in tasks]
+    with pytest.raises(RunError, match=r"mp4\.safetensors: cannot be written"):
+        extract(JOB, tasks, tmp_path, workers=workers)
 
 
 def crashing(mode: str, tasks: list[Task], store: Path) -> tuple[int, dict[str, object]]:
@@ -217,10 +219,7 @@ def test_a_video_that_kills_its_process_costs_itself_only(
         ]
     ]
     assert set(contents(tmp_path / "store")) == {
-        "store.json",
-        "a/0.mp4.boxes",
-        "b/0.mp4.boxes",
-        "b/2.mp4.boxes",
+        f"{name}.safetensors" for name in ("a/0.mp4", "b/0.mp4", "b/2.mp4")
     }
 
 
@@ -228,17 +227,11 @@ def test_a_video_that_kills_its_process_costs_itself_only(
 def test_a_process_that_is_killed_loses_nothing(tasks: list[Task], tmp_path: Path) -> None:
     code, said = crashing("once", tasks, tmp_path / "store")
     assert (code, said["done"], said["failures"]) == (0, 4, [])
-    assert len(contents(tmp_path / "store")) == 5
+    assert len(contents(tmp_path / "store")) == 4
 
 
 @pytest.mark.slow
-def test_processes_that_cannot_start_are_told(tasks: list[Task], tmp_path: Path) -> None:
-    _, said = crashing("unguarded", tasks, tmp_path / "store")
-    assert (
-        "needs the guard `if __name__ == '__main__':`, or workers=1"
-        in str(said["error"]).splitlines()[-1]
-    )
+def test_a_job_that_cannot_start_is_told(tasks: list[Task], tmp_path: Path) -> None:
     _, said = crashing("no start", tasks, tmp_path / "store")
-    assert (
-        str(said["error"]).splitlines()[-1] == "vidgraph.errors.RunError: this job has no weights"
-    )
+    last = str(said["error"]).splitlines()[-1]
+    assert last == "vidgraph.errors.DataError: this job has no weights"

@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 import pytest
 
-from vidgraph.precompute.motion import MovingRegions
-from vidgraph.precompute.proposals import prepared_frames
+from vidgraph.precompute.boxes_motion import MovingRegions
+from vidgraph.precompute.frames import computed
 from vidgraph.video.reader import open_video
 from vidgraph.video.writer import write_video
 
@@ -47,85 +47,54 @@ def iou(a: np.ndarray, b: np.ndarray) -> float:
     return float(both / (np.prod(a[2:] - a[:2]) + np.prod(b[2:] - b[:2]) - both))
 
 
-def proposals(frames: np.ndarray, path: Path) -> list[tuple[np.ndarray, np.ndarray]]:
+def proposals(frames: np.ndarray, path: Path) -> list[np.ndarray]:
     write_video(path, frames, fps=10, lossless=True)
-    source = MovingRegions(128)
     with open_video(path) as video:
-        return [
-            source.propose(frame, others)
-            for frame, others in prepared_frames(video, range(len(frames)), source)
-        ]
+        return list(computed(video, range(len(frames)), MovingRegions(128)))
 
 
 @pytest.mark.parametrize("pan", [0.0, 2.0, -1.5])
 def test_the_moving_square_comes_first(tmp_path: Path, pan: float) -> None:
     found = proposals(scene(pan, step=3), tmp_path / "a.mp4")
     size = np.array([WIDTH, HEIGHT, WIDTH, HEIGHT])
-    overlaps = [
-        iou(boxes[0] * size, np.array(square_at(t, 3))) for t, (boxes, _) in enumerate(found)
-    ]
+    overlaps = [iou(rows[0, :4] * size, np.array(square_at(t, 3))) for t, rows in enumerate(found)]
     assert np.median(overlaps) > 0.7, overlaps
     assert min(overlaps) > 0.5, overlaps  # also where the video begins and ends
-    for boxes, scores in found:
-        assert boxes.dtype == scores.dtype == np.float32
+    for rows in found:
+        boxes, scores = rows[:, :4], rows[:, 4]
+        assert rows.dtype == np.float32
         assert (np.diff(scores) <= 0).all()
-        assert (scores > 0).all()
-        assert (scores <= 1).all()
-        assert ((boxes[:, :2] < boxes[:, 2:]).all(), boxes.min() >= 0, boxes.max() <= 1) == (
-            True,
-            True,
-            True,
-        )
+        assert ((scores > 0) & (scores <= 1)).all()
+        assert ((boxes >= 0) & (boxes <= 1)).all()
+        assert (boxes[:, :2] < boxes[:, 2:]).all()
 
 
 def test_nothing_moves_nothing_is_found(tmp_path: Path) -> None:
-    for name, frames in (("still", scene(0.0, step=0)), ("pan", scene(2.0, step=0)[:, :30])):
-        if name == "pan":  # above the square: background alone
-            assert (
-                max(
-                    len(boxes)
-                    for boxes, _ in proposals(
-                        np.ascontiguousarray(frames), tmp_path / f"{name}.mp4"
-                    )
-                )
-                == 0
-            )
-        else:
-            assert all(
-                boxes.shape == (0, 4) for boxes, _ in proposals(frames, tmp_path / f"{name}.mp4")
-            )
-    assert proposals(scene(0.0, 3)[:1], tmp_path / "one.mp4")[0][0].shape == (0, 4)
+    above = np.ascontiguousarray(scene(2.0, step=0)[:, :30])  # a background that pans, alone
+    for frames in (scene(0.0, step=0), above, scene(0.0, 3)[:1]):
+        found = proposals(frames, tmp_path / "a.mp4")
+        assert [rows.shape for rows in found] == [(0, 5)] * len(frames)
 
 
 @pytest.mark.parametrize(("height", "width"), [(16, 16), (30, 128), (400, 20), (66, 2000)])
 def test_frames_of_odd_shapes(tmp_path: Path, height: int, width: int) -> None:
     frames = np.random.default_rng(0).integers(0, 255, (8, height, width, 3), dtype=np.uint8)
-    for boxes, _ in proposals(frames, tmp_path / "a.mp4"):
-        assert boxes.shape[1] == 4
-        assert ((boxes >= 0) & (boxes <= 1)).all()
+    for rows in proposals(frames, tmp_path / "a.mp4"):
+        assert ((rows[:, :4] >= 0) & (rows[:, :4] <= 1)).all()
 
 
 def test_equal_every_time(tmp_path: Path) -> None:
     first, second = (proposals(scene(1.0, 3), tmp_path / "a.mp4") for _ in range(2))
-    assert all(
-        np.array_equal(a, b)
-        for pair in zip(first, second, strict=True)
-        for a, b in zip(*pair, strict=True)
-    )
+    assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
 
 
 def test_the_first_box_is_on_the_actor_of_a_real_clip(shared_data: Path) -> None:
     """A man who juggles in the middle of a lawn: all motion lies within the columns that he
     fills.
     """
-    source = MovingRegions(128)
-    with open_video(
-        shared_data / "data" / "ucf101_8" / "JugglingBalls" / "v_JugglingBalls_g01_c04.mp4"
-    ) as video:
-        found = [
-            source.propose(frame, others)[0][0]
-            for frame, others in prepared_frames(video, [60, 122, 180], source)
-        ]
-    for box in found:
-        assert 0.25 < box[0] < box[2] < 0.70
-        assert 0.05 < (box[2] - box[0]) * (box[3] - box[1]) < 0.25
+    clip = shared_data / "data" / "ucf101_8" / "JugglingBalls" / "v_JugglingBalls_g01_c04.mp4"
+    with open_video(clip) as video:
+        for rows in computed(video, [60, 122, 180], MovingRegions(128)):
+            x0, y0, x1, y1 = rows[0, :4]
+            assert 0.25 < x0 < x1 < 0.70
+            assert 0.05 < (x1 - x0) * (y1 - y0) < 0.25

@@ -10,26 +10,26 @@ import numpy as np
 import pytest
 
 from vidgraph.errors import DataError
-from vidgraph.precompute.proposals import ProposalJob, frame_grid, grid_reach, prepared_frames
-from vidgraph.precompute.store import decode_boxes
-from vidgraph.precompute.tasks import Task
+from vidgraph.precompute.boxes_proposed import ProposalJob, frame_grid, grid_reach
+from vidgraph.precompute.extract import Task
+from vidgraph.precompute.frames import computed
 from vidgraph.video.reader import open_video
 from vidgraph.video.writer import write_video
 
 
 class Values:
-    """Keeps one pixel's value of each frame, which tells its number."""
+    """Keeps one pixel's value of each frame, which tells its number, and finds these numbers."""
 
     def __init__(self, offsets: tuple[int, ...]) -> None:
         self.offsets = offsets
         self.prepared: list[int] = []
 
     def prepare(self, pixels: np.ndarray) -> int:
-        self.prepared.append(int(pixels[0, 0, 0]))
+        self.prepared.append(int(pixels[0, 0, 0]) // 4)
         return self.prepared[-1]
 
-    def propose(self, frame: Any, neighbours: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
-        raise NotImplementedError
+    def compute(self, frame: Any, neighbours: Sequence[Any]) -> np.ndarray:
+        return np.array([frame, *neighbours], np.float32)  # None becomes NaN
 
 
 @pytest.fixture(scope="module")
@@ -63,35 +63,22 @@ def test_grids_of_frames(numbered: Path) -> None:
 
 @pytest.mark.parametrize("frames", [range(60), range(0, 60, 7), [0, 3, 4, 58, 59], [31]])
 @pytest.mark.parametrize("offsets", [(), (-5, -2, 2, 5), (3,)])
-def test_a_source_is_shown_each_frame_with_its_neighbours(
+def test_a_method_is_shown_each_frame_with_its_neighbours(
     numbered: Path, frames: Sequence[int], offsets: tuple[int, ...]
 ) -> None:
-    source = Values(offsets)
+    method = Values(offsets)
     with open_video(numbered) as video:
-        shown = list(prepared_frames(video, list(frames), source))
-    near = [
-        [frame + offset if 0 <= frame + offset < 60 else None for offset in offsets]
-        for frame in frames
-    ]
-    numbers = [
-        (frame // 4, [None if other is None else other // 4 for other in others])
-        for frame, others in shown
-    ]
-    assert numbers == list(zip(frames, near, strict=True))
-    assert len(source.prepared) == len(
-        {*frames, *(other for others in near for other in others)} - {None}
-    )  # each one once
+        shown = np.stack(list(computed(video, list(frames), method)))
+    near = np.array(frames)[:, None] + np.array([0, *offsets])
+    expected = np.where((near >= 0) & (near < 60), near, np.nan)
+    np.testing.assert_array_equal(shown, expected)
+    assert sorted(method.prepared) == np.unique(expected[~np.isnan(expected)]).tolist()  # once each
 
 
 def test_a_job_remembers_what_its_boxes_depend_on() -> None:
-    assert ProposalJob("motion").method().settings == {"count": 50, "every": 1, "short_side": 128}
-    assert ProposalJob("selective-search", 10, fps=3.0).method().settings == {
-        "count": 10,
-        "fps": 3.0,
-        "short_side": 160,
-    }
-    assert ProposalJob("motion", short_side=64).method() != ProposalJob("motion").method()
-    assert hash(ProposalJob("motion")) == hash(ProposalJob("motion"))
+    assert ProposalJob("motion").method.settings == {"count": 50, "every": 1, "short_side": 128}
+    by_time = ProposalJob("motion", 10, fps=3.0, short_side=64).method.settings
+    assert by_time == {"count": 10, "fps": 3.0, "short_side": 64}
     for options, message in (
         ({"source": "moton"}, "there is no source 'moton' of boxes; did you mean 'motion'?"),
         (
@@ -109,19 +96,17 @@ def test_a_job_remembers_what_its_boxes_depend_on() -> None:
 
 
 def test_real_videos_of_many_shapes(shared_data: Path) -> None:
-    """At most K boxes in each frame of the grid, best first; every box inside the frame, and none
-    the same as another.
-    """
+    """At most K boxes in each frame of the grid, best first, none the same as another."""
     work = ProposalJob("motion", count=6, every=40).start()
     for video in sorted((shared_data / "data" / "sample_videos").glob("*.mp4")):
         found = work(Task(video, video.name))
+        frames = list(found.frames)
         assert found.frame_indices == list(range(0, found.num_frames, 40))
-        records = list(found.records)
         assert found.counts == {
-            "frames": len(records),
-            "boxes": sum(len(decode_boxes(record)[0]) for record in records),
-            "bare": sum(len(decode_boxes(record)[0]) == 0 for record in records),
+            "frames": len(frames),
+            "boxes": sum(map(len, frames)),
+            "bare": sum(len(rows) == 0 for rows in frames),
         }
-        for boxes, scores in map(decode_boxes, records):
-            assert len(boxes) == len(np.unique(boxes, axis=0)) <= 6
-            assert (np.diff(scores) <= 0).all()
+        for rows in frames:
+            assert len(rows) == len(np.unique(rows, axis=0)) <= 6
+            assert (np.diff(rows[:, 4]) <= 0).all()

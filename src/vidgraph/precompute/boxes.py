@@ -1,0 +1,140 @@
+"""Boxes in a store, read by frame.
+
+The rows of a frame are its boxes, highest score first: x0, y0, x1, y1 as fractions of the frame,
+then the score, float32 [n, 5].
+
+Shapes: T frames asked for, K boxes per frame asked for, n boxes of one frame.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vidgraph.errors import DataError
+from vidgraph.precompute.store import Store, StoredVideo
+from vidgraph.video.transforms import FrameBoxes
+
+BOXES = "boxes"
+_ROUNDING = 1e-6  # float32 fractions of a border
+
+
+class BoxStore(Store):
+    """A store of boxes.
+
+    Args:
+        folder: as `vidgraph extract proposals` or `boxes` wrote it.
+
+    Raises:
+        DataError: the folder is no store of boxes.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        super().__init__(folder, BOXES)
+
+    def boxes(self, video: str | Path) -> StoredBoxes:
+        """The boxes of one video; see `Store.load`.
+
+        Raises:
+            DataError: see `Store.load`.
+        """
+        return StoredBoxes(self.load(video))
+
+
+class StoredBoxes:
+    """The boxes of one video.
+
+    Attributes:
+        path: their file.
+        header: of which video, which frames, how they were made.
+    """
+
+    def __init__(self, stored: StoredVideo) -> None:
+        self._stored, self.path, self.header = stored, stored.path, stored.header
+        self._frames = np.array(self.header.frame_indices, dtype=np.int64)
+
+    def at(self, frame_indices: Sequence[int] | NDArray[np.int64], count: int) -> FrameBoxes:
+        """The `count` boxes of highest score of some frames.
+
+        A frame that is not stored takes the boxes of the nearest one that is (the earlier of two),
+        if that is no further away than the file says that they reach; else it has none. Where there
+        are fewer boxes than asked for, the rest is masked.
+
+        Args:
+            frame_indices: source frames, in any order, repeated or not, [T].
+            count: boxes per frame, K.
+
+        Returns:
+            Boxes as fractions of the frame, float32 [T, K, 4]; scores [T, K]; mask [T, K]; zero
+            where masked.
+
+        Raises:
+            DataError: a frame lies outside the video, or the file holds what cannot be a box.
+        """
+        asked = np.asarray(frame_indices, dtype=np.int64).reshape(-1)
+        outside = asked[(asked < 0) | (asked >= self.header.num_frames)]
+        if len(outside):
+            raise DataError(
+                f"{self.path}: has no frame {outside[0]}, for its video has "
+                f"{self.header.num_frames} frames"
+            )
+        values = np.zeros((len(asked), count, 5), np.float32)
+        mask = np.zeros((len(asked), count), bool)
+        stored = self._nearest(asked)  # [T]
+        for number in np.unique(stored[stored >= 0]).tolist():
+            rows = self._stored.rows(number)
+            if problem := box_problem(rows):
+                raise DataError(
+                    f"{self.path}, frame {self._frames[number]}: {problem}; delete the file and "
+                    "extract again"
+                )
+            here, found = stored == number, rows[:count]
+            values[here, : len(found)], mask[here, : len(found)] = found, True
+        return FrameBoxes(values[..., :4], values[..., 4], mask)
+
+    def _nearest(self, asked: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Which stored frame each frame takes; -1 for none, [T]."""
+        if not len(self._frames):
+            return np.full(len(asked), -1, np.int64)
+        after = np.searchsorted(self._frames, asked).clip(max=len(self._frames) - 1)
+        before = (after - 1).clip(min=0)
+        to_before, to_after = (np.abs(self._frames[number] - asked) for number in (before, after))
+        nearest = np.where(to_before <= to_after, before, after)
+        return np.where(np.minimum(to_before, to_after) <= self.header.reach_frames, nearest, -1)
+
+
+def pack_boxes(rows: NDArray[np.floating]) -> NDArray[np.float32]:
+    """What is stored of one frame: its boxes by score, equal ones as they came, inside of it.
+
+    Args:
+        rows: boxes as fractions of the frame and their scores, [n, 5].
+
+    Raises:
+        DataError: a box that cannot be one.
+    """
+    rows = rows.astype(np.float32)
+    rows = rows[np.argsort(-rows[:, 4], kind="stable")]
+    if problem := box_problem(rows):
+        raise DataError(problem)
+    rows[:, :4] = rows[:, :4].clip(0, 1)
+    return rows
+
+
+def box_problem(rows: NDArray[np.float32]) -> str | None:
+    """Why rows [n, 5] cannot be boxes, fractions of the frame, with scores; None where they can."""
+    x0, y0, x1, y1, scores = rows.T
+    faults = (
+        (~np.isfinite(x0 + y0 + x1 + y1), "a box holds what is not a number"),
+        (~np.isfinite(scores), "a score is not a number"),
+        ((x0 > x1) | (y0 > y1), "a box is reversed"),
+        (np.minimum(x0, y0) < -_ROUNDING, "a box lies outside the frame"),
+        (np.maximum(x1, y1) > 1 + _ROUNDING, "a box lies outside the frame"),
+    )
+    for wrong, problem in faults:
+        if wrong.any():
+            values = ", ".join(f"{value:.4g}" for value in rows[int(np.argmax(wrong)), :4])
+            return f"{problem} (x0, y0, x1, y1 = {values} of the frame)"
+    return None

@@ -1,0 +1,99 @@
+"""Boxes that somebody else made, stored as proposals are.
+
+Shapes: F frames looked at, n boxes of one video.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vidgraph.errors import DataError
+from vidgraph.precompute.boxes import BOXES, pack_boxes
+from vidgraph.precompute.boxes_proposed import count_boxes
+from vidgraph.precompute.extract import Extracted, Task
+from vidgraph.precompute.store import Method
+from vidgraph.video.reader import open_video
+
+Unit = Literal["pixels", "fractions"]
+# Detectors and people draw a little over the border; more is a mistake, and a box of another size
+# of frame.
+_OVERHANG_PIXELS = 1.0
+
+
+@dataclass(frozen=True)
+class GivenBoxes:
+    """The boxes of one video; what a task of `GivenBoxesJob` carries as `given`.
+
+    Attributes:
+        frames: source frames that were looked at, whether they hold boxes or not, increasing, [F].
+        frame_of: source frame of each box, [n].
+        boxes_xyxy: pixels or fractions of the frame, [n, 4].
+        scores: [n].
+        file: that they come from, for messages: `boxes.csv, line`.
+        lines: where each box stands in it, [n].
+    """
+
+    frames: NDArray[np.int64]
+    frame_of: NDArray[np.int64]
+    boxes_xyxy: NDArray[np.float64]
+    scores: NDArray[np.float64]
+    file: str
+    lines: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class GivenBoxesJob:
+    """Stores given boxes; a `Job`.
+
+    Attributes:
+        origin: what they are, such as `csv` or `something-else`.
+        sha256: of the files that they come from, so that a store never holds boxes of two of them.
+        unit: of the corners.
+        reach_frames: a frame that was not looked at takes the boxes of one up to this far away; 0:
+            it has none.
+    """
+
+    origin: str
+    sha256: str
+    unit: Unit = "pixels"
+    reach_frames: int = 0
+    use_gpu = False
+
+    @property
+    def method(self) -> Method:
+        """See `Job`."""
+        settings = {"sha256": self.sha256, "unit": self.unit, "reach_frames": self.reach_frames}
+        return Method(BOXES, self.origin, 1, settings)
+
+    def start(self) -> Callable[[Task], Extracted]:
+        """See `Job`."""
+        return self._work
+
+    def _work(self, task: Task) -> Extracted:
+        given: GivenBoxes = task.given
+        with open_video(task.video) as video:
+            num_frames, height, width = video.num_frames, video.height, video.width
+        for frame in given.frames[given.frames >= num_frames]:
+            lines = given.lines[given.frame_of == frame]
+            where = f"{given.file} {lines[0]}" if len(lines) else given.file
+            raise DataError(
+                f"{where}: names frame {frame} of {task.video}, which has {num_frames} frames"
+            )
+        size = np.array([width, height, width, height], np.float64)
+        pixels = given.boxes_xyxy * (size if self.unit == "fractions" else 1.0)
+        over = ((pixels < -_OVERHANG_PIXELS) | (pixels > size + _OVERHANG_PIXELS)).any(1)
+        for box in np.flatnonzero(over):
+            corners = ", ".join(f"{value:g}" for value in given.boxes_xyxy[box])
+            raise DataError(
+                f"{given.file} {given.lines[box]}: box {corners} lies outside the frame of "
+                f"{task.video}, which has {width}x{height} pixels"
+            )
+        rows = np.concatenate([(pixels / size).clip(0, 1), given.scores[:, None]], axis=1)
+        found = [pack_boxes(rows[given.frame_of == frame]) for frame in given.frames]
+        about = num_frames, height, width, self.reach_frames
+        return Extracted(*about, given.frames.tolist(), found, count_boxes(found))

@@ -1,0 +1,147 @@
+"""Boxes that may hold something, proposed for the frames of a video.
+
+    rpn       region proposal network of a COCO detector, as the STRG paper uses it; needs weights
+    motion    regions that move against the background; needs none
+
+Shapes: n boxes of one frame.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vidgraph.errors import DataError, nearest
+from vidgraph.precompute.boxes import BOXES, pack_boxes
+from vidgraph.precompute.extract import Extracted, Task
+from vidgraph.precompute.frames import FrameMethod, computed
+from vidgraph.precompute.store import Method
+from vidgraph.video.base import Video
+from vidgraph.video.reader import open_video
+
+SHORT_SIDES = {"rpn": 800, "motion": 128}  # pixels that a source looks at
+_VERSIONS = {"rpn": 1, "motion": 1}
+
+
+@dataclass(frozen=True)
+class ProposalJob:
+    """Proposes boxes on a grid of frames; a `Job`.
+
+    Attributes:
+        source: `rpn` or `motion`.
+        count: most boxes per frame, those of highest score.
+        every: distance of the frames that are looked at, in source frames; 1 for all.
+        fps: in place of `every`, frames per second of video.
+        short_side: the frames' shorter side as the source sees it, in pixels; None: 800 for rpn,
+            128 for motion.
+        weights: of rpn: None for torchvision's, a file, or `random`.
+
+    Raises:
+        DataError: a source that does not exist, both `every` and `fps`, or weights for a source
+            that has none.
+    """
+
+    source: str
+    count: int = 50
+    every: int = 1
+    fps: float | None = None
+    short_side: int | None = None
+    weights: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.source not in SHORT_SIDES:
+            hint = nearest(self.source, SHORT_SIDES)
+            raise DataError(f"there is no source {self.source!r} of boxes{hint}")
+        if self.fps is not None and (self.every != 1 or not self.fps > 0):
+            raise DataError(
+                f"frames are chosen by fps, which is above 0, or by every; got {self.fps:g} and "
+                f"{self.every}"
+            )
+        if self.weights is not None and self.source != "rpn":
+            raise DataError(f"the source {self.source} has no weights; they belong to rpn")
+
+    @property
+    def use_gpu(self) -> bool:
+        return self.source == "rpn"
+
+    @property
+    def method(self) -> Method:
+        """See `Job`. Of the rpn, torchvision's weights are downloaded.
+
+        Raises:
+            WeightsError: there are none, or they are not those of the network.
+        """
+        settings: dict[str, Any] = {"count": self.count}
+        settings |= {"every": self.every} if self.fps is None else {"fps": self.fps}
+        settings["short_side"] = self._short_side
+        if self.source == "rpn":
+            from vidgraph.precompute.networks import RPN_WEIGHTS
+
+            settings["weights"] = RPN_WEIGHTS.name(self.weights)
+        return Method(BOXES, self.source, _VERSIONS[self.source], settings)
+
+    def load(self) -> FrameMethod:
+        """What finds boxes as fractions of the frame and their scores, highest first, [n, 5].
+
+        Raises:
+            WeightsError: the weights of the rpn are missing or are not those of the network.
+        """
+        if self.source == "rpn":
+            from vidgraph.precompute.networks import RegionProposals
+
+            return RegionProposals(self.weights, self._short_side)
+        from vidgraph.precompute.boxes_motion import MovingRegions
+
+        return MovingRegions(self._short_side)
+
+    def start(self) -> Callable[[Task], Extracted]:
+        """See `Job`."""
+        loaded = self.load()
+
+        def work(task: Task) -> Extracted:
+            with open_video(task.video) as video:
+                frame_indices = frame_grid(video, self.every, self.fps)
+                found = [
+                    pack_boxes(rows[: self.count])
+                    for rows in computed(video, frame_indices, loaded)
+                ]
+                size = video.num_frames, video.height, video.width
+            reach = grid_reach(frame_indices, size[0])
+            return Extracted(*size, reach, frame_indices, found, count_boxes(found))
+
+        return work
+
+    @property
+    def _short_side(self) -> int:
+        return self.short_side or SHORT_SIDES[self.source]
+
+
+def count_boxes(frames: Sequence[NDArray[np.float32]]) -> dict[str, int]:
+    """What to say of the boxes of a video: `bare` frames have none."""
+    return {
+        "frames": len(frames),
+        "boxes": sum(map(len, frames)),
+        "bare": sum(not len(rows) for rows in frames),
+    }
+
+
+def frame_grid(video: Video, every: int, fps: float | None) -> list[int]:
+    """The frames that are looked at: 0, `every`, 2 `every`, ...; or those on the screen at 0 s, 1 /
+    fps s, 2 / fps s, ...
+    """
+    if fps is None:
+        return list(range(0, video.num_frames, every))
+    times = video.timestamps_seconds
+    wanted = np.arange(int(np.floor(times[-1] * fps)) + 1) / fps
+    shown = np.searchsorted(times, wanted + 1e-3, side="right") - 1
+    return sorted(set(shown.clip(min=0).tolist()))
+
+
+def grid_reach(frame_indices: Sequence[int], num_frames: int) -> int:
+    """How far the frame of a video that is furthest from all of these is from the nearest."""
+    between = max((int(gap) // 2 for gap in np.diff(frame_indices)), default=0)
+    return max(between, frame_indices[0], num_frames - 1 - frame_indices[-1])

@@ -1,0 +1,282 @@
+"""Computes something of many videos and stores it: one file per video, whole or not at all.
+
+A video whose file is there is left alone, so that the same call continues what was interrupted,
+even by `kill -9`. Which process computes a video, and in what order, changes no byte of its file. A
+video that fails does not stop the others.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any, Protocol
+
+from filelock import AcquireReturnProxy, FileLock, Timeout
+from numpy.typing import NDArray
+
+from vidgraph.errors import DataError, RunError, VideoError, VidgraphError
+from vidgraph.precompute.run import WorkerDied, Workers, num_cores, parallel_map
+from vidgraph.precompute.store import (
+    SUFFIX,
+    Header,
+    Method,
+    StoredVideo,
+    fingerprint,
+    path_in_store,
+    save_file,
+    size_bytes,
+    stored_method,
+)
+
+
+@dataclass(frozen=True)
+class Task:
+    """One video to compute something of.
+
+    Attributes:
+        video: the file or folder of images.
+        name: of the video in the store: its path below what is extracted.
+        given: what else the job needs to know of it, such as given boxes.
+    """
+
+    video: Path
+    name: str
+    given: Any = None
+
+
+@dataclass(frozen=True)
+class Extracted:
+    """What was computed of one video: what its file's `Header` says of it, and the values.
+
+    Attributes:
+        frames: the rows of each entry of `frame_indices`; may be a generator.
+        counts: what to say of it in the end, such as {"boxes": 120}; read when all of `frames` has
+            been taken.
+    """
+
+    num_frames: int
+    height: int
+    width: int
+    reach_frames: int
+    frame_indices: list[int]
+    frames: Iterable[NDArray[Any]]
+    counts: Mapping[str, int] = field(default_factory=dict)
+
+
+class Job(Protocol):
+    """What is computed of each video. A frozen dataclass: it travels to other processes."""
+
+    @property
+    def use_gpu(self) -> bool:
+        """Whether it is done on a GPU, where there is one."""
+        ...
+
+    @property
+    def method(self) -> Method:
+        """How it is computed, as the store remembers it. Fails early where something that every
+        video needs is missing.
+        """
+        ...
+
+    def start(self) -> Callable[[Task], Extracted]:
+        """Loads what all videos share, such as a network, and gives the function that does one
+        video.
+        """
+        ...
+
+    def __hash__(self) -> int: ...
+
+
+@dataclass
+class Report:
+    """What an extraction did.
+
+    Attributes:
+        done: videos whose file was written now.
+        kept: videos whose file was there before.
+        failures: (video, one line) of each one that has no file now, by name.
+        counts: sums over the videos done now.
+        seconds: of the run.
+    """
+
+    done: int = 0
+    kept: int = 0
+    failures: list[tuple[str, str]] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+    seconds: float = 0.0
+
+    def summary(self) -> str:
+        """For people: how many videos were done, and what was found in them; may be two lines."""
+        kept = f", {self.kept:,} were there" if self.kept else ""
+        failed = f", {len(self.failures):,} failed" if self.failures else ""
+        speed = f"; {self.done / self.seconds:.3g} videos/s" if self.done else ""
+        text = f"{self.done:,} videos done{kept}{failed}{speed}"
+        counts = self.counts
+        if frames := counts["frames"]:
+            mean = counts["boxes"] / frames
+            text += f"\n{frames:,} frames with {mean:.1f} boxes on average"
+            text += f"; {counts['bare']:,} frames have none"
+        if counts["fields"]:
+            share = 100 * counts["cut_off"] / counts["values"]
+            text += f"\n{counts['fields']:,} flow frames; {share:.2g} % of their values reach the "
+            text += "bound and are cut off there"
+        return text
+
+
+def extract(
+    job: Job,
+    tasks: Sequence[Task],
+    folder: str | Path,
+    *,
+    workers: Workers | None = 1,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Report:
+    """Runs `job` on every video that has no file in the store yet.
+
+    Args:
+        job: what is computed.
+        tasks: the videos; their names differ.
+        folder: the store; made where it does not exist.
+        workers: as for `parallel_map`; a cluster has to see videos and store under the same paths.
+            None: a process per core, or a single one for what wants a GPU.
+        progress: called with (videos done now, videos to be done now) as the run goes on.
+
+    Raises:
+        DataError: two videos of one name, a store of something else, or what the job needs is
+            missing.
+        RunError: the store is in use or cannot be written.
+        VidgraphError: there is no Ray, or no cluster.
+    """
+    begin, report, method = time.perf_counter(), Report(), job.method
+    for name, times in Counter(task.name for task in tasks).items():
+        if times > 1:
+            raise DataError(
+                f"{name}: two videos have this name; extract them into different stores"
+            )
+    with _lock(Path(folder)):
+        stored = stored_method(folder)
+        if stored not in (None, method):
+            what = f"holds {stored}, not {method}"
+            raise DataError(f"{folder}: {what}; choose another --out, or ask for the same")
+        _remove_leftovers(Path(folder))
+        todo = _todo(method, tasks, Path(folder), report)
+        progress(0, len(todo))
+        if workers is None:
+            workers = 1 if job.use_gpu else num_cores()
+        work = partial(_extract_video, job, method, Path(folder).absolute())
+        with closing(parallel_map(work, todo, workers=workers, use_gpu=job.use_gpu)) as results:
+            for number, (index, result) in enumerate(results, start=1):
+                task = todo[index]
+                if isinstance(result, Counter):
+                    report.done += 1
+                    report.counts.update(result)
+                elif isinstance(result, WorkerDied):
+                    report.failures.append((task.name, f"{task.video}: {result}"))
+                else:
+                    report.failures.append((task.name, result))
+                progress(number, len(todo))
+        _remove_leftovers(Path(folder))  # of processes that were killed on the way
+    report.failures.sort()
+    report.seconds = time.perf_counter() - begin
+    return report
+
+
+def _todo(method: Method, tasks: Sequence[Task], folder: Path, report: Report) -> list[Task]:
+    """The videos that have to be done; says in the report what becomes of the others.
+
+    A file that is not whole or of other settings is worth nothing and is written anew. One of
+    another video is somebody's.
+    """
+    todo = []
+    for task in tasks:
+        path = path_in_store(folder, task.name)
+        try:
+            header = StoredVideo(path).header
+            same = header.size == size_bytes(task.video)
+        except (DataError, OSError):
+            todo.append(task)  # the attempt will say what is wrong with the video
+            continue
+        if header.method != method:
+            todo.append(task)
+        elif same:
+            report.kept += 1
+        else:
+            what = "holds another video of this name, or this one before it changed"
+            line = f"{path}: {what}; delete it, or choose another --out"
+            report.failures.append((task.name, line))
+    return todo
+
+
+def _extract_video(job: Job, method: Method, folder: Path, task: Task) -> Counter[str] | str:
+    """Computes and stores what belongs to one video. Returns its counts, or in one line why there
+    is no file: one video must not stop the others.
+
+    Raises:
+        RunError: the disk is full, or the store cannot be written.
+        VidgraphError: the job cannot start.
+    """
+    work = _started(job)
+    try:
+        found = work(task)
+        known = task.name, size_bytes(task.video), fingerprint(task.video)
+        about = found.num_frames, found.height, found.width, found.reach_frames
+        header = Header(method, *known, *about, found.frame_indices)
+        save_file(path_in_store(folder, task.name), header, _frames(task, found))
+    except RunError:
+        raise
+    except VidgraphError as error:
+        line = str(error)
+        return line if str(task.video) in line else f"{task.video}: {line}"
+    except Exception as error:
+        return str(VideoError(task.video, f"{type(error).__name__}: {error}"))
+    return Counter(found.counts)
+
+
+@lru_cache(maxsize=1)
+def _started(job: Job) -> Callable[[Task], Extracted]:
+    return job.start()
+
+
+def _frames(task: Task, found: Extracted) -> Iterator[NDArray[Any]]:
+    """Keeps errors in reading the video apart from those in writing the file."""
+    try:
+        yield from found.frames
+    except OSError as error:
+        raise VideoError(task.video, f"cannot be read ({error.strerror or error})") from error
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Files that a killed process had begun."""
+    for leftover in folder.rglob(".*.partial*"):
+        leftover.unlink(missing_ok=True)
+
+
+def _lock(folder: Path) -> AcquireReturnProxy:
+    """Makes the folder of a store, and keeps other runs out of it; the system forgets the lock when
+    this process ends, however it ends.
+
+    Raises:
+        DataError: it is a file, or holds something else.
+        RunError: another run is in the store, or it cannot be written.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise DataError(f"{folder}: is a file; name a folder for the store")
+    others = (path for path in folder.rglob("[!.]*") if path.suffix != SUFFIX and path.is_file())
+    if any(others):
+        raise DataError(
+            f"{folder}: is not empty and no store; name a new or empty folder, or a store"
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return FileLock(folder / ".lock").acquire(timeout=0)
+    except Timeout as error:
+        what = "another extraction is writing into it; wait for it, or choose another --out"
+        raise RunError(f"{folder}: {what}") from error
+    except OSError as error:
+        what = error.strerror or str(error)
+        raise RunError(f"{folder}: cannot be used as a store ({what})") from error

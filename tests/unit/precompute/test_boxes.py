@@ -1,0 +1,125 @@
+"""Boxes in a store: read by frame, padded and masked; what cannot be a box is neither written nor
+read.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vidgraph.errors import DataError
+from vidgraph.precompute.boxes import BOXES, BoxStore, box_problem, pack_boxes
+from vidgraph.precompute.store import (
+    Header,
+    Method,
+    fingerprint,
+    path_in_store,
+    save_file,
+    size_bytes,
+)
+
+METHOD = Method(BOXES, "by-hand", 1, {"count": 3})
+FRAMES = {
+    0: [[0.1, 0.2, 0.3, 0.4, 0.25], [0.5, 0.5, 1.0, 1.0, 0.75]],
+    4: [],
+    8: [[0, 0, 1, 1, 0.5], [0, 0, 0.5, 0.5, 0.5], [0.25, 0.25, 0.75, 0.75, 0.875]],
+}
+
+
+def write(folder: Path, video: Path, frames: dict[int, np.ndarray], reach: int) -> None:
+    known = size_bytes(video), fingerprint(video)
+    header = Header(METHOD, video.name, *known, 11, 48, 64, reach, list(frames))
+    save_file(path_in_store(folder, video.name), header, frames.values())
+
+
+@pytest.fixture
+def video(tmp_path: Path) -> Path:
+    """Stands for a video: a store looks at its name and bytes only."""
+    (tmp_path / "anna.mp4").write_bytes(b"anna walks")
+    return tmp_path / "anna.mp4"
+
+
+def stored(tmp_path: Path, video: Path, reach: int = 2) -> BoxStore:
+    rows = {frame: pack_boxes(np.reshape(FRAMES[frame], (-1, 5))) for frame in FRAMES}
+    write(tmp_path / "boxes", video, rows, reach)
+    return BoxStore(tmp_path / "boxes")
+
+
+def test_boxes_of_a_frame_are_sorted_by_score() -> None:
+    rows = np.random.default_rng(0).random((7, 5)).astype(np.float32) / 2
+    rows[:, 2:4] += rows[:, :2]
+    rows[:, 4] = [0.2, 0.9, 0.2, 0.5, 0.9, 0.1, 0.2]
+    assert np.array_equal(pack_boxes(rows), rows[[1, 4, 3, 0, 2, 6, 5]])  # equal ones stay in order
+
+
+def test_boxes_of_frames_padded_masked_and_cut(tmp_path: Path, video: Path) -> None:
+    found = stored(tmp_path, video).boxes(video).at([8, 0, 4, 0], count=2)
+    assert found.boxes_xyxy.dtype == np.float32
+    first = [[0.5, 0.5, 1, 1], [0.1, 0.2, 0.3, 0.4]]
+    best = [[0.25, 0.25, 0.75, 0.75], [0, 0, 1, 1]]  # of three, the first of equal ones
+    expected = np.array([best, first, [[0] * 4] * 2, first], np.float32)
+    assert np.array_equal(found.boxes_xyxy, expected)
+    assert found.scores.tolist() == [[0.875, 0.5], [0.75, 0.25], [0, 0], [0.75, 0.25]]
+    assert found.mask.tolist() == [[True, True], [True, True], [False, False], [True, True]]
+    five = stored(tmp_path, video).boxes(video).at(np.array([0, 8]), count=5)
+    assert five.mask.sum(1).tolist() == [2, 3]
+    assert not five.boxes_xyxy[~five.mask].any()
+    assert not five.scores[~five.mask].any()
+
+
+@pytest.mark.parametrize(
+    ("reach", "expected"),
+    [(2, [2, 2, 2, 0, 0, 0, 0, 3, 3, 3, 3]), (0, [2, 0, 0, 0, 0, 0, 0, 0, 3, 0, 0])],
+)
+def test_frames_between_take_the_nearest_within_reach(
+    tmp_path: Path, video: Path, reach: int, expected: list[int]
+) -> None:
+    """Of frames 0, 4 and 8 with two, none and three boxes; of two equally near the earlier."""
+    found = stored(tmp_path, video, reach).boxes(video).at(range(11), count=3)
+    assert found.mask.sum(1).tolist() == expected
+
+
+def test_frames_outside_the_video_are_refused(tmp_path: Path, video: Path) -> None:
+    boxes = stored(tmp_path, video).boxes(video)
+    for frame in (11, -1):
+        with pytest.raises(DataError, match=f"has no frame {frame}, for its video has 11 frames"):
+            boxes.at([3, frame], count=2)
+
+
+@pytest.mark.parametrize(
+    ("box", "problem"),
+    [
+        (
+            [0.1, np.nan, 0.3, 0.4, 1],
+            "a box holds what is not a number (x0, y0, x1, y1 = 0.1, nan, 0.3, 0.4 of the frame)",
+        ),
+        ([0.1, 0.1, np.inf, 0.4, 1], "a box holds what is not a number"),
+        ([0.1, 0.1, 0.3, 0.4, np.nan], "a score is not a number"),
+        ([0.6, 0.1, 0.3, 0.4, 1], "a box is reversed"),
+        ([0.1, 0.5, 0.3, 0.4, 1], "a box is reversed"),
+        ([-0.1, 0.1, 0.3, 0.4, 1], "a box lies outside the frame"),
+        ([0.1, 0.1, 0.3, 1.2, 1], "a box lies outside the frame"),
+    ],
+)
+def test_boxes_that_cannot_be(tmp_path: Path, video: Path, box: list[float], problem: str) -> None:
+    """Neither written nor, where another program wrote them, read."""
+    rows = np.array([[0, 0, 1, 1, 1], box], np.float32)
+    with pytest.raises(DataError) as error:
+        pack_boxes(rows)
+    assert problem in str(error.value)
+    write(tmp_path / "boxes", video, {3: rows}, reach=0)
+    with pytest.raises(DataError) as error:
+        BoxStore(tmp_path / "boxes").boxes(video).at([3], 2)
+    line = str(error.value)
+    assert "anna.mp4.safetensors, frame 3: " in line
+    assert problem in line
+    assert line.endswith("delete the file and extract again")
+
+
+def test_boxes_at_the_border_are_boxes() -> None:
+    rows = np.array([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1], [-1e-7, 0, 1 + 1e-7, 1, 1]], np.float32)
+    assert box_problem(rows) is None
+    assert box_problem(rows[:0]) is None
+    assert pack_boxes(rows)[2, :4].tolist() == [0, 0, 1, 1]
