@@ -43,13 +43,8 @@ def clips(model: TwoStream, batch: int = 2) -> dict[str, Tensor]:
         shape = (batch, 3, spec.num_frames, SIDE, SIDE)
         found["video"] = torch.randint(0, 256, shape, dtype=torch.uint8, generator=draw)
     if spec.flow_length:
-<<<<<<< HEAD
-        shape = (batch, spec.num_frames, spec.num_stacks, 2 * spec.flow_length, SIDE, SIDE)
-        found["flow"] = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
-=======
         stack = (batch, spec.num_frames, spec.num_stacks, 2 * spec.flow_length, SIDE, SIDE)
         found["flow"] = torch.randint(0, 256, stack, dtype=torch.uint8, generator=draw)
->>>>>>> 6d38293 (Tests of the pyramid, two streams and image networks on the new contract)
     return found
 
 
