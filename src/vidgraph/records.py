@@ -71,7 +71,7 @@ def validated(kind: Any, content: Any, where: str, prefix: str = "") -> Any:
         raise RecipeError(f"{where}: {name} is missing")
     if problem["type"] == "value_error":  # of a record as a whole, which names its own fields
         raise RecipeError(f"{where}: {problem['ctx']['error']}")
-    words = problem["msg"].removeprefix("Input ").removesuffix("parse string as an integer")
+    words = problem["msg"].removeprefix("Input ").partition(", unable to")[0]
     raise RecipeError(f"{where}: {name.rstrip('.') or 'the content'}: {words}, not {value!r}")
 
 

@@ -25,8 +25,8 @@ class SimpleC2DOptions:
         width: channels of each convolution.
     """
 
-    type: Literal["simple_c2d"] = "simple_c2d"
     width: Positive = 512
+    type: Literal["simple_c2d"] = "simple_c2d"
 
 
 @options
@@ -38,9 +38,9 @@ class DigitsOptions:
         resnet3d: a 3D network that takes the map in place of pixels; None: the map itself.
     """
 
-    type: Literal["digits"] = "digits"
     num_evidence: Positive = 10
     resnet3d: ResNet3DOptions | None = None
+    type: Literal["digits"] = "digits"
 
 
 class SimpleC2D(nn.Module):

@@ -48,7 +48,6 @@ class ResNet3DOptions:
             "frozen_statistics": gain and bias learn.
     """
 
-    type: Literal["resnet3d"] = "resnet3d"
     depths: Depths = R50
     width: Positive = 64
     inflation: Inflation = "alternate"
@@ -56,6 +55,7 @@ class ResNet3DOptions:
     layer4_stride: Annotated[Literal[1, 2], Digits] = 1
     layer4_dilation: Annotated[Literal[1, 2], Digits] = 1
     norm: NormKind = "batch"
+    type: Literal["resnet3d"] = "resnet3d"
 
 
 @dataclass(frozen=True)

@@ -10,62 +10,70 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from vidgraph.models.base import VideoModel
 from vidgraph.records import InputSpec, Regions
 
 OTHER = "(outside of parts)"
 
 
-def profile_model(model: nn.Module, batch: int = 1) -> dict[str, Any]:
+@runtime_checkable
+class SkipsZeros(Protocol):
+    """A module whose equations have products with zeros that its code leaves out."""
+
+    def skipped_gmac(self, *inputs: Tensor) -> float:
+        """Their GMAC in a pass over these inputs."""
+        ...
+
+
+def profile_model(model: VideoModel, batch: int = 1) -> dict[str, Any]:
     """Counts parameters, multiply-adds and output shapes of one forward pass in evaluation mode.
 
     Nothing is computed where the model allows it: it runs on the meta device, which has shapes
     only; else once on the CPU. The model itself is not changed.
 
     Args:
-        model: with `spec`. Where its paper counts otherwise than the code runs,
-            `paper_gmac(parts, batch)` says how, from the GMAC of each part. Where its equations
-            have products with zeros that the code leaves out, `skipped_gmac(output_shapes)` gives
-            the GMAC of these products per part: they count in `total` and in the parts, and
-            `executed` is the rest.
+        model: any.
         batch: clips.
 
     Returns:
-        `{params, gmac: {total, paper_accounting}, parts: {name: {params, gmac}}, output_shapes:
-        {name: shape}}`, with one part per child of the model; "output" is the shape of the logits.
-        Parameters that two parts share count once, in the first. `gmac` has `executed` too, where
-        it differs from `total`.
+        `{params, gmac: {total}, parts: {name: {params, gmac}}, output_shapes: {name: shape}}`, with
+        one part per child of the model, and of a head one per child of it; "output" is the shape of
+        the logits. Parameters that two parts share count once, in the first. Products with zeros
+        that the code leaves out count in `total` and in the parts; `gmac` then has `executed` too.
     """
-    counter, shapes = _run(model, batch)
-    params = _parameters(model)
-    gmac = {
-        name: _gmac(counter, f"{type(model).__name__}.{name}") for name in params if name != OTHER
-    }
+    names = _part_names(model)
+    counter, shapes, skipped = _run(model, names, batch)
+    root = type(model).__name__
+    gmac = {name: _gmac(counter, f"{root}.{name}") for name in names}
     executed = counter.get_total_flops() / 2e9
     gmac[OTHER] = executed - sum(gmac.values())
-    zeros = getattr(model, "skipped_gmac", None)
-    skipped: dict[str, float] = {} if zeros is None else zeros(shapes)
     gmac = {name: value + skipped.get(name, 0.0) for name, value in gmac.items()}
-    total = executed + sum(skipped.values())
+    params = _parameters(model, names)
     parts = {name: {"params": count, "gmac": gmac[name]} for name, count in params.items()}
     if parts[OTHER]["params"] == 0 and abs(gmac[OTHER]) < 1e-9:
         del parts[OTHER]
-    accounting = getattr(model, "paper_gmac", None)
+    total = {"total": executed + sum(skipped.values())}
     return {
         "params": sum(params.values()),
-        "gmac": {
-            "total": total,
-            "paper_accounting": total if accounting is None else accounting(gmac, batch),
-            **({"executed": executed} if skipped else {}),
-        },
+        "gmac": total | ({"executed": executed} if skipped else {}),
         "parts": parts,
         "output_shapes": shapes,
     }
+
+
+def _part_names(model: nn.Module) -> list[str]:
+    """The children, with those of a head in its place."""
+    names = []
+    for name, child in model.named_children():
+        inside = [f"{name}.{part}" for part, _ in child.named_children()] if name == "head" else []
+        names += inside or [name]
+    return names
 
 
 def to_text(profile: dict[str, Any]) -> str:
@@ -86,8 +94,6 @@ def to_text(profile: dict[str, Any]) -> str:
     rows.append(
         f"{'total':<{width}}  {profile['params']:>12,}  {gmac['total']:>10.4f}  {shapes['output']}"
     )
-    if gmac["paper_accounting"] != gmac["total"]:
-        rows.append(f"as the paper counts: {gmac['paper_accounting']:.4f} GMAC")
     if "executed" in gmac:
         rows.append(f"as it runs, without products with zeros: {gmac['executed']:.4f} GMAC")
     return "\n".join(rows)
@@ -108,7 +114,7 @@ def example_inputs(
         snippets = (batch, spec.num_frames, spec.num_stacks, 2 * spec.flow_length)
         inputs["flow"] = torch.full((*snippets, *size), 128, dtype=torch.uint8, device=device)
     if spec.boxes_per_frame:
-        boxes = torch.tensor([0.0, 0.0, spec.width, spec.height]).expand(
+        boxes = torch.tensor([0.0, 0.0, 1.0, 1.0]).expand(
             batch, spec.num_frames, spec.boxes_per_frame, 4
         )
         ones = torch.ones(boxes.shape[:3])
@@ -116,36 +122,35 @@ def example_inputs(
     return inputs
 
 
-def _run(model: nn.Module, batch: int) -> tuple[FlopCounterMode, dict[str, list[int]]]:
-    spec = model.spec
-    if not isinstance(spec, InputSpec):
-        raise TypeError(f"a {type(model).__name__} has no spec")
+Run = tuple[FlopCounterMode, dict[str, list[int]], dict[str, float]]
+
+
+def _run(model: VideoModel, names: list[str], batch: int) -> Run:
     try:
-        return _count(copy.deepcopy(model).to("meta"), example_inputs(spec, batch, "meta"))
-    except (
-        NotImplementedError,
-        RuntimeError,
-    ):  # a forward pass that reads values, such as boxes: those do not exist on meta
-        return _count(copy.deepcopy(model).to("cpu"), example_inputs(spec, batch))
+        inputs = example_inputs(model.spec, batch, "meta")
+        return _count(copy.deepcopy(model).to("meta"), names, inputs)
+    except (NotImplementedError, RuntimeError):
+        # A forward pass that reads values, such as boxes: those do not exist on meta.
+        return _count(copy.deepcopy(model).to("cpu"), names, example_inputs(model.spec, batch))
 
 
-def _count(
-    model: nn.Module, inputs: dict[str, Any]
-) -> tuple[FlopCounterMode, dict[str, list[int]]]:
-    shapes: dict[str, list[int]] = {}
-    counter = FlopCounterMode(
-        display=False, depth=1, custom_mapping={torch.ops.aten.mkldnn_rnn_layer: _mkldnn_lstm_flops}
-    )
-    with _recorded_shapes(model, shapes), torch.no_grad(), counter:
+def _count(model: VideoModel, names: list[str], inputs: dict[str, Any]) -> Run:
+    """The counter, output shapes by part, and skipped GMAC by part."""
+    shapes, skipped = dict[str, list[int]](), dict[str, float]()
+    lstm = {torch.ops.aten.mkldnn_rnn_layer: _mkldnn_lstm_flops}
+    counter = FlopCounterMode(display=False, custom_mapping=lstm)
+    with _recorded(model, names, shapes, skipped), torch.no_grad(), counter:
         logits = model.eval()(**inputs)
-    return counter, {**shapes, "output": list(logits.shape)}
+    return counter, {**shapes, "output": list(logits.shape)}, skipped
 
 
 @contextmanager
-def _recorded_shapes(model: nn.Module, shapes: dict[str, list[int]]) -> Iterator[None]:
-    """Hooks on the children; of a child that returns several tensors, the first counts."""
+def _recorded(
+    model: nn.Module, names: list[str], shapes: dict[str, list[int]], skipped: dict[str, float]
+) -> Iterator[None]:
+    """Hooks; of a part that returns several tensors, the first counts."""
 
-    def hook(name: str) -> Any:
+    def shape_of(name: str) -> Any:
         def record(_module: nn.Module, _args: Any, output: Any) -> None:
             first = output[0] if isinstance(output, (tuple, list)) else output
             if isinstance(first, Tensor):
@@ -153,7 +158,18 @@ def _recorded_shapes(model: nn.Module, shapes: dict[str, list[int]]) -> Iterator
 
         return record
 
-    handles = [child.register_forward_hook(hook(name)) for name, child in model.named_children()]
+    def zeros_of(name: str) -> Any:
+        def record(module: Any, inputs: tuple[Tensor, ...], _output: Any) -> None:
+            if gmac := module.skipped_gmac(*inputs):
+                skipped[name] = skipped.get(name, 0.0) + gmac
+
+        return record
+
+    handles = [model.get_submodule(n).register_forward_hook(shape_of(n)) for n in names]
+    skipping = [path for path, module in model.named_modules() if isinstance(module, SkipsZeros)]
+    for path in skipping:
+        module = model.get_submodule(path)
+        handles.append(module.register_forward_hook(zeros_of(_part_of(path, names))))
     try:
         yield
     finally:
@@ -187,12 +203,15 @@ def _gmac(counter: FlopCounterMode, module: str) -> float:
     return float(sum(sum(counts[name].values()) for name in outermost)) / 2e9
 
 
-def _parameters(model: nn.Module) -> dict[str, int]:
-    """Parameters per child, and of the model itself; each tensor counts once."""
-    counts, seen = {name: 0 for name, _ in model.named_children()} | {OTHER: 0}, set()
+def _parameters(model: nn.Module, names: list[str]) -> dict[str, int]:
+    """Parameters per part, and beside them; each tensor counts once."""
+    counts, seen = dict.fromkeys([*names, OTHER], 0), set()
     for path, parameter in model.named_parameters(remove_duplicate=False):
-        part = path.split(".")[0]
         if id(parameter) not in seen:
             seen.add(id(parameter))
-            counts[part if part in counts else OTHER] += parameter.numel()
+            counts[_part_of(path, names)] += parameter.numel()
     return counts
+
+
+def _part_of(path: str, names: list[str]) -> str:
+    return next((name for name in names if f"{path}.".startswith(f"{name}.")), OTHER)

@@ -224,5 +224,5 @@ def check_inputs(
         if tensor is not None and tensor.shape[:2] != (clips, frames):
             raise DataError(
                 f"the video is of {clips} clips of {frames} frames, and the {name} of "
-                f"{tensor.shape[0]} clips of {tensor.shape[1]}; give {name} for every frame"
+                f"{tensor.shape[0]} clips of {tensor.shape[1]} frames; give {name} for every frame"
             )

@@ -32,10 +32,10 @@ class PooledOptions:
             alone.
     """
 
-    type: Literal["pooled"] = "pooled"
     dropout: Share = 0.0
     windows: Literal["whole", "logits", "probabilities"] = "whole"
     rstg: ResidualRSTGOptions | None = None
+    type: Literal["pooled"] = "pooled"
 
 
 @options
@@ -48,10 +48,10 @@ class MeanLSTMOptions:
         average: the mean of the scores after every step counts, not the score after the last.
     """
 
-    type: Literal["mean_lstm"] = "mean_lstm"
     width: Positive = 512
     dropout: Share = 0.0
     average: bool = False
+    type: Literal["mean_lstm"] = "mean_lstm"
 
 
 @options
@@ -63,9 +63,9 @@ class ConvLSTMOptions:
         conv_width: channels of both convolutions.
     """
 
-    type: Literal["conv_lstm"] = "conv_lstm"
     width: Positive = 512
     conv_width: Positive = 448
+    type: Literal["conv_lstm"] = "conv_lstm"
 
 
 @options

@@ -33,11 +33,11 @@ class NonLocalOptions:
             for no groups.
     """
 
-    type: Literal["nonlocal"] = "nonlocal"
     blocks: tuple[str, ...] = ("layer2_1", "layer2_3", "layer3_1", "layer3_3", "layer3_5")
     affinity: Affinity = "softmax"
     pool: bool = True
     group_frames: Positive | None = None
+    type: Literal["nonlocal"] = "nonlocal"
 
 
 class NonLocalBlock(nn.Module):

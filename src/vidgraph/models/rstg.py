@@ -52,7 +52,6 @@ class RSTGOptions:
         extras: additions of ours, off by default.
     """
 
-    type: Literal["rstg"] = "rstg"
     width: Positive = 512
     scales: Annotated[tuple[Positive, ...], Field(min_length=1)] = (3, 2, 1)
     num_stages: Positive = 3
@@ -65,6 +64,7 @@ class RSTGOptions:
     node_batch_norm: bool = False
     readout: Literal["mean", "last"] = "mean"
     extras: RSTGExtras = RSTGExtras()
+    type: Literal["rstg"] = "rstg"
 
     def __post_init__(self) -> None:
         if self.extras.context and self.scales[-1] != 1:

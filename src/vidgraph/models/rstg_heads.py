@@ -46,10 +46,10 @@ class InsertedRSTGOptions:
             starts at zero.
     """
 
-    type: Literal["rstg"] = "rstg"
     blocks: tuple[str, ...] = ("layer2_2", "layer3_4")
     graph: RSTGOptions = SOMETHING
     norm: ResidualNorm = "layer"
+    type: Literal["rstg"] = "rstg"
 
 
 class RSTGHead(nn.Module):

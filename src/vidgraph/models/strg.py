@@ -54,7 +54,6 @@ class STRGOptions:
         graph_dropout: share of the graph's half of the vector that training leaves out.
     """
 
-    type: Literal["strg"] = "strg"
     graph: Literal["none", "avgpool", "sim", "st", "joint"] = "joint"
     fusion: Literal["late", "joint"] = "late"
     width: Positive = 512
@@ -66,6 +65,7 @@ class STRGOptions:
     sampling_ratio: Annotated[int, Field(ge=0)] = 2
     dropout: Share = 0.0
     graph_dropout: Share = 0.0
+    type: Literal["strg"] = "strg"
 
     def branches(self) -> dict[str, tuple[Edges, ...]]:
         """The graphs that each branch of layers works along."""

@@ -26,8 +26,8 @@ class SegmentsOptions:
         dropout: share of the pooled channels that training leaves out.
     """
 
-    type: Literal["segments"] = "segments"
     dropout: Share = 0.8
+    type: Literal["segments"] = "segments"
 
 
 class SegmentsHead(nn.Module):

@@ -11,20 +11,21 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vidgraph.evaluation.profile import OTHER, example_inputs, profile_model, to_text
+from vidgraph.models.base import VideoModel
 from vidgraph.models.build import create_model
-from vidgraph.records import InputSpec, Regions
+from vidgraph.records import InputSpec
 
 SPEC = InputSpec(num_frames=5, height=12, width=8, channels=3, stride_frames=1)
 
 
-class Small(nn.Module):
+class Small(VideoModel):
     """One of each thing that is counted: convolution, LSTM, attention, linear layer, and a product
     outside of any part.
     """
 
     def __init__(self, reads_values: bool = False) -> None:
-        super().__init__()
-        self.input_spec, self.reads_values = SPEC, reads_values
+        super().__init__(SPEC, 7)
+        self.reads_values = reads_values
         self.stem = nn.Conv3d(3, 16, (1, 3, 3), padding=(0, 1, 1))
         self.lstm = nn.LSTM(16, 24, batch_first=True)
         self.classifier = nn.Linear(24, 7)
@@ -80,7 +81,7 @@ def test_costs_equal_sums_made_by_hand(batch: int, reads_values: bool) -> None:
 def test_profile_has_the_decreed_keys_and_is_json() -> None:
     profile = profile_model(Small())
     assert list(profile) == ["params", "gmac", "parts", "output_shapes"]
-    assert list(profile["gmac"]) == ["total", "paper_accounting"]
+    assert list(profile["gmac"]) == ["total"]
     assert json.loads(json.dumps(profile)) == profile
 
 
@@ -103,10 +104,9 @@ def test_a_part_counts_too_where_another_of_its_methods_is_called() -> None:
             features: torch.Tensor = self.layers(values)
             return features
 
-    class Model(nn.Module):
+    class Model(VideoModel):
         def __init__(self) -> None:
-            super().__init__()
-            self.input_spec = InputSpec(1, 2, 2, stride_frames=1)
+            super().__init__(InputSpec(1, 2, 2, stride_frames=1), 5)
             self.stem = Stem()
 
         def forward(self, video: torch.Tensor) -> torch.Tensor:
@@ -127,81 +127,48 @@ def test_shared_parameters_count_once() -> None:
     assert profile["params"] == sum(p.numel() for p in model.parameters())
 
 
-def test_paper_accounting_is_the_models_own_where_it_has_one() -> None:
-    class Counted(Small):
-        def paper_gmac(self, parts: dict[str, float], batch: int) -> float:
-            return parts["stem"] + parts["lstm"]
+def test_products_with_zeros_count_where_a_module_says_that_it_leaves_them_out() -> None:
+    class Sparse(nn.Linear):
+        def skipped_gmac(self, *inputs: Tensor) -> float:
+            return len(inputs[0]) * 0.25
 
-    assert (
-        profile_model(Small())["gmac"]["paper_accounting"]
-        == profile_model(Small())["gmac"]["total"]
-    )
-    profile = profile_model(Counted(), batch=2)
-    assert profile["gmac"]["paper_accounting"] == pytest.approx(
-        by_hand(2)["stem"] + by_hand(2)["lstm"]
-    )
-    assert "as the paper counts: 0.0005 GMAC" in to_text(profile)
-
-
-def test_products_with_zeros_count_where_the_model_says_that_it_leaves_them_out() -> None:
-    class Sparse(Small):
-        def skipped_gmac(self, shapes: dict[str, list[int]]) -> dict[str, float]:
-            return {"lstm": shapes["lstm"][0] * 0.25}
-
-        def paper_gmac(self, parts: dict[str, float], batch: int) -> float:
-            return parts["lstm"]
-
-    profile, expected = profile_model(Sparse(), batch=2), by_hand(2)
-    assert (
-        profile["parts"]["lstm"]["gmac"]
-        == profile["gmac"]["paper_accounting"]
-        == pytest.approx(expected["lstm"] + 0.5)
-    )
+    model = Small()
+    model.classifier = Sparse(24, 7)
+    profile, expected = profile_model(model, batch=2), by_hand(2)
+    assert profile["parts"]["classifier"]["gmac"] == pytest.approx(expected["classifier"] + 0.5)
     assert profile["gmac"]["executed"] == pytest.approx(sum(expected.values()))
     assert profile["gmac"]["total"] == pytest.approx(sum(expected.values()) + 0.5)
-    assert f"as it runs, without products with zeros: {sum(expected.values()):.4f} GMAC" in to_text(
-        profile
-    )
+    words = f"as it runs, without products with zeros: {sum(expected.values()):.4f} GMAC"
+    assert words in to_text(profile)
 
 
-def test_boxes_are_given_to_models_that_eat_them() -> None:
-    class Boxes(Small):
-        def __init__(self) -> None:
-            super().__init__()
-            self.input_spec = InputSpec(
-                num_frames=5, height=12, width=8, channels=3, stride_frames=1, boxes_per_frame=4
-            )
-
-        def forward(self, video: Tensor, regions: Regions) -> Tensor:  # type: ignore[override]
-            assert regions.boxes_xyxy.shape == (len(video), 5, 4, 4)
-            return super().forward(video)
-
-    assert profile_model(Boxes(), batch=2)["output_shapes"]["output"] == [2, 7]
-    regions = example_inputs(Boxes().input_spec, 1)["regions"]
-    assert regions.boxes_xyxy[0, 0, 0].tolist() == [0, 0, 8, 12]
-    assert regions.mask.all()
-
-
-def test_flow_is_given_to_models_that_eat_it() -> None:
-    """One frame and 20 channels of flow through a 7 x 7 kernel of stride 2, and nothing but flow
-    where a model sees no frames.
-    """
+def test_inputs_are_what_a_model_takes() -> None:
+    """Flow has 20 channels where a frame has 3, through a 7 x 7 kernel of stride 2."""
+    boxes = example_inputs(InputSpec(5, 12, 8, stride_frames=1, boxes_per_frame=4), 2)["regions"]
+    assert boxes.boxes_xyxy.shape == (2, 5, 4, 4)
+    assert boxes.boxes_xyxy[0, 0, 0].tolist() == [0, 0, 1, 1]
+    assert boxes.mask.all()
     with torch.device("meta"):
         both = create_model("two_stream_bn_inception", 5)
-        alone = create_model("stpyramid_bn_inception", 5, features=["motion"])
+        alone = create_model("stpyramid_bn_inception", 5, fusion={"features": ["motion"]})
     profile = profile_model(both)
-    more = profile["parts"]["temporal"]["gmac"] - profile["parts"]["spatial"]["gmac"]
+    more = profile["parts"]["flow"]["gmac"] - profile["parts"]["frames"]["gmac"]
     assert more == pytest.approx(17 * 64 * 49 * 112 * 112 / 1e9)
-    assert profile_model(alone)["output_shapes"]["temporal"] == [1, 3, 1024, 7, 7]
-    inputs = example_inputs(alone.input_spec, 2)
+    assert example_inputs(both.spec, 2)["video"].shape == (2, 3, 1, 224, 224)
+    inputs = example_inputs(alone.spec, 2)
     assert inputs.keys() == {"flow"}
     assert inputs["flow"].shape == (2, 1, 3, 20, 224, 224)
-    assert example_inputs(both.input_spec, 2)["video"].shape == (2, 3, 1, 224, 224)
 
 
 def test_text_shows_parts_and_total() -> None:
     rows = to_text(profile_model(create_model("rstg_small"))).splitlines()
-    assert [row.split()[0] for row in rows] == ["part", "stem", "graph", "classifier", "total"]
+    assert [row.split()[0] for row in rows] == [
+        "part",
+        "backbone",
+        "head.graph",
+        "head.classifier",
+        "total",
+    ]
     assert rows[-1].split()[-1] == "1x46"
 
 
@@ -237,8 +204,8 @@ def test_rstg_at_paper_size_equals_the_analytic_counts() -> None:
         terms[name] for name in ("create", "second send layer", "attention", "update", "lstm")
     )
     assert profile["params"] == 10_565_168
-    assert parts["stem"]["gmac"] == pytest.approx(terms["stem"], rel=1e-12)
-    assert parts["graph"]["gmac"] == pytest.approx(
+    assert parts["backbone"]["gmac"] == pytest.approx(terms["stem"], rel=1e-12)
+    assert parts["head.graph"]["gmac"] == pytest.approx(
         shared + terms["first send layer, split"], rel=1e-12
     )
     assert terms["stem"] == pytest.approx(23.4, abs=0.05)
@@ -250,4 +217,4 @@ def test_rstg_at_paper_size_equals_the_analytic_counts() -> None:
         pytest.approx(1.17, abs=0.005),
         pytest.approx(0.33, abs=0.005),
     )
-    assert profile["output_shapes"]["stem"] == [1, 512, 10, 6, 6]
+    assert profile["output_shapes"]["backbone"] == [1, 512, 10, 6, 6]

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vidgraph.errors import DataError
+from vidgraph.evaluation.profile import profile_model, to_text
+from vidgraph.models.base import ClipModel
 from vidgraph.models.build import create_model
-from vidgraph.models.overlap import overlaps
-from vidgraph.models.strg import STRG
+from vidgraph.models.region_graph import overlaps
 from vidgraph.records import Regions
 
 FRAMES, SIDE, COUNT, CLASSES = 6, 48, 4, 5
@@ -28,25 +29,20 @@ KINDS: list[dict[str, Any]] = [
 ]
 
 
-def small(**options: Any) -> STRG:
+def small(non_local: bool = False, **head: Any) -> ClipModel:
     """Six frames, three steps of the map, four boxes; without dropout."""
     torch.manual_seed(0)
-    sizes = {
-        "num_frames": FRAMES,
-        "size": SIDE,
-        "width": 16,
-        "boxes_per_frame": COUNT,
-        "dropout": 0.0,
-    }
-    model = create_model("strg_small", CLASSES, **{**sizes, **options})
-    assert isinstance(model, STRG)
+    spec = {"num_frames": FRAMES, "height": SIDE, "width": SIDE, "boxes_per_frame": COUNT}
+    head = {"width": 16, "dropout": 0.0, **head}
+    inserted = {"type": "nonlocal", "blocks": ["layer2_0", "layer3_0"]} if non_local else None
+    model = create_model("strg_small", CLASSES, input=spec, head=head, inserted=inserted)
+    assert isinstance(model, ClipModel)
     return model
 
 
-def awake(model: STRG) -> STRG:
+def awake(model: ClipModel) -> ClipModel:
     """In evaluation mode, with a graph whose half is not zero."""
-    assert model.graph is not None
-    for layers in model.graph.branches.values():
+    for layers in model.head.graph.branches.values():
         for weight in layers[-1].weights.values():
             nn.init.normal_(weight.weight)
     return model.eval()
@@ -58,10 +54,9 @@ def clips(batch: int = 3, seed: int = 0) -> tuple[Tensor, Regions]:
     video = torch.randint(
         0, 256, (batch, 3, FRAMES, SIDE, SIDE), dtype=torch.uint8, generator=generator
     )
-    low = torch.rand(batch, FRAMES, COUNT, 2, generator=generator) * SIDE / 2
-    boxes = torch.cat(
-        [low, low + 4 + torch.rand(batch, FRAMES, COUNT, 2, generator=generator) * SIDE / 2], dim=-1
-    )
+    low = torch.rand(batch, FRAMES, COUNT, 2, generator=generator) / 2
+    extent = 0.1 + torch.rand(batch, FRAMES, COUNT, 2, generator=generator) / 2
+    boxes = torch.cat([low, low + extent], dim=-1).clamp(max=1)
     mask = torch.rand(batch, FRAMES, COUNT, generator=generator) > 0.25
     return video, Regions(
         boxes.masked_fill(~mask[..., None], 0),
@@ -79,12 +74,12 @@ def test_the_first_output_equals_the_backbone_alone(
     model, plain = small(**options, non_local=non_local), small(graph="none", non_local=non_local)
     state = model.state_dict()
     shared = {name: state[name] for name in plain.state_dict()}
-    shared["classifier.weight"] = state["classifier.weight"][:, :16]
+    shared["head.classifier.weight"] = state["head.classifier.weight"][:, :16]
     plain.load_state_dict(shared)
     video, regions = clips()
-    assert_close_to_scale(model.eval()(video, regions), plain.eval()(video))
-    assert plain.input_spec.boxes_per_frame == 0
-    assert not torch.equal(awake(model)(video, regions), plain(video))
+    assert_close_to_scale(model.eval()(video, regions=regions), plain.eval()(video))
+    assert plain.spec.boxes_per_frame == 0
+    assert not torch.equal(awake(model)(video, regions=regions), plain(video))
 
 
 @pytest.mark.parametrize("options", KINDS[1:])
@@ -96,7 +91,7 @@ def test_one_step_moves_the_last_layer_and_two_move_everything(options: dict[str
     for _ in range(2):
         optimizer.zero_grad()
         before = {name: value.detach().clone() for name, value in model.named_parameters()}
-        F.cross_entropy(model(video, regions), labels).backward()
+        F.cross_entropy(model(video, regions=regions), labels).backward()
         optimizer.step()
         moved.append(
             {
@@ -105,17 +100,9 @@ def test_one_step_moves_the_last_layer_and_two_move_everything(options: dict[str
                 if not torch.equal(value, before[name])
             }
         )
-    graph = {name for name, _ in model.named_parameters() if name.startswith("graph.")}
+    graph = {name for name, _ in model.named_parameters() if name.startswith("head.graph.")}
     assert moved[0] & graph == {name for name in graph if ".2.weights." in name}
     assert moved[1] == {name for name, _ in model.named_parameters()}
-    assert all(
-        parameter.grad is not None and parameter.grad.any() for parameter in model.parameters()
-    )
-
-
-def test_the_mean_of_the_regions_reaches_the_backbone_at_once() -> None:
-    model, (video, regions) = small(graph="avgpool").train(), clips()
-    F.cross_entropy(model(video, regions), torch.tensor([0, 1, 2])).backward()
     assert all(
         parameter.grad is not None and parameter.grad.any() for parameter in model.parameters()
     )
@@ -124,29 +111,31 @@ def test_the_mean_of_the_regions_reaches_the_backbone_at_once() -> None:
 @pytest.mark.parametrize("options", KINDS)
 def test_boxes_that_do_not_exist_have_no_influence(options: dict[str, Any]) -> None:
     model, (video, regions) = awake(small(**options)), clips()
-    expected = model(video, regions)
-    for rubbish in (float("nan"), 1e6, -50.0):
+    expected = model(video, regions=regions)
+    for rubbish in (float("nan"), 1e6, -5.0):
         boxes = regions.boxes_xyxy.masked_fill(~regions.mask[..., None], rubbish)
-        assert torch.equal(model(video, Regions(boxes, regions.scores * 0, regions.mask)), expected)
+        assert torch.equal(
+            model(video, regions=Regions(boxes, regions.scores * 0, regions.mask)), expected
+        )
     padding = torch.zeros(3, FRAMES, 3)
     padded = Regions(
-        torch.cat([regions.boxes_xyxy, torch.full((3, FRAMES, 3, 4), 20.0)], dim=2),
+        torch.cat([regions.boxes_xyxy, torch.full((3, FRAMES, 3, 4), 0.4)], dim=2),
         torch.cat([regions.scores, padding], dim=2),
         torch.cat([regions.mask, padding.bool()], dim=2),
     )
-    assert_close_to_scale(model(video, padded), expected, rel=1e-4)
+    assert_close_to_scale(model(video, regions=padded), expected, rel=1e-4)
     fewer = Regions(regions.boxes_xyxy, regions.scores, regions.mask & (torch.arange(COUNT) > 0))
-    assert not torch.allclose(model(video, fewer), expected)
+    assert not torch.allclose(model(video, regions=fewer), expected)
 
 
 @pytest.mark.parametrize("options", KINDS)
 def test_clips_without_any_box_are_scored_by_the_backbone(options: dict[str, Any]) -> None:
     model, (video, regions) = awake(small(**options)), clips()
     nothing = Regions(regions.boxes_xyxy, regions.scores, torch.zeros_like(regions.mask))
-    features = model.reduce(model.stem(model.pixels(video)))
+    features = model.head.reduce(model.forward_features(video))
     vector = torch.cat([features.mean(dim=(2, 3, 4)), torch.zeros(3, 16)], dim=1)
-    assert_close_to_scale(model(video, nothing), model.classifier(vector))
-    model.train()(video, nothing).sum().backward()
+    assert_close_to_scale(model(video, regions=nothing), model.head.classifier(vector))
+    model.train()(video, regions=nothing).sum().backward()
     assert all(
         torch.isfinite(parameter.grad).all()
         for parameter in model.parameters()
@@ -157,90 +146,54 @@ def test_clips_without_any_box_are_scored_by_the_backbone(options: dict[str, Any
 @pytest.mark.parametrize("options", KINDS)
 def test_order_of_boxes_and_size_of_the_batch_do_not_matter(options: dict[str, Any]) -> None:
     model, (video, regions) = awake(small(**options)), clips()
-    expected = model(video, regions)
+    expected = model(video, regions=regions)
     order = torch.tensor([2, 0, 3, 1])
     turned = Regions(
         regions.boxes_xyxy[:, :, order], regions.scores[:, :, order], regions.mask[:, :, order]
     )
-    assert_close_to_scale(model(video, turned), expected, rel=1e-4)
-    assert_close_to_scale(model(video[1:2], regions.part(1, 2)), expected[1:2], rel=1e-4)
+    assert_close_to_scale(model(video, regions=turned), expected, rel=1e-4)
+    assert_close_to_scale(model(video[1:2], regions=regions.part(1, 2)), expected[1:2], rel=1e-4)
 
 
 def test_boxes_of_every_second_frame_are_used() -> None:
     model, (video, regions) = awake(small()), clips()
-    expected = model(video, regions)
+    expected = model(video, regions=regions)
     odd = regions.boxes_xyxy.clone()
-    odd[:, 1::2] += 7
-    assert torch.equal(model(video, Regions(odd, regions.scores, regions.mask)), expected)
+    odd[:, 1::2] += 0.15
+    assert torch.equal(model(video, regions=Regions(odd, regions.scores, regions.mask)), expected)
     even = regions.boxes_xyxy.clone()
-    even[:, 2] += 7
-    assert not torch.equal(model(video, Regions(even, regions.scores, regions.mask)), expected)
-
-
-class Ramp(nn.Module):
-    """A backbone of stride 16 whose channels are the index of the column and of the row of its
-    map.
-    """
-
-    def forward(self, video: Tensor) -> Tensor:
-        batch, _, frames, height, width = video.shape
-        size = (batch, frames // 2, -(-height // 16), -(-width // 16))
-        column, row = (
-            torch.arange(size[3]).float().expand(size),
-            torch.arange(size[2]).float()[:, None].expand(size),
-        )
-        return torch.stack([column, row], dim=1)
-
-
-@pytest.mark.parametrize("size", [(48, 48), (64, 112), (56, 75)])
-def test_boxes_are_pixels_of_whatever_frame_is_given(size: tuple[int, int]) -> None:
-    """A frame of another size than in training is scored whole; where its sides are no multiple of
-    16, the map is a little denser.
-    """
-    model = small()
-    model.stem, model.reduce = Ramp(), nn.Identity()
-    low = 10 + torch.rand(1, FRAMES, COUNT, 2) * 10
-    boxes = torch.cat([low, low + 2 + torch.rand(1, FRAMES, COUNT, 2) * 16], dim=-1)
-    exists = torch.ones(1, FRAMES, COUNT, dtype=torch.bool)
-    video = torch.zeros(1, 3, FRAMES, *size)
-    nodes, steps = model.nodes(
-        model.reduce(model.stem(video)), video, Regions(boxes, exists.float(), exists)
-    )
-    assert torch.equal(steps.boxes_xyxy, boxes[:, ::2])
-    end = (
-        low[:, ::2] + 6.5 / 7 * (boxes - low.repeat(1, 1, 1, 2))[:, ::2, :, 2:]
-    )  # the mean of the points of the last of seven cells
-    cells = torch.tensor([-(-size[1] // 16) / size[1], -(-size[0] // 16) / size[0]])
-    assert_close_to_scale(nodes, end * cells - 0.5, rel=1e-4)
+    even[:, 2] += 0.15
+    moved = model(video, regions=Regions(even, regions.scores, regions.mask))
+    assert not torch.equal(moved, expected)
 
 
 def test_a_larger_frame_has_scores() -> None:
     model, (video, regions) = awake(small()), clips()
     larger = F.pad(video, (0, 27, 0, 5))
-    assert torch.isfinite(model(larger, regions)).all()
-    assert not torch.allclose(model(larger, regions), model(video, regions))
+    assert torch.isfinite(model(larger, regions=regions)).all()
+    assert not torch.allclose(model(larger, regions=regions), model(video, regions=regions))
 
 
 def test_dropout_is_on_the_global_half_and_by_option_on_the_other() -> None:
     video, regions = clips()
     model = awake(small(graph="avgpool", dropout=0.5))
-    model.classifier = nn.Identity()
-    plain = model(video, regions)
+    model.head.classifier = nn.Identity()
+    plain = model(video, regions=regions)
     model.train()
-    for module in model.stem.modules():
+    for module in model.backbone.modules():
         module.training = False
-    dropped = model(video, regions)
+    dropped = model(video, regions=regions)
     assert torch.equal(dropped[:, 16:], plain[:, 16:])
     ratio = dropped[:, :16] / plain[:, :16]
     assert set(ratio.round(decimals=4).flatten().tolist()) == {0.0, 2.0}
-    assert small(graph_dropout=0.5).graph_dropout.p == 0.5
+    assert small(graph_dropout=0.5).head.graph_dropout.p == 0.5
 
 
 def test_bf16_stays_close_and_learns() -> None:
     model, (video, regions) = awake(small()), clips()
-    plain = model(video, regions)
+    plain = model(video, regions=regions)
     with torch.autocast("cpu", torch.bfloat16):
-        rough = model(video, regions)
+        rough = model(video, regions=regions)
     assert (rough.float() - plain).norm() / plain.norm() < 0.05
     rough.float().square().sum().backward()
     assert all(
@@ -257,11 +210,11 @@ def test_compiled_in_one_piece_equals_eager_with_its_gradients() -> None:
     """
     model, (video, regions) = awake(small()), clips()
     compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
-    expected = model(video, regions)
+    expected = model(video, regions=regions)
     expected.square().sum().backward()
     gradients = [parameter.grad for parameter in model.parameters()]
     model.zero_grad()
-    found = compiled(video, regions)
+    found = compiled(video, regions=regions)
     assert_close_to_scale(found, expected)
     found.square().sum().backward()
     for parameter, gradient in zip(model.parameters(), gradients, strict=True):
@@ -279,14 +232,14 @@ def test_compiled_in_one_piece_equals_eager_with_its_gradients() -> None:
         (lambda r: r.part(0, 2), "3 clips of 6 frames, and the boxes of 2 clips of 6 frames"),
         (
             lambda r: Regions(r.boxes_xyxy[:, :, :0], r.scores[:, :, :0], r.mask[:, :, :0]),
-            "with 0 each; give at least one box, masked or not",
+            "3 maps need the boxes of as many clips, at least one per frame, masked or not",
         ),
     ],
 )
 def test_missing_boxes_are_one_line(change: Any, words: str) -> None:
     video, regions = clips()
     with pytest.raises(DataError) as error:
-        small().eval()(video, change(regions))
+        small().eval()(video, regions=change(regions))
     assert words in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -294,17 +247,17 @@ def test_missing_boxes_are_one_line(change: Any, words: str) -> None:
 def test_explanation_holds_the_graphs_that_the_model_has() -> None:
     model, (video, regions) = awake(small()), clips(2)
     with torch.no_grad():
-        nodes, steps = model.nodes(model.reduce(model.stem(model.pixels(video))), video, regions)
-        links = model.graph.links(nodes, steps.boxes_xyxy, steps.mask)
-    explanation = model.explain(video, regions)[1]
+        features = model.head.reduce(model.forward_features(video))
+        nodes, steps = model.head.nodes(features, regions)
+        links = model.head.graph.links(nodes, steps.boxes_xyxy, steps.mask)
+    explanation = model.explain(video, regions=regions)[1]
     found = explanation.regions
     assert found is not None
     assert found.frames.tolist() == [0, 2, 4]
     assert torch.equal(found.mask, regions.mask[1, ::2])
     assert torch.equal(found.scores, regions.scores[1, ::2])
-    boxes = (
-        regions.boxes_xyxy[1, [0, 0, 2, 2, 4, 4]] / SIDE
-    )  # a frame between two steps shows the step before it
+    # A frame between two steps shows the step before it.
+    boxes = regions.boxes_xyxy[1, [0, 0, 2, 2, 4, 4]]
     assert_close_to_scale(explanation.node_boxes_xyxy, boxes)
     assert_close_to_scale(found.overlap[:2], overlaps(steps.boxes_xyxy, steps.mask)[1])
     assert not found.overlap[2].any()
@@ -325,10 +278,81 @@ def test_explanation_holds_the_graphs_that_the_model_has() -> None:
 def test_explanation_of_parts() -> None:
     video, regions = clips(1)
     similar, overlapping = (
-        awake(small(graph=graph)).explain(video, regions)[0].regions for graph in ("sim", "st")
+        awake(small(graph=graph)).explain(video, regions=regions)[0].regions
+        for graph in ("sim", "st")
     )
     assert similar.overlap is None
     assert similar.neighbours.shape[-1] == 5
     assert overlapping.overlap is not None
     assert overlapping.neighbours.shape[-1] == 0
     assert small(graph="none").explain(video) == []
+
+
+# ---- what it costs -------------------------------------------------------------------------------
+
+NODES, WIDTH, LAYERS = 16 * 50, 512, 3
+
+
+def profile(name: str, **overrides: Any) -> dict[str, Any]:
+    with torch.device("meta"):
+        return profile_model(create_model(name, **overrides))
+
+
+def graph_by_hand(similarity: bool = True, overlap: bool = True) -> float:
+    """GMAC of all graphs as N x N matrices: X W and G X per graph and layer, two embeddings, their
+    products.
+    """
+    graphs = similarity + 2 * overlap
+    layers = LAYERS * graphs * (NODES * WIDTH**2 + NODES**2 * WIDTH)
+    return (layers + similarity * (2 * NODES * WIDTH**2 + NODES**2 * WIDTH)) / 1e9
+
+
+def test_parts_add_up_as_the_paper_counts_them() -> None:
+    """158.05 GMAC: 152.47 for the backbone and 5.58 for the graph, whose cost grows faster than the
+    number of boxes; the convolution that reduces the map is not counted.
+    """
+    full = profile("strg_i3d_r50")
+    assert {name: part["params"] for name, part in full["parts"].items() if part["params"]} == {
+        "backbone": 27_223_872,
+        "head.reduce": 2048 * 512 + 512,
+        "head.graph": 2 * 512**2 + 9 * 512**2 + 4 * 2 * 512,
+        "head.classifier": 1024 * 157 + 157,
+    }
+    gmac = {name: part["gmac"] for name, part in full["parts"].items()}
+    assert gmac["backbone"] == pytest.approx(152.47, abs=0.005)
+    assert gmac["head.reduce"] == pytest.approx(3.29, abs=0.005)
+    assert gmac["head.graph"] == pytest.approx(graph_by_hand(), rel=1e-12)
+    assert full["gmac"]["total"] - gmac["head.reduce"] == pytest.approx(158.05, abs=0.005)
+    assert full["gmac"]["executed"] == pytest.approx(159.49, abs=0.005)
+    assert full["output_shapes"]["backbone"] == [1, 2048, 16, 14, 14]
+    assert full["output_shapes"]["head.graph"] == [1, 16, 50, 512]
+    few, many = (
+        profile("strg_i3d_r50", input={"boxes_per_frame": boxes})["parts"]["head.graph"]["gmac"]
+        for boxes in (10, 100)
+    )
+    assert (few, many) == (pytest.approx(0.59, abs=0.005), pytest.approx(17.7, abs=0.05))
+    assert profile("strg_i3d_r101")["output_shapes"]["backbone"] == [1, 2048, 16, 18, 18]
+
+
+@pytest.mark.parametrize(
+    ("graph", "by_hand"),
+    [("sim", graph_by_hand(overlap=False)), ("st", graph_by_hand(similarity=False))],
+)
+def test_what_runs_is_the_blocks_only(graph: str, by_hand: float) -> None:
+    counted = profile("strg_i3d_r50", head={"graph": graph})
+    assert counted["parts"]["head.graph"]["gmac"] == pytest.approx(by_hand, rel=1e-12)
+    if graph == "sim":
+        assert "executed" not in counted["gmac"]
+        return
+    zeros = 2 * LAYERS * (NODES**2 - 15 * 50**2) * WIDTH / 1e9
+    assert counted["gmac"]["total"] - counted["gmac"]["executed"] == pytest.approx(zeros, rel=1e-9)
+    words = f"as it runs, without products with zeros: {counted['gmac']['executed']:.4f} GMAC"
+    assert words in to_text(counted)
+
+
+def test_size_of_the_digit_models_is_that_of_rstgs() -> None:
+    def size(name: str) -> int:
+        with torch.device("meta"):
+            return sum(p.numel() for p in create_model(name).parameters())
+
+    assert size("strg_digits_small") == pytest.approx(size("rstg_small"), rel=0.01)
