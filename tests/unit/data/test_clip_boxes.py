@@ -244,12 +244,12 @@ def test_prediction_equals_evaluation_with_many_views(table: VideoTable, plan: V
         collate([dataset[i] for i in range(start, start + plan.num_views)])
         for start in range(0, len(dataset), plan.num_views)
     ]
-    scores = evaluate(model, batches, class_names=dataset.class_names, chunk=2)
+    scores = evaluate(model, batches, class_names=dataset.class_names, batch_size=2)
     one_by_one = evaluate(
         model, [dataset[i] for i in range(len(dataset))], class_names=dataset.class_names
     )
     np.testing.assert_allclose(scores.probabilities, one_by_one.probabilities, atol=1e-5)
-    predictor = Predictor(model, "cpu", plan=plan, boxes=store(table))
+    predictor = Predictor(model, plan, "cpu", boxes=store(table))
     for row, name in zip(scores.probabilities, scores.names, strict=True):
         np.testing.assert_allclose(predictor.predict(name).probabilities.numpy(), row, atol=1e-5)
     assert (
@@ -260,7 +260,6 @@ def test_prediction_equals_evaluation_with_many_views(table: VideoTable, plan: V
 def test_a_prediction_without_boxes_says_what_to_do(table: VideoTable) -> None:
     with pytest.raises(
         DataError,
-        match=r"takes 3 boxes per frame.*vidgraph extract proposals, and name it with --boxes "
-        r"STORE",
+        match=r"takes 3 boxes per frame.*vidgraph extract proposals, and name it with --boxes",
     ):
-        Predictor(Looking(), "cpu")
+        Predictor(Looking(), device="cpu")

@@ -379,7 +379,7 @@ class Motion(nn.Module):
     ("plan", "channels"), [(ViewPlan(), 3), (TEN, 3), (TEN, 0), (replace(TEN, num_views=25), 3)]
 )
 def test_prediction_equals_evaluation(moving: Path, plan: ViewPlan, channels: int) -> None:
-    spec = replace(SPEC, channels=channels)
+    spec, plan = replace(SPEC, channels=channels), replace(plan, fusion="logits")
     model, table, flow = (
         Motion(spec),
         load_table(moving / "t.csv"),
@@ -390,15 +390,15 @@ def test_prediction_equals_evaluation(moving: Path, plan: ViewPlan, channels: in
         model,
         [dataset[i] for i in range(len(dataset))],
         class_names=dataset.class_names,
-        views="logits",
-        chunk=7,
+        fusion="logits",
+        batch_size=7,
     )
     assert (
         np.ptp(scores.probabilities[:, 0]) > 0.05
     )  # the videos differ, or the test would say nothing
     for predictor in (
-        Predictor(model, "cpu", plan=plan, flow=flow, views="logits"),
-        Predictor(model, "cpu", plan=plan, views="logits"),
+        Predictor(model, plan, "cpu", flow=flow),
+        Predictor(model, plan, "cpu"),
     ):
         for row, name in zip(scores.probabilities, scores.names, strict=True):
             np.testing.assert_allclose(
@@ -408,24 +408,17 @@ def test_prediction_equals_evaluation(moving: Path, plan: ViewPlan, channels: in
 
 def test_a_prediction_says_where_its_flow_is_from(moving: Path, tmp_path: Path) -> None:
     model = Motion()
-    live, stored = (
-        Predictor(model, "cpu"),
-        Predictor(model, "cpu", flow=open_flow(moving / "store")),
-    )
-    prediction = live.predict(moving / "left.mp4")
-    assert live.notes(prediction) == [
-        "Optical flow was computed on the way (dis); --flow takes a store."
-    ]
-    assert stored.notes(stored.predict(moving / "left.mp4")) == []
+    live = Predictor(model, device="cpu")
+    stored = Predictor(model, device="cpu", flow=open_flow(moving / "store"))
+    now = "Optical flow was computed now (dis); --flow is faster."
+    assert live.predict(moving / "left.mp4").notes == [now]
+    assert stored.predict(moving / "left.mp4").notes == []
     rng = np.random.default_rng(0)
     write_video(
         tmp_path / "short.mp4", rng.integers(0, 255, (3, 64, 64, 3), dtype=np.uint8), fps=10
     )
-    notes = live.notes(live.predict(tmp_path / "short.mp4"))
-    assert (
-        notes[0]
-        == "The video holds 2 flow fields, and a snippet takes 4: the last one was repeated."
-    )
+    repeated = "The video holds 2 flow frames, and a stack takes 4: the last one was repeated."
+    assert live.predict(tmp_path / "short.mp4").notes == [now, repeated]
     write_video(tmp_path / "one.mp4", rng.integers(0, 255, (1, 64, 64, 3), dtype=np.uint8), fps=10)
     with pytest.raises(VideoError, match=r"one\.mp4: the video has one frame"):
         live.predict(tmp_path / "one.mp4")
