@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from vidgraph.backbones.image import mean_over_rgb
-from vidgraph.convert_tables import CLASSIFIER, CODEBASES, RSTG, Codebase
 from vidgraph.errors import WeightsError
 from vidgraph.models.build import create_model, merged, resolve_options
+from vidgraph.models.foreign_names import CLASSIFIER, CODEBASES, RSTG, Codebase
 from vidgraph.util import read_checkpoint, write_json
 from vidgraph.weights import save_weights
 

@@ -47,6 +47,12 @@ def of_shapes(network: object, inputs: Tensor) -> Tensor:
     return found
 
 
+def frame_by_frame(network: nn.Module, clip: Tensor) -> Tensor:
+    """A network of images on every frame: [B, C, T, H, W] to [B, C', T, H', W']."""
+    maps: Tensor = network(clip.transpose(1, 2).flatten(0, 1))  # [B * T, C', H', W']
+    return maps.unflatten(0, (len(clip), -1)).transpose(1, 2)
+
+
 class FrozenBatchNorm(nn.Module):
     """Batch norm that never leaves the statistics it was loaded with, whatever `.train()` says: an
     affine map per channel.

@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from vidgraph.backbones.base import frame_by_frame
 from vidgraph.backbones.resnet3d import ResNet3D, ResNet3DOptions
 from vidgraph.records import Positive, options
 
@@ -116,9 +117,3 @@ class DigitsBackbone(nn.Module):
         evidence = nn.functional.conv3d(features, self.evidence.weight[:, :, None])
         maps = torch.cat([features, (_EVIDENCE_SCALE * evidence).relu()], dim=1)
         return maps if self.resnet3d is None else self.resnet3d(maps)
-
-
-def frame_by_frame(network: nn.Module, clip: Tensor) -> Tensor:
-    """A network of images on every frame: [B, C, T, H, W] to [B, C', T, H', W']."""
-    maps: Tensor = network(clip.transpose(1, 2).flatten(0, 1))  # [B * T, C', H', W']
-    return maps.unflatten(0, (len(clip), -1)).transpose(1, 2)

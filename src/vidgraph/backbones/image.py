@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vidgraph.backbones.base import partial_batch_norm
+from vidgraph.backbones.base import frame_by_frame, partial_batch_norm
 from vidgraph.backbones.bn_inception import BNInception
 from vidgraph.errors import RecipeError, WeightsError, nearest
 from vidgraph.records import Digits, Positive, options
@@ -89,6 +88,17 @@ def timm_options(options: Any) -> Any:
     return {"type": "timm", "name": name, "level": level or "head"}
 
 
+def timm_statistics(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and deviation of the pixels, from 0 to 1, that timm's weights of a network take.
+
+    Raises:
+        RecipeError: timm has no such network.
+    """
+    models = _timm(name).models
+    found = models.get_pretrained_cfg(name) or models.PretrainedCfg()
+    return tuple(found.mean), tuple(found.std)
+
+
 class FrameByFrame(nn.Module):
     """A network of images as a backbone of clips; flow stacks are images of 2 L channels.
 
@@ -104,12 +114,11 @@ class FrameByFrame(nn.Module):
 
     def forward(self, clip: Tensor) -> Tensor:
         """[B, C, T, H, W] to [B, D, T, h, w]."""
-        maps: Tensor = self.network(clip.transpose(1, 2).flatten(0, 1))  # [B * T, D, h, w]
-        return maps.unflatten(0, (len(clip), -1)).transpose(1, 2)
+        return frame_by_frame(self.network, clip)
 
 
 def image_backbone(how: ImageOptions, in_channels: int, size: tuple[int, int]) -> FrameByFrame:
-    """A backbone with fresh weights, or those of a file.
+    """A backbone with fresh weights.
 
     Args:
         how: which network.
@@ -118,14 +127,11 @@ def image_backbone(how: ImageOptions, in_channels: int, size: tuple[int, int]) -
 
     Raises:
         RecipeError: timm has no such network or level, or it does not take such images.
-        WeightsError: the file does not hold the weights of this network.
     """
     network: TimmNetwork | BNInception | SmallResNet2D
     match how:
         case TimmOptions():
-            network = TimmNetwork(how.name, how.level, in_channels, size)
-            if how.weights is not None:
-                load_image_weights(network.timm, Path(how.weights))
+            network = TimmNetwork(how, in_channels, size)
         case BNInceptionOptions():
             network = BNInception(in_channels)
         case SmallResNet2DOptions():
@@ -139,8 +145,7 @@ class TimmNetwork(nn.Module):
     """One map of a network of timm, without the layers that follow it.
 
     Args:
-        name: as timm has it.
-        level: see `TimmOptions`.
+        options: which network, and which map.
         in_channels: of the images.
         size: rows and columns of the images. Networks that take any size do so here too.
 
@@ -149,14 +154,9 @@ class TimmNetwork(nn.Module):
         stride: rows and columns of the image per cell.
     """
 
-    def __init__(
-        self, name: str, level: Literal["head", 16, 32], in_channels: int, size: tuple[int, int]
-    ) -> None:
+    def __init__(self, options: TimmOptions, in_channels: int, size: tuple[int, int]) -> None:
         super().__init__()
-        import timm  # takes seconds, and brings torchvision
-
-        if not timm.is_model(name):
-            raise RecipeError(f"timm has no network {name!r}{nearest(name, timm.list_models())}")
+        name, level, self.options = options.name, options.level, options
         self.timm = _build(name, in_channels, size)
         strides = [info["reduction"] for info in self.timm.feature_info]
         if level != "head" and level not in strides:
@@ -213,6 +213,36 @@ class TimmNetwork(nn.Module):
         # of which the last level is the map.
         last, (last_map,) = found
         return last if last.dim() == 4 and last.shape[2:] == last_map.shape[2:] else last_map
+
+    def load_weights(self) -> None:
+        """Fills the network from the file that its options name. Classifiers and later layers in
+        the file are left out, and the first convolution becomes that of flow stacks where needed.
+
+        Raises:
+            WeightsError: a tensor of the network is not in the file, or has another shape there.
+        """
+        file = self.options.weights
+        if file is None:
+            return
+        tensors, state = read_checkpoint(file), self.timm.state_dict()
+        for name, here in state.items():
+            if name not in tensors and name.endswith("num_batches_tracked"):
+                continue
+            if name not in tensors:
+                raise WeightsError(
+                    f"{file}: has no {name!r}; give weights of {self.options.name} under timm's "
+                    "names"
+                )
+            value = tensors[name]
+            if here.dim() == 4 and value.shape[1] == 3 != here.shape[1]:
+                value = mean_over_rgb(value, here.shape[1])
+            if value.shape != here.shape:
+                raise WeightsError(
+                    f"{file}: {name!r} is {list(value.shape)} where {self.options.name} has "
+                    f"{list(here.shape)}; give weights of the same network and image size"
+                )
+            state[name] = value
+        self.timm.load_state_dict(state)
 
 
 class Block(nn.Module):
@@ -278,38 +308,9 @@ def mean_over_rgb(kernel: Tensor, channels: int) -> Tensor:
     return kernel.mean(dim=1, keepdim=True).repeat(1, channels, 1, 1)
 
 
-def load_image_weights(network: nn.Module, file: Path) -> None:
-    """Fills a network of timm from a file under the same names; classifiers and later layers in the
-    file are left out, and the first convolution becomes that of flow stacks where needed.
-
-    Raises:
-        WeightsError: a tensor of the network is not in the file, or has another shape there.
-    """
-    tensors, state = read_checkpoint(file), dict[str, Tensor]()
-    for name, here in network.state_dict().items():
-        if name.endswith("num_batches_tracked") and name not in tensors:
-            state[name] = here
-            continue
-        if name not in tensors:
-            raise WeightsError(
-                f"{file}: has no {name!r}; give weights of this network under timm's names"
-            )
-        value = tensors[name]
-        if here.dim() == 4 and value.shape[:2] == (len(here), 3) and here.shape[1] != 3:
-            value = mean_over_rgb(value, here.shape[1])
-        if value.shape != here.shape:
-            raise WeightsError(
-                f"{file}: {name!r} is {list(value.shape)} where this network has "
-                f"{list(here.shape)}; give weights of the same network and image size"
-            )
-        state[name] = value
-    network.load_state_dict(state)
-
-
 def _build(name: str, in_channels: int, size: tuple[int, int]) -> Any:
     """A network without classifier, for images of any size, or, if it cannot, of one size."""
-    import timm
-
+    timm = _timm(name)
     sizes: tuple[Mapping[str, Any], ...] = ({"dynamic_img_size": True}, {"img_size": size}, {})
     for how in sizes:
         try:
@@ -318,3 +319,12 @@ def _build(name: str, in_channels: int, size: tuple[int, int]) -> Any:
             if not how:
                 raise
     raise AssertionError(name)
+
+
+def _timm(name: str) -> Any:
+    """The library, if it has a network of that name."""
+    import timm  # takes seconds, and brings torchvision
+
+    if not timm.is_model(name):
+        raise RecipeError(f"timm has no network {name!r}{nearest(name, timm.list_models())}")
+    return timm

@@ -15,8 +15,10 @@ from vidgraph.backbones.digits import DigitsBackbone, DigitsOptions, SimpleC2D, 
 from vidgraph.backbones.image import (
     BNInceptionOptions,
     SmallResNet2DOptions,
+    TimmNetwork,
     TimmOptions,
     image_backbone,
+    timm_statistics,
 )
 from vidgraph.backbones.resnet3d import LAYERS, ResNet3D, ResNet3DOptions, channels_after
 from vidgraph.errors import RecipeError, nearest
@@ -32,7 +34,7 @@ from vidgraph.models.baselines import (
     PooledOptions,
 )
 from vidgraph.models.nonlocal_block import NonLocalBlock, NonLocalOptions
-from vidgraph.models.normalize import Normalize
+from vidgraph.models.normalize import Normalize, NormalizeOptions
 from vidgraph.models.published import NAMED, BackboneOptions, HeadOptions, ModelOptions
 from vidgraph.models.published_streams import (
     STREAMS,
@@ -87,6 +89,7 @@ def create_model(
     Raises:
         RecipeError: an unknown name or option, options that do not fit together, or names that do
             not match the number of classes.
+        WeightsError: a file of weights of the backbone does not fit it.
     """
     options = resolve_options(name, overrides, name)
     if class_names is not None and num_classes not in (None, len(class_names)):
@@ -97,6 +100,9 @@ def create_model(
     if classes is None or classes < 1:
         raise RecipeError(f"{name} needs at least one class; give num_classes or class_names")
     model = build_model(options, classes, multi_label)
+    for part in model.modules():
+        if isinstance(part, TimmNetwork):
+            part.load_weights()
     model.name = name
     model.class_names = None if class_names is None else list(class_names)
     return model
@@ -119,7 +125,14 @@ def resolve_options(
     if name not in _NAMED:
         raise RecipeError(f"{where}: there is no model {name!r}{nearest(name, _NAMED)}")
     named = _NAMED[name][0]()
-    return validated(type(named), merged(asdict(named), overrides), where, prefix)
+    options: NetworkOptions = validated(
+        type(named), merged(asdict(named), overrides), where, prefix
+    )
+    match options:
+        case ModelOptions(backbone=TimmOptions(name=network), input=InputSpec(channels=3)):
+            if "normalize" not in overrides:  # the pixels that the network's own weights take
+                options = replace(options, normalize=NormalizeOptions(*timm_statistics(network)))
+    return options
 
 
 def merged(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:

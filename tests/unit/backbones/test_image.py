@@ -29,7 +29,7 @@ from vidgraph.backbones.image import (
     mean_over_rgb,
 )
 from vidgraph.errors import RecipeError, WeightsError
-from vidgraph.models.build import create_model
+from vidgraph.models.build import build_model, create_model
 
 
 def with_statistics(network: nn.Module) -> nn.Module:
@@ -136,7 +136,7 @@ def test_maps_are_those_of_the_whole_network(name: str, level: Any) -> None:
     """At the head: what its own pool and classifier take, up to the layout."""
     torch.manual_seed(0)
     whole = with_statistics(timm.create_model(name, num_classes=0))
-    network = TimmNetwork(name, level, 3, (160, 160)).eval()
+    network = TimmNetwork(TimmOptions(name, level), 3, (160, 160)).eval()
     own = whole.state_dict()
     network.timm.load_state_dict({key: own[key] for key in network.timm.state_dict()})
     images = torch.randn(1, 3, 160, 160)
@@ -160,7 +160,8 @@ def test_networks_of_the_paper_are_torchvisions(name: str) -> None:
     """No tensor is renamed, and the map is the same."""
     torch.manual_seed(0)
     theirs = with_statistics(torchvision.models.get_model(name, weights=None))
-    network, state = TimmNetwork(name, 32, 3, (64, 96)).eval(), theirs.state_dict()
+    network = TimmNetwork(TimmOptions(name, 32), 3, (64, 96)).eval()
+    state = theirs.state_dict()
     network.timm.load_state_dict({key: state[key] for key in network.timm.state_dict()})
     heads = ("fc", "avgpool", "classifier")
     parts = [part for key, part in theirs.named_children() if key not in heads]
@@ -171,15 +172,22 @@ def test_networks_of_the_paper_are_torchvisions(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "expected"),
+    ("text", "expected", "mean"),
     [
-        ("timm:resnet10t", TimmOptions("resnet10t")),
-        ("timm:resnet10t.c3_in1k@16", TimmOptions("resnet10t.c3_in1k", 16)),
+        ("timm:resnet10t", TimmOptions("resnet10t"), (0.485, 0.456, 0.406)),
+        ("timm:resnet10t.c3_in1k@16", TimmOptions("resnet10t.c3_in1k", 16), (0.485, 0.456, 0.406)),
+        ("timm:tf_efficientnet_lite0", TimmOptions("tf_efficientnet_lite0"), (0.5, 0.5, 0.5)),
     ],
 )
-def test_short_form(text: str, expected: TimmOptions) -> None:
+def test_short_form_and_the_pixels_of_the_networks_weights(
+    text: str, expected: TimmOptions, mean: tuple[float, ...]
+) -> None:
     spec = {"height": 64, "width": 64, "num_frames": 2}
-    assert create_model("pooled", 3, backbone=text, input=spec).options.backbone == expected
+    options = create_model("pooled", 3, backbone=text, input=spec).options
+    assert (options.backbone, options.normalize.mean) == (expected, mean)
+    with torch.device("meta"):
+        other = create_model("pooled", 3, backbone=text, input=spec, normalize="kinetics")
+    assert other.options.normalize == "kinetics"
 
 
 @pytest.mark.parametrize(
@@ -218,10 +226,12 @@ def test_weights_from_a_file(suffix: str, tmp_path: Path) -> None:
         torch.save({"state_dict": state, "epoch": 3}, file)
     else:
         safetensors.torch.save_file(state, file)
-    frames, flow = (
-        image_backbone(TimmOptions("test_resnet", 16, str(file)), channels, (64, 64)).network.timm
-        for channels in (3, 20)
-    )
+    parts = {"backbone": {"type": "timm", "name": "test_resnet", "level": 16, "weights": str(file)}}
+    size = {"height": 64, "width": 64, "flow_length": 10}
+    model: Any = create_model("two_stream_small", 3, input=size, frames=parts, flow=parts)
+    frames, flow = (stream.backbone.network.timm for stream in (model.frames, model.flow))
+    file.unlink()  # what was trained from it is loaded without it
+    assert build_model(model.options, 3).state_dict().keys() == model.state_dict().keys()
     for name, value in frames.state_dict().items():
         assert torch.equal(value, state[name])
         same = torch.equal(value, flow.state_dict()[name])
@@ -236,10 +246,10 @@ def test_weights_that_do_not_fit_are_one_line(tmp_path: Path) -> None:
     state = timm.create_model("test_resnet").state_dict()
     for change, words in (
         ({"bn1.weight": None}, "has no 'bn1.weight'"),
-        ({"bn1.weight": torch.ones(3)}, r"'bn1.weight' is \[3\] where this network has \["),
+        ({"bn1.weight": torch.ones(3)}, r"'bn1.weight' is \[3\] where test_resnet has \["),
     ):
         torch.save({k: v for k, v in {**state, **change}.items() if v is not None}, file)
         with pytest.raises(WeightsError, match=words):
-            image_backbone(TimmOptions("test_resnet", 16, str(file)), 3, (64, 64))
+            TimmNetwork(TimmOptions("test_resnet", 16, str(file)), 3, (64, 64)).load_weights()
     with pytest.raises(WeightsError, match="cannot be read"):
-        image_backbone(TimmOptions("test_resnet", weights="absent.pth"), 3, (64, 64))
+        TimmNetwork(TimmOptions("test_resnet", weights="absent.pth"), 3, (64, 64)).load_weights()

@@ -1,4 +1,4 @@
-"""How other codebases name the tensors of our networks: one table for `vidgraph convert`."""
+"""How other codebases name the tensors of our networks: one table, for `vidgraph convert`."""
 
 from __future__ import annotations
 
