@@ -29,6 +29,9 @@ class SimpleC2DOptions:
     width: Positive = 512
     type: Literal["simple_c2d"] = "simple_c2d"
 
+    def build(self, in_channels: int, size: tuple[int, int]) -> SimpleC2D:
+        return SimpleC2D(self.width, in_channels)
+
 
 @options
 class DigitsOptions:
@@ -42,6 +45,9 @@ class DigitsOptions:
     num_evidence: Positive = 10
     resnet3d: ResNet3DOptions | None = None
     type: Literal["digits"] = "digits"
+
+    def build(self, in_channels: int, size: tuple[int, int]) -> DigitsBackbone:
+        return DigitsBackbone(self.num_evidence, in_channels)
 
 
 class SimpleC2D(nn.Module):

@@ -7,7 +7,7 @@ Shapes: B batch, C D channels, T frames, H W pixels or map, K boxes per frame, S
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -31,6 +31,28 @@ class Head(Protocol):
         explain.
         """
         ...
+
+
+@dataclass(frozen=True)
+class HeadInput:
+    """What a head is built for; every record of options of a head has `build(on: HeadInput)`.
+
+    Attributes:
+        backbone: whose maps it takes.
+        map_size: rows and columns of these maps (H', W') at the size of the model's clips.
+        num_classes: of its scores.
+        multi_label: a clip may have several labels.
+    """
+
+    backbone: Backbone
+    map_size: tuple[int, int]
+    num_classes: int
+    multi_label: bool = False
+
+    @property
+    def channels(self) -> int:
+        """Of the maps (D)."""
+        return self.backbone.out_channels
 
 
 @runtime_checkable

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vidgraph.backbones.digits import DigitsBackbone
+from vidgraph.models.base import HeadInput
 from vidgraph.models.rstg_heads import GraphVectorResidual, ResidualRSTGOptions
 from vidgraph.records import Explanation, Positive, Regions, Share, options
 
@@ -37,6 +38,12 @@ class PooledOptions:
     rstg: ResidualRSTGOptions | None = None
     type: Literal["pooled"] = "pooled"
 
+    def build(self, on: HeadInput) -> PooledHead:
+        rstg = None
+        if self.rstg is not None:
+            rstg = GraphVectorResidual(on.channels, on.map_size, self.rstg.graph, self.rstg.norm)
+        return PooledHead(on.channels, on.num_classes, self, on.map_size, on.multi_label, rstg)
+
 
 @options
 class MeanLSTMOptions:
@@ -53,6 +60,9 @@ class MeanLSTMOptions:
     average: bool = False
     type: Literal["mean_lstm"] = "mean_lstm"
 
+    def build(self, on: HeadInput) -> MeanLSTMHead:
+        return MeanLSTMHead(on.channels, on.num_classes, self)
+
 
 @options
 class ConvLSTMOptions:
@@ -67,12 +77,19 @@ class ConvLSTMOptions:
     conv_width: Positive = 448
     type: Literal["conv_lstm"] = "conv_lstm"
 
+    def build(self, on: HeadInput) -> ConvLSTMHead:
+        return ConvLSTMHead(on.channels, on.num_classes, self, on.map_size)
+
 
 @options
 class EvidenceOptions:
     """Pre-trains `DigitsBackbone`: its evidence maps are the scores."""
 
     type: Literal["evidence"] = "evidence"
+
+    def build(self, on: HeadInput) -> EvidenceHead:
+        assert isinstance(on.backbone, DigitsBackbone)
+        return EvidenceHead(on.backbone)
 
 
 class PooledHead(nn.Module):

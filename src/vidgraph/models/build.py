@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from vidgraph.backbones.base import Backbone, clip_of_shapes, of_shapes
-from vidgraph.backbones.digits import DigitsBackbone, DigitsOptions, SimpleC2D, SimpleC2DOptions
+from vidgraph.backbones.digits import DigitsBackbone, DigitsOptions
 from vidgraph.backbones.image import (
     BNInceptionOptions,
     SmallResNet2DOptions,
@@ -22,17 +22,8 @@ from vidgraph.backbones.image import (
 )
 from vidgraph.backbones.resnet3d import LAYERS, ResNet3D, ResNet3DOptions, channels_after
 from vidgraph.errors import RecipeError, nearest
-from vidgraph.models.base import ClipModel, Head, VideoModel
-from vidgraph.models.baselines import (
-    ConvLSTMHead,
-    ConvLSTMOptions,
-    EvidenceHead,
-    EvidenceOptions,
-    MeanLSTMHead,
-    MeanLSTMOptions,
-    PooledHead,
-    PooledOptions,
-)
+from vidgraph.models.base import ClipModel, Head, HeadInput, VideoModel
+from vidgraph.models.baselines import EvidenceOptions
 from vidgraph.models.nonlocal_block import NonLocalBlock, NonLocalOptions
 from vidgraph.models.normalize import Normalize, NormalizeOptions
 from vidgraph.models.published import NAMED, BackboneOptions, HeadOptions, ModelOptions
@@ -43,15 +34,9 @@ from vidgraph.models.published_streams import (
     TwoStreamOptions,
 )
 from vidgraph.models.pyramid import STPyramid
-from vidgraph.models.rstg import RSTGOptions
-from vidgraph.models.rstg_heads import (
-    GraphResidual,
-    GraphVectorResidual,
-    InsertedRSTGOptions,
-    RSTGHead,
-)
-from vidgraph.models.strg import STRGHead, STRGOptions
-from vidgraph.models.two_stream import SegmentsHead, SegmentsOptions, Stream, TwoStream
+from vidgraph.models.rstg_heads import GraphResidual, InsertedRSTGOptions
+from vidgraph.models.strg import STRGOptions
+from vidgraph.models.two_stream import Stream, TwoStream
 from vidgraph.records import InputSpec, validated
 
 NetworkOptions = Annotated[
@@ -252,14 +237,10 @@ def _backbone(
             backbone = DigitsBackbone(how.num_evidence, channels, resnet3d=resnet3d)
         case _ if inserted is not None:
             raise RecipeError(f"layers can be inserted in a resnet3d, not in a {how.type}")
-        case DigitsOptions():
-            backbone = DigitsBackbone(how.num_evidence, channels)
-        case SimpleC2DOptions():
-            backbone = SimpleC2D(how.width, channels)
         case TimmOptions() | BNInceptionOptions() | SmallResNet2DOptions():
             backbone = image_backbone(how, channels, (size[0], size[1]))
         case _:
-            assert_never(how)
+            backbone = how.build(channels, (size[0], size[1]))
     if frames < backbone.stride[0] or min(size) < backbone.stride[1]:
         raise RecipeError(
             f"clips of {frames} frames of {size[0]} x {size[1]} leave no map; the backbone needs "
@@ -290,33 +271,8 @@ def _resnet3d(
 
 
 def _head(
-    how: HeadOptions,
-    backbone: Backbone,
-    clip: Tensor,
-    num_classes: int,
-    multi_label: bool,
+    how: HeadOptions, backbone: Backbone, clip: Tensor, num_classes: int, multi_label: bool
 ) -> Head:
     """The head for a backbone's maps of clips of such shapes."""
-    channels, size = backbone.out_channels, of_shapes(backbone, clip).shape[3:]
-    map_size = (size[0], size[1])
-    match how:
-        case PooledOptions():
-            rstg = None
-            if how.rstg is not None:
-                rstg = GraphVectorResidual(channels, map_size, how.rstg.graph, how.rstg.norm)
-            return PooledHead(channels, num_classes, how, map_size, multi_label, rstg)
-        case SegmentsOptions():
-            return SegmentsHead(channels, num_classes, how)
-        case MeanLSTMOptions():
-            return MeanLSTMHead(channels, num_classes, how)
-        case ConvLSTMOptions():
-            return ConvLSTMHead(channels, num_classes, how, map_size)
-        case EvidenceOptions():
-            assert isinstance(backbone, DigitsBackbone)
-            return EvidenceHead(backbone)
-        case RSTGOptions():
-            return RSTGHead(channels, num_classes, how, map_size)
-        case STRGOptions():
-            return STRGHead(channels, num_classes, how)
-        case _:
-            assert_never(how)
+    size = of_shapes(backbone, clip).shape[3:]
+    return how.build(HeadInput(backbone, (size[0], size[1]), num_classes, multi_label))

@@ -1,9 +1,8 @@
 """The recurrent space-time graph: time stages (LSTM) alternate with space stages (send, gather,
 update).
 
-Source: Recurrent Space-time Graph Neural Networks for Video Understanding (NeurIPS 2019) and its
-authors' code. Where slides and code differ, the default is the code, and the slides' reading is an
-option (docs/departures.md).
+Source: Recurrent Space-time Graph Neural Networks (NeurIPS 2019) and its authors' code. Where
+slides and code differ, the default is the code and the slides are an option (docs/departures.md).
 
 Shapes: B batch, C channels, T frames, H W map, N nodes, E edges, D width, S stages.
 """
@@ -19,6 +18,7 @@ from torch.nn import functional as F
 
 from vidgraph.errors import RecipeError
 from vidgraph.models import grid
+from vidgraph.models.base import Head, HeadInput
 from vidgraph.models.norms import LastAxisBatchNorm, make_norm
 from vidgraph.models.rstg_extras import NodeExtras, RSTGExtras, he_initialisation
 from vidgraph.records import Explanation, Positive, options
@@ -72,6 +72,11 @@ class RSTGOptions:
                 "extras.context needs a node of the whole frame: the last of scales is 1, not "
                 f"{self.scales[-1]}"
             )
+
+    def build(self, on: HeadInput) -> Head:
+        from vidgraph.models.rstg_heads import RSTGHead  # a head among others of this graph
+
+        return RSTGHead(on.channels, on.num_classes, self, on.map_size)
 
 
 class Send(nn.Module):

@@ -16,6 +16,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from vidgraph.errors import DataError
+from vidgraph.models.base import HeadInput
 from vidgraph.models.region_graph import Edges, RegionGraph, overlaps
 from vidgraph.models.regions import mean_over_regions, region_nodes, regions_of_steps
 from vidgraph.records import (
@@ -66,6 +67,9 @@ class STRGOptions:
     dropout: Share = 0.0
     graph_dropout: Share = 0.0
     type: Literal["strg"] = "strg"
+
+    def build(self, on: HeadInput) -> STRGHead:
+        return STRGHead(on.channels, on.num_classes, self)
 
     def branches(self) -> dict[str, tuple[Edges, ...]]:
         """The graphs that each branch of layers works along."""

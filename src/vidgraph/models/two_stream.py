@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from vidgraph.backbones.base import Backbone
-from vidgraph.models.base import Head, VideoModel, check_inputs
+from vidgraph.models.base import Head, HeadInput, VideoModel, check_inputs
 from vidgraph.models.normalize import Normalize
 from vidgraph.records import Explanation, InputSpec, Regions, Share, options
 
@@ -28,6 +28,9 @@ class SegmentsOptions:
 
     dropout: Share = 0.8
     type: Literal["segments"] = "segments"
+
+    def build(self, on: HeadInput) -> SegmentsHead:
+        return SegmentsHead(on.channels, on.num_classes, self)
 
 
 class SegmentsHead(nn.Module):
