@@ -23,28 +23,17 @@ class VideoError(VidgraphError):
 
     Attributes:
         path: the file or frame folder.
+        problem: what is wrong, without path and frame.
         frame: the source frame index, or None where the whole file is at fault.
     """
 
     def __init__(self, path: str | Path, problem: str, frame: int | None = None) -> None:
         place = str(path) if frame is None else f"{path}, frame {frame}"
         super().__init__(f"{place}: {problem}")
-        self.path, self.frame = Path(path), frame
+        self.path, self.problem, self.frame = Path(path), problem, frame
 
     def __reduce__(self) -> tuple[object, ...]:
-        return (_restore_video_error, (type(self), str(self), self.path, self.frame))
-
-
-def _restore_video_error(
-    kind: type[VideoError], message: str, path: Path, frame: int | None
-) -> VideoError:
-    """Errors cross process borders (data workers), and pickle would call `__init__` with the
-    message alone.
-    """
-    error = kind.__new__(kind)
-    ValueError.__init__(error, message)
-    error.path, error.frame = path, frame
-    return error
+        return type(self), (self.path, self.problem, self.frame)  # data workers pickle it
 
 
 class TableError(VidgraphError):

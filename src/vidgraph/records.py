@@ -181,7 +181,9 @@ class Batch:
                     raise ValueError(f"{len(given)} of {len(values)} samples have {name}")
                 if isinstance(given[0], Batch):
                     return type(given[0]).joined(given)
-                return sum(given, []) if isinstance(given[0], list) else torch.cat(given)
+                if isinstance(given[0], list):
+                    return [item for value in given for item in value]
+                return torch.cat(given)
             return None
 
         names = [item.name for item in fields(cls)]  # type: ignore[arg-type]

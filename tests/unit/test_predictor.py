@@ -197,7 +197,7 @@ def test_a_model_without_names_or_graph_works(tmp_path: Path):
         def __init__(self) -> None:
             super().__init__()
             self.input_spec = InputSpec(
-                num_frames=2, height=16, width=16, channels=1, num_segments=2
+                num_frames=2, height=16, width=16, channels=1, whole_video=True
             )
 
         def forward(self, video: Tensor) -> Tensor:

@@ -61,7 +61,7 @@ def make_table(
             for `vidgraph data check` to put on a skip list, so that every score counts them.
 
     Returns:
-        What was written, for people.
+        What was written and what to do next, for people.
 
     Raises:
         DataError: the folder holds none of the videos, or a share or suffix that is none.
@@ -100,7 +100,8 @@ def make_table(
     if labelled.actions is not None:
         intervals = out.with_name(f"{out.stem}_intervals.csv")
         lines += _write_actions(labelled.actions.join(kept["video"], "name", "inner"), intervals)
-    return lines
+    columns = "" if "split" in splits else f" --columns split={splits.columns[0]}"
+    return [*lines, f"look for faults: vidgraph data check {out}{columns}"]
 
 
 def share_of(name: str) -> float:

@@ -20,6 +20,7 @@ from vidgraph.errors import DataError, RecipeError, nearest
 from vidgraph.precompute.boxes import BoxStore
 from vidgraph.precompute.flow_store import FlowSource
 from vidgraph.records import ClipBatch, InputSpec
+from vidgraph.video.transforms import ClipTransform
 from vidgraph.video.views import ViewPlan
 
 VALIDATION_SEED, TEST_SEED = 20_190_411, 20_190_412  # of generated clips: the same for every row
@@ -203,6 +204,14 @@ class TableSource:
         intervals = None
         if data.intervals is not None and data.label_scope == "clip":
             intervals = load_intervals(data.intervals, table)
+        transform = ClipTransform(
+            spec,
+            train=True,
+            flip=data.flip,
+            short_side=(side[0], side[-1]) if side else None,
+            brightness=data.brightness,
+            crop_scales=data.crop_scales,
+        )
         views = views.single()
         common: dict[str, Any] = {"skip": self.skip, "views": views, "boxes": boxes, "flow": flow}
         train = ClipDataset(
@@ -212,10 +221,7 @@ class TableSource:
             train=True,
             seed=seed,
             intervals=intervals,
-            flip=data.flip,
-            short_side=(side[0], side[-1]) if side else None,
-            brightness=data.brightness,
-            crop_scales=data.crop_scales,
+            transform=transform,
             **common,
         )
         val, notes = None, [*table.notes, *self._notes(train, spec)]
@@ -223,8 +229,8 @@ class TableSource:
             val = ClipDataset(table, data.val_split, spec, train=False, **common)
         else:
             notes.append(
-                f"{data.path} has no split {data.val_split!r}: the weights of the last clip will be "
-                "kept, not the best on validation"
+                f"{data.path} has no split {data.val_split!r}: the weights of the last clip will "
+                "be kept, not the best on validation"
             )
         fingerprint = table.fingerprint(self.skip)
         if boxes is not None:

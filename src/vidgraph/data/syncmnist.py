@@ -80,7 +80,7 @@ class DigitClips(Dataset[ClipBatch]):
             index=torch.from_numpy(rows),
             frame_indices=torch.arange(shape[1]).expand(len(rows), -1).contiguous(),
             regions=Regions(
-                torch.from_numpy(digit_boxes(walks) / FRAME),
+                torch.from_numpy(digit_boxes(walks)),
                 torch.ones(shape),
                 torch.ones(shape, dtype=torch.bool),
             ),
@@ -325,11 +325,11 @@ def draw_clips(
 
 
 def digit_boxes(walks: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Boxes of digits in pixels of the 64x64 frame: top-left corners [..., 2] (row, column) ->
+    """Boxes of digits as fractions of the frame: top-left corners [..., 2] (row, column) ->
     [..., 4] (x0, y0, x1, y1).
     """
-    corner = walks[..., ::-1] * (FRAME / CANVAS)
-    return np.concatenate([corner, corner + DIGIT * FRAME / CANVAS], -1).astype(np.float32)
+    corner = walks[..., ::-1]
+    return (np.concatenate([corner, corner + DIGIT], -1) / CANVAS).astype(np.float32)
 
 
 def _check_digits(digits: Digits, num_digits: int, classes: Sequence[int]) -> None:

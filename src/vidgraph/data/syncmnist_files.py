@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from vidgraph.data.digits import SPLITS, load_digits
-from vidgraph.data.syncmnist import NO_SYNC_PROBABILITY, SyncMnistStream, digit_boxes
+from vidgraph.data.syncmnist import FRAME, NO_SYNC_PROBABILITY, SyncMnistStream, digit_boxes
 from vidgraph.errors import DataError
 from vidgraph.util import whole_file, write_json
 from vidgraph.video.writer import write_video
@@ -155,7 +155,7 @@ def _tracks(split: str, stream: SyncMnistStream) -> pd.DataFrame:
     images, walks, _ = stream.plan(np.arange(len(stream)))
     digits = stream.digits.labels[images]  # [B, n]
     order = np.argsort(digits, axis=1)
-    boxes = np.take_along_axis(digit_boxes(walks), order[:, None, :, None], 2)  # [B, T, n, 4]
+    boxes = FRAME * np.take_along_axis(digit_boxes(walks), order[:, None, :, None], 2)
     clip, frame, digit = (index.ravel() for index in np.indices(boxes.shape[:3]))
     columns = {
         "video": [_name(split, number) for number in clip.tolist()],

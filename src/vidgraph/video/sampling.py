@@ -64,7 +64,7 @@ def sample_frames(
             end of the video.
         rng: draws the clip in training; None chooses the clip of a test.
         view: which of the views, from 0; test only.
-        num_views: clips per video.
+        num_views: clips per video; some are equal where there are fewer frames.
         past_end: what a clip longer than its span does: repeat the span's last frame, start again
             at its first, or raise. Clips of the whole video show frames twice where there are
             too few, unless it says "refuse".
@@ -74,8 +74,7 @@ def sample_frames(
         Frame indices, int64 [T].
 
     Raises:
-        SpanError: the span is empty or holds no frame, holds fewer frames than there are views
-            (unless clips loop, and views may then be equal), or is refused as too short.
+        SpanError: the span is empty or holds no frame, or is refused as too short.
         ValueError: `view` is not below `num_views`.
     """
     if not 0 <= view < num_views:
@@ -83,10 +82,6 @@ def sample_frames(
     times = np.asarray(timestamps_seconds, dtype=np.float64)
     first, stop = span_frames(times, start_seconds, end_seconds)
     length = stop - first
-    if num_views > length and past_end != "loop":
-        raise SpanError(
-            f"{num_views} clips cannot be spread over {_frames(length)}; ask for fewer clips"
-        )
     if past_end == "refuse":
         _refuse_short(spec, times[first:stop])
     if spec.whole_video:

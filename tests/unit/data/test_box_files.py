@@ -104,6 +104,6 @@ def test_the_boxes_of_digit_videos_are_such_a_file(tmp_path: Path) -> None:
         )
         order = np.argsort(stream.digits.labels[images[clip]])
         np.testing.assert_allclose(
-            64 * found.boxes_xyxy, digit_boxes(path[clip])[:, order], atol=0.0051
+            64 * found.boxes_xyxy, 64 * digit_boxes(path[clip])[:, order], atol=0.0051
         )
         assert found.mask.all()

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from vidgraph.data.clips import ClipDataset, ClipError, collate
+from vidgraph.data.clips import ClipDataset
 from vidgraph.data.table import VideoTable, load_table
 from vidgraph.errors import DataError, RecipeError, VideoError
 from vidgraph.evaluation.inference import evaluate
@@ -34,6 +34,8 @@ from vidgraph.predictor import Predictor
 from vidgraph.records import ClipBatch, InputSpec
 from vidgraph.util import write_json
 from vidgraph.video.reader import open_video
+from vidgraph.video.sampling import PastEnd
+from vidgraph.video.transforms import ClipTransform
 from vidgraph.video.views import ViewPlan
 from vidgraph.video.writer import write_video
 
@@ -118,8 +120,9 @@ def test_training_crops_and_mirrors_all_alike(table: VideoTable, drawn: FlowStor
     right.
     """
     for draws in ({"crop_scales": (1.0, 0.875, 0.75, 0.66)}, {"short_side": (30, 40)}, {}):
+        transform = ClipTransform(SPEC, train=True, flip=True, **draws)
         dataset = ClipDataset(
-            table, "train", SPEC, train=True, seed=1, flip=True, flow=drawn, **draws
+            table, "train", SPEC, train=True, seed=1, transform=transform, flow=drawn
         )
         seen, steps = set(), set()
         for epoch in range(24):
@@ -179,18 +182,17 @@ def test_twenty_five_anchors_are_the_centres_of_equal_parts(
     assert [int(dataset[i].frame_indices) for i in range(25)] == list(range(25))
 
 
-def test_more_anchors_than_frames_are_shared_out_where_clips_may_loop(
-    table: VideoTable, drawn: FlowStore
+@pytest.mark.parametrize("past_end", ["loop", "clamp"])
+def test_more_anchors_than_frames_are_shared_out(
+    table: VideoTable, drawn: FlowStore, past_end: PastEnd
 ) -> None:
     """Spread over ten frames, fifteen anchors show every second frame twice."""
     spec = replace(SPEC, num_frames=1)
     dataset = ClipDataset(
-        table, "span", spec, train=False, flow=drawn, views=ViewPlan(num_views=15, past_end="loop")
+        table, "span", spec, train=False, flow=drawn, views=ViewPlan(num_views=15, past_end=past_end)
     )
     anchors = [int(dataset[i].frame_indices) for i in range(15)]
     assert anchors == [5, 6, 6, 7, 8, 8, 9, 10, 10, 11, 12, 12, 13, 14, 14]
-    with pytest.raises(ClipError, match="15 clips cannot be spread over 10 frames"):
-        ClipDataset(table, "span", spec, train=False, flow=drawn, views=ViewPlan(num_views=15))[0]
 
 
 def test_snippets_stay_within_the_span(table: VideoTable, drawn: FlowStore) -> None:
@@ -201,7 +203,7 @@ def test_snippets_stay_within_the_span(table: VideoTable, drawn: FlowStore) -> N
         assert numbers.min() >= 5
         assert numbers.max() <= 13
     with pytest.raises(
-        ClipError,
+        VideoError,
         match=r"a: optical flow needs two frames, and there is one; .*\(t\.csv, line 7\)$",
     ):
         ClipDataset(table, "single", SPEC, train=False, flow=drawn)[0]
@@ -237,8 +239,9 @@ def test_a_mirrored_label_keeps_pixels_and_flow_together(
         f"video,label,split\n{table.folder}/videos/a,left,train\n{table.folder}/videos/b,walk,tra"
         "in\n"
     )
+    flip = ClipTransform(SPEC, train=True, flip=True)
     dataset = ClipDataset(
-        load_table(tmp_path / "t.csv"), "train", SPEC, train=True, flip=True, flow=drawn
+        load_table(tmp_path / "t.csv"), "train", SPEC, train=True, transform=flip, flow=drawn
     )
     assert dataset.never_flipped == ["left"]
     for epoch in range(10):
@@ -258,28 +261,28 @@ def test_a_mirrored_label_keeps_pixels_and_flow_together(
 
 
 def test_workers_change_nothing(table: VideoTable, drawn: FlowStore) -> None:
-    dataset = ClipDataset(
-        table, "train", SPEC, train=True, flip=True, flow=drawn, crop_scales=(1.0, 0.75)
-    )
-    alone = collate([dataset[0], dataset[1]])
+    transform = ClipTransform(SPEC, train=True, flip=True, crop_scales=(1.0, 0.75))
+    dataset = ClipDataset(table, "train", SPEC, train=True, transform=transform, flow=drawn)
+    alone = ClipBatch.joined([dataset[0], dataset[1]])
     loader = DataLoader(
         dataset,
         batch_size=2,
         num_workers=1,
-        collate_fn=dataset.collate,
+        collate_fn=ClipBatch.joined,
         multiprocessing_context="fork",
     )
     (batch,) = loader
     assert torch.equal(batch.flow, alone.flow)
     assert torch.equal(batch.video, alone.video)
     with pytest.raises(ValueError, match="1 of 2 samples have flow"):
-        collate([dataset[0], replace(dataset[1], flow=None)])
+        ClipBatch.joined([dataset[0], replace(dataset[1], flow=None)])
 
 
 def test_draws_without_flow_are_what_they_were(table: VideoTable, drawn: FlowStore) -> None:
     """The distance of snippets is drawn after all else."""
-    plain = ClipDataset(table, "train", replace(SPEC, flow_length=0), train=True, flip=True, seed=5)
-    flowing = ClipDataset(table, "train", SPEC, train=True, flip=True, seed=5, flow=drawn)
+    how = {"train": True, "transform": ClipTransform(SPEC, train=True, flip=True), "seed": 5}
+    plain = ClipDataset(table, "train", replace(SPEC, flow_length=0), **how)
+    flowing = ClipDataset(table, "train", SPEC, flow=drawn, **how)
     for i in range(2):
         assert torch.equal(plain[i].video, flowing[i].video)
         assert plain[i].flow is None
@@ -350,7 +353,7 @@ def test_a_store_that_lacks_a_video_names_the_row(moving: Path, tmp_path: Path) 
         flow=flow,
     )
     for row, line in ((0, 2), (1, 3)):
-        with pytest.raises(ClipError) as error:
+        with pytest.raises(VideoError) as error:
             dataset[row]
         assert str(error.value).startswith(str(moving))
         assert str(error.value).endswith(f"(t.csv, line {line})")

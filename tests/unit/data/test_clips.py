@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -9,14 +10,16 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from vidgraph.data.clips import ClipDataset, ClipError, collate
+from vidgraph.data.clips import ClipDataset
 from vidgraph.data.table import VideoTable, load_table
 from vidgraph.errors import DataError, TableError, VideoError
 from vidgraph.records import ClipBatch, InputSpec, Regions
+from vidgraph.video.transforms import ClipTransform
 from vidgraph.video.views import ViewPlan
 from vidgraph.video.writer import write_video
 
 SPEC = InputSpec(num_frames=4, height=32, width=32, stride_frames=2)
+FLIP = ClipTransform(SPEC, train=True, flip=True)
 
 
 def shaded(path: Path, num_frames: int, base: int, fps: float = 10) -> None:
@@ -78,7 +81,7 @@ def test_training_depends_on_seed_epoch_and_index_alone(table: VideoTable) -> No
     def starts(dataset: ClipDataset) -> list[int]:
         return [int(dataset[i].frame_indices[0, 0]) for i in range(4)]
 
-    dataset = ClipDataset(table, "train", SPEC, train=True, seed=3, flip=True)
+    dataset = ClipDataset(table, "train", SPEC, train=True, seed=3, transform=FLIP)
     first = [dataset[i] for i in range(4)]
     assert all(same(dataset[i], first[i]) for i in (3, 1, 2, 0))
     assert all(
@@ -86,7 +89,7 @@ def test_training_depends_on_seed_epoch_and_index_alone(table: VideoTable) -> No
         for clip, other in zip(
             first,
             map(
-                ClipDataset(table, "train", SPEC, train=True, seed=3, flip=True).__getitem__,
+                ClipDataset(table, "train", SPEC, train=True, seed=3, transform=FLIP).__getitem__,
                 range(4),
             ),
             strict=True,
@@ -168,26 +171,26 @@ def test_luma_and_multi_label(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text(
         "video,label,split\n0.mp4,a|c,train\n0.mp4,,train\n0.mp4,b,train\n"
     )
-    spec = InputSpec(num_frames=3, height=24, width=24, channels=1, num_segments=3)
+    spec = InputSpec(num_frames=3, height=24, width=24, channels=1, whole_video=True)
     dataset = ClipDataset(load_table(tmp_path / "t.csv"), "train", spec, train=False)
-    batch = dataset.collate([dataset[i] for i in range(3)])
+    batch = ClipBatch.joined([dataset[i] for i in range(3)])
     assert batch.video.shape == (3, 1, 3, 24, 24)
     assert batch.label.tolist() == [[1, 0, 1], [0, 0, 0], [0, 1, 0]]
     assert batch.label.dtype == torch.float32
 
 
-def test_collate_joins_regions_or_refuses(table: VideoTable) -> None:
+def test_batches_join_their_regions_or_refuse(table: VideoTable) -> None:
     dataset = ClipDataset(table, "train", SPEC, train=False)
     clips = [dataset[0], dataset[1]]
     clips[0].regions = Regions(
         torch.zeros(1, 4, 2, 4), torch.ones(1, 4, 2), torch.ones(1, 4, 2, dtype=torch.bool)
     )
     with pytest.raises(ValueError, match="1 of 2 samples have regions"):
-        collate(clips)
+        ClipBatch.joined(clips)
     clips[1].regions = Regions(
         torch.ones(1, 4, 2, 4), torch.ones(1, 4, 2), torch.ones(1, 4, 2, dtype=torch.bool)
     )
-    batch = collate(clips)
+    batch = ClipBatch.joined(clips)
     assert batch.regions is not None
     assert batch.regions.boxes_xyxy.mean((1, 2, 3)).tolist() == [0.0, 1.0]
     assert len(batch) == len(batch.names) == 2
@@ -199,7 +202,7 @@ def epochs(dataset: ClipDataset, workers: int, context: str | None) -> list[Clip
         dataset,
         batch_size=3,
         num_workers=workers,
-        collate_fn=dataset.collate,
+        collate_fn=ClipBatch.joined,
         multiprocessing_context=context,
     )
     batches = []
@@ -210,7 +213,7 @@ def epochs(dataset: ClipDataset, workers: int, context: str | None) -> list[Clip
 
 
 def test_forked_workers_change_nothing(table: VideoTable) -> None:
-    dataset = ClipDataset(table, "train", SPEC, train=True, flip=True)
+    dataset = ClipDataset(table, "train", SPEC, train=True, transform=FLIP)
     alone, forked = epochs(dataset, 0, None), epochs(dataset, 2, "fork")
     assert [len(batch) for batch in alone] == [3, 1, 3, 1]
     assert all(same(a, b) for a, b in zip(alone, forked, strict=True))
@@ -219,43 +222,30 @@ def test_forked_workers_change_nothing(table: VideoTable) -> None:
 
 @pytest.mark.slow
 def test_spawned_workers_change_nothing(table: VideoTable) -> None:
-    dataset = ClipDataset(table, "train", SPEC, train=True, flip=True)
+    dataset = ClipDataset(table, "train", SPEC, train=True, transform=FLIP)
     assert all(
         same(a, b)
         for a, b in zip(epochs(dataset, 0, None), epochs(dataset, 2, "spawn"), strict=True)
     )
 
 
-def test_a_worker_hands_on_the_whole_error(table: VideoTable) -> None:
-    loader = DataLoader(
-        ClipDataset(table, "broken", SPEC, train=True),
-        num_workers=1,
-        collate_fn=collate,
-        multiprocessing_context="fork",
-    )
-    with pytest.raises(VideoError) as error:
-        list(loader)
+def test_errors_of_videos_travel_between_processes(table: VideoTable) -> None:
+    with pytest.raises(VideoError) as caught:
+        ClipDataset(table, "broken", SPEC, train=True)[0]
+    error = pickle.loads(pickle.dumps(caught.value))
     gone = table.folder / "gone.mp4"
-    assert str(error.value) == f"{gone}: there is no such file (clips.csv, line 9)"
-    assert (error.value.path, error.value.frame) == (gone, None)
-    printed = (
-        "Caught ClipError in worker 0.\nOriginal Traceback:\nvidgraph.data.clips.ClipError: "
-        "a.mp4, frame 7: torn (t.csv, line 2)\n"
-    )
-    rebuilt = ClipError(printed)
-    assert (str(rebuilt), rebuilt.path, rebuilt.frame) == (
-        "a.mp4, frame 7: torn (t.csv, line 2)",
-        Path("a.mp4"),
-        7,
-    )
+    assert str(error) == f"{gone}: there is no such file (clips.csv, line 9)"
+    assert (type(error), error.path, error.frame) == (VideoError, gone, None)
+    torn = pickle.loads(pickle.dumps(VideoError("a.mp4", "torn", 7)))
+    assert (str(torn), torn.path, torn.frame) == ("a.mp4, frame 7: torn", Path("a.mp4"), 7)
 
 
 def test_weizmann_clips(shared_data: Path) -> None:
     columns = {"video": "path", "label": "class", "split": "person"}
     table = load_table(shared_data / "data" / "weizmann" / "manifest.csv", columns)
-    spec = InputSpec(num_frames=8, height=112, width=112, num_segments=8)
+    spec = InputSpec(num_frames=8, height=112, width=112, whole_video=True)
     dataset = ClipDataset(table, "daria", spec, train=False)
-    batch = collate([dataset[i] for i in range(len(dataset))])
+    batch = ClipBatch.joined([dataset[i] for i in range(len(dataset))])
     assert batch.video.shape == (10, 3, 8, 112, 112)
     assert batch.label.tolist() == list(range(10))
     assert (batch.frame_indices.diff(dim=1) > 0).all()

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from vidgraph.data.clips import ClipDataset, ClipError
+from vidgraph.data.clips import ClipDataset
 from vidgraph.data.intervals import load_intervals
 from vidgraph.data.table import VideoTable, load_table
-from vidgraph.errors import TableError
+from vidgraph.errors import TableError, VideoError
 from vidgraph.records import InputSpec
+from vidgraph.video.transforms import ClipTransform
 from vidgraph.video.views import ViewPlan
 from vidgraph.video.writer import write_video
 
@@ -129,7 +130,7 @@ def test_a_mirrored_clip_has_the_mirrored_labels_of_what_it_shows(
         "train",
         SPEC,
         train=True,
-        flip=True,
+        transform=ClipTransform(SPEC, train=True, flip=True),
         intervals=load_intervals(tmp_path / "actions.csv", table),
     )
     labels = []
@@ -153,7 +154,7 @@ def test_an_action_beyond_the_video_is_named(tmp_path: Path, folder: Path) -> No
         "video, whose last frame is shown at 3.9 s "
         "(table.csv, line 2)"
     )
-    with pytest.raises(ClipError) as caught:
+    with pytest.raises(VideoError) as caught:
         dataset[0]
     assert str(caught.value) == message
     (tmp_path / "actions.csv").write_text(

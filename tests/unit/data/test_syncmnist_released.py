@@ -52,7 +52,7 @@ def compare_with_golden(clips: SyncMnistTest, name: str) -> None:
         [zlib.crc32(np.ascontiguousarray(v)) for v in frames], golden["crc32_per_video_uint8"]
     )
     boxes = batch.regions.boxes_xyxy[:, :, :, :2].numpy()  # x0, y0
-    np.testing.assert_allclose(boxes, golden["videos_digits_coords"][..., ::-1] * 0.64, atol=1e-5)
+    np.testing.assert_allclose(boxes, golden["videos_digits_coords"][..., ::-1] / 100, atol=1e-7)
 
 
 def test_sequential_generation_equals_the_authors(mnist: Digits) -> None:

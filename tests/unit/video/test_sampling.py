@@ -34,7 +34,7 @@ def test_stride_in_training_reaches_every_start_and_no_other() -> None:
 
 
 @pytest.mark.parametrize(
-    "spacing", [{"stride_frames": 2}, {"sample_fps": 5.0}, {"num_segments": 6}]
+    "spacing", [{"stride_frames": 2}, {"sample_fps": 5.0}, {"whole_video": True}]
 )
 def test_equal_generators_give_equal_clips(spacing: dict[str, float]) -> None:
     clips = [
@@ -61,11 +61,11 @@ def test_a_clip_longer_than_the_video() -> None:
     assert sample_frames(
         spec(3, stride_frames=4), TIMES[:1], rng=np.random.default_rng(0)
     ).tolist() == [0, 0, 0]
-    assert sample_frames(spec(4, num_segments=4), TIMES[:2]).tolist() == [0, 0, 1, 1]
+    assert sample_frames(spec(4, whole_video=True), TIMES[:2]).tolist() == [0, 0, 1, 1]
 
 
 def test_segments_take_their_centres_or_any_frame() -> None:
-    segments = spec(4, num_segments=4)
+    segments = spec(4, whole_video=True)
     assert sample_frames(segments, TIMES).tolist() == [12, 37, 62, 87]
     assert sample_frames(segments, TIMES, view=0, num_views=2).tolist() == [6, 31, 56, 81]
     assert sample_frames(segments, TIMES, view=1, num_views=2).tolist() == [18, 43, 68, 93]
@@ -148,7 +148,7 @@ def test_a_view_that_does_not_exist() -> None:
 
 
 def test_linspace_runs_from_the_first_frame_to_the_last_and_draws_nothing() -> None:
-    whole = spec(4, num_segments=4)
+    whole = spec(4, whole_video=True)
     for length, expected in (
         (10, [0, 3, 6, 9]),
         (6, [0, 1, 3, 5]),
@@ -170,7 +170,7 @@ def test_linspace_runs_from_the_first_frame_to_the_last_and_draws_nothing() -> N
     assert views == [[0, 13, 26, 39], [5, 18, 31, 39]]
     # Their own numbers: 32 frames of a video of 48, the second clip round(0.75) = 1 later.
     first, second = (
-        sample_frames(spec(32, num_segments=32), TIMES[:48], view=v, num_views=2, spread="linspace")
+        sample_frames(spec(32, whole_video=True), TIMES[:48], view=v, num_views=2, spread="linspace")
         for v in range(2)
     )
     assert first[:8].tolist() == [0, 1, 3, 4, 6, 7, 9, 10]
@@ -211,7 +211,7 @@ def test_a_looped_clip_longer_than_its_span_starts_at_other_frames() -> None:
             "a clip needs 10 frames, and the video has 9; let it repeat frames (past_end clamp or "
             "loop)",
         ),
-        ({"num_segments": 4}, 4, "a clip needs 4 frames, and the video has 3"),
+        ({"whole_video": True}, 4, "a clip needs 4 frames, and the video has 3"),
         (
             {"sample_fps": 5.0},
             16,
@@ -231,12 +231,17 @@ def test_a_clip_longer_than_the_video_is_refused_if_so_wanted(
 
 
 @pytest.mark.parametrize(
-    "spacing", [{"stride_frames": 1}, {"num_segments": 2}, {"sample_fps": 25.0}]
+    "spacing", [{"stride_frames": 1}, {"whole_video": True}, {"sample_fps": 25.0}]
 )
 def test_more_views_than_frames(spacing: dict[str, float]) -> None:
+    """They are spread as others are, and some of them are equal."""
     two = spec(2, **spacing)
-    assert len(sample_frames(two, TIMES[:5], view=4, num_views=5)) == 2
-    with pytest.raises(
-        VidgraphError, match="6 clips cannot be spread over 5 frames; ask for fewer clips"
-    ):
-        sample_frames(two, TIMES[:5], view=0, num_views=6)
+    for past_end in ("clamp", "loop"):
+        clips = [
+            sample_frames(two, TIMES[:5], view=view, num_views=25, past_end=past_end).tolist()
+            for view in range(25)
+        ]
+        starts = [clip[0] for clip in clips]
+        assert starts == sorted(starts)
+        assert 2 <= len(set(starts)) <= 5
+        assert max(max(clip) for clip in clips) == 4

@@ -1,1 +1,3 @@
-"""One file per official label format: each has `make_table`, and is a verb below `vidgraph data make`."""
+"""One file per official label format: each has `read_labels`, and is a verb below `vidgraph data
+make`.
+"""
