@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 from vidgraph import from_pretrained
 from vidgraph.data.digits import load_digits
+from vidgraph.data.options import SyncMnistOptions
 from vidgraph.data.syncmnist import SyncMnistStream
 from vidgraph.models.strg import STRG
 
@@ -105,7 +106,9 @@ def main() -> None:
     model = from_pretrained(args.model).eval()
     if not isinstance(model, STRG):
         parser.error(f"{args.model} has no region graph")
-    stream = SyncMnistStream(load_digits(args.digits, "test"), args.num_digits, args.clips, seed=5)
+    stream = SyncMnistStream(
+        load_digits(args.digits, "test"), SyncMnistOptions(args.num_digits), args.clips, seed=5
+    )
     with torch.inference_mode():
         found, centres, digits = look(model, stream, args.clips)
     moves = centres[:, 1:] - centres[:, :-1]

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from vidgraph.data.digits import load_digits
+from vidgraph.data.options import SyncMnistOptions
 from vidgraph.data.syncmnist import SyncMnistStream
 
 
@@ -30,7 +31,9 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
 
-    stream = SyncMnistStream(load_digits(args.digits, "train"), args.num_digits, args.clips, seed=0)
+    stream = SyncMnistStream(
+        load_digits(args.digits, "train"), SyncMnistOptions(args.num_digits), args.clips, seed=0
+    )
     rates = []  # per second of the processor, so that other work beside it changes little
     for _ in range(args.repeats):
         start = time.process_time()

@@ -107,6 +107,7 @@ def syncmnist(
     seed: Annotated[int, Option(min=0)] = 0,
 ) -> int:
     """Write synchronous digits as .mp4 files, with a table and digit boxes."""
+    from vidgraph.data.options import SyncMnistOptions
     from vidgraph.data.syncmnist_files import make_dataset
     from vidgraph.util import counter
 
@@ -115,9 +116,8 @@ def syncmnist(
     counts = {"train": train, "val": val, "test": test}
     chosen = [int(word) for word in classes.split(",")]
     with counter("videos") as progress:
-        table = make_dataset(
-            out, num_digits, counts, digits, seed=seed, classes=chosen, report=progress
-        )
+        options = SyncMnistOptions(num_digits, digits, classes=chosen, shuffle_layers=True)
+        table = make_dataset(out, options, counts, seed, progress)
     boxes = table.with_name("boxes.csv")
     total = sum(counts.values())
     print(f"{total:,} videos; the table is {table}, digit boxes are in {boxes}")

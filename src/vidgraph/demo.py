@@ -13,6 +13,7 @@ from pathlib import Path
 
 from vidgraph.config import Recipe, load_recipe
 from vidgraph.data.check import check_table
+from vidgraph.data.options import SyncMnistOptions
 from vidgraph.data.syncmnist_files import make_dataset
 from vidgraph.data.table import load_table
 from vidgraph.doctor import describe_hardware
@@ -82,15 +83,14 @@ def _make_videos(table: Path, counts: dict[str, int]) -> None:
     """
     print(f"Writing {sum(counts.values()):,} videos of moving digits to {table.parent}", flush=True)
     with counter("videos") as count:
-        make_dataset(
-            table.parent,
+        options = SyncMnistOptions(
             len(CLASSES),
-            counts,
             "embedded",
-            classes=CLASSES,
+            classes=list(CLASSES),
             no_sync_probability=1 - CHANCE / 100,
-            report=count,
+            shuffle_layers=True,
         )
+        make_dataset(table.parent, options, counts, progress=count)
     print(f"Checking {table}", flush=True)
     with counter("files") as count:
         report = check_table(load_table(table), progress=count)

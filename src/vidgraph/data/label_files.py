@@ -13,7 +13,7 @@ import pandas as pd
 
 from vidgraph.data.cells import hash64
 from vidgraph.errors import DataError, TableError
-from vidgraph.util import whole_file
+from vidgraph.util import atomic_write
 from vidgraph.video.listing import VIDEO_SUFFIXES, has_suffix
 
 UNUSED = "unused"  # by an official split
@@ -173,5 +173,5 @@ def _write_actions(actions: pd.DataFrame, out: Path) -> list[str]:
 
 
 def _write(rows: pd.DataFrame, out: Path) -> None:
-    with whole_file(out) as temporary:
+    with atomic_write(out) as temporary:
         rows.to_csv(temporary, index=False)

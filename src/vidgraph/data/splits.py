@@ -143,10 +143,7 @@ class SyncMnistSource:
         data = self.data
         if data.task == "digit":
             return DigitStream(digits, num_clips, seed, data.num_digits)
-        drawn = {"classes": data.classes, "no_sync_probability": data.no_sync_probability}
-        given: dict[str, Any] = {key: value for key, value in drawn.items() if value is not None}
-        given |= {"num_frames": data.num_frames, "shuffle_layers": data.shuffle_layers}
-        return SyncMnistStream(digits, data.num_digits, num_clips, seed, **given)
+        return SyncMnistStream(digits, data, num_clips, seed)
 
 
 def _check_fits(dataset: DigitClips, spec: InputSpec) -> None:

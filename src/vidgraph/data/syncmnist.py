@@ -23,6 +23,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from vidgraph.data.digits import DIGIT, Digits, load_digits
+from vidgraph.data.options import SyncMnistOptions
 from vidgraph.data.trajectories import (
     CANVAS,
     HIGHEST,
@@ -92,40 +93,26 @@ class SyncMnistStream(DigitClips):
 
     The distribution is the authors' (uniform first image, other digits of different classes, their
     walk, their share of "none"); only the random numbers differ, so that any clip can be made
-    without those before it.
+    without those before it. The first two digits are the pair. As many digits as classes makes
+    every clip show the same classes, so that single frames cannot narrow the answer.
 
     Args:
         digits: the images to draw.
-        num_digits: digits per clip; the first two are the pair.
+        options: what clips show: digits, frames, classes, the share of "none", the order of layers.
         num_clips: length of one pass.
         seed: picks the clips.
-        num_frames: T.
-        classes: digit classes that appear. As many digits as classes makes every clip show the same
-            classes, so that single frames cannot narrow the answer.
-        no_sync_probability: share of clips in which no two digits move together ("none").
-        shuffle_layers: draw the digits in random order. The authors draw the pair first, under all
-            others, which betrays it where digits overlap.
 
     Raises:
         DataError: fewer than two digits, more digits than classes, or a class without images.
     """
 
     def __init__(
-        self,
-        digits: Digits,
-        num_digits: int,
-        num_clips: int,
-        seed: int,
-        num_frames: int = 10,
-        classes: Sequence[int] = range(10),
-        no_sync_probability: float = NO_SYNC_PROBABILITY,
-        shuffle_layers: bool = False,
+        self, digits: Digits, options: SyncMnistOptions, num_clips: int, seed: int
     ) -> None:
-        self.classes = sorted(set(classes))
-        _check_digits(digits, num_digits, self.classes)
-        self.digits, self.num_digits, self.num_clips = digits, num_digits, num_clips
-        self.seed, self.num_frames = seed, num_frames
-        self.no_sync_probability, self.shuffle_layers = no_sync_probability, shuffle_layers
+        self.options, self.digits = options, digits
+        self.num_clips, self.seed = num_clips, seed
+        self.classes = sorted(set(range(10) if options.classes is None else options.classes))
+        _check_digits(digits, options.num_digits, self.classes)
         self.class_names = pair_names(self.classes)
         groups = [digits.by_class[c] for c in self.classes]
         self._pool = np.concatenate(groups)  # images, grouped by class
@@ -134,14 +121,19 @@ class SyncMnistStream(DigitClips):
 
     def plan(self, rows: NDArray[np.int64]) -> Plan:
         """See `DigitClips.plan`."""
-        n, num_classes = self.num_digits, len(self.classes)
-        counts = [1, num_classes, n, n, num_walk_draws(n, self.num_frames)]
+        n, num_frames, num_classes = (
+            self.options.num_digits,
+            self.options.num_frames,
+            len(self.classes),
+        )
+        counts = [1, num_classes, n, n, num_walk_draws(n, num_frames)]
         bits = random_bits(self.seed, rows, sum(counts))
         sync_bits, class_bits, image_bits, layer_bits, walk_bits = np.split(
             bits, np.cumsum(counts[:-1]), axis=1
         )
         unit = (sync_bits[:, 0] >> np.uint64(11)).astype(np.float64) * 2.0**-53
-        synchronous = unit >= self.no_sync_probability
+        share = self.options.no_sync_probability
+        synchronous = unit >= (NO_SYNC_PROBABILITY if share is None else share)
         # Digit 0 is any image, so that frequent classes come more often.
         first = random_below(image_bits[:, 0], len(self._pool))
         first_class = np.searchsorted(self._starts, first, side="right") - 1
@@ -151,9 +143,9 @@ class SyncMnistStream(DigitClips):
         chosen = self._starts[classes] + random_below(image_bits, self._counts[classes])
         chosen[:, 0] = first
         label = pair_label(classes[:, 0], classes[:, 1], synchronous, num_classes)
-        walks = random_walks(walk_bits, n, self.num_frames, synchronous)  # [B, T, n, 2]
+        walks = random_walks(walk_bits, n, num_frames, synchronous)  # [B, T, n, 2]
         images = self._pool[chosen]
-        if self.shuffle_layers:
+        if self.options.shuffle_layers:
             order = np.argsort(layer_bits, axis=1)
             images = np.take_along_axis(images, order, 1)
             walks = np.take_along_axis(walks, order[:, None, :, None], 2)
@@ -256,10 +248,9 @@ class DigitStream(DigitClips):
     def __init__(self, digits: Digits, num_clips: int, seed: int, num_digits: int = 1) -> None:
         self.digits, self.num_clips, self.seed = digits, num_clips, seed
         self.class_names = [str(c) for c in range(10)]
+        several = SyncMnistOptions(num_digits, num_frames=1, shuffle_layers=True)
         self._several = (
-            SyncMnistStream(digits, num_digits, num_clips, seed, 1, shuffle_layers=True)
-            if num_digits > 1
-            else None
+            SyncMnistStream(digits, several, num_clips, seed) if num_digits > 1 else None
         )
 
     def plan(self, rows: NDArray[np.int64]) -> Plan:

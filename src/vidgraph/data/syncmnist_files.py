@@ -7,7 +7,8 @@ Shapes: T frames, n digits per clip.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ import numpy as np
 import pandas as pd
 
 from vidgraph.data.digits import SPLITS, load_digits
-from vidgraph.data.syncmnist import FRAME, NO_SYNC_PROBABILITY, SyncMnistStream, digit_boxes
+from vidgraph.data.options import SyncMnistOptions
+from vidgraph.data.syncmnist import FRAME, SyncMnistStream, digit_boxes
 from vidgraph.errors import DataError
-from vidgraph.util import whole_file, write_json
+from vidgraph.util import atomic_write, write_json
 from vidgraph.video.writer import write_video
 
 FPS = 10.0  # frames per second of the files: clips have no rate of their own
@@ -27,15 +29,10 @@ _BATCH = 64  # clips drawn at once
 
 def make_dataset(
     out_folder: str | Path,
-    num_digits: int,
+    options: SyncMnistOptions,
     counts: Mapping[str, int],
-    digits: str | Path = "mnist",
     seed: int = 0,
-    num_frames: int = 10,
-    classes: Sequence[int] = range(10),
-    no_sync_probability: float = NO_SYNC_PROBABILITY,
-    shuffle_layers: bool = True,
-    report: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Path:
     """Writes `table.csv` (video, label, split), lossless files `SPLIT/NUMBER.mp4`, and `boxes.csv`
     with the track of every digit.
@@ -47,17 +44,12 @@ def make_dataset(
 
     Args:
         out_folder: a new or empty folder, or one begun by this function with the same settings.
-        num_digits: digits per clip. With as many `classes`, frames alone say least.
+        options: what clips show. Without `shuffle_layers` the pair is drawn first, as the authors
+            do, which betrays it where digits overlap.
         counts: clips per split, such as {"train": 800, "val": 100, "test": 200}; every split draws
             its own digit images.
-        digits: source of the images, as for `load_digits`.
         seed: picks the clips.
-        num_frames: frames per clip.
-        classes: digit classes that appear.
-        no_sync_probability: share of "none".
-        shuffle_layers: draw the digits of a clip in random order; False draws the pair first, as
-            the authors do.
-        report: called with (clips done, clips in all).
+        progress: called with (clips done, clips in all).
 
     Returns:
         The path of `table.csv`.
@@ -72,28 +64,21 @@ def make_dataset(
     counts = {split: counts[split] for split in SPLITS if counts.get(split)}
     if not counts:
         raise DataError(f"no clips to write; give counts for some of {', '.join(SPLITS)}")
-    options: dict[str, Any] = {
-        "num_frames": num_frames,
-        "classes": sorted(set(classes)),
-        "no_sync_probability": no_sync_probability,
-        "shuffle_layers": shuffle_layers,
-    }
-    settings = {"num_digits": num_digits, "counts": counts, "digits": str(digits), "seed": seed}
     streams = {
         split: SyncMnistStream(
-            load_digits(digits, split), num_digits, count, 3 * seed + SPLITS.index(split), **options
+            load_digits(options.digits, split), options, count, 3 * seed + SPLITS.index(split)
         )
         for split, count in counts.items()
     }
-    _begin(folder, settings | options)
+    _begin(folder, {"counts": counts, "seed": seed, **asdict(options)})
     table = folder / "table.csv"
     if not table.is_file():
-        _write_videos(folder, streams, report)
+        _write_videos(folder, streams, progress)
         tracks = pd.concat([_tracks(split, stream) for split, stream in streams.items()])
         labels = pd.concat([_labels(split, stream) for split, stream in streams.items()])
         # The table comes last: where it is, all is there.
         for path, rows in ((folder / "boxes.csv", tracks), (table, labels)):
-            with whole_file(path) as temporary:
+            with atomic_write(path) as temporary:
                 rows.to_csv(temporary, index=False, float_format="%.2f", lineterminator="\r\n")
     return table
 
@@ -126,7 +111,7 @@ def _name(split: str, clip: int) -> str:
 
 
 def _write_videos(
-    folder: Path, streams: Mapping[str, SyncMnistStream], report: Callable[[int, int], None] | None
+    folder: Path, streams: Mapping[str, SyncMnistStream], progress: Callable[[int, int], None]
 ) -> None:
     done, total = 0, sum(len(stream) for stream in streams.values())
     for split, stream in streams.items():
@@ -138,8 +123,7 @@ def _write_videos(
             for clip, video in zip(absent, videos, strict=True):
                 write_video(folder / _name(split, clip), video, FPS, lossless=True)
             done += len(clips)
-            if report is not None:
-                report(done, total)
+            progress(done, total)
 
 
 def _labels(split: str, stream: SyncMnistStream) -> pd.DataFrame:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from vidgraph.data.digits import DIGIT, cache_folder
 from vidgraph.errors import DataError
-from vidgraph.util import unpickle_arrays, whole_file
+from vidgraph.util import atomic_write, unpickle_arrays
 
 CANVAS = 100  # rows and columns that digits walk on
 HIGHEST = CANVAS - DIGIT - 1  # largest coordinate of a top-left corner
@@ -200,16 +200,19 @@ def released_trajectories(path: str | Path | None = None) -> Trajectories:
         DataError: no file, no network, a file that does not hold such arrays (one that would run
             code is refused), or other numbers than the released ones.
     """
-    cached = cache_folder() / "rstg" / "predefined_path_test.npz"
+    cached = cache_folder() / "rstg" / "predefined_path_test.pickle"
     if path is None and not cached.is_file():
-        found = _trajectories(_download(), RELEASED_URL)
-        with whole_file(cached) as temporary:
-            np.savez_compressed(
-                temporary,
-                coords_digits=found.coordinates[None].astype(np.uint8),
-                ind_digits=found.images[None].astype(np.uint32),
-                sincron_prob=found.synchronous[None].astype(np.uint8),
-            )
+        try:
+            with urllib.request.urlopen(RELEASED_URL, timeout=60) as answer:
+                content = answer.read()
+        except OSError as error:
+            raise DataError(
+                f"the released test trajectories cannot be downloaded ({error}); fetch "
+                f"{RELEASED_URL} elsewhere and pass the file as --data.syncmnist.test_paths FILE"
+            ) from error
+        found = _trajectories(content, RELEASED_URL)
+        with atomic_write(cached) as temporary:
+            temporary.write_bytes(content)
         return found
     file = cached if path is None else Path(path).expanduser()
     try:
@@ -218,17 +221,6 @@ def released_trajectories(path: str | Path | None = None) -> Trajectories:
         raise DataError(
             f"{file}: cannot be read ({error.strerror or error}); pass "
             "predefined_path_test.pickle or an .npz of it"
-        ) from error
-
-
-def _download() -> bytes:
-    try:
-        with urllib.request.urlopen(RELEASED_URL, timeout=60) as answer:
-            return bytes(answer.read())
-    except OSError as error:
-        raise DataError(
-            f"the released test trajectories cannot be downloaded ({error}); fetch {RELEASED_URL} "
-            "elsewhere and pass the file as --data.syncmnist.test_paths FILE"
         ) from error
 
 

@@ -10,6 +10,7 @@ import vidgraph
 from vidgraph.backbones.digits import DigitsBackbone, SimpleC2D
 from vidgraph.backbones.resnet3d import ResNet3D, ResNet3DOptions
 from vidgraph.data.digits import load_digits
+from vidgraph.data.options import SyncMnistOptions
 from vidgraph.data.syncmnist import SyncMnistStream
 from vidgraph.models.baselines import EvidenceHead
 
@@ -64,7 +65,8 @@ def test_shipped_evidence_lies_where_the_digit_lies() -> None:
     centre of the digit's box.
     """
     model = vidgraph.from_pretrained("digit_stem")
-    clips = SyncMnistStream(load_digits("embedded", "test"), 2, 64, seed=0).__getitems__(range(64))
+    stream = SyncMnistStream(load_digits("embedded", "test"), SyncMnistOptions(2), 64, seed=0)
+    clips = stream.__getitems__(range(64))
     assert clips.regions is not None
     boxes = 64 * clips.regions.boxes_xyxy  # in pixels, [B, T, K, 4]
     with torch.no_grad():

@@ -9,6 +9,7 @@ import pytest
 
 from vidgraph.data.box_files import csv_tasks
 from vidgraph.data.digits import load_digits
+from vidgraph.data.options import SyncMnistOptions
 from vidgraph.data.syncmnist import SyncMnistStream, digit_boxes
 from vidgraph.data.syncmnist_files import make_dataset
 from vidgraph.errors import VidgraphError
@@ -78,23 +79,15 @@ def test_the_boxes_of_digit_videos_are_such_a_file(tmp_path: Path) -> None:
     """`data make syncmnist` writes files and boxes; the store gives each digit's track back to half
     a hundredth of a pixel.
     """
-    make_dataset(tmp_path / "digits", 3, {"train": 2}, digits="embedded", seed=5)
-    folder = tmp_path / "digits"
+    options, folder = SyncMnistOptions(3, "embedded", shuffle_layers=True), tmp_path / "digits"
+    make_dataset(folder, options, {"train": 2}, seed=5)
     report = extract(
         GivenBoxesJob("csv", "ab"),
         list(csv_tasks(folder / "boxes.csv", folder)),
         tmp_path / "store",
     )
     assert (report.done, report.counts["boxes"]) == (2, 2 * 10 * 3)
-    stream = SyncMnistStream(
-        load_digits("embedded", "train"),
-        3,
-        2,
-        15,
-        num_frames=10,
-        no_sync_probability=1 / 92,
-        shuffle_layers=True,
-    )
+    stream = SyncMnistStream(load_digits("embedded", "train"), options, 2, 15)
     images, path, _ = stream.plan(np.arange(2))
     for clip in range(2):
         found = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import torch
 from PIL import Image
 
 from vidgraph.data.digits import Digits, load_digits
+from vidgraph.data.options import SyncMnistOptions
 from vidgraph.data.syncmnist import (
     DigitStream,
     SyncMnistStream,
@@ -22,6 +24,12 @@ from vidgraph.data.trajectories import random_below, random_bits, sequential_tra
 from vidgraph.errors import DataError
 
 
+def stream_of(
+    digits: Digits, num_digits: int, num_clips: int, seed: int, **options: Any
+) -> SyncMnistStream:
+    return SyncMnistStream(digits, SyncMnistOptions(num_digits, **options), num_clips, seed)
+
+
 @pytest.fixture(scope="module")
 def digits() -> Digits:
     return load_digits("embedded", "train")
@@ -30,7 +38,7 @@ def digits() -> Digits:
 @pytest.fixture(scope="module")
 def planned(digits: Digits) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Images, paths and labels of 20,000 clips of 5 digits."""
-    return SyncMnistStream(digits, num_digits=5, num_clips=20_000, seed=7).plan(np.arange(20_000))
+    return stream_of(digits, num_digits=5, num_clips=20_000, seed=7).plan(np.arange(20_000))
 
 
 def plain_video(images: np.ndarray, path: np.ndarray) -> np.ndarray:
@@ -54,7 +62,7 @@ def plain_video(images: np.ndarray, path: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize(("num_digits", "num_frames"), [(2, 10), (3, 4), (10, 3)])
 def test_batched_clips_equal_a_plain_loop(digits: Digits, num_digits: int, num_frames: int) -> None:
-    stream = SyncMnistStream(digits, num_digits, num_clips=6, seed=1, num_frames=num_frames)
+    stream = stream_of(digits, num_digits, num_clips=6, seed=1, num_frames=num_frames)
     batch = stream.__getitems__(range(6))
     images, path, _ = stream.plan(np.arange(6))
     for clip in range(6):
@@ -76,22 +84,20 @@ def test_dim_digits_are_stretched_to_full_range_like_the_plain_loop() -> None:
 
 
 def test_a_clip_depends_on_seed_and_index_only(digits: Digits) -> None:
-    stream = SyncMnistStream(digits, 3, num_clips=100, seed=5)
+    stream = stream_of(digits, 3, num_clips=100, seed=5)
     batch = stream.__getitems__([5, 3, 5])
-    longer = SyncMnistStream(digits, 3, num_clips=1000, seed=5)
+    longer = stream_of(digits, 3, num_clips=1000, seed=5)
     for place, index in enumerate([5, 3, 5]):
         for other in (stream[index], longer[index]):
             assert torch.equal(batch.video[place], other.video[0])
             assert torch.equal(batch.regions.boxes_xyxy[place], other.regions.boxes_xyxy[0])
             assert batch.label[place] == other.label[0]
     assert not torch.equal(batch.video[0], batch.video[1])
-    assert not torch.equal(
-        batch.video[0], SyncMnistStream(digits, 3, num_clips=100, seed=6)[5].video[0]
-    )
+    assert not torch.equal(batch.video[0], stream_of(digits, 3, num_clips=100, seed=6)[5].video[0])
 
 
 def test_batch_has_the_documented_shapes(digits: Digits) -> None:
-    batch = SyncMnistStream(digits, 3, num_clips=10, seed=0, num_frames=6).__getitems__([4, 2])
+    batch = stream_of(digits, 3, num_clips=10, seed=0, num_frames=6).__getitems__([4, 2])
     assert batch.video.dtype == torch.uint8
     assert batch.video.shape == (2, 1, 6, 64, 64)
     assert batch.video.is_contiguous()
@@ -172,14 +178,14 @@ def test_first_digit_follows_the_images_and_others_are_even(digits: Digits) -> N
     ones = digits.by_class[1]
     kept = np.concatenate([ones] + [digits.by_class[c][:20] for c in range(10) if c != 1])
     uneven = Digits(digits.images[kept], digits.labels[kept])
-    images, _, _ = SyncMnistStream(uneven, 3, 20_000, seed=0).plan(np.arange(20_000))
+    images, _, _ = stream_of(uneven, 3, 20_000, seed=0).plan(np.arange(20_000))
     first, second = uneven.labels[images[:, 0]], uneven.labels[images[:, 1]]
     assert np.mean(first == 1) == pytest.approx(len(ones) / len(kept), abs=0.015)
     assert np.mean(second[first == 1] == 2) == pytest.approx(1 / 9, abs=0.015)
 
 
 def test_fewer_classes_name_their_pairs_and_show_only_these(digits: Digits) -> None:
-    stream = SyncMnistStream(digits, 3, 4000, seed=2, classes=[7, 1, 4], no_sync_probability=0.25)
+    stream = stream_of(digits, 3, 4000, seed=2, classes=[7, 1, 4], no_sync_probability=0.25)
     assert stream.class_names == ["4-1", "7-1", "7-4", "none"]
     images, path, label = stream.plan(np.arange(4000))
     assert set(digits.labels[images].ravel()) == {1, 4, 7}
@@ -192,8 +198,8 @@ def test_fewer_classes_name_their_pairs_and_show_only_these(digits: Digits) -> N
 
 
 def test_shuffled_layers_hide_the_pair_and_change_nothing_else(digits: Digits) -> None:
-    plain = SyncMnistStream(digits, 3, 3000, seed=2).plan(np.arange(3000))
-    mixed = SyncMnistStream(digits, 3, 3000, seed=2, shuffle_layers=True).plan(np.arange(3000))
+    plain = stream_of(digits, 3, 3000, seed=2).plan(np.arange(3000))
+    mixed = stream_of(digits, 3, 3000, seed=2, shuffle_layers=True).plan(np.arange(3000))
     np.testing.assert_array_equal(plain[2], mixed[2])
     np.testing.assert_array_equal(np.sort(plain[0], 1), np.sort(mixed[0], 1))
     on_top = np.mean(plain[0][:, 2] == mixed[0][:, 2])
@@ -206,7 +212,7 @@ def test_shuffled_layers_hide_the_pair_and_change_nothing_else(digits: Digits) -
 
 @pytest.mark.parametrize("num_digits", [2, 3])
 def test_boxes_hold_all_ink(digits: Digits, num_digits: int) -> None:
-    batch = SyncMnistStream(digits, num_digits, 20, seed=3).__getitems__(range(20))
+    batch = stream_of(digits, num_digits, 20, seed=3).__getitems__(range(20))
     y, x = torch.meshgrid(torch.arange(64) + 0.5, torch.arange(64) + 0.5, indexing="ij")
     boxes = 64 * batch.regions.boxes_xyxy[..., None, None]  # [B, T, K, 4, 1, 1]
     # Bilinear resizing smears ink by up to one pixel.
@@ -280,19 +286,19 @@ def test_random_numbers_are_even_and_unrelated_between_neighbours() -> None:
 )
 def test_bad_options_are_named(digits: Digits, options: dict, message: str) -> None:
     with pytest.raises(DataError, match=message) as caught:
-        SyncMnistStream(digits, **{"num_digits": 3, "num_clips": 10, "seed": 0, **options})
+        stream_of(digits, **{"num_digits": 3, "num_clips": 10, "seed": 0, **options})
     assert "\n" not in str(caught.value)
 
 
 def test_absent_class_and_index_out_of_range(digits: Digits) -> None:
     few = Digits(digits.images[digits.labels != 3], digits.labels[digits.labels != 3])
     with pytest.raises(DataError, match="no image of class 3"):
-        SyncMnistStream(few, 3, 10, 0)
+        stream_of(few, 3, 10, 0)
     with pytest.raises(DataError, match="no image of class 3"):
         SyncMnistTest(few, 3, 10)
     for index in (10, -1):
         with pytest.raises(IndexError, match=f"clip {index} of 10"):
-            SyncMnistStream(digits, 3, 10, 0)[index]
+            stream_of(digits, 3, 10, 0)[index]
 
 
 def test_embedded_digits_are_disjoint_and_look_like_mnist() -> None:

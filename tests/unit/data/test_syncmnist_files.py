@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +12,15 @@ import numpy as np
 import pytest
 
 from vidgraph.data.digits import load_digits
+from vidgraph.data.options import SyncMnistOptions
 from vidgraph.data.syncmnist import SyncMnistStream
 from vidgraph.data.syncmnist_files import make_dataset
 from vidgraph.errors import DataError
 
-SETTINGS: dict[str, Any] = {
-    "num_digits": 3,
-    "counts": {"train": 5, "test": 3},
-    "digits": "embedded",
-    "seed": 4,
-    "classes": [1, 4, 7],
-    "no_sync_probability": 0.25,
-}
+OPTIONS = SyncMnistOptions(
+    3, "embedded", classes=[1, 4, 7], no_sync_probability=0.25, shuffle_layers=True
+)
+SETTINGS: dict[str, Any] = {"options": OPTIONS, "counts": {"train": 5, "test": 3}, "seed": 4}
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:
@@ -54,15 +52,7 @@ def test_table_names_every_file_with_its_label(made: Path) -> None:
 
 
 def test_files_hold_the_pixels_of_the_stream(made: Path) -> None:
-    stream = SyncMnistStream(
-        load_digits("embedded", "test"),
-        3,
-        3,
-        seed=3 * 4 + 2,
-        classes=[1, 4, 7],
-        no_sync_probability=0.25,
-        shuffle_layers=True,
-    )
+    stream = SyncMnistStream(load_digits("embedded", "test"), OPTIONS, 3, seed=3 * 4 + 2)
     batch = stream.__getitems__(range(3))
     labels = [r["label"] for r in rows_of(made / "table.csv") if r["split"] == "test"]
     assert labels == [stream.class_names[i] for i in batch.label]
@@ -104,18 +94,18 @@ def test_an_interrupted_run_continues_and_a_finished_one_stays(tmp_path: Path, m
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        make_dataset(folder, **SETTINGS, report=interrupt)
+        make_dataset(folder, **SETTINGS, progress=interrupt)
     assert not (folder / "table.csv").exists()
     kept = folder / "train" / "000000.mp4"
     before = kept.stat().st_mtime_ns
     (folder / "train" / "000001.mp4").unlink()
     seen: list[tuple[int, int]] = []
-    make_dataset(folder, **SETTINGS, report=lambda done, total: seen.append((done, total)))
+    make_dataset(folder, **SETTINGS, progress=lambda done, total: seen.append((done, total)))
     assert seen == [(5, 8), (8, 8)]
     assert kept.stat().st_mtime_ns == before
     for file in sorted(p.relative_to(made) for p in made.rglob("*") if p.is_file()):
         assert (folder / file).read_bytes() == (made / file).read_bytes()
-    make_dataset(folder, **SETTINGS, report=interrupt)  # nothing to do
+    make_dataset(folder, **SETTINGS, progress=interrupt)  # nothing to do
 
 
 @pytest.mark.parametrize(
@@ -124,8 +114,8 @@ def test_an_interrupted_run_continues_and_a_finished_one_stays(tmp_path: Path, m
         ({"seed": 5}, r"was begun with other settings \(seed\)"),
         ({"counts": {"train": 6, "test": 3}}, r"other settings \(counts\)"),
         ({"counts": {"val": 0}}, "no clips to write"),
-        ({"num_digits": 4}, "num_digits is 4; give 2 to 3"),
-        ({"digits": "/nowhere"}, "/nowhere: no train-images"),
+        ({"options": replace(OPTIONS, num_digits=4)}, "num_digits is 4; give 2 to 3"),
+        ({"options": replace(OPTIONS, digits="/nowhere")}, "/nowhere: no train-images"),
     ],
 )
 def test_other_settings_are_refused(made: Path, change: dict[str, Any], message: str) -> None:

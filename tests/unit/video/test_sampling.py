@@ -170,7 +170,9 @@ def test_linspace_runs_from_the_first_frame_to_the_last_and_draws_nothing() -> N
     assert views == [[0, 13, 26, 39], [5, 18, 31, 39]]
     # Their own numbers: 32 frames of a video of 48, the second clip round(0.75) = 1 later.
     first, second = (
-        sample_frames(spec(32, whole_video=True), TIMES[:48], view=v, num_views=2, spread="linspace")
+        sample_frames(
+            spec(32, whole_video=True), TIMES[:48], view=v, num_views=2, spread="linspace"
+        )
         for v in range(2)
     )
     assert first[:8].tolist() == [0, 1, 3, 4, 6, 7, 9, 10]

@@ -190,5 +190,5 @@ def test_boxes_and_flow_move_together() -> None:
             y = transform.flow(fields, plan, 40, 60)[0, 1]
             rows, columns = (y >= 190).any(1).nonzero()[:, 0], (y >= 190).any(0).nonzero()[:, 0]
             found = torch.tensor([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
-            moved = transform.regions(boxes, plan, 40, 60).boxes_xyxy[0, 0, 0]
+            moved = 16 * transform.regions(boxes, plan, 40, 60).boxes_xyxy[0, 0, 0]
             assert (found - moved).abs().max() <= 1.0
