@@ -1,5 +1,5 @@
-"""Training clips/s with one and with two CPU threads, on two cores alone and beside one process that
-keeps a core busy: what `vidgraph.util.torch_threads` rests on.
+"""Training clips/s with one and with two CPU threads, on two cores alone and beside a process that
+keeps one core busy: what `vidgraph.util.torch_threads` rests on.
 
 Each figure is the median of rounds taken in turns, each in a process of its own.
 
@@ -20,14 +20,14 @@ import torch
 import vidgraph
 from vidgraph.evaluation.profile import example_inputs, profile_model
 
-MODELS = "digit_stem:32,rstg_small:16,i3d_small:8,rstg_syncmnist:2,strg_small:4,i3d_r50:1"
+MODELS = "digit_stem:32,rstg_small:16,i3d_small:4,strg_small:2,i3d_r50:1"
+OPTIONS = {"i3d_r50": {"input": {"num_frames": 8, "height": 112, "width": 112}}}
 
 
 def measure(name: str, batch: int, seconds: float) -> None:
     """Prints the clips/s of training steps on one batch: alone, then beside a busy process."""
-    options = {"num_frames": 8, "size": 112} if name == "i3d_r50" else {}
-    model = vidgraph.create_model(name, 10, **options).train()
-    inputs = example_inputs(model.input_spec, batch)
+    model = vidgraph.create_model(name, 10, **OPTIONS.get(name, {})).train()
+    inputs = example_inputs(model.spec, batch)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
 
     def step() -> None:
@@ -67,36 +67,21 @@ def main() -> None:
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
     print("                                         alone: threads      beside a busy process:")
     print("model               M params  GMAC/clip        1        2        1        2")
-    for name, batch in (word.split(":") for word in args.models.split(",")):
-        found: dict[int, list[list[float]]] = {1: [], 2: []}
+    for word in args.models.split(","):
+        command = [sys.executable, __file__, "--one", word, "--seconds", str(args.seconds)]
+        found: dict[str, list[list[float]]] = {"1": [], "2": []}
         for _ in range(args.rounds):
             for threads, rates in found.items():
+                own = {**os.environ, "OMP_NUM_THREADS": threads}
                 done = subprocess.run(
-                    [
-                        sys.executable,
-                        __file__,
-                        "--one",
-                        f"{name}:{batch}",
-                        "--seconds",
-                        str(args.seconds),
-                    ],
-                    env={**os.environ, "OMP_NUM_THREADS": str(threads)},
-                    stdout=subprocess.PIPE,
-                    text=True,
-                    check=True,
+                    command, env=own, stdout=subprocess.PIPE, text=True, check=True
                 )
-                rates.append([float(word) for word in done.stdout.split()])
-        cost = profile_model(vidgraph.create_model(name, 10))
-        medians = [
-            statistics.median(r[case] for r in found[threads])
-            for case in (0, 1)
-            for threads in (1, 2)
-        ]
-        columns = "".join(f"{median:9.2f}" for median in medians)
-        print(
-            f"{name:<18} {cost['params'] / 1e6:9.2f}  {cost['gmac']['total']:9.3f}{columns}",
-            flush=True,
-        )
+                rates.append([float(rate) for rate in done.stdout.split()])
+        name = word.split(":")[0]
+        cost = profile_model(vidgraph.create_model(name, 10, **OPTIONS.get(name, {})))
+        shown = [statistics.median(r[case] for r in found[t]) for case in (0, 1) for t in found]
+        start = f"{name:<18} {cost['params'] / 1e6:9.2f}  {cost['gmac']['total']:9.3f}"
+        print(start + "".join(f"{rate:9.2f}" for rate in shown), flush=True)
 
 
 if __name__ == "__main__":

@@ -117,8 +117,7 @@ def test_a_continued_phase_keeps_its_recipe(
         ),
         (
             (*short, "--train.clips", "64", "--resume"),
-            "train.clips and train.epochs are ambiguous beside train.phases; give each phase its "
-            "own, as --train.phases.head",
+            "another recipe: train.clips is None there and 64 here",
         ),
         ((*short, "--train.phases.whole.freeze", "[backbon.]"), "already holds a training"),
     ):

@@ -13,14 +13,13 @@ import math
 import os
 import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -53,23 +52,6 @@ from vidgraph.util import choose_device, counter, torch_threads
 
 SaveWeights = Callable[[Any, Path], None]
 _STEPS_TO_A_STOP = 10  # at most, where several processes have to agree on it
-
-
-class TrainingData(Protocol):
-    """What a training reads.
-
-    Attributes:
-        train: training clips, as `ClipSequence` takes them.
-        val: the validation split, or None.
-        shuffle: False for generated streams, whose clips come in random order already.
-    """
-
-    @property
-    def train(self) -> Any: ...
-    @property
-    def val(self) -> Any | None: ...
-    @property
-    def shuffle(self) -> bool: ...
 
 
 @dataclass
@@ -105,7 +87,7 @@ def process_rank() -> tuple[int, int]:
 
 def fit(
     model: nn.Module,
-    data: TrainingData,
+    data: Any,
     options: TrainOptions,
     folder: Path,
     save_weights: SaveWeights,
@@ -122,7 +104,8 @@ def fit(
 
     Args:
         model: a `VideoModel`.
-        data: what it learns from.
+        data: its `train`, as `ClipSequence` takes it; its `val`, or None; and whether to `shuffle`,
+            which generated clips do not need.
         options: how.
         folder: the run folder, locked by the caller.
         save_weights: writes a model's weights and configuration into a folder.
@@ -148,7 +131,8 @@ def fit(
         for phase in phases:
             if progress.clips_seen < phase.last and not stop:
                 begin_phase(model, learning, phase.options)
-                trainer.run(phase, optimizer_state if progress.clips_seen > phase.first else None)
+                within = progress.clips_seen > phase.first
+                trainer.run(phase, optimizer_state if within else None)
     progress.stopped_by = stop[0] if stop and progress.clips_seen < total_clips else None
     return progress
 
@@ -183,7 +167,7 @@ class _Trainer:
     def __init__(
         self,
         model: Any,
-        data: TrainingData,
+        data: Any,
         options: TrainOptions,
         folder: Path,
         save_weights: SaveWeights,
@@ -208,12 +192,7 @@ class _Trainer:
         self.last_row = (progress.clips_seen, progress.seconds, self.waited)
 
     def run(self, phase: Phase, optimizer_state: Any | None) -> None:
-        """Trains a phase to its end or to a stop.
-
-        Args:
-            phase: which.
-            optimizer_state: None at the beginning of the phase.
-        """
+        """Trains a phase to its end or to a stop; `optimizer_state` is None at its beginning."""
         batch_size, progress = phase.options.batch_size, self.progress
         if optimizer_state is None:
             progress.phase, progress.best, progress.best_loss = phase.name, None, math.inf
@@ -225,10 +204,9 @@ class _Trainer:
         if phase.title:
             learning = sum(p.numel() for p in self.model.parameters() if p.requires_grad) / 1e6
             clips = phase.last - phase.first
-            self._say(f"{phase.title}: {clips:,} clips, {learning:.2f} M parameters learn")
+            self.fabric.print(f"{phase.title}: {clips:,} clips, {learning:.2f} M parameters learn")
         positions = position_batches(progress.clips_seen, batch_size, self.rank, self.world_size)
-        data = self.data
-        sequence = ClipSequence(data.train, data.shuffle, self.options.seed)
+        sequence = ClipSequence(self.data.train, self.data.shuffle, self.options.seed)
         batches = self._read(sequence, positions)
         every = self.options.log_every_seconds if self.is_first else math.inf
         with counter("clips", every, self._note) as report:
@@ -325,8 +303,7 @@ class _Trainer:
         self.sums.zero_()
 
     def _validate(self, batch_size: int, title: str) -> None:
-        split: Any = self.data.val
-        progress = self.progress
+        split, progress = self.data.val, self.progress
         share = (2 * batch_size // self.world_size, self.rank, self.world_size)
         batches = self._read(split, split_rows(len(split), *share))
         precision, device = self.options.precision, self.fabric.device
@@ -338,7 +315,7 @@ class _Trainer:
         self._write(**{"val_loss": loss, f"val_{name}": score})
         words = f"{title}  validation at {progress.clips_seen:,} clips  loss {loss:.4f}  "
         words += f"{'mAP' if name == 'map' else name} {score:.2f} %"
-        self._say(f"{words.strip()}{'  best so far' if best else ''}")
+        self.fabric.print(f"{words.strip()}{'  best so far' if best else ''}")
 
     def _write(self, **values: float) -> None:
         clips = self.progress.clips_seen
@@ -353,10 +330,6 @@ class _Trainer:
     def _read(self, dataset: Any, rows: Any) -> Iterator[ClipBatch]:
         pin_memory = self.fabric.device.type == "cuda"
         return read_batches(dataset, rows, self.options.workers, pin_memory)
-
-    def _say(self, text: str) -> None:
-        if self.is_first:
-            print(text, flush=True)
 
     def _note(self) -> str:
         """What a progress line says of the steps since the last row of metrics.csv."""
@@ -396,9 +369,6 @@ def _stop_on_signal() -> Iterator[list[int]]:
             sys.exit(128 + number)
         asked.append(number)
 
-    if threading.current_thread() is not threading.main_thread():
-        yield asked
-        return
     before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield asked

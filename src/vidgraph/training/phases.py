@@ -12,7 +12,6 @@ train:
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, Literal
@@ -117,15 +116,12 @@ class TrainOptions(PhaseOptions):
         if not self.phases:
             super().__post_init__()
             return
-        for number, phase in enumerate(self.phases, start=1):
-            if not re.fullmatch(r"[A-Za-z]\w*", str(phase.get("name", ""))):
-                raise RecipeError(
-                    f"train.phases: phase {number} needs a name of letters, as "
-                    "{name: joint, clips: 1000}"
-                )
-        names = [phase["name"] for phase in self.phases]
-        if twice := next((name for name in names if names.count(name) > 1), None):
-            raise RecipeError(f"train.phases: two phases are named {twice!r}")
+        names = [str(phase.get("name", "")) for phase in self.phases]
+        if not all(map(str.isidentifier, names)) or len(set(names)) < len(names):
+            raise RecipeError(
+                "train.phases: each phase needs a name of its own, of letters and digits, as "
+                f"{{name: joint, clips: 1000}}; they are {names}"
+            )
         # Each value in the type of its field, so that a phase from YAML and the same from the
         # command line are equal.
         typed = [
@@ -136,20 +132,9 @@ class TrainOptions(PhaseOptions):
         object.__setattr__(self, "phases", typed)
 
     def check_lengths(self, where: str, has_epochs: bool) -> None:
-        """Whether it is said how long each phase lasts.
-
-        Args:
-            where: the recipe, for messages.
-            has_epochs: whether its data have an end, so that `epochs` can be counted.
-
-        Raises:
-            RecipeError: none or two lengths, or one that cannot be counted.
+        """Raises RecipeError, which names the recipe `where`, unless each phase has one length, and
+        one that can be counted: `has_epochs` says whether the data have an end.
         """
-        if self.phases and (self.clips, self.epochs) != (None, None):
-            raise RecipeError(
-                f"{where}: train.clips and train.epochs are ambiguous beside train.phases; give "
-                f"each phase its own, as --train.phases.{self.phases[0]['name']}.clips"
-            )
         for name, phase in named_phases(self):
             key = f"train.phases.{name}" if name else "train"
             if (phase.clips is None) == (phase.epochs is None):
@@ -159,8 +144,7 @@ class TrainOptions(PhaseOptions):
                 )
             if phase.epochs is not None and not has_epochs:
                 raise RecipeError(
-                    f"{where}: {key}.epochs needs data.table; generated clips have no end, so give "
-                    f"{key}.clips"
+                    f"{where}: generated clips have no end, so give {key}.clips, not epochs"
                 )
 
 
@@ -241,13 +225,10 @@ def check_phases(train: Any, overrides: Collection[str]) -> None:
     phases = train.get("phases") if isinstance(train, Mapping) else None
     if not isinstance(phases, list) or "train.phases" in overrides:
         return
-    for key in overrides:
+    for key in (key for key in overrides if key.startswith("train.")):
         name = key.removeprefix("train.")
-        own = [
-            f"train.phases.{phase.get('name')}.{name}"
-            for phase in phases
-            if isinstance(phase, Mapping) and name in phase
-        ]
-        if name != key and any(better not in overrides for better in own):
+        named = (phase for phase in phases if isinstance(phase, Mapping) and name in phase)
+        own = [f"train.phases.{phase.get('name')}.{name}" for phase in named]
+        if not set(own) <= set(overrides):
             words = " and ".join(f"--{better}" for better in own)
             raise RecipeError(f"--{key} is ambiguous, since phases have their own; give {words}")

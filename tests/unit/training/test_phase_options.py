@@ -109,11 +109,7 @@ def test_a_saved_recipe_with_phases_loads_back_equal(tmp_path: Path) -> None:
             "--train.clips is ambiguous, since phases have their own; give "
             "--train.phases.body.clips and --train.phases.joint.clips",
         ),
-        (
-            "--train.epochs 2",
-            "train.clips and train.epochs are ambiguous beside train.phases; give each phase its "
-            "own, as --train.phases.body",
-        ),
+        ("--train.epochs 2", "train.phases.body must hold exactly one of clips and epochs"),
         (
             "--train.phases.jont.lr 1",
             "phases has no entry named 'jont'; did you mean 'joint'?",
@@ -147,7 +143,7 @@ def test_a_saved_recipe_with_phases_loads_back_equal(tmp_path: Path) -> None:
         ("--train.phases [3]", "train.phases.0: should be a valid dictionary, not 3"),
         (
             "--train.phases.joint.epochs 1 --train.phases.joint.clips null",
-            "train.phases.joint.epochs needs data.table; generated clips have no",
+            "generated clips have no end, so give train.phases.joint.clips, not epochs",
         ),
         (
             "--train.phases.body.drops [0.9,0.5]",
@@ -174,12 +170,9 @@ def test_faults_are_one_line(tmp_path: Path, words: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("phases", "message"),
     [
-        (
-            "[{clips: 3}]",
-            "train.phases: phase 1 needs a name of letters, as {name: joint, clips: 1000}",
-        ),
-        ("[{name: a.b, clips: 3}]", "phase 1 needs a name of letters"),
-        ("[{name: a, clips: 3}, {name: a, clips: 3}]", "two phases are named 'a'"),
+        ("[{clips: 3}]", "each phase needs a name of its own, of letters and digits, as {name: "),
+        ("[{name: a.b, clips: 3}]", "they are ['a.b']"),
+        ("[{name: a, clips: 3}, {name: a, clips: 3}]", "they are ['a', 'a']"),
         ("{a: {clips: 3}}", "train.phases: should be a valid list"),
     ],
 )
