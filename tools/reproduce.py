@@ -22,8 +22,6 @@ from pathlib import Path
 from statistics import fmean
 
 import numpy as np
-from vidgraph.training.checkpoint import CHECKPOINT, METRICS, read_metrics, run_lock
-from vidgraph.training.loop import Progress, stop_message
 
 import vidgraph
 from kept_score import KeptScore, keep_score, load_score
@@ -36,6 +34,8 @@ from vidgraph.errors import RecipeError, RunError, nearest
 from vidgraph.evaluation.metrics import paired_bootstrap
 from vidgraph.evaluation.profile import profile_model
 from vidgraph.experiment import MAY_CHANGE, score_model, train_recipe
+from vidgraph.training.checkpoint import CHECKPOINT, METRICS, read_metrics, run_lock
+from vidgraph.training.loop import Progress, stop_message
 from vidgraph.util import check_target, counter
 
 SIZES = ("small", "paper")

@@ -23,13 +23,14 @@ from vidgraph.config import (
     load_views,
     save_recipe,
 )
-from vidgraph.data.splits import TrainingSplits, open_source
+from vidgraph.data.splits import ScoredSplit, TrainingSplits, open_source
 from vidgraph.errors import RecipeError, RunError
 from vidgraph.evaluation.inference import eval_batches, evaluate, read_batches
 from vidgraph.evaluation.metrics import Scores
 from vidgraph.models.base import VideoModel
 from vidgraph.models.build import create_model
 from vidgraph.util import available_cores, choose_device, torch_threads, write_json
+from vidgraph.video.views import ViewPlan
 from vidgraph.weights import from_pretrained, load_matching, load_state, save_weights
 
 if TYPE_CHECKING:
@@ -217,17 +218,7 @@ def score_model(
     Raises:
         VidgraphError: weights or data that do not exist or do not fit together.
     """
-    model = from_pretrained(name)  # first, so that a misspelt name is called that
-    is_run = (Path(name) / "recipe.yaml").is_file()
-    if data is None and not is_run:
-        raise RecipeError(
-            f"{name} does not say what it was trained on; add --data RECIPE, TABLE or FOLDER"
-        )
-    overrides = overrides or {}
-    views = load_views(name if is_run else None, overrides)
-    rest = {key: value for key, value in overrides.items() if not key.startswith("eval.")}
-    source = open_source(load_data(data or name, rest), model.class_names)
-    found = source.scored(split, model.spec, views)
+    model, found, views = open_split(name, data, overrides or {}, split)
     batches = eval_batches(found.dataset, views)
     total = sum(map(len, batches)) * views.views_per_clip
     workers, done = available_cores() if workers is None else workers, 0
@@ -249,3 +240,21 @@ def score_model(
         progress=count,
     )
     return scores, found.title
+
+
+def open_split(
+    name: str, data: str | None, overrides: Mapping[str, Any], split: str
+) -> tuple[VideoModel, ScoredSplit, ViewPlan]:
+    """Loads saved weights, and opens the split that they are to be scored on, with the views that
+    are taken of it; arguments and errors as `score_model`.
+    """
+    model = from_pretrained(name)  # first, so that a misspelt name is called that
+    is_run = (Path(name) / "recipe.yaml").is_file()
+    if data is None and not is_run:
+        raise RecipeError(
+            f"{name} does not say what it was trained on; add --data RECIPE, TABLE or FOLDER"
+        )
+    views = load_views(name if is_run else None, overrides)
+    rest = {key: value for key, value in overrides.items() if not key.startswith("eval.")}
+    source = open_source(load_data(data or name, rest), model.class_names)
+    return model, source.scored(split, model.spec, views), views

@@ -1,4 +1,4 @@
-"""`vidgraph demo` on a few clips: it goes the whole way, and a second call only writes the report."""
+"""`vidgraph demo` on a few clips goes the whole way; a second call only writes the report."""
 
 from __future__ import annotations
 
@@ -32,6 +32,6 @@ def test_the_demo_goes_the_whole_way_and_continues(
 
 
 def test_a_misspelt_override_is_told_before_anything_is_made(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="train.lrr"):
+    with pytest.raises(RecipeError, match=r"train\.lrr"):
         run_demo(tmp_path / "demo", {"train.lrr": "1"})
     assert not (tmp_path / "demo").exists()
