@@ -30,7 +30,7 @@ from vidgraph.models.base import VideoModel
 from vidgraph.models.build import NetworkOptions, build_model, list_models, resolve_options
 from vidgraph.models.compat import upgrade_input, upgrade_options, upgrade_tensor
 from vidgraph.records import Positive, options, validated
-from vidgraph.util import whole_file, write_json
+from vidgraph.util import atomic_write, write_json
 
 WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "config.json"
 _HEADER_KEY = "vidgraph"
@@ -147,7 +147,7 @@ def save_weights(model: VideoModel, folder: str | Path) -> None:
     except OSError as error:
         reason = error.strerror or error
         raise RunError(f"{folder}: cannot be written ({reason}); give another folder") from error
-    with whole_file(Path(folder) / WEIGHTS_FILE) as file:
+    with atomic_write(Path(folder) / WEIGHTS_FILE) as file:
         file.write_bytes(content)
     write_json(Path(folder) / CONFIG_FILE, config)
 

@@ -18,7 +18,7 @@ import numpy as np
 from av.video.reformatter import ColorRange
 
 from vidgraph.errors import VideoError
-from vidgraph.util import whole_file
+from vidgraph.util import atomic_write
 
 
 def write_video(
@@ -61,7 +61,7 @@ def write_video(
     rate = Fraction(fps).limit_denominator(100_000)
     codec, pixel_format = _codec_and_format(is_grey, lossless, height, width)
     options = {"qp": "0"} if lossless else {"crf": str(crf)}
-    with whole_file(path) as temporary:
+    with atomic_write(path) as temporary:
         try:
             with av.open(str(temporary), "w", format="mp4") as container:
                 stream = container.add_stream(codec, rate=rate, options=options)

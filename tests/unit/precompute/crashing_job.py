@@ -18,7 +18,7 @@ from vidgraph.errors import DataError
 from vidgraph.precompute.boxes import BOXES
 from vidgraph.precompute.extract import Extracted, Task, extract
 from vidgraph.precompute.store import Method, path_in_store
-from vidgraph.util import whole_file
+from vidgraph.util import atomic_write
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class CrashingJob:
         marker = Path(f"{self.store}.marker")
         if task.name == "a/1.mp4" and (self.mode == "always" or not marker.exists()):
             marker.touch()
-            with whole_file(path_in_store(self.store, task.name)) as temporary:
+            with atomic_write(path_in_store(self.store, task.name)) as temporary:
                 temporary.write_text("the first half")
                 os.kill(os.getpid(), signal.SIGKILL)
         return Extracted(16, 64, 96, 0, [], [])
