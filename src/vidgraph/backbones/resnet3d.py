@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -24,7 +25,7 @@ from vidgraph.records import Digits, Positive, options
 Triple = tuple[int, int, int]  # time, height, width
 Inflation = Literal["alternate", "table1", "3x3x3", "none"]
 StemName = Literal["padded", "table1", "valid", "long", "long_valid", "digits", "digit_maps"]
-Depths = tuple[Positive, Positive, Positive, Positive]
+Depths = Annotated[tuple[Positive, ...], Field(min_length=1, max_length=4)]
 
 LAYERS = ("layer1", "layer2", "layer3", "layer4")
 R50, R101 = (3, 4, 6, 3), (3, 4, 23, 3)
@@ -36,7 +37,7 @@ class ResNet3DOptions:
     """Which of the published readings of one backbone.
 
     Attributes:
-        depths: blocks of layer1 to layer4, such as `R50`.
+        depths: blocks of layer1 to layer4, such as `R50`; fewer numbers for fewer layers.
         width: channels of the first convolution; layers leave 4, 8, 16 and 32 times as many.
         inflation: which convolutions see several frames: see `temporal_kernels`.
         stem: first convolution and pools: a name in `STEMS`.
@@ -121,7 +122,7 @@ def temporal_kernels(inflation: Inflation, depths: Sequence[int]) -> list[list[t
         rules = (lambda _: True, lambda i: i % 2 == 0, lambda i: i % 2 == 0, lambda i: i % 2 == 1)
         return [
             [(3 if rule(i) else 1, 1) for i in range(depth)]
-            for rule, depth in zip(rules, depths, strict=True)
+            for rule, depth in zip(rules, depths, strict=False)
         ]
     pair = {"table1": (3, 1), "3x3x3": (1, 3), "none": (1, 1)}[inflation]
     return [[pair] * depth for depth in depths]
@@ -206,24 +207,21 @@ class ResNet3D(nn.Module):
         self.conv1 = nn.Conv3d(in_channels, width, stem.kernel, stem.stride, padding, bias=False)
         self.bn1 = make_batch_norm(norm, width)
         self.pool1, self.pool2 = stem.pool1.layer(), stem.pool2.layer()
-        kernels = temporal_kernels(options.inflation, options.depths)
-        dilation = options.layer4_dilation
-        self.layer1 = _layer(width, width, kernels[0], 1, 1, norm)
-        self.layer2 = _layer(width * 4, width * 2, kernels[1], 2, 1, norm)
-        self.layer3 = _layer(width * 8, width * 4, kernels[2], 2, 1, norm)
-        self.layer4 = _layer(
-            width * 16, width * 8, kernels[3], options.layer4_stride, dilation, norm
-        )
+        self.layers = LAYERS[: len(options.depths)]
+        channels, self.stride = width, _product(stem.stride, stem.pool1.stride)
+        for i, kernels in enumerate(temporal_kernels(options.inflation, options.depths)):
+            stride = (1, 2, 2, options.layer4_stride)[i]
+            dilation = options.layer4_dilation if i == 3 else 1
+            layer = _layer(channels, width * 2**i, kernels, stride, dilation, norm)
+            self.add_module(LAYERS[i], layer)
+            channels = width * 2**i * EXPANSION
+            if i == 1:
+                self.stride = _product(self.stride, stem.pool2.stride)
+            self.stride = _product(self.stride, (1, stride, stride))
+        self.out_channels = channels
         for block in inserted or {}:
             channels_after(options, block)
         self.inserted = nn.ModuleDict(inserted or {})
-        self.out_channels = width * 8 * EXPANSION
-        by_layers = 4 * options.layer4_stride
-        frames, rows, columns = (
-            a * b * c
-            for a, b, c in zip(stem.stride, stem.pool1.stride, stem.pool2.stride, strict=True)
-        )
-        self.stride = (frames, rows * by_layers, columns * by_layers)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -235,8 +233,8 @@ class ResNet3D(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, clip: Tensor) -> Tensor:
-        """Clips [B, C, T, H, W] to the map of layer4."""
-        return self.forward_intermediates(clip, ("layer4",))["layer4"]
+        """Clips [B, C, T, H, W] to the map of the last layer."""
+        return self.forward_intermediates(clip, self.layers[-1:])[self.layers[-1]]
 
     def forward_intermediates(self, clip: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
         """Maps of several layers: clips [B, C, T, H, W] to {name: [B, C', T', H', W']}; nothing
@@ -247,7 +245,9 @@ class ResNet3D(nn.Module):
             names: of "layer1" to "layer4".
         """
         x, maps = self.pool1(F.relu(self.bn1(self.conv1(clip)), inplace=True)), {}
-        for layer in LAYERS:
+        for layer in self.layers:
+            if layer == "layer2":
+                x = self.pool2(x)
             for i, block in enumerate(self.get_submodule(layer).children()):
                 x, name = block(x), f"{layer}_{i}"
                 if name in self.inserted:
@@ -255,9 +255,11 @@ class ResNet3D(nn.Module):
             maps[layer] = x
             if set(names) <= set(maps):
                 break
-            if layer == "layer1":
-                x = self.pool2(x)
         return {name: maps[name] for name in names}
+
+
+def _product(one: Triple, other: Triple) -> Triple:
+    return (one[0] * other[0], one[1] * other[1], one[2] * other[2])
 
 
 def channels_after(options: ResNet3DOptions, block: str) -> int:
@@ -268,7 +270,7 @@ def channels_after(options: ResNet3DOptions, block: str) -> int:
     """
     channels = {
         f"{layer}_{i}": options.width * EXPANSION * 2**n
-        for n, (layer, depth) in enumerate(zip(LAYERS, options.depths, strict=True))
+        for n, (layer, depth) in enumerate(zip(LAYERS, options.depths, strict=False))
         for i in range(depth)
     }
     if block not in channels:

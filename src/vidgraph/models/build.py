@@ -20,7 +20,7 @@ from vidgraph.backbones.image import (
     image_backbone,
     timm_statistics,
 )
-from vidgraph.backbones.resnet3d import LAYERS, ResNet3D, ResNet3DOptions, channels_after
+from vidgraph.backbones.resnet3d import ResNet3D, ResNet3DOptions, channels_after
 from vidgraph.errors import RecipeError, nearest
 from vidgraph.models.base import ClipModel, Head, HeadInput, VideoModel
 from vidgraph.models.baselines import EvidenceOptions
@@ -260,7 +260,8 @@ def _resnet3d(
             layers[block] = NonLocalBlock(channels_after(how, block), *sizes)
     elif inserted is not None:
         with torch.device("meta"), torch.no_grad():
-            maps = ResNet3D(how, in_channels=clip.shape[1]).forward_intermediates(clip, LAYERS)
+            plain = ResNet3D(how, in_channels=clip.shape[1])
+            maps = plain.forward_intermediates(clip, plain.layers)
         for block in inserted.blocks:
             channels = channels_after(how, block)
             size = maps[block.partition("_")[0]].shape[3:]
