@@ -234,6 +234,18 @@ def test_a_layer_after_a_block_that_does_not_exist(block: str) -> None:
     assert channels_after(ResNet3DOptions(), "layer3_5") == 1024
 
 
+def test_fewer_layers_keep_the_cells_and_the_frames() -> None:
+    model = resnet3d((2,), stem="digit_maps", width=4).eval()
+    video = torch.randn(1, 3, 6, 8, 8)
+    assert model(video).shape == (1, 16, 6, 8, 8)
+    assert (model.stride, model.out_channels) == ((1, 1, 1), 16)
+    # The first convolution and one of each block see a frame more on either side.
+    later = video.clone()
+    later[:, :, 5] += 1
+    change = (model(video) - model(later)).abs().amax(dim=(0, 1, 3, 4))
+    assert (change > 0).tolist() == [False, False, True, True, True, True]
+
+
 def test_dilation_computes_what_weights_of_stride_two_mean() -> None:
     strided = small(depths=(1, 1, 1, 3), layer4_stride=2).eval()
     randomise_norms(strided)
