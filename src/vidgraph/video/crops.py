@@ -1,0 +1,214 @@
+"""Which window of a video's frames a clip shows: the views of a test, and the random crops of
+training.
+
+Shapes: H W source pixels, h w pixels of the crop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from vidgraph.errors import RecipeError
+from vidgraph.records import InputSpec
+
+# Rows and columns of a corner crop are at most so far apart in the list of scales, as in Temporal
+# Segment Networks.
+_MAX_DISTORT = 1
+
+
+@dataclass(frozen=True)
+class CropPlan:
+    """Where a clip is cut and how large it becomes. One plan moves pixels, boxes and flow alike.
+
+    Attributes:
+        top: first row that is kept, in source pixels.
+        left: first column that is kept, in source pixels.
+        height: rows that are kept, in source pixels.
+        width: columns that are kept, in source pixels.
+        flip: mirror left and right after the cut.
+        size: rows and columns that the cut becomes.
+        brightness: added to every pixel, -255 to 255.
+    """
+
+    top: int
+    left: int
+    height: int
+    width: int
+    flip: bool
+    size: tuple[int, int]
+    brightness: int = 0
+
+    def cut(self, frames: np.ndarray) -> np.ndarray:
+        """The window of frames [..., H, W, C]."""
+        rows, columns = (
+            slice(self.top, self.top + self.height),
+            slice(self.left, self.left + self.width),
+        )
+        return frames[..., rows, columns, :]
+
+    def rescaled(self, height: int, width: int, own_height: int, own_width: int) -> CropPlan:
+        """The same window, to the nearest pixel, where frames of `height` x `width` are stored at
+        another size."""
+        if (height, width) == (own_height, own_width):
+            return self
+        down, right = own_height / height, own_width / width
+        top, bottom = round(self.top * down), round((self.top + self.height) * down)
+        left, end = round(self.left * right), round((self.left + self.width) * right)
+        top, left = min(top, own_height - 1), min(left, own_width - 1)
+        return replace(
+            self, top=top, left=left, height=max(1, bottom - top), width=max(1, end - left)
+        )
+
+
+def crop_windows(
+    height: int,
+    width: int,
+    size: tuple[int, int],
+    num_crops: int = 1,
+    short_side: int | None = None,
+    full_frame: bool = False,
+) -> list[CropPlan]:
+    """The windows of a test in a frame of `height` x `width`, evenly along its longer side and in
+    the middle of the other.
+
+    Args:
+        height: rows of the frame.
+        width: columns of the frame.
+        size: rows and columns of a crop.
+        num_crops: how many windows; one is in the centre, several reach from border to border.
+        short_side: pixels that the frame's shorter side is resized to before the cut; None: as
+            large as the crop fills.
+        full_frame: the whole frame as one window, its shape kept, in place of crops.
+    """
+    scale = fills = min(height / size[0], width / size[1])  # source pixels per pixel of the crop
+    if short_side is not None:
+        scale = min(height, width) / short_side
+    if full_frame:
+        whole = (max(1, round(height / scale)), max(1, round(width / scale)))
+        return [CropPlan(0, 0, height, width, False, whole)]
+    rows = _scaled(size[0], min(scale, fills), height)
+    columns = _scaled(size[1], min(scale, fills), width)
+    windows = []
+    for k in range(num_crops):
+        step, steps = (k, num_crops - 1) if num_crops > 1 else (1, 2)
+        top, left = (height - rows) // 2, (width - columns) // 2
+        if width >= height:
+            left = (width - columns) * step // steps
+        else:
+            top = (height - rows) * step // steps
+        windows.append(CropPlan(top, left, rows, columns, False, size))
+    return windows
+
+
+def corner_windows(
+    height: int, width: int, size: tuple[int, int], short_side: int | None = None
+) -> list[CropPlan]:
+    """Five windows: top left, top right, centre, bottom left, bottom right; see `crop_windows`."""
+    (centre,) = crop_windows(height, width, size, 1, short_side)
+    below, beside = height - centre.height, width - centre.width
+    corners = [replace(centre, top=top, left=left) for top in (0, below) for left in (0, beside)]
+    return [*corners[:2], centre, *corners[2:]]
+
+
+def corner_points(height: int, width: int, rows: int, columns: int) -> list[tuple[int, int]]:
+    """Top and left of the thirteen windows of `rows` x `columns` of Temporal Segment Networks: the
+    four corners, the centre, the middles of the edges, the centres of the quarters."""
+    down, right = (height - rows) // 4, (width - columns) // 4
+    grid = [(i, j) for i in range(5) for j in range(5) if i % 2 == j % 2]
+    return [(i * down, j * right) for i, j in grid]
+
+
+class CropDraws:
+    """The windows of clips: the centre in tests; in training random ones.
+
+    In tests the window is the largest that fits, so that the frame's shorter side fills the model's
+    input. In training its size is a random fraction of that, or that of a cut from the frame after
+    its shorter side has been resized to `short_side`, or one of `crop_scales`. Without either, a
+    video that has the model's size already is used whole, in training too: store videos a little
+    larger than the model's input if training is to vary position and scale.
+
+    Args:
+        spec: height and width of the result.
+        train: random windows.
+        flip: in training, mirror every second clip. Leave it off where left and right tell classes
+            apart.
+        min_scale: smallest side of a training window, as a share of the largest that fits.
+        short_side: least and greatest pixels of the frames' shorter side before a random cut.
+        brightness: in training, change all frames of a clip by one amount, up to this share of the
+            range up or down.
+        crop_scales: windows of Temporal Segment Networks: rows and columns are each one of these
+            shares of the largest that fits, neighbours in this list at most, at one of thirteen
+            points, see `corner_points`.
+
+    Raises:
+        RecipeError: `short_side` is smaller than the model's input.
+    """
+
+    def __init__(
+        self,
+        spec: InputSpec,
+        train: bool,
+        flip: bool = False,
+        min_scale: float = 0.8,
+        short_side: tuple[int, int] | None = None,
+        brightness: float = 0.0,
+        crop_scales: Sequence[float] = (),
+    ) -> None:
+        if short_side is not None and short_side[0] < min(spec.height, spec.width):
+            raise RecipeError(
+                f"short_side {short_side[0]} is smaller than the model's input of "
+                f"{spec.height}x{spec.width} pixels"
+            )
+        self.size, self.train, self.flip = (spec.height, spec.width), train, flip
+        self.min_scale, self.short_side = min_scale, short_side
+        self.brightness, self.crop_scales = brightness, tuple(crop_scales)
+
+    def plan(self, height: int, width: int, rng: np.random.Generator | None = None) -> CropPlan:
+        """The window of a clip in frames of `height` x `width`; equal states of `rng` give equal
+        windows."""
+        if not self.train:
+            return crop_windows(height, width, self.size)[0]
+        assert rng is not None, "training draws its windows"
+        flip = self.flip and bool(rng.random() < 0.5)
+        fills = min(height / self.size[0], width / self.size[1])  # source pixels per crop pixel
+        if self.crop_scales:
+            top, left, rows, columns = self._corner(height, width, fills, rng)
+        elif (height, width) == self.size and self.short_side is None:
+            top, left, rows, columns = 0, 0, height, width
+        else:
+            if self.short_side is None:
+                scale = fills * rng.uniform(self.min_scale, 1.0)
+            else:
+                side = int(rng.integers(self.short_side[0], self.short_side[1] + 1))
+                scale = min(fills, min(height, width) / side)
+            rows, columns = (
+                _scaled(self.size[0], scale, height),
+                _scaled(self.size[1], scale, width),
+            )
+            top = int(rng.integers(0, height - rows + 1))
+            left = int(rng.integers(0, width - columns + 1))
+        change = self.brightness and round(255 * rng.uniform(-self.brightness, self.brightness))
+        return CropPlan(top, left, rows, columns, flip, self.size, int(change))
+
+    def _corner(
+        self, height: int, width: int, fills: float, rng: np.random.Generator
+    ) -> tuple[int, int, int, int]:
+        """Multi-scale corner cropping (Wang et al. 2016; `GroupMultiScaleCrop` of their code)."""
+        scales = list(enumerate(self.crop_scales))
+        pairs = [(a, b) for i, a in scales for j, b in scales if abs(i - j) <= _MAX_DISTORT]
+        by_row, by_column = pairs[int(rng.integers(len(pairs)))]
+        # The authors cut fractions of pixels off: 0.66 of 256 is 168. What rounding errors take
+        # from a whole number is given back.
+        rows = max(1, int(self.size[0] * fills * by_row + 1e-6))
+        columns = max(1, int(self.size[1] * fills * by_column + 1e-6))
+        points = corner_points(height, width, rows, columns)
+        top, left = points[int(rng.integers(len(points)))]
+        return top, left, rows, columns
+
+
+def _scaled(side: int, scale: float, most: int) -> int:
+    """Source pixels under `side` pixels of a crop."""
+    return min(most, max(1, round(side * scale)))
