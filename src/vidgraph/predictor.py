@@ -26,7 +26,7 @@ from vidgraph.records import ClipBatch, Explanation, Prediction
 from vidgraph.util import check_target
 from vidgraph.video.reader import open_video
 from vidgraph.video.sampling import SpanError
-from vidgraph.video.transforms import ClipTransform
+from vidgraph.video.transforms import move_pixels
 from vidgraph.video.views import ViewPlan, read_flow_views, read_views
 from vidgraph.weights import from_pretrained
 
@@ -259,11 +259,9 @@ class Predictor:
             own, source = min(window.size), min(window.height, window.width)
             scale = max(1, min(math.ceil(_PICTURE_SIDE / own), source // own))
             window = replace(window, size=(window.size[0] * scale, window.size[1] * scale))
-            colour = ClipTransform(replace(self.spec, channels=3), train=False)
             for start in range(0, len(indices), _READ_AT_ONCE):
                 frames = video.read(list(indices[start : start + _READ_AT_ONCE]))
-                pixels, _, _ = colour.apply(frames, window)  # [3, F, H, W]
-                yield from pixels.permute(1, 2, 3, 0).numpy()
+                yield from move_pixels(frames, window).permute(1, 2, 3, 0).numpy()
 
 
 def check_save_target(target: str | Path, videos: Sequence[str | Path] = ()) -> None:

@@ -70,12 +70,12 @@ def test_real_clips(store: Path, videos: Path) -> None:
     for clip in clips:
         flow = FlowStore(store).reader(clip)
         with open_video(clip) as video:
-            assert (flow.num_fields, flow.height, flow.width) == (
+            assert (flow.num_flow_frames, flow.height, flow.width) == (
                 video.num_frames - 1,
                 video.height,
                 video.width,
             )
-            indices = np.linspace(0, flow.num_fields - 1, 7).astype(int)
+            indices = np.linspace(0, flow.num_flow_frames - 1, 7).astype(int)
             assert np.array_equal(flow.read(indices), FlowJob().reader(clip, video).read(indices))
     errors = [
         _change(clip, FlowStore(store).reader(clip).read(range(0, 24, 3)), range(0, 24, 3))

@@ -296,4 +296,4 @@ def stored_flow(videos: Sequence[Path], folder: Path) -> list[np.ndarray]:
 
     command("extract", "flow", *videos, "--out", folder, "--workers", 1)
     store = FlowStore(folder)
-    return [flow.read(range(flow.num_fields)) for flow in map(store.reader, videos)]
+    return [flow.read(range(flow.num_flow_frames)) for flow in map(store.reader, videos)]

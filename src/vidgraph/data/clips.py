@@ -26,10 +26,11 @@ from vidgraph.precompute.boxes import BoxStore
 from vidgraph.precompute.flow_store import FlowSource, no_flow
 from vidgraph.records import ClipBatch, InputSpec, Regions
 from vidgraph.video.base import Video
+from vidgraph.video.crops import CropDraws, CropPlan
+from vidgraph.video.flow_stacks import draw_interval, read_stacks, stack_indices
 from vidgraph.video.reader import open_video
 from vidgraph.video.sampling import sample_frames, span_frames
-from vidgraph.video.snippets import draw_interval, read_snippets, snippet_fields
-from vidgraph.video.transforms import ClipTransform, CropPlan, FrameBoxes
+from vidgraph.video.transforms import FrameBoxes, move_boxes, move_pixels
 from vidgraph.video.views import ViewPlan, read_flow_views, read_frames, read_views
 
 
@@ -61,7 +62,7 @@ class ClipDataset(Dataset[ClipBatch]):
         skip: videos to leave out, as `read_skip_list` gives them.
         views: clips and crops per row when testing; of training, what it says beside these and
             sizes.
-        transform: how training clips are cut, mirrored and lit; None: crops of 80 to 100 %, and no
+        crops: how training clips are cut, mirrored and lit; None: crops of 80 to 100 %, and no
             more. The labels of mirrored clips follow, see `mirrored_classes`.
         boxes: the regions of every frame; read, and needed, if `spec` asks for boxes.
         intervals: when which action happens; training clips then get the labels of the actions that
@@ -86,7 +87,7 @@ class ClipDataset(Dataset[ClipBatch]):
         seed: int = 0,
         skip: Collection[str] = frozenset(),
         views: ViewPlan | None = None,
-        transform: ClipTransform | None = None,
+        crops: CropDraws | None = None,
         boxes: BoxStore | None = None,
         intervals: Intervals | None = None,
         flow: FlowSource | None = None,
@@ -120,13 +121,13 @@ class ClipDataset(Dataset[ClipBatch]):
             tuple(None if math.isnan(seconds) else seconds for seconds in span)
             for span in zip(starts, ends, strict=True)
         ]
-        self._transform = transform or ClipTransform(spec, train=train)
+        self._crops = crops or CropDraws(spec, train)
         self._boxes, self._intervals = boxes if spec.boxes_per_frame else None, intervals
         self._flow = flow if spec.flow_length else None
         mirrored = mirrored_classes(self.class_names)
         self._mirrored = torch.tensor(mirrored)  # [num_classes]
         pairs = list(zip(self.class_names, mirrored, strict=True))
-        self.never_flipped = [name for name, k in pairs if k < 0 and self._transform.flip]
+        self.never_flipped = [name for name, k in pairs if k < 0 and self._crops.flip]
         told = [name for i, (name, k) in enumerate(pairs) if k != i]
         if self.views.mirrored and told:
             raise RecipeError(
@@ -191,7 +192,7 @@ class ClipDataset(Dataset[ClipBatch]):
         )
         frames = read_frames(video, self.spec, frame_indices)
         height, width = frames.shape[1:3]
-        window, label = self._transform.plan(height, width, rng), self.labels[row : row + 1]
+        window, label = self._crops.plan(height, width, rng), self.labels[row : row + 1]
         if self._intervals is not None:
             label = self._intervals.seen(self._videos[row], times, frame_indices)
         if window.flip:
@@ -201,8 +202,8 @@ class ClipDataset(Dataset[ClipBatch]):
         flow = self._drawn_flow(video, row, frame_indices, window, rng)
         boxes_at, regions = self._boxes_at(row), None
         if boxes_at is not None:
-            regions = self._transform.regions(boxes_at(frame_indices), window, height, width)
-        pixels = self._transform.apply(frames, window)[0][None]
+            regions = move_boxes(boxes_at(frame_indices), window, height, width)
+        pixels = move_pixels(frames, window, self.spec.channels)[None]
         return self._batch(row, pixels, frame_indices, label, regions, flow)
 
     def _batch(
@@ -250,11 +251,11 @@ class ClipDataset(Dataset[ClipBatch]):
         reader = self._flow.reader(self._videos[row], video)
         interval = draw_interval(self.spec, rng)
         first, stop = span_frames(video.timestamps_seconds, *self._spans[row])
-        last, past_end = min(stop - 1, reader.num_fields), self.views.past_end
-        chosen = snippet_fields(
+        last, past_end = min(stop - 1, reader.num_flow_frames), self.views.past_end
+        chosen = stack_indices(
             self.spec, frame_indices, first, last, interval=interval, past_end=past_end
         )
-        return read_snippets(reader, chosen, self._transform, [window], video.height, video.width)
+        return read_stacks(reader, chosen, [window], video.height, video.width)
 
     def _mirrored_label(self, label: Tensor) -> Tensor | None:
         """The label of the mirrored clip, [1] or [1, num_classes]; None where a class has no mirror

@@ -83,7 +83,7 @@ def _store_problems(
     try:
         if flow is not None:
             reader = flow.reader(path, video)
-            look(reader.read, reader.num_fields)
+            look(reader.read, reader.num_flow_frames)
     except (DataError, VideoError) as error:
         problems.append(("flow", str(error)))
     return tuple(problems)

@@ -20,7 +20,7 @@ from vidgraph.errors import DataError, RecipeError, nearest
 from vidgraph.precompute.boxes import BoxStore
 from vidgraph.precompute.flow_store import FlowSource
 from vidgraph.records import ClipBatch, InputSpec
-from vidgraph.video.transforms import ClipTransform
+from vidgraph.video.crops import CropDraws
 from vidgraph.video.views import ViewPlan
 
 VALIDATION_SEED, TEST_SEED = 20_190_411, 20_190_412  # of generated clips: the same for every row
@@ -201,7 +201,7 @@ class TableSource:
         intervals = None
         if data.intervals is not None and data.label_scope == "clip":
             intervals = load_intervals(data.intervals, table)
-        transform = ClipTransform(
+        crops = CropDraws(
             spec,
             train=True,
             flip=data.flip,
@@ -218,7 +218,7 @@ class TableSource:
             train=True,
             seed=seed,
             intervals=intervals,
-            transform=transform,
+            crops=crops,
             **common,
         )
         val, notes = None, [*table.notes, *self._notes(train, spec)]

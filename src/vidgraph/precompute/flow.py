@@ -121,7 +121,7 @@ class FlowJob:
         def work(task: Task) -> Extracted:
             with open_video(task.video) as video:
                 live = LiveFlow(video, self, loaded)
-            counts, count = Counter[str](), live.num_fields
+            counts, count = Counter[str](), live.num_flow_frames
             packed = self._packed(task.video, count, loaded, counts)
             size = count + 1, live.height, live.width
             return Extracted(*size, 0, list(range(count)), packed, counts)
@@ -143,7 +143,7 @@ class FlowJob:
 
 
 class LiveFlow:
-    """The flow of one video, computed as it is read; see `FieldReader`. Equal to what is stored.
+    """The flow of one video, computed as it is read; see `FlowReader`. Equal to what is stored.
 
     Flow frames that were read are kept, up to 256 MiB of them.
 
@@ -161,14 +161,14 @@ class LiveFlow:
             raise VideoError(
                 video.path, "the video has one frame, and optical flow is the motion between two"
             )
-        self.num_fields = video.num_frames - 1
+        self.num_flow_frames = video.num_frames - 1
         self.height, self.width = reduced_size(video.height, video.width, job.short_side)
         self._video, self._bound, self._loaded = video, job.bound, loaded
         self._kept: dict[int, NDArray[np.uint8]] = {}
 
     def read(self, indices: Sequence[int] | NDArray[np.int64]) -> NDArray[np.uint8]:
-        """See `FieldReader.read`; each flow frame is computed once."""
-        asked = checked_indices(indices, self.num_fields, self._video.path)
+        """See `FlowReader.read`; each flow frame is computed once."""
+        asked = checked_indices(indices, self.num_flow_frames, self._video.path)
         flow = np.empty((len(asked), self.height, self.width, 2), np.uint8)
         wanted = np.unique(asked).tolist()
         for index in wanted:

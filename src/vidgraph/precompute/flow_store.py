@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from vidgraph.errors import DataError
 from vidgraph.precompute.store import Method, Store, StoredVideo
 from vidgraph.video.base import Video
-from vidgraph.video.snippets import FieldReader
+from vidgraph.video.flow_stacks import FlowReader
 
 FLOW = "flow"
 LIVE = "live"
@@ -45,7 +45,7 @@ class FlowSource(Protocol):
         """How it is made."""
         ...
 
-    def reader(self, path: str | Path, video: Video) -> FieldReader:
+    def reader(self, path: str | Path, video: Video) -> FlowReader:
         """The flow of one video, which is open.
 
         Raises:
@@ -87,17 +87,17 @@ class FlowStore(Store):
 
 
 class StoredFlow:
-    """The flow of one video, from a store; see `FieldReader`."""
+    """The flow of one video, from a store; see `FlowReader`."""
 
     def __init__(self, stored: StoredVideo) -> None:
         self._stored = stored
-        self.num_fields = len(stored.header.frame_indices)
+        self.num_flow_frames = len(stored.header.frame_indices)
         self.height, self.width = stored.header.height, stored.header.width
 
     def read(self, indices: Sequence[int] | NDArray[np.int64]) -> NDArray[np.uint8]:
-        """See `FieldReader.read`; each flow frame is unpacked once."""
+        """See `FlowReader.read`; each flow frame is unpacked once."""
         path = self._stored.path
-        asked = checked_indices(indices, self.num_fields, path)
+        asked = checked_indices(indices, self.num_flow_frames, path)
         shape = 2, self.height, self.width  # x and y apart, as models take them in the end
         flow = np.empty((len(asked), *shape), np.uint8)
         for index in np.unique(asked).tolist():
@@ -119,7 +119,7 @@ def pack_flow(flow: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def checked_indices(
-    indices: Sequence[int] | NDArray[np.int64], num_fields: int, where: str | Path
+    indices: Sequence[int] | NDArray[np.int64], num_flow_frames: int, where: str | Path
 ) -> NDArray[np.int64]:
     """The flow frames asked for, [n].
 
@@ -127,9 +127,9 @@ def checked_indices(
         DataError: one lies outside the video.
     """
     asked = np.asarray(indices, dtype=np.int64).reshape(-1)
-    outside = asked[(asked < 0) | (asked >= num_fields)]
+    outside = asked[(asked < 0) | (asked >= num_flow_frames)]
     if len(outside):
-        raise DataError(f"{where}: has no flow frame {outside[0]}, there are {num_fields}")
+        raise DataError(f"{where}: has no flow frame {outside[0]}, there are {num_flow_frames}")
     return asked
 
 

@@ -20,15 +20,10 @@ from torch import Tensor
 from vidgraph.errors import RecipeError
 from vidgraph.records import InputSpec, Positive, Regions, options
 from vidgraph.video.base import Video
+from vidgraph.video.crops import CropPlan, corner_windows, crop_windows
+from vidgraph.video.flow_stacks import FlowReader, read_stacks, stack_indices
 from vidgraph.video.sampling import PastEnd, Spread, sample_frames, span_frames
-from vidgraph.video.snippets import FieldReader, read_snippets, snippet_fields
-from vidgraph.video.transforms import (
-    ClipTransform,
-    CropPlan,
-    FrameBoxes,
-    corner_windows,
-    crop_windows,
-)
+from vidgraph.video.transforms import FrameBoxes, move_boxes, move_pixels
 
 CropPlaces = Literal["line", "corners"]
 Fusion = Literal["mean", "max", "logits", "max_logits"]
@@ -160,7 +155,7 @@ def read_views(
 
     Args:
         video: open.
-        spec: what the model eats.
+        spec: what the model takes.
         plan: which views.
         clip: which of the plan's clips, from 0.
         start_seconds: take frames shown at or after this time only.
@@ -187,14 +182,14 @@ def read_views(
         past_end=plan.past_end,
         spread=plan.spread,
     )
-    frames, transform = read_frames(video, spec, indices), ClipTransform(spec, train=False)
+    frames = read_frames(video, spec, indices)
     height, width = frames.shape[1:3]
     windows = plan.windows(spec, height, width)
-    pixels = torch.stack([transform.apply(frames, window)[0] for window in windows])
+    pixels = torch.stack([move_pixels(frames, window, spec.channels) for window in windows])
     if boxes_at is None:
         return pixels, indices, None
     boxes = boxes_at(indices)
-    views = [transform.regions(boxes, window, height, width) for window in windows]
+    views = [move_boxes(boxes, window, height, width) for window in windows]
     return (
         pixels,
         indices,
@@ -222,7 +217,7 @@ def read_frames(video: Video, spec: InputSpec, indices: np.ndarray) -> np.ndarra
 
 
 def read_flow_views(
-    reader: FieldReader,
+    reader: FlowReader,
     video: Video,
     spec: InputSpec,
     plan: ViewPlan,
@@ -230,31 +225,29 @@ def read_flow_views(
     start_seconds: float | None = None,
     end_seconds: float | None = None,
 ) -> Tensor:
-    """The snippets of flow of the views that `read_views` reads.
+    """The flow stacks of the views that `read_views` reads.
 
     Args:
         reader: of the video's flow.
         video: open.
-        spec: what the model eats.
+        spec: what the model takes.
         plan: which views.
         frame_indices: the clip's source frames, [T], as `read_views` gives them.
-        start_seconds: as for `read_views`; snippets stay within the span.
+        start_seconds: as for `read_views`; stacks stay within the span.
         end_seconds: likewise.
 
     Returns:
         uint8 [V, T, S, 2 L, h, w], cut and mirrored as the pixels are.
 
     Raises:
-        SpanError: the span holds no field, or is refused as too short.
-        VideoError: a frame that a field is computed from cannot be decoded.
-        DataError: a stored field cannot be read.
+        SpanError: the span holds no flow frame, or is refused as too short.
+        VideoError: a frame that flow is computed from cannot be decoded.
+        DataError: a stored flow frame cannot be read.
     """
     first, stop = span_frames(video.timestamps_seconds, start_seconds, end_seconds)
-    last = min(stop - 1, reader.num_fields)
-    fields = snippet_fields(
+    last = min(stop - 1, reader.num_flow_frames)
+    indices = stack_indices(
         spec, frame_indices, first, last, interval=plan.stack_interval, past_end=plan.past_end
     )
     windows = plan.windows(spec, video.height, video.width)
-    return read_snippets(
-        reader, fields, ClipTransform(spec, train=False), windows, video.height, video.width
-    )
+    return read_stacks(reader, indices, windows, video.height, video.width)

@@ -20,7 +20,7 @@ from vidgraph.precompute.boxes_given import GivenBoxes, GivenBoxesJob
 from vidgraph.precompute.extract import Task, extract
 from vidgraph.predictor import Predictor
 from vidgraph.records import ClipBatch, InputSpec, Regions
-from vidgraph.video.transforms import ClipTransform
+from vidgraph.video.crops import CropDraws
 from vidgraph.video.views import ViewPlan
 from vidgraph.video.writer import write_video
 
@@ -75,7 +75,7 @@ def store(table: VideoTable) -> BoxStore:
 
 
 def training(table: VideoTable, transform: ClipTransform | None = None) -> ClipDataset:
-    return ClipDataset(table, "train", SPEC, train=True, transform=transform, boxes=store(table))
+    return ClipDataset(table, "train", SPEC, train=True, crops=transform, boxes=store(table))
 
 
 def check_painted(clip: ClipBatch, tolerance: float) -> tuple[int, int]:
@@ -111,14 +111,14 @@ def test_training_clips_have_their_boxes(table: VideoTable) -> None:
     """Random places, sizes and mirroring; the painted border falls on a pixel's centre at worst,
     and the codec blurs colours a little.
     """
-    dataset = training(table, ClipTransform(SPEC, train=True, flip=True))
+    dataset = training(table, CropDraws(SPEC, train=True, flip=True))
     total = np.zeros(2, int)
     for epoch in range(8):
         dataset.set_epoch(epoch)
         for i in range(4):
             total += check_painted(dataset[i], tolerance=1.0)
     assert total.min() > 20  # both kinds occur
-    sides = training(table, ClipTransform(SPEC, train=True, short_side=(40, 56)))
+    sides = training(table, CropDraws(SPEC, train=True, short_side=(40, 56)))
     assert check_painted(sides[1], tolerance=1.0)[0] > 3
 
 
@@ -127,7 +127,7 @@ def test_a_mirrored_clip_has_mirrored_boxes(table: VideoTable, flip: bool) -> No
     """With `left` and `right` as classes, the label tells whether the clip was mirrored; so must
     the boxes.
     """
-    dataset = training(table, ClipTransform(SPEC, train=True, flip=flip))
+    dataset = training(table, CropDraws(SPEC, train=True, flip=flip))
     plain = training(table)
     mirrored = 0
     for epoch in range(6):

@@ -33,9 +33,9 @@ from vidgraph.precompute.store import (
 from vidgraph.predictor import Predictor
 from vidgraph.records import ClipBatch, InputSpec
 from vidgraph.util import write_json
+from vidgraph.video.crops import CropDraws
 from vidgraph.video.reader import open_video
 from vidgraph.video.sampling import PastEnd
-from vidgraph.video.transforms import ClipTransform
 from vidgraph.video.views import ViewPlan
 from vidgraph.video.writer import write_video
 
@@ -120,9 +120,9 @@ def test_training_crops_and_mirrors_all_alike(table: VideoTable, drawn: FlowStor
     right.
     """
     for draws in ({"crop_scales": (1.0, 0.875, 0.75, 0.66)}, {"short_side": (30, 40)}, {}):
-        transform = ClipTransform(SPEC, train=True, flip=True, **draws)
+        transform = CropDraws(SPEC, train=True, flip=True, **draws)
         dataset = ClipDataset(
-            table, "train", SPEC, train=True, seed=1, transform=transform, flow=drawn
+            table, "train", SPEC, train=True, seed=1, crops=transform, flow=drawn
         )
         seen, steps = set(), set()
         for epoch in range(24):
@@ -239,9 +239,9 @@ def test_a_mirrored_label_keeps_pixels_and_flow_together(
         f"video,label,split\n{table.folder}/videos/a,left,train\n{table.folder}/videos/b,walk,tra"
         "in\n"
     )
-    flip = ClipTransform(SPEC, train=True, flip=True)
+    flip = CropDraws(SPEC, train=True, flip=True)
     dataset = ClipDataset(
-        load_table(tmp_path / "t.csv"), "train", SPEC, train=True, transform=flip, flow=drawn
+        load_table(tmp_path / "t.csv"), "train", SPEC, train=True, crops=flip, flow=drawn
     )
     assert dataset.never_flipped == ["left"]
     for epoch in range(10):
@@ -261,8 +261,8 @@ def test_a_mirrored_label_keeps_pixels_and_flow_together(
 
 
 def test_workers_change_nothing(table: VideoTable, drawn: FlowStore) -> None:
-    transform = ClipTransform(SPEC, train=True, flip=True, crop_scales=(1.0, 0.75))
-    dataset = ClipDataset(table, "train", SPEC, train=True, transform=transform, flow=drawn)
+    transform = CropDraws(SPEC, train=True, flip=True, crop_scales=(1.0, 0.75))
+    dataset = ClipDataset(table, "train", SPEC, train=True, crops=transform, flow=drawn)
     alone = ClipBatch.joined([dataset[0], dataset[1]])
     loader = DataLoader(
         dataset,
@@ -280,7 +280,7 @@ def test_workers_change_nothing(table: VideoTable, drawn: FlowStore) -> None:
 
 def test_draws_without_flow_are_what_they_were(table: VideoTable, drawn: FlowStore) -> None:
     """The distance of snippets is drawn after all else."""
-    how = {"train": True, "transform": ClipTransform(SPEC, train=True, flip=True), "seed": 5}
+    how = {"train": True, "transform": CropDraws(SPEC, train=True, flip=True), "seed": 5}
     plain = ClipDataset(table, "train", replace(SPEC, flow_length=0), **how)
     flowing = ClipDataset(table, "train", SPEC, flow=drawn, **how)
     for i in range(2):
@@ -436,7 +436,7 @@ def test_flow_is_computed_as_the_run_was_trained(moving: Path, tmp_path: Path) -
     assert flow_as_trained(tmp_path, None) == FlowJob("tvl1", 12.0, 40)
     with open_video(moving / "left.mp4") as video:
         reader = flow_as_trained(tmp_path, None).reader(video.path, video)
-        assert (reader.height, reader.width, reader.num_fields) == (40, 60, 25)
+        assert (reader.height, reader.width, reader.num_flow_frames) == (40, 60, 25)
     with pytest.raises(DataError, match="bound"):
         flow_as_trained(tmp_path, moving / "store")
     write_json(

@@ -14,12 +14,12 @@ from vidgraph.data.clips import ClipDataset
 from vidgraph.data.table import VideoTable, load_table
 from vidgraph.errors import DataError, TableError, VideoError
 from vidgraph.records import ClipBatch, InputSpec, Regions
-from vidgraph.video.transforms import ClipTransform
+from vidgraph.video.crops import CropDraws
 from vidgraph.video.views import ViewPlan
 from vidgraph.video.writer import write_video
 
 SPEC = InputSpec(num_frames=4, height=32, width=32, stride_frames=2)
-FLIP = ClipTransform(SPEC, train=True, flip=True)
+FLIP = CropDraws(SPEC, train=True, flip=True)
 
 
 def shaded(path: Path, num_frames: int, base: int, fps: float = 10) -> None:
@@ -81,7 +81,7 @@ def test_training_depends_on_seed_epoch_and_index_alone(table: VideoTable) -> No
     def starts(dataset: ClipDataset) -> list[int]:
         return [int(dataset[i].frame_indices[0, 0]) for i in range(4)]
 
-    dataset = ClipDataset(table, "train", SPEC, train=True, seed=3, transform=FLIP)
+    dataset = ClipDataset(table, "train", SPEC, train=True, seed=3, crops=FLIP)
     first = [dataset[i] for i in range(4)]
     assert all(same(dataset[i], first[i]) for i in (3, 1, 2, 0))
     assert all(
@@ -89,7 +89,7 @@ def test_training_depends_on_seed_epoch_and_index_alone(table: VideoTable) -> No
         for clip, other in zip(
             first,
             map(
-                ClipDataset(table, "train", SPEC, train=True, seed=3, transform=FLIP).__getitem__,
+                ClipDataset(table, "train", SPEC, train=True, seed=3, crops=FLIP).__getitem__,
                 range(4),
             ),
             strict=True,
@@ -213,7 +213,7 @@ def epochs(dataset: ClipDataset, workers: int, context: str | None) -> list[Clip
 
 
 def test_forked_workers_change_nothing(table: VideoTable) -> None:
-    dataset = ClipDataset(table, "train", SPEC, train=True, transform=FLIP)
+    dataset = ClipDataset(table, "train", SPEC, train=True, crops=FLIP)
     alone, forked = epochs(dataset, 0, None), epochs(dataset, 2, "fork")
     assert [len(batch) for batch in alone] == [3, 1, 3, 1]
     assert all(same(a, b) for a, b in zip(alone, forked, strict=True))
@@ -222,7 +222,7 @@ def test_forked_workers_change_nothing(table: VideoTable) -> None:
 
 @pytest.mark.slow
 def test_spawned_workers_change_nothing(table: VideoTable) -> None:
-    dataset = ClipDataset(table, "train", SPEC, train=True, transform=FLIP)
+    dataset = ClipDataset(table, "train", SPEC, train=True, crops=FLIP)
     assert all(
         same(a, b)
         for a, b in zip(epochs(dataset, 0, None), epochs(dataset, 2, "spawn"), strict=True)

@@ -18,7 +18,7 @@ from vidgraph.data.mirroring import mirrored_classes
 from vidgraph.data.table import VideoTable, load_table
 from vidgraph.errors import VideoError
 from vidgraph.records import ClipBatch, InputSpec
-from vidgraph.video.transforms import ClipTransform
+from vidgraph.video.crops import CropDraws
 from vidgraph.video.views import ViewPlan
 from vidgraph.video.writer import write_video
 
@@ -111,7 +111,7 @@ def test_a_mirrored_clip_has_the_mirrored_label(tmp_path: Path) -> None:
     table = load_table(tmp_path / "t.csv").with_class_names(labels)
     spec = InputSpec(num_frames=2, height=16, width=16, stride_frames=1)
     dataset = ClipDataset(
-        table, "train", spec, train=True, transform=ClipTransform(spec, train=True, flip=True)
+        table, "train", spec, train=True, crops=CropDraws(spec, train=True, flip=True)
     )
     seen = []
     for epoch in range(20):
@@ -148,8 +148,8 @@ def test_several_labels_are_mirrored_together(tmp_path: Path) -> None:
         "right,train\na.mp4,,train\na.mp4,push right,train\n"
     )
     spec = InputSpec(num_frames=2, height=16, width=16, stride_frames=1)
-    table, flip = load_table(tmp_path / "t.csv"), ClipTransform(spec, train=True, flip=True)
-    dataset = ClipDataset(table, "train", spec, train=True, transform=flip)
+    table, flip = load_table(tmp_path / "t.csv"), CropDraws(spec, train=True, flip=True)
+    dataset = ClipDataset(table, "train", spec, train=True, crops=flip)
     assert dataset.class_names == ["bend right", "lift", "push left", "push right"]
     seen = set()
     for epoch in range(20):
@@ -193,9 +193,9 @@ def test_real_samples_are_sound(samples: VideoTable) -> None:
 
 def test_real_training_clips_are_as_the_rstg_authors_make_them(samples: VideoTable) -> None:
     spec = InputSpec(num_frames=32, height=224, width=224, whole_video=True)
-    transform = ClipTransform(spec, train=True, short_side=(256, 256), brightness=0.1)
+    transform = CropDraws(spec, train=True, short_side=(256, 256), brightness=0.1)
     views = ViewPlan(spread="linspace")
-    dataset = ClipDataset(samples, "train", spec, train=True, transform=transform, views=views)
+    dataset = ClipDataset(samples, "train", spec, train=True, crops=transform, views=views)
     clip, again = dataset[4], dataset[4]
     assert clip.video.shape == (1, 3, 32, 224, 224)
     assert clip.frame_indices[0].tolist() == np.linspace(0, 42, 32).astype(int).tolist()

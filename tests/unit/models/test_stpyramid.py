@@ -12,12 +12,12 @@ import torch
 from closeness import assert_close_to_scale
 from torch import Tensor, nn
 from torch.nn import functional as F
+from vidgraph.models.build_snippets import SnippetOptions
+from vidgraph.models.stpyramid import BilinearFusion, STPyramid
 
 from vidgraph.errors import DataError, RecipeError
 from vidgraph.models.build import create_model
-from vidgraph.models.build_snippets import SnippetOptions
 from vidgraph.models.compact_bilinear import CompactBilinear
-from vidgraph.models.stpyramid import BilinearFusion, STPyramid
 
 SIDE, LENGTH, SNIPPETS, CLASSES = 48, 2, 3, 5
 WIDTHS: dict[str, Any] = {

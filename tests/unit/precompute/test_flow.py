@@ -103,7 +103,7 @@ def test_stored_flow_equals_flow_on_the_way(
     with open_video(video) as opened:
         live = job.reader(video, opened)
         for reader in (stored, live):
-            assert (reader.num_fields, reader.height, reader.width) == (11, height, width)
+            assert (reader.num_flow_frames, reader.height, reader.width) == (11, height, width)
         for indices in ([3, 10, 3, 0], [10], list(range(11))):
             assert np.array_equal(stored.read(indices), live.read(indices))
     inner = dequantize(stored.read(range(11)))[:, 12:-12, 16:-16]

@@ -128,7 +128,7 @@ def test_a_still_scene_takes_little_room() -> None:
 
 def test_flow_frames_in_any_order_and_repeated(store: FlowStore, video: Path) -> None:
     flow = store.reader(video)
-    assert (flow.num_fields, flow.height, flow.width) == (6, 9, 14)
+    assert (flow.num_flow_frames, flow.height, flow.width) == (6, 9, 14)
     for indices in ([5, 0, 0, 3], np.array([2]), list(range(6))):
         found = flow.read(indices)
         assert found.dtype == np.uint8

@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from vidgraph.records import InputSpec
+from vidgraph.video.crops import CropDraws, CropPlan, corner_points
 from vidgraph.video.reader import open_video
-from vidgraph.video.transforms import ClipTransform, CropPlan, corner_points
 from vidgraph.video.views import ViewPlan, read_flow_views, read_views
 
 SPEC = InputSpec(num_frames=1, height=224, width=224, whole_video=True)
@@ -49,7 +49,7 @@ def test_training_windows_are_those_of_tsn() -> None:
     """At 340x256: sides 256, 224, 192, 168, neighbours at most, at thirteen points; all of them
     occur.
     """
-    transform = ClipTransform(SPEC, train=True, crop_scales=SCALES, flip=True)
+    transform = CropDraws(SPEC, train=True, crop_scales=SCALES, flip=True)
     rng = np.random.default_rng(0)
     plans = [transform.plan(256, 340, rng) for _ in range(6000)]
     sides, sizes = [256, 224, 192, 168], {(plan.height, plan.width) for plan in plans}
@@ -67,7 +67,7 @@ def test_training_windows_are_those_of_tsn() -> None:
 
 def test_scales_follow_the_models_shape() -> None:
     """For a model of 112 x 224 the largest window of a 256 x 340 frame is 170 x 340."""
-    transform = ClipTransform(
+    transform = CropDraws(
         InputSpec(1, 112, 224, whole_video=True), train=True, crop_scales=(1.0, 0.5)
     )
     rng = np.random.default_rng(0)
@@ -77,18 +77,13 @@ def test_scales_follow_the_models_shape() -> None:
 
 def test_without_scales_nothing_changes_and_tests_draw_nothing() -> None:
     plain, empty = (
-        ClipTransform(SPEC, train=True, flip=True, **options)
-        for options in ({}, {"crop_scales": ()})
+        CropDraws(SPEC, train=True, flip=True, **options) for options in ({}, {"crop_scales": ()})
     )
     assert plain.plan(256, 340, np.random.default_rng(3)) == empty.plan(
         256, 340, np.random.default_rng(3)
     )
-    test = ClipTransform(SPEC, train=False, crop_scales=SCALES)
+    test = CropDraws(SPEC, train=False, crop_scales=SCALES)
     assert test.plan(256, 340, None) == CropPlan(0, 42, 256, 256, False, (224, 224))
-    with pytest.raises(ValueError, match="not by both"):
-        ClipTransform(SPEC, train=True, crop_scales=SCALES, short_side=(256, 256))
-    with pytest.raises(ValueError, match="above 0 and at most 1"):
-        ClipTransform(SPEC, train=True, crop_scales=(1, 1.5))
 
 
 TEN = ViewPlan(crops=5, crop_places="corners", mirrored=True, short_side=256)
@@ -134,7 +129,7 @@ class SameAsPixels:
 
     def __init__(self, frames: np.ndarray) -> None:
         self.frames = frames
-        self.num_fields, (self.height, self.width) = len(frames) - 1, frames.shape[1:]
+        self.num_flow_frames, (self.height, self.width) = len(frames) - 1, frames.shape[1:]
 
     def read(self, indices: np.ndarray) -> np.ndarray:
         return self.frames[indices][..., None].repeat(2, -1)
@@ -144,7 +139,9 @@ def test_flow_views_are_cut_as_the_pixels_are(tmp_path: Path) -> None:
     frames = np.random.default_rng(0).integers(0, 256, (16, 32, 48), dtype=np.uint8)
     for t, frame in enumerate(frames):
         Image.fromarray(frame).save(tmp_path / f"{t:02}.png")
-    spec = InputSpec(num_frames=2, height=24, width=24, whole_video=True, flow_length=1, num_stacks=1)
+    spec = InputSpec(
+        num_frames=2, height=24, width=24, whole_video=True, flow_length=1, num_stacks=1
+    )
     plan = ViewPlan(num_views=3, crops=5, crop_places="corners", mirrored=True, short_side=30)
     with open_video(tmp_path) as video:
         for clip in range(3):

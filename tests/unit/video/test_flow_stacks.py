@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from vidgraph.records import InputSpec
+from vidgraph.video.flow_stacks import draw_interval, read_stacks, stack_indices
 from vidgraph.video.sampling import SpanError
-from vidgraph.video.snippets import draw_interval, read_snippets, snippet_fields
 from vidgraph.video.transforms import ClipTransform, CropPlan, FrameBoxes, crop_windows
 
 SPEC = InputSpec(
@@ -29,7 +29,7 @@ SPEC = InputSpec(
 def starts(
     spec: InputSpec, *anchors: int, first: int = 0, stop: int = 49, **options: int
 ) -> list[list[int]]:
-    return snippet_fields(spec, np.array(anchors), first, stop, **options)[..., 0].tolist()
+    return stack_indices(spec, np.array(anchors), first, stop, **options)[..., 0].tolist()
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def starts(
 def test_starts_by_hand(layout: str, count: int, anchor: int, expected: list[int]) -> None:
     spec = replace(SPEC, num_stacks=count, stack_layout=layout)
     assert starts(spec, anchor) == [expected]
-    fields = snippet_fields(spec, np.array([anchor]), 0, 49)
+    fields = stack_indices(spec, np.array([anchor]), 0, 49)
     assert fields.shape == (1, count, 10)
     assert (np.diff(fields, axis=2) == 1).all()
 
@@ -65,19 +65,19 @@ def test_every_frame_has_its_own_snippets() -> None:
 
 def test_spans_bound_the_fields() -> None:
     assert starts(SPEC, 12, first=10, stop=24) == [[10, 12, 14]]
-    assert snippet_fields(SPEC, np.array([12]), 10, 24).max() == 23
+    assert stack_indices(SPEC, np.array([12]), 10, 24).max() == 23
 
 
 def test_short_videos_repeat_their_last_field() -> None:
-    assert snippet_fields(SPEC, np.array([3]), 0, 6).tolist() == [
+    assert stack_indices(SPEC, np.array([3]), 0, 6).tolist() == [
         [[0, 1, 2, 3, 4, 5, 5, 5, 5, 5]] * 3
     ]
-    assert snippet_fields(SPEC, np.array([1]), 0, 1).tolist() == [[[0] * 10] * 3]
+    assert stack_indices(SPEC, np.array([1]), 0, 1).tolist() == [[[0] * 10] * 3]
 
 
 def test_refuse_says_what_is_needed() -> None:
     """Three snippets of ten fields, five apart, span twenty fields, which lie between 21 frames."""
-    assert snippet_fields(SPEC, np.array([10]), 0, 20, past_end="refuse")[0, :, 0].tolist() == [
+    assert stack_indices(SPEC, np.array([10]), 0, 20, past_end="refuse")[0, :, 0].tolist() == [
         5,
         10,
         10,
@@ -86,11 +86,11 @@ def test_refuse_says_what_is_needed() -> None:
         SpanError,
         match=r"^3 snippets of 10 flow fields take 21 frames, and there are 20; let them repeat",
     ):
-        snippet_fields(SPEC, np.array([10]), 0, 19, past_end="refuse")
+        stack_indices(SPEC, np.array([10]), 0, 19, past_end="refuse")
     with pytest.raises(SpanError, match=r"take 41 frames, and there are 31"):
-        snippet_fields(replace(SPEC, stack_layout="gap"), np.array([10]), 0, 30, past_end="refuse")
+        stack_indices(replace(SPEC, stack_layout="gap"), np.array([10]), 0, 30, past_end="refuse")
     with pytest.raises(SpanError, match=r"^optical flow needs two frames, and there is one"):
-        snippet_fields(SPEC, np.array([0]), 0, 0)
+        stack_indices(SPEC, np.array([0]), 0, 0)
 
 
 def test_intervals_are_drawn_from_one_to_the_greatest() -> None:
@@ -105,8 +105,8 @@ def test_intervals_are_drawn_from_one_to_the_greatest() -> None:
 class Counting:
     """Fields whose x is their own number and whose y is the column; remembers what was read."""
 
-    def __init__(self, num_fields: int = 49, height: int = 24, width: int = 40) -> None:
-        self.num_fields, self.height, self.width = num_fields, height, width
+    def __init__(self, num_flow_frames: int = 49, height: int = 24, width: int = 40) -> None:
+        self.num_flow_frames, self.height, self.width = num_flow_frames, height, width
         self.asked: list[int] = []
 
     def read(self, indices: np.ndarray) -> np.ndarray:
@@ -119,13 +119,13 @@ class Counting:
 
 def test_snippets_stand_where_the_record_says() -> None:
     """Channels x0 y0 x1 y1 ...; views in order; each field is read once though snippets overlap."""
-    fields = snippet_fields(SPEC, np.array([8, 30]), 0, 49)
+    fields = stack_indices(SPEC, np.array([8, 30]), 0, 49)
     windows = [
         CropPlan(4, left, 16, 16, flip, (16, 16))
         for left, flip in ((0, False), (10, False), (10, True))
     ]
     reader = Counting()
-    flow = read_snippets(reader, fields, ClipTransform(SPEC, train=False), windows, 24, 40)
+    flow = read_stacks(reader, fields, ClipTransform(SPEC, train=False), windows, 24, 40)
     assert flow.shape == (3, 2, 3, 20, 16, 16)
     assert flow.dtype == torch.uint8
     assert reader.asked == sorted(set(fields.ravel().tolist()))
