@@ -99,9 +99,8 @@ def to_luma(frames: np.ndarray) -> np.ndarray:
     red, green, blue = np.moveaxis(frames, -1, 0)
     if np.array_equal(red, green) and np.array_equal(red, blue):
         return frames[..., :1]
-    parts = zip(_LUMA_WEIGHTS, (red, green, blue), strict=True)
-    total = sum((weight * part.astype(np.uint32) for weight, part in parts), np.uint32(32768))
-    return (total >> 16).astype(np.uint8)[..., None]
+    luma: np.ndarray = (frames.astype(np.uint32) @ np.array(_LUMA_WEIGHTS, np.uint32) + 32768) >> 16
+    return luma.astype(np.uint8)[..., None]
 
 
 def _resize(pixels: np.ndarray, size: tuple[int, int]) -> Tensor:

@@ -74,7 +74,7 @@ def store(table: VideoTable) -> BoxStore:
     return BoxStore(table.folder / "boxes")
 
 
-def training(table: VideoTable, transform: ClipTransform | None = None) -> ClipDataset:
+def training(table: VideoTable, transform: CropDraws | None = None) -> ClipDataset:
     return ClipDataset(table, "train", SPEC, train=True, crops=transform, boxes=store(table))
 
 

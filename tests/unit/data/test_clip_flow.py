@@ -121,9 +121,7 @@ def test_training_crops_and_mirrors_all_alike(table: VideoTable, drawn: FlowStor
     """
     for draws in ({"crop_scales": (1.0, 0.875, 0.75, 0.66)}, {"short_side": (30, 40)}, {}):
         transform = CropDraws(SPEC, train=True, flip=True, **draws)
-        dataset = ClipDataset(
-            table, "train", SPEC, train=True, seed=1, crops=transform, flow=drawn
-        )
+        dataset = ClipDataset(table, "train", SPEC, train=True, seed=1, crops=transform, flow=drawn)
         seen, steps = set(), set()
         for epoch in range(24):
             dataset.set_epoch(epoch)
@@ -189,7 +187,12 @@ def test_more_anchors_than_frames_are_shared_out(
     """Spread over ten frames, fifteen anchors show every second frame twice."""
     spec = replace(SPEC, num_frames=1)
     dataset = ClipDataset(
-        table, "span", spec, train=False, flow=drawn, views=ViewPlan(num_views=15, past_end=past_end)
+        table,
+        "span",
+        spec,
+        train=False,
+        flow=drawn,
+        views=ViewPlan(num_views=15, past_end=past_end),
     )
     anchors = [int(dataset[i].frame_indices) for i in range(15)]
     assert anchors == [5, 6, 6, 7, 8, 8, 9, 10, 10, 11, 12, 12, 13, 14, 14]

@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from vidgraph.records import InputSpec
+from vidgraph.video.crops import CropPlan, crop_windows
 from vidgraph.video.flow_stacks import draw_interval, read_stacks, stack_indices
 from vidgraph.video.sampling import SpanError
-from vidgraph.video.transforms import ClipTransform, CropPlan, FrameBoxes, crop_windows
+from vidgraph.video.transforms import FrameBoxes, move_boxes, move_flow
 
 SPEC = InputSpec(
     num_frames=1,
@@ -125,7 +126,7 @@ def test_snippets_stand_where_the_record_says() -> None:
         for left, flip in ((0, False), (10, False), (10, True))
     ]
     reader = Counting()
-    flow = read_stacks(reader, fields, ClipTransform(SPEC, train=False), windows, 24, 40)
+    flow = read_stacks(reader, fields, windows, 24, 40)
     assert flow.shape == (3, 2, 3, 20, 16, 16)
     assert flow.dtype == torch.uint8
     assert reader.asked == sorted(set(fields.ravel().tolist()))
@@ -141,9 +142,9 @@ def test_mirroring_is_exact_and_its_own_inverse() -> None:
     """Columns turn around and x becomes 255 - x, after resizing too."""
     rng = np.random.default_rng(0)
     fields = rng.integers(0, 256, (5, 30, 44, 2), dtype=np.uint8)
-    transform, plan = ClipTransform(SPEC, train=False), CropPlan(3, 5, 24, 27, False, (16, 16))
+    plan = CropPlan(3, 5, 24, 27, False, (16, 16))
     plain, mirrored = (
-        transform.flow(fields, replace(plan, flip=flip), 30, 44) for flip in (False, True)
+        move_flow(fields, replace(plan, flip=flip), 30, 44) for flip in (False, True)
     )
     assert torch.equal(mirrored[:, 1], plain[:, 1].flip(2))
     assert torch.equal(mirrored[:, 0], 255 - plain[:, 0].flip(2))
@@ -154,7 +155,7 @@ def test_mirroring_is_exact_and_its_own_inverse() -> None:
 def test_brightness_and_luma_leave_flow_alone() -> None:
     fields = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 2), dtype=np.uint8)
     plan = CropPlan(0, 0, 16, 16, False, (16, 16), brightness=90)
-    moved = ClipTransform(replace(SPEC, channels=1), train=False).flow(fields, plan, 16, 16)
+    moved = move_flow(fields, plan, 16, 16)
     assert torch.equal(moved, torch.from_numpy(fields).permute(0, 3, 1, 2))
 
 
@@ -167,7 +168,7 @@ def test_fields_of_another_size_are_cut_at_the_same_place(height: int, width: in
     share = np.stack([(x + 0.5) / width, (y + 0.5) / height], axis=-1)
     fields = (share * 200).round().astype(np.uint8)[None]
     plan = CropPlan(4, 10, 16, 20, False, (8, 10))
-    moved = ClipTransform(SPEC, train=False).flow(fields, plan, 24, 40)[0]  # [2, 8, 10]
+    moved = move_flow(fields, plan, 24, 40)[0]  # [2, 8, 10]
     expected_x = (10 + 20 * (torch.arange(10) + 0.5) / 10) / 40 * 200
     expected_y = (4 + 16 * (torch.arange(8) + 0.5) / 8) / 24 * 200
     tolerance = 200 * 0.6 / min(height, width)  # half a pixel of the field, and rounding
@@ -183,12 +184,11 @@ def test_boxes_and_flow_move_together() -> None:
     fields[0, 10:30, 20:44] = 250
     box = np.array([[[20 / 60, 10 / 40, 44 / 60, 30 / 40]]], np.float32)
     boxes = FrameBoxes(box, np.ones((1, 1), np.float32), np.ones((1, 1), bool))
-    transform = ClipTransform(SPEC, train=False)
     for flip in (False, True):
         for window in crop_windows(40, 60, (16, 16), 3):
             plan = replace(window, flip=flip)
-            y = transform.flow(fields, plan, 40, 60)[0, 1]
+            y = move_flow(fields, plan, 40, 60)[0, 1]
             rows, columns = (y >= 190).any(1).nonzero()[:, 0], (y >= 190).any(0).nonzero()[:, 0]
             found = torch.tensor([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
-            moved = 16 * transform.regions(boxes, plan, 40, 60).boxes_xyxy[0, 0, 0]
+            moved = 16 * move_boxes(boxes, plan, 40, 60).boxes_xyxy[0, 0, 0]
             assert (found - moved).abs().max() <= 1.0
