@@ -89,10 +89,9 @@ def stack_indices(
     step = (interval or spec.stack_interval) + (length if spec.stack_layout == "gap" else 0)
     extent = length + (count - 1) * step
     if past_end == "refuse" and available < extent:
-        what = f"{count} flow stack{'s' * (count > 1)} of {length} flow frames take {extent + 1} frames"
         raise SpanError(
-            f"{what}, and there are {available + 1}; let them repeat flow frames (past_end clamp), or "
-            "put the video on the skip list"
+            f"{count} flow stacks of {length} flow frames take {extent + 1} frames, and there are "
+            f"{available + 1}; let them repeat (past_end clamp), or put the video on the skip list"
         )
     offsets = (2 * np.arange(count) - (count - 1)) * step // 2  # [S]
     starts = frame_indices[:, None] + offsets  # [T, S]

@@ -82,11 +82,10 @@ class ViewPlan:
                 f"crop_places corners are the four corners and the centre; give crops "
                 f"{NUM_CORNERS}, not {self.crops}"
             )
-        if self.short_side is not None and self.crop_size is not None:
-            if self.crop_size > self.short_side:
-                raise ValueError(
-                    f"crop_size {self.crop_size} does not fit into short_side {self.short_side}"
-                )
+        if self.short_side and self.crop_size and self.crop_size > self.short_side:
+            raise ValueError(
+                f"crop_size {self.crop_size} does not fit into short_side {self.short_side}"
+            )
 
     def single(self) -> ViewPlan:
         """One clip and its centre, at the size that is scored: for training and validation."""

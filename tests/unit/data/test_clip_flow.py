@@ -220,7 +220,7 @@ def test_past_end_refuse_holds_for_snippets(table: VideoTable, drawn: FlowStore)
         views = ViewPlan(past_end="refuse")
         with pytest.raises(
             VideoError,
-            match=r"3 snippets of 23 flow fields take 2[68] frames, and there are 25; .*\(t\.csv, "
+            match=r"3 flow stacks of 23 flow frames take 2[68] frames, and there are 25; .*\(t\.csv, "
             r"line [23]\)$",
         ):
             ClipDataset(
@@ -283,7 +283,7 @@ def test_workers_change_nothing(table: VideoTable, drawn: FlowStore) -> None:
 
 def test_draws_without_flow_are_what_they_were(table: VideoTable, drawn: FlowStore) -> None:
     """The distance of snippets is drawn after all else."""
-    how = {"train": True, "transform": CropDraws(SPEC, train=True, flip=True), "seed": 5}
+    how = {"train": True, "crops": CropDraws(SPEC, train=True, flip=True), "seed": 5}
     plain = ClipDataset(table, "train", replace(SPEC, flow_length=0), **how)
     flowing = ClipDataset(table, "train", SPEC, flow=drawn, **how)
     for i in range(2):

@@ -15,7 +15,7 @@ from vidgraph.data.intervals import load_intervals
 from vidgraph.data.table import VideoTable, load_table
 from vidgraph.errors import TableError, VideoError
 from vidgraph.records import InputSpec
-from vidgraph.video.transforms import ClipTransform
+from vidgraph.video.crops import CropDraws
 from vidgraph.video.views import ViewPlan
 from vidgraph.video.writer import write_video
 
@@ -130,7 +130,7 @@ def test_a_mirrored_clip_has_the_mirrored_labels_of_what_it_shows(
         "train",
         SPEC,
         train=True,
-        transform=ClipTransform(SPEC, train=True, flip=True),
+        crops=CropDraws(SPEC, train=True, flip=True),
         intervals=load_intervals(tmp_path / "actions.csv", table),
     )
     labels = []

@@ -85,7 +85,7 @@ def test_refuse_says_what_is_needed() -> None:
     ]
     with pytest.raises(
         SpanError,
-        match=r"^3 snippets of 10 flow fields take 21 frames, and there are 20; let them repeat",
+        match=r"^3 flow stacks of 10 flow frames take 21 frames, and there are 20; let them repeat",
     ):
         stack_indices(SPEC, np.array([10]), 0, 19, past_end="refuse")
     with pytest.raises(SpanError, match=r"take 41 frames, and there are 31"):

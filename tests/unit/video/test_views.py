@@ -13,7 +13,8 @@ from vidgraph.errors import RecipeError, VidgraphError
 from vidgraph.records import InputSpec
 from vidgraph.video.reader import open_video
 from vidgraph.video.sampling import sample_frames
-from vidgraph.video.transforms import ClipTransform
+from vidgraph.video.crops import CropDraws
+from vidgraph.video.transforms import move_pixels
 from vidgraph.video.views import ViewPlan, read_views
 
 SPEC = InputSpec(num_frames=4, height=16, width=16, stride_frames=2)
@@ -35,7 +36,9 @@ def test_the_default_plan_is_the_single_centre_view(folder: Path) -> None:
     with open_video(folder) as video:
         pixels, indices, regions = read_views(video, SPEC, ViewPlan(), 0)
         expected = sample_frames(SPEC, video.timestamps_seconds)
-        centre, _, _ = ClipTransform(SPEC, train=False)(video.read(expected))
+        centre = move_pixels(
+            video.read(expected), CropDraws(SPEC, False).plan(video.height, video.width)
+        )
     assert indices.tolist() == expected.tolist() == [12, 14, 16, 18]
     assert torch.equal(pixels, centre[None])
     assert regions is None
