@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vidgraph.video.decoders import probe_decoders
 from vidgraph.video.reader import VideoFile, open_video
 
 DecodeAll = Callable[[Path], list[np.ndarray]]
@@ -104,10 +103,3 @@ def test_frame_folders_of_something_something(shared_data: Path) -> None:
             assert video.num_frames == len(list(folder.glob("*.jpg")))
             clip = video.read([0, video.num_frames - 1])
             assert clip.shape == (2, video.height, video.width, 3)
-
-
-def test_the_probe_reports_every_decoder_in_one_line() -> None:
-    report = probe_decoders()
-    assert set(report) == {"pyav", "torchcodec"}
-    assert report["pyav"].startswith("ok (PyAV ")
-    assert all("\n" not in line and line for line in report.values())

@@ -11,9 +11,9 @@ from PIL import Image
 
 from vidgraph.errors import RecipeError, VidgraphError
 from vidgraph.records import InputSpec
+from vidgraph.video.crops import CropDraws
 from vidgraph.video.reader import open_video
 from vidgraph.video.sampling import sample_frames
-from vidgraph.video.crops import CropDraws
 from vidgraph.video.transforms import move_pixels
 from vidgraph.video.views import ViewPlan, read_views
 
