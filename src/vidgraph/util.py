@@ -16,7 +16,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -295,52 +295,11 @@ def unpickle_arrays(content: bytes) -> Any:
     Raises:
         ValueError: anything else is in it, functions above all, or it is no whole pickle.
     """
+    broken = (pickle.UnpicklingError, EOFError, TypeError, LookupError, AttributeError)
     try:
         return _ArrayUnpickler(io.BytesIO(content), encoding="latin1").load()
-    except (
-        pickle.UnpicklingError,
-        EOFError,
-        TypeError,
-        LookupError,
-        AttributeError,
-        MemoryError,
-        OverflowError,
-    ) as error:
+    except (*broken, MemoryError, OverflowError) as error:
         raise ValueError(" ".join(str(error).split())) from error
-
-
-def _latin1(text: str, encoding: str) -> bytes:
-    """Old pickles store bytes as text; no other encoding is needed, so none is allowed."""
-    if encoding not in ("latin1", "latin-1"):
-        raise pickle.UnpicklingError(f"encoding {encoding} is not allowed")
-    return text.encode("latin-1")
-
-
-def _no_bytes() -> bytes:
-    """How old pickles store the bytes of an empty array."""
-    return b""
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    """Builds numpy arrays of numbers and plain containers; everything else, functions above all, is
-    refused.
-    """
-
-    def find_class(self, module: str, name: str) -> Callable[..., Any]:
-        if (module, name) in {
-            ("numpy.core.multiarray", "_reconstruct"),
-            ("numpy._core.multiarray", "_reconstruct"),
-        }:
-            return _empty_array
-        if (module, name) == ("numpy", "ndarray"):
-            return object  # only ever handed to `_empty_array`, which does not need it
-        if (module, name) == ("numpy", "dtype"):
-            return _number_dtype
-        if (module, name) == ("_codecs", "encode"):
-            return _latin1
-        if name == "bytes" and module in ("builtins", "__builtin__"):
-            return _no_bytes
-        raise pickle.UnpicklingError(f"{module}.{name} is not allowed")
 
 
 def _empty_array(kind: type, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
@@ -354,3 +313,32 @@ def _number_dtype(code: str, *_flags: bool) -> np.dtype[Any]:
     if not re.fullmatch(r"[<>|=]?[iufb][1248]", code):
         raise pickle.UnpicklingError(f"arrays of type {code} are not allowed")
     return np.dtype(code)
+
+
+def _latin1(text: str, encoding: str) -> bytes:
+    """Old pickles store bytes as text; no other encoding is needed, so none is allowed."""
+    if encoding not in ("latin1", "latin-1"):
+        raise pickle.UnpicklingError(f"encoding {encoding} is not allowed")
+    return text.encode("latin-1")
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Builds numpy arrays of numbers and plain containers; everything else, functions above all, is
+    refused.
+    """
+
+    allowed: ClassVar[dict[tuple[str, str], Callable[..., Any]]] = {
+        ("numpy.core.multiarray", "_reconstruct"): _empty_array,
+        ("numpy._core.multiarray", "_reconstruct"): _empty_array,
+        ("numpy", "ndarray"): object,  # only ever handed to `_empty_array`, which ignores it
+        ("numpy", "dtype"): _number_dtype,
+        ("_codecs", "encode"): _latin1,
+        # How old pickles store the bytes of an empty array.
+        ("builtins", "bytes"): lambda: b"",
+        ("__builtin__", "bytes"): lambda: b"",
+    }
+
+    def find_class(self, module: str, name: str) -> Callable[..., Any]:
+        if (module, name) not in self.allowed:
+            raise pickle.UnpicklingError(f"{module}.{name} is not allowed")
+        return self.allowed[module, name]
