@@ -29,9 +29,10 @@ from vidgraph.evaluation.inference import eval_batches, evaluate, read_batches
 from vidgraph.evaluation.metrics import Scores
 from vidgraph.models.base import VideoModel
 from vidgraph.models.build import create_model
+from vidgraph.models.matching import load_matching
 from vidgraph.util import available_cores, choose_device, torch_threads, write_json
 from vidgraph.video.views import ViewPlan
-from vidgraph.weights import from_pretrained, load_matching, load_state, save_weights
+from vidgraph.weights import from_pretrained, load_state, save_weights
 
 if TYPE_CHECKING:
     from vidgraph.training.loop import Progress

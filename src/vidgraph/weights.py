@@ -13,22 +13,22 @@ import re
 import socket
 import sys
 import urllib.request
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict
 from importlib import resources
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor, nn
+from torch import Tensor
 
 from vidgraph.errors import RecipeError, RunError, WeightsError, nearest
 from vidgraph.models.base import VideoModel
 from vidgraph.models.build import NetworkOptions, build_model, list_models, resolve_options
-from vidgraph.models.compat import upgrade_input, upgrade_options, upgrade_tensor
+from vidgraph.models.compat import upgrade_config, upgrade_tensor
+from vidgraph.models.matching import LoadReport, copy_matching, kind_of
 from vidgraph.records import Positive, options, validated
 from vidgraph.util import atomic_write, write_json
 
@@ -39,7 +39,6 @@ _PICKLE_SUFFIXES = {".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin", ".pyth", 
 _PICKLE_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _REFUSAL = "is a pickle, which can run code when it is opened, so it is not read"
-_SHOWN = 3
 
 
 @options
@@ -69,53 +68,6 @@ class Config:
             raise RecipeError(f"{len(self.class_names)} class_names for {self.num_classes} classes")
 
 
-@dataclass(frozen=True)
-class LoadReport:
-    """What became of each tensor when weights met a model.
-
-    Attributes:
-        loaded: copied into the model.
-        skipped_shape: in both, but of another shape or kind of number: name -> (in the file, in the
-            model).
-        missing: the model's, not in the file.
-        unexpected: the file's, not in the model.
-    """
-
-    loaded: list[str]
-    skipped_shape: dict[str, tuple[str, str]]
-    missing: list[str]
-    unexpected: list[str]
-
-    @property
-    def complete(self) -> bool:
-        """True where every tensor of the file and of the model was used."""
-        return not (self.skipped_shape or self.missing or self.unexpected)
-
-    def to_text(self) -> str:
-        """A table for people: one row per tensor that was not loaded."""
-        rows = [f"  loaded      {len(self.loaded)} tensors"]
-        rows += [
-            f"  not loaded  {name}  {there} -> {here}: starts anew"
-            for name, (there, here) in self.skipped_shape.items()
-        ]
-        rows += [f"  not loaded  {name}  not in the file: starts anew" for name in self.missing]
-        rows += [f"  not used    {name}  not in the model" for name in self.unexpected]
-        return "\n".join(rows)
-
-    def _summary(self) -> str:
-        shapes = [f"{n} ({a}, the model has {b})" for n, (a, b) in self.skipped_shape.items()]
-        groups = {
-            "missing": self.missing,
-            "unexpected": self.unexpected,
-            "of another shape": shapes,
-        }
-        return "; ".join(
-            f"{len(names)} {kind}: {', '.join(names[:_SHOWN])}{', ...' * (len(names) > _SHOWN)}"
-            for kind, names in groups.items()
-            if names
-        )
-
-
 def save_weights(model: VideoModel, folder: str | Path) -> None:
     """Writes `model.safetensors`, whole or not at all, and then its readable `config.json`.
 
@@ -124,8 +76,7 @@ def save_weights(model: VideoModel, folder: str | Path) -> None:
         folder: made if absent.
 
     Raises:
-        WeightsError: the model cannot be rebuilt from its options, or holds a kind of number that
-            safetensors has no name for.
+        WeightsError: the model cannot be rebuilt from its options.
         RunError: the folder cannot be written or the disk is full; older files there are intact.
     """
     # Imported here: the package's own module imports this one on demand.
@@ -140,7 +91,10 @@ def save_weights(model: VideoModel, folder: str | Path) -> None:
         raise WeightsError(f"{model.name}: {error}; correct model.class_names") from error
     del config["upgraded_from"]
     # Safetensors refuses tied tensors, so each name gets its copy, and loading ties them again.
-    tensors = {name: _own_copy(name, tensor) for name, tensor in model.state_dict().items()}
+    tensors = {
+        name: tensor.detach().to("cpu", copy=True).contiguous()
+        for name, tensor in model.state_dict().items()
+    }
     content = safetensors.torch.save(tensors, metadata={_HEADER_KEY: json.dumps(config)})
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
@@ -150,15 +104,6 @@ def save_weights(model: VideoModel, folder: str | Path) -> None:
     with atomic_write(Path(folder) / WEIGHTS_FILE) as file:
         file.write_bytes(content)
     write_json(Path(folder) / CONFIG_FILE, config)
-
-
-def _own_copy(name: str, tensor: Tensor) -> Tensor:
-    if tensor.dtype == torch.complex128 or tensor.is_sparse or tensor.is_quantized:
-        raise WeightsError(
-            f"tensor {name!r}: {tensor.dtype} {tensor.layout} cannot be saved as safetensors; "
-            "keep it dense, complex64 or real"
-        )
-    return tensor.detach().to("cpu", copy=True).contiguous()
 
 
 def list_shipped() -> list[str]:
@@ -197,6 +142,38 @@ def from_pretrained(
         WeightsError: no such weights, or they are truncated, of another model, or in a format that
             could run code.
     """
+    file = _locate(name)
+    config, state = load_config(file), load_state(file)
+    other, classes, names = _task(config, num_classes, class_names)
+    model = _build(file, config, classes, config.multi_label and not other)
+    model.class_names = names
+    if config.upgraded_from is not None:  # 0.1 did not save what clips are normalized by
+        state |= {k: v for k, v in model.state_dict().items() if "normalize." in k}
+    head = _classifier_tensors(config) if other else frozenset[str]()
+    report = copy_matching(model, {key: value for key, value in state.items() if key not in head})
+    missing = [key for key in report.missing if key not in head]
+    faults = LoadReport([], report.skipped_shape, missing, report.unexpected)
+    if not faults.complete:
+        raise WeightsError(
+            f"{file}: not the weights of {config.name!r}: {faults.summary()}; load the file that "
+            "belongs to it"
+        )
+    if other:
+        here = model.state_dict()
+        there = {key: kind_of(state[key]) if key in state else "absent" for key in sorted(head)}
+        anew = {key: (kind, kind_of(here[key])) for key, kind in there.items()}
+        table = LoadReport(report.loaded, anew, [], []).to_text()
+        change = f"{config.num_classes} classes in the weights, {classes} wanted"
+        if classes == config.num_classes:
+            change = f"{classes} classes with other names"
+        print(f"{name}: {change}; the classifier starts anew\n{table}", file=sys.stderr)
+    return model.to(device).eval()
+
+
+def _task(
+    config: Config, num_classes: int | None, class_names: Sequence[str] | None
+) -> tuple[bool, int, list[str] | None]:
+    """Whether a task has other classes than the weights, how many it has, and their names."""
     wanted = num_classes if class_names is None else len(class_names)
     if num_classes not in (None, wanted):
         raise WeightsError(
@@ -204,40 +181,10 @@ def from_pretrained(
         )
     if wanted is not None and wanted < 1:
         raise WeightsError(f"a model needs at least one class; got {wanted}")
-    file = _locate(name)
-    config = load_config(file)
-    state = load_state(file)
-    known, names = config.num_classes, config.class_names
-    other_names = class_names is not None and names is not None and list(class_names) != names
-    other_classes = other_names or wanted not in (None, known)
-    head = _classifier_tensors(config) if other_classes else frozenset[str]()
-    multi_label = config.multi_label and not other_classes
-    model = _build(file, config, wanted or known, multi_label)
-    model.class_names = names if class_names is None else list(class_names)
-    if class_names is None and other_classes:
-        model.class_names = None
-    if config.upgraded_from is not None:  # 0.1 did not save what clips are normalized by
-        state |= {k: v for k, v in model.state_dict().items() if "normalize." in k}
-    report = _copy_matching(model, {key: value for key, value in state.items() if key not in head})
-    missing = [key for key in report.missing if key not in head]
-    faults = LoadReport([], report.skipped_shape, missing, report.unexpected)
-    if not faults.complete:
-        raise WeightsError(
-            f"{file}: not the weights of {config.name!r}: {faults._summary()}; load the file that "
-            "belongs to it"
-        )
-    if other_classes:
-        change = f"{known} classes in the weights, {wanted} wanted"
-        if known == wanted:
-            change = f"{known} classes with other names"
-        here = model.state_dict()
-        anew = {
-            key: (_kind(state[key]) if key in state else "absent", _kind(here[key]))
-            for key in sorted(head)
-        }
-        table = LoadReport(report.loaded, anew, [], []).to_text()
-        print(f"{name}: {change}; the classifier starts anew\n{table}", file=sys.stderr)
-    return model.to(device).eval()
+    given, known = None if class_names is None else list(class_names), config.class_names
+    renamed = given is not None and known is not None and given != known
+    other = renamed or wanted not in (None, config.num_classes)
+    return other, wanted or config.num_classes, given or (None if other else known)
 
 
 def _build(file: Path, config: Config, num_classes: int, multi_label: bool) -> VideoModel:
@@ -259,52 +206,6 @@ def _classifier_tensors(config: Config) -> frozenset[str]:
             build_model(config.options, config.num_classes + more).state_dict() for more in (0, 1)
         )
     return frozenset(key for key in one if one[key].shape != other[key].shape)
-
-
-def load_matching(model: nn.Module, state: Mapping[str, Tensor]) -> LoadReport:
-    """Copies the tensors that fit by name and shape into `model`; the rest of the model stays as it
-    is.
-
-    Raises:
-        WeightsError: not one tensor fits, so nothing would have been loaded; or a first convolution
-            of images stands where the model has one of optical flow, which would start anew under
-            trained layers.
-    """
-    for name, here in model.state_dict().items():
-        there = state.get(name)
-        if there is None or there.dim() != 4 or here.dim() != 4 or there.shape[1] != 3:
-            continue
-        if here.shape[1] % 2 == 0 and here.shape == (len(there), here.shape[1], *there.shape[2:]):
-            raise WeightsError(
-                f"tensor {name!r}: 3 channels of images in the weights where the model takes "
-                f"{here.shape[1]} of flow; convert the weights of the image network for this model "
-                "(vidgraph convert), which averages over them"
-            )
-    report = _copy_matching(model, state)
-    if not report.loaded:
-        raise WeightsError(
-            f"no tensor of these weights fits a {type(model).__name__}: {report._summary()}; give "
-            "weights of the same backbone"
-        )
-    return report
-
-
-def _copy_matching(model: nn.Module, state: Mapping[str, Tensor]) -> LoadReport:
-    own = model.state_dict()
-    there = {key: value for key, value in state.items() if key in own}
-    fits = {key: value for key, value in there.items() if _kind(value) == _kind(own[key])}
-    misfits = {key: (_kind(there[key]), _kind(own[key])) for key in there if key not in fits}
-    model.load_state_dict(fits, strict=False)
-    missing = [key for key in own if key not in state]
-    return LoadReport(list(fits), misfits, missing, [key for key in state if key not in own])
-
-
-def _kind(tensor: Tensor) -> str:
-    """Shape and kind of number: bf16 goes into float32, but complex never into real, nor floats
-    into counters.
-    """
-    kind = "" if tensor.is_floating_point() else f" {str(tensor.dtype).removeprefix('torch.')}"
-    return f"{list(tensor.shape)}{' complex' if tensor.is_complex() else kind}"
 
 
 def load_state(name: str | Path) -> dict[str, Tensor]:
@@ -333,7 +234,10 @@ def load_config(file: Path) -> Config:
     try:
         content = json.loads(place.read_text(encoding="utf-8") if header is None else header)
         if isinstance(content, dict) and "architecture" in content:
-            content = _upgraded(content, place)
+            content = upgrade_config(content, str(place))
+            name, overrides = content["name"], content["options"]
+            resolved = resolve_options(name, overrides, str(place), "options.")
+            content["options"] = asdict(resolved)
         config: Config = validated(Config, content, str(place))
     except FileNotFoundError as error:
         raise WeightsError(
@@ -349,17 +253,6 @@ def load_config(file: Path) -> Config:
             f"{place}: there is no model {config.name!r}{nearest(config.name, known)}"
         )
     return config
-
-
-def _upgraded(content: dict[str, Any], place: Path) -> dict[str, Any]:
-    """The configuration of version 0.1, as today's."""
-    architecture, flat = content.pop("architecture"), content.pop("options", None)
-    if not isinstance(architecture, str) or not isinstance(flat, dict):
-        raise WeightsError(f"{place}: no {CONFIG_FILE} that vidgraph wrote; copy it again")
-    name, overrides = upgrade_options(architecture, flat)
-    overrides["input"] = overrides.get("input", {}) | upgrade_input(content.pop("input_spec", {}))
-    resolved = resolve_options(name, overrides, str(place), "options.")
-    return {**content, "name": name, "options": asdict(resolved), "upgraded_from": architecture}
 
 
 def _header(file: Path) -> dict[str, str]:

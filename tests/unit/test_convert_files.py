@@ -24,8 +24,8 @@ from vidgraph.cli import main
 from vidgraph.convert import convert_weights
 from vidgraph.errors import WeightsError
 from vidgraph.models.base import VideoModel
+from vidgraph.models.matching import load_matching
 from vidgraph.util import read_checkpoint
-from vidgraph.weights import load_matching
 
 
 @pytest.fixture(scope="module")

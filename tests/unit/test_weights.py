@@ -10,30 +10,39 @@ import pickle
 import resource
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from closeness import assert_close_to_scale
 from torch import nn
 
 import vidgraph
 from vidgraph import weights
 from vidgraph.errors import RunError, WeightsError
+from vidgraph.models.base import VideoModel
+from vidgraph.models.build import create_model, resolve_options
+from vidgraph.models.compat import upgrade_tensor
+from vidgraph.models.matching import load_matching
+from vidgraph.records import Regions
 
 NAMES = [f"class {i}" for i in range(7)]
 
 
 @pytest.fixture
-def model() -> nn.Module:
+def model() -> VideoModel:
     torch.manual_seed(0)
-    return vidgraph.create_model("rstg_small", class_names=NAMES, width=16, num_stages=1).eval()
+    return vidgraph.create_model("rstg_small", class_names=NAMES, head={"width": 16}).eval()
 
 
 @pytest.fixture
-def run_folder(model: nn.Module, tmp_path: Path) -> Path:
+def run_folder(model: VideoModel, tmp_path: Path) -> Path:
     weights.save_weights(model, tmp_path / "run")
     return tmp_path / "run"
 
@@ -44,40 +53,47 @@ def equal_states(one: nn.Module, other: nn.Module) -> bool:
 
 
 def test_saved_model_comes_back_equal_with_names_spec_and_options(
-    model: nn.Module, run_folder: Path
+    model: VideoModel, run_folder: Path
 ) -> None:
     loaded = vidgraph.from_pretrained(run_folder)
     assert equal_states(model, loaded)
-    assert (loaded.class_names, loaded.input_spec, loaded.options) == (
-        NAMES,
-        model.input_spec,
-        {"width": 16, "num_stages": 1},
-    )
+    known = ("name", "class_names", "spec", "options", "num_classes", "multi_label")
+    assert all(getattr(loaded, name) == getattr(model, name) for name in known)
     assert not loaded.training
     clip = torch.randint(0, 256, (2, 1, 10, 64, 64), dtype=torch.uint8)
     assert torch.equal(loaded(clip), model(clip))
 
 
-def test_config_holds_what_rebuilds_the_model(run_folder: Path) -> None:
+def test_header_holds_what_rebuilds_the_model_and_config_json_is_its_copy(
+    model: VideoModel, run_folder: Path
+) -> None:
     config = json.loads((run_folder / "config.json").read_text())
-    assert config["architecture"] == "rstg_small"
+    assert config["name"] == "rstg_small"
     assert config["num_classes"] == 7
     assert config["class_names"] == NAMES
-    assert config["input_spec"]["num_frames"] == 10
+    assert config["options"]["input"]["num_frames"] == 10
+    assert config["options"]["head"]["width"] == 16
     assert config["version"] == vidgraph.__version__
+    with safetensors.safe_open(run_folder / "model.safetensors", "pt") as opened:
+        assert json.loads(opened.metadata()["vidgraph"]) == config
+        assert {"normalize.mean", "normalize.std"} <= set(opened.keys())
     assert sorted(p.name for p in run_folder.iterdir()) == ["config.json", "model.safetensors"]
+    # Whatever becomes of the copy, the header decides.
+    for change in (lambda file: file.write_text("{}"), Path.unlink):
+        change(run_folder / "config.json")
+        assert equal_states(model, vidgraph.from_pretrained(run_folder))
 
 
-def test_changed_input_spec_is_kept(model: nn.Module, tmp_path: Path) -> None:
-    model.input_spec = type(model.input_spec)(
-        num_frames=6, height=64, width=64, channels=1, sample_fps=5.0
+def test_several_labels_per_clip_are_remembered(tmp_path: Path) -> None:
+    weights.save_weights(
+        create_model("rstg_small", 3, multi_label=True, head={"width": 8}), tmp_path
     )
-    weights.save_weights(model, tmp_path)
-    assert weights.from_pretrained(tmp_path).input_spec == model.input_spec
+    assert weights.from_pretrained(tmp_path).multi_label
+    assert not weights.from_pretrained(tmp_path, num_classes=2).multi_label
 
 
 def test_names_of_folders_strings_links_and_files_all_load(
-    model: nn.Module, run_folder: Path, tmp_path: Path
+    model: VideoModel, run_folder: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "link").symlink_to(run_folder, target_is_directory=True)
     linked_file = tmp_path / "cache"
@@ -90,7 +106,7 @@ def test_names_of_folders_strings_links_and_files_all_load(
         assert equal_states(model, vidgraph.from_pretrained(name))
 
 
-def test_saving_over_a_link_is_refused(model: nn.Module, run_folder: Path, tmp_path: Path) -> None:
+def test_saving_over_a_link_is_refused(model: VideoModel, run_folder: Path, tmp_path: Path) -> None:
     before = (run_folder / "model.safetensors").read_bytes()
     (tmp_path / "new").mkdir()
     (tmp_path / "new" / "model.safetensors").symlink_to(run_folder / "model.safetensors")
@@ -101,78 +117,60 @@ def test_saving_over_a_link_is_refused(model: nn.Module, run_folder: Path, tmp_p
 
 
 def test_bf16_model_comes_back_in_float32_with_the_same_values(
-    model: nn.Module, tmp_path: Path
+    model: VideoModel, tmp_path: Path
 ) -> None:
     weights.save_weights(model.bfloat16(), tmp_path)
-    assert weights.read_state(tmp_path)["classifier.weight"].dtype == torch.bfloat16
+    assert weights.load_state(tmp_path)["head.classifier.weight"].dtype == torch.bfloat16
     loaded = weights.from_pretrained(tmp_path)
-    assert loaded.classifier.weight.dtype == torch.float32
-    assert torch.equal(loaded.classifier.weight, model.classifier.weight.float())
+    assert loaded.head.classifier.weight.dtype == torch.float32
+    assert torch.equal(loaded.head.classifier.weight, model.head.classifier.weight.float())
 
 
-def test_tied_channels_last_and_compiled_tensors_are_saved(
-    model: nn.Module, tmp_path: Path
-) -> None:
-    model.graph.final_time.lstm.weight_hh_l0 = model.graph.final_time.lstm.weight_ih_l0
-    model = model.to(memory_format=torch.channels_last)
-    weights.save_weights(torch.compile(model), tmp_path)
+def test_tied_and_channels_last_tensors_are_saved(model: VideoModel, tmp_path: Path) -> None:
+    lstm = model.head.graph.final_time.lstm
+    lstm.weight_hh_l0 = lstm.weight_ih_l0
+    weights.save_weights(model.to(memory_format=torch.channels_last), tmp_path)
     assert equal_states(model, weights.from_pretrained(tmp_path))
 
 
-def test_complex_tensors_survive_and_never_become_real(tmp_path: Path) -> None:
-    state = {"sketch": torch.complex(torch.rand(3), torch.rand(3))}
-    safetensors.torch.save_file(state, tmp_path / "model.safetensors")
-    layer = nn.Module()
-    layer.register_buffer("sketch", torch.zeros(3, dtype=torch.complex64))
-    assert weights.load_matching(layer, weights.read_state(tmp_path)).complete
-    assert torch.equal(layer.sketch, state["sketch"])
-    layer.sketch = torch.zeros(3)
-    with pytest.raises(WeightsError, match=r"sketch \(\[3\] complex, the model has \[3\]\)"):
-        weights.load_matching(layer, state)
-
-
-def test_complex128_is_refused_with_a_reason(model: nn.Module, tmp_path: Path) -> None:
-    model.register_buffer("wide", torch.zeros(2, dtype=torch.complex128))
-    with pytest.raises(WeightsError, match=r"'wide': torch.complex128 .* complex64"):
-        weights.save_weights(model, tmp_path)
-    assert not list(tmp_path.iterdir())
-
-
-def test_model_that_was_not_created_by_name_is_refused(tmp_path: Path) -> None:
+def test_model_without_options_is_refused(model: VideoModel, tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="create_model"):
-        weights.save_weights(nn.Linear(2, 2), tmp_path)
+        weights.save_weights(VideoModel(model.spec, 7), tmp_path)
+    model.class_names = ["one"]
+    with pytest.raises(WeightsError, match=r"rstg_small: .*1 class_names for 7 classes"):
+        weights.save_weights(model, tmp_path)
 
 
 # Other classes
 
 
 def test_other_number_of_classes_replaces_the_classifier_only(
-    model: nn.Module, run_folder: Path, capsys: pytest.CaptureFixture[str]
+    model: VideoModel, run_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     loaded = vidgraph.from_pretrained(run_folder, num_classes=3)
-    assert loaded.classifier.weight.shape == (3, 16)
+    assert loaded.head.classifier.weight.shape == (3, 16)
     assert loaded.class_names is None
     state, other = model.state_dict(), loaded.state_dict()
     assert all(
         torch.equal(state[name], other[name])
         for name in state
-        if not name.startswith("classifier.")
+        if not name.startswith("head.classifier.")
     )
     out, table = capsys.readouterr()
     assert out == ""
     assert "7 classes in the weights, 3 wanted" in table
     assert f"loaded      {len(state) - 2} tensors" in table
-    assert "classifier.weight  [7, 16] -> [3, 16]" in table
-    assert "classifier.bias  [7] -> [3]" in table
+    assert "head.classifier.weight  [7, 16] -> [3, 16]" in table
+    assert "head.classifier.bias  [7] -> [3]" in table
 
 
 def test_other_names_replace_the_classifier_and_equal_names_do_not(
-    model: nn.Module, run_folder: Path, capsys: pytest.CaptureFixture[str]
+    model: VideoModel, run_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     others = [f"mine {i}" for i in range(7)]
     loaded = vidgraph.from_pretrained(run_folder, class_names=others)
     assert loaded.class_names == others
-    assert not torch.equal(loaded.classifier.weight, model.classifier.weight)
+    assert not torch.equal(loaded.head.classifier.weight, model.head.classifier.weight)
     assert "7 classes with other names" in capsys.readouterr().err
     assert equal_states(
         model, vidgraph.from_pretrained(run_folder, num_classes=7, class_names=NAMES)
@@ -195,7 +193,7 @@ def test_load_matching_reports_every_tensor() -> None:
         "9.weight": torch.ones(1),
         "1.bias": torch.ones(4),
     }
-    report = weights.load_matching(model, state)
+    report = load_matching(model, state)
     assert report.loaded == ["0.weight", "1.bias"]
     assert report.skipped_shape == {"0.bias": ("[5]", "[3]")}
     assert report.missing == ["1.weight"]
@@ -204,14 +202,14 @@ def test_load_matching_reports_every_tensor() -> None:
     assert "0.bias  [5] -> [3]" in report.to_text()
 
 
-def test_load_matching_takes_a_stem_and_refuses_weights_that_have_nothing_in_common() -> None:
-    stem, model = vidgraph.create_model("digit_stem"), vidgraph.create_model("rstg_small")
-    report = weights.load_matching(model, stem.state_dict())
-    assert report.loaded
-    assert all(name.startswith("stem.") for name in report.loaded)
-    assert sorted(report.skipped_shape) == ["classifier.bias"]
+def test_load_matching_takes_a_backbone_and_refuses_weights_that_have_nothing_in_common() -> None:
+    state, model = weights.load_state("digit_stem"), vidgraph.create_model("rstg_small")
+    report = load_matching(model, state)
+    backbone = {name for name in model.state_dict() if name.startswith("backbone.")}
+    assert set(report.loaded) == backbone
+    assert sorted(report.skipped_shape) == ["head.classifier.bias"]
     with pytest.raises(WeightsError, match="no tensor of these weights fits"):
-        weights.load_matching(nn.Linear(2, 2), stem.state_dict())
+        load_matching(nn.Linear(2, 2), state)
 
 
 # Bad input: one line each
@@ -222,16 +220,40 @@ def truncate(folder: Path, size: int) -> None:
     file.write_bytes(file.read_bytes()[:size])
 
 
-def edit_config(folder: Path, **changes: object) -> None:
-    file = folder / "config.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+def edit_header(folder: Path, **changes: object) -> None:
+    file = folder / "model.safetensors"
+    with safetensors.safe_open(file, "pt") as opened:
+        content = {**json.loads(opened.metadata()["vidgraph"]), **changes}
+    header = {"vidgraph": json.dumps({k: v for k, v in content.items() if v != "gone"})}
+    safetensors.torch.save_file(safetensors.torch.load_file(file), file, header)
+
+
+def edit_head(folder: Path, **changes: object) -> None:
+    options = json.loads((folder / "config.json").read_text())["options"]
+    edit_header(folder, options={**options, "head": {**options["head"], **changes}})
+
+
+def first_version(folder: Path, **changes: object) -> None:
+    """As version 0.1 wrote it, with a broken `config.json`."""
+    file = folder / "model.safetensors"
+    safetensors.torch.save_file(safetensors.torch.load_file(file), file)
+    content = {"architecture": "rstg_small", "num_classes": 7, "options": {"width": 16}}
+    content |= {"class_names": NAMES, "input_spec": {"num_frames": 10, "stride_frames": 1}}
+    (folder / "config.json").write_text(json.dumps({**content, **changes}))
+
+
+def without_header(folder: Path, config: str | None) -> None:
+    first_version(folder)
+    (folder / "config.json").unlink()
+    if config is not None:
+        (folder / "config.json").write_text(config)
 
 
 def replace_with_pickle(folder: Path) -> None:
     torch.save({"classifier.weight": torch.zeros(2)}, folder / "model.safetensors")
 
 
-BROKEN = {
+BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "empty": (
         lambda folder: truncate(folder, 0),
         "model.safetensors: truncated or no safetensors file (0 bytes",
@@ -242,54 +264,58 @@ BROKEN = {
         "truncated or no safetensors file (9,000 bytes",
     ),
     "pickle inside": (replace_with_pickle, "can run code"),
-    "no config": (lambda folder: (folder / "config.json").unlink(), "no config.json"),
+    "no config": (lambda folder: without_header(folder, None), "no config.json"),
     "broken config": (
-        lambda folder: (folder / "config.json").write_text('{"architecture":'),
+        lambda folder: without_header(folder, '{"architecture":'),
         "not readable JSON",
     ),
-    "config is a list": (
-        lambda folder: (folder / "config.json").write_text("[]"),
-        "'architecture' is missing",
+    "config is a list": (lambda folder: without_header(folder, "[]"), "should be a dictionary"),
+    "0.1 without options": (
+        lambda folder: first_version(folder, options=None),
+        "no config.json that vidgraph wrote",
     ),
-    "config without options": (
-        lambda folder: edit_config(folder, options=None),
-        "'options' is missing or not usable",
+    "0.1 with an unknown option": (
+        lambda folder: first_version(folder, options={"colour": 1}),
+        "unknown key options.head.colour",
     ),
-    "no classes": (
-        lambda folder: edit_config(folder, num_classes=0, class_names=None),
-        "'num_classes' is 0",
-    ),
-    "wrong spec": (
-        lambda folder: edit_config(folder, input_spec={"num_frames": 3}),
-        "'input_spec' is not usable",
-    ),
-    "names and number differ": (
-        lambda folder: edit_config(folder, num_classes=5),
-        "7 class_names for 5 num_classes",
-    ),
-    "unknown architecture": (
-        lambda folder: edit_config(folder, architecture="rstg_smal"),
+    "0.1 of an unknown architecture": (
+        lambda folder: first_version(folder, architecture="rstg_smal"),
         "did you mean 'rstg_small'?",
     ),
-    "unknown option": (
-        lambda folder: edit_config(folder, options={"colour": 1}),
-        "has no option 'colour'",
+    "0.1 with another spec": (
+        lambda folder: first_version(folder, input_spec={"num_frames": 0}),
+        "options.input.num_frames: should be greater than or equal to 1",
     ),
-    "wrong option": (
-        lambda folder: edit_config(folder, options={"width": "wide"}),
-        "cannot be built from it",
+    "no options": (lambda folder: edit_header(folder, options="gone"), "options is missing"),
+    "no classes": (lambda folder: edit_header(folder, num_classes=0), "num_classes: should be"),
+    "names and number differ": (
+        lambda folder: edit_header(folder, num_classes=5),
+        "7 class_names for 5 classes",
     ),
-    "other architecture": (
-        lambda folder: edit_config(folder, architecture="mean_lstm_small", options={"width": 16}),
-        "missing: lstm.weight_ih_l0",
+    "unknown model": (
+        lambda folder: edit_header(folder, name="rstg_smal"),
+        "did you mean 'rstg_small'?",
+    ),
+    "unknown option": (lambda folder: edit_head(folder, colour=1), "unknown key options.head.col"),
+    "wrong option": (lambda folder: edit_head(folder, width="wide"), "options.head.width: should"),
+    "options that do not fit": (
+        lambda folder: edit_head(folder, scales=[3, 2]),
+        "extras.context needs a node of the whole frame",
+    ),
+    "other head": (
+        lambda folder: edit_header(
+            folder,
+            options={**asdict(resolve_options("mean_lstm_small", {}, ""))},
+        ),
+        "missing: head.lstm.weight_ih_l0",
     ),
     "other width": (
-        lambda folder: edit_config(folder, options={"width": 24, "num_stages": 1}),
-        "of another shape: graph.project.weight ([16,",
+        lambda folder: edit_head(folder, width=24),
+        "of another shape: head.graph.project.weight ([16,",
     ),
     "other option": (
-        lambda folder: edit_config(folder, options={"width": 16, "time_stages": "final"}),
-        "unexpected: graph.time.lstm",
+        lambda folder: edit_head(folder, time_stages="final"),
+        "unexpected: head.graph.time.lstm",
     ),
     "no folder content": (
         lambda folder: [file.unlink() for file in folder.iterdir()],
@@ -332,22 +358,8 @@ def test_pickles_are_refused_unread(name: str, tmp_path: Path) -> None:
     file.rename(tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(WeightsError):
-        weights.read_state(tmp_path)
+        weights.load_state(tmp_path)
     assert not (tmp_path / "trace").exists()
-
-
-def test_header_that_looks_like_a_pickle_is_read(tmp_path: Path) -> None:
-    """A safetensors file starts with its header's length: 640 bytes read as a pickle of protocol
-    2.
-    """
-    tensor = {"weight": torch.arange(4.0)}
-    for padding in range(700):
-        data = safetensors.torch.save(tensor, metadata={"note": "x" * padding})
-        if data.startswith(b"\x80\x02"):
-            break
-    assert data.startswith(b"\x80\x02")
-    (tmp_path / "model.safetensors").write_bytes(data)
-    assert torch.equal(weights.read_state(tmp_path)["weight"], tensor["weight"])
 
 
 def test_unknown_names_say_the_nearest_or_what_is_possible(
@@ -356,7 +368,7 @@ def test_unknown_names_say_the_nearest_or_what_is_possible(
     monkeypatch.setattr(weights, "list_shipped", lambda: ["rstg_small_sync3", "rstg_small_sync5"])
     with pytest.raises(
         WeightsError,
-        match=r"no weights are called 'rstg_smal_sync5'; did you mean 'rstg_small_sync5'\?",
+        match=r"rstg_smal_sync5: no weights are called that; did you mean 'rstg_small_sync5'\?",
     ):
         vidgraph.from_pretrained("rstg_smal_sync5")
     with pytest.raises(WeightsError, match="nowhere: no such folder"):
@@ -364,6 +376,18 @@ def test_unknown_names_say_the_nearest_or_what_is_possible(
     (tmp_path / "notes.txt").write_text("no weights")
     with pytest.raises(WeightsError, match="neither a run folder nor"):
         vidgraph.from_pretrained(tmp_path / "notes.txt")
+
+
+def test_a_mistyped_run_folder_is_not_looked_up_on_the_hub(
+    hub_server: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    for name in ("runs/mine", "mine/first"):
+        with pytest.raises(WeightsError, match=f"{name}: no such folder") as error:
+            vidgraph.from_pretrained(name)
+        assert "\n" not in str(error.value)
+    assert hub_server == []
 
 
 # The hub
@@ -396,7 +420,7 @@ def test_offline_hub_gives_one_clear_line(hub_cache: Path) -> None:
 
 
 def test_hub_model_in_the_cache_loads_without_a_network(
-    hub_cache: Path, model: nn.Module, run_folder: Path
+    hub_cache: Path, model: VideoModel, run_folder: Path
 ) -> None:
     commit = "0" * 40
     repository = hub_cache / "models--someone--model"
@@ -460,7 +484,7 @@ def hub_server(
 
 
 def test_hub_model_is_downloaded_with_two_files_and_nothing_else(
-    hub_server: list[str], model: nn.Module
+    hub_server: list[str], model: VideoModel
 ) -> None:
     assert equal_states(model, vidgraph.from_pretrained("someone/model"))
     assert set(hub_server) == {"config.json", "model.safetensors"}
@@ -483,10 +507,10 @@ def test_hub_answers_are_told_in_one_line(hub_server: list[str], run_folder: Pat
 
 
 def test_disk_full_while_saving_leaves_the_old_files_intact(
-    model: nn.Module, run_folder: Path
+    model: VideoModel, run_folder: Path
 ) -> None:
     before = {file.name: file.read_bytes() for file in run_folder.iterdir()}
-    nn.init.ones_(model.classifier.weight)
+    nn.init.ones_(model.head.classifier.weight)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(
         resource.RLIMIT_FSIZE, (20_000, hard)
@@ -502,7 +526,7 @@ def test_disk_full_while_saving_leaves_the_old_files_intact(
 
 
 def test_folder_that_cannot_be_written_gives_one_clear_line(
-    model: nn.Module, tmp_path: Path
+    model: VideoModel, tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(RunError, match="cannot be written"):
@@ -510,7 +534,7 @@ def test_folder_that_cannot_be_written_gives_one_clear_line(
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_read_only_folder_gives_one_clear_line(model: nn.Module, tmp_path: Path) -> None:
+def test_read_only_folder_gives_one_clear_line(model: VideoModel, tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     try:
         with pytest.raises(RunError, match="Permission denied"):
@@ -519,14 +543,73 @@ def test_read_only_folder_gives_one_clear_line(model: nn.Module, tmp_path: Path)
         tmp_path.chmod(0o700)
 
 
-# The package
+# Shipped weights, and others of version 0.1
+
+ROOT = Path(__file__).parents[2]
+STORED = json.loads((ROOT / "tests" / "golden" / "logits_of_0_1.json").read_text())
+FOLDERS = {
+    folder.name: folder
+    for parent in (ROOT / "src" / "vidgraph" / "shipped", ROOT / "results" / "weights")
+    for folder in sorted(parent.iterdir())
+    if (folder / "model.safetensors").is_file()
+}
+
+
+def fixed_inputs(model: VideoModel) -> dict[str, Any]:
+    """Two clips of coarse noise, as for the stored logits."""
+    spec, draw = model.spec, np.random.RandomState(7)
+    clip, size = (2, spec.num_frames), (spec.height, spec.width)
+
+    def noise(*shape: int) -> torch.Tensor:
+        coarse = draw.randint(0, 256, (*shape[:-2], shape[-2] // 16, shape[-1] // 16))
+        return torch.from_numpy(coarse.repeat(16, -2).repeat(16, -1).astype(np.uint8))
+
+    inputs: dict[str, Any] = {}
+    if spec.channels:
+        inputs["video"] = noise(2, spec.channels, spec.num_frames, *size)
+    if spec.flow_length:
+        inputs["flow"] = noise(*clip, spec.num_stacks, 2 * spec.flow_length, *size)
+    if spec.boxes_per_frame:
+        corner = draw.uniform(0, 0.6, (*clip, spec.boxes_per_frame, 2))
+        extent = draw.uniform(0.2, 0.4, corner.shape)
+        boxes = torch.from_numpy(np.concatenate([corner, corner + extent], -1)).float()
+        mask = torch.ones(boxes.shape[:3], dtype=torch.bool)
+        mask[1, 0, 0] = False
+        inputs["regions"] = Regions(boxes, mask.float(), mask)
+    return inputs
+
+
+@pytest.mark.parametrize("name", STORED)
+def test_weights_of_the_first_version_score_as_they_did(name: str) -> None:
+    """Every tensor of the file has its place, every tensor of the model is filled, and the first
+    logits of two clips are those that version 0.1 gave.
+    """
+    model = weights.from_pretrained(FOLDERS[name])
+    with torch.inference_mode():
+        logits = model(**fixed_inputs(model))[:, :8]
+    assert_close_to_scale(logits, torch.tensor(STORED[name]))
 
 
 def test_shipped_weights_load_by_name() -> None:
+    assert set(weights.list_shipped()) <= set(STORED)
     for name in weights.list_shipped():
         model = vidgraph.from_pretrained(name)
         assert (weights.shipped_folder(name) / "card.md").is_file()
-        assert len(model.class_names) == model.classifier.out_features
+        assert model.class_names is not None
+        assert len(model.class_names) == model.num_classes
         assert (weights.shipped_folder(name) / "model.safetensors").stat().st_size < 5e6
     assert vidgraph.list_models(pretrained=True) == weights.list_shipped()
     assert "rstg_small" in vidgraph.list_models()
+
+
+def test_names_of_tensors_become_todays() -> None:
+    for architecture, old, new in (
+        ("i3d_r50", "stem.res2.0.a_norm.weight", "backbone.layer1.0.bn1.weight"),
+        ("i3d_r50", "stem.res5.0.shortcut.weight", "backbone.layer4.0.downsample.0.weight"),
+        ("i3d_nl_r50", "stem.after.res3_1.out_norm.bias", "backbone.inserted.layer2_1.out_norm.b"),
+        ("i3d_digits_small", "backbone.stem.conv.weight", "backbone.resnet3d.conv1.weight"),
+        ("i3d_digits_small", "stem.layers.0.weight", "backbone.layers.0.weight"),
+        ("rstg_small", "graph.create.standardise.bias", "head.graph.extras.standardise.bias"),
+        ("rstg_c2d_r50", "on_top.norm.weight", "head.rstg.norm.weight"),
+    ):
+        assert upgrade_tensor(old, architecture).startswith(new)

@@ -10,6 +10,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from vidgraph.errors import RecipeError
+
 _INPUT = {
     "num_segments": "whole_video",
     "num_snippets": "num_stacks",
@@ -137,6 +139,23 @@ def _set(nested: dict[str, Any], path: str, value: Any) -> None:
     for part in parts:
         nested = nested.setdefault(part, {})
     nested[last] = value
+
+
+def upgrade_config(content: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """A `config.json`, with overrides for `create_model` as its options.
+
+    Raises:
+        RecipeError: it is not one that version 0.1 wrote.
+    """
+    architecture, flat = content.get("architecture"), content.get("options")
+    spec = content.get("input_spec")
+    if not (isinstance(architecture, str) and isinstance(flat, dict) and isinstance(spec, dict)):
+        raise RecipeError(f"{where}: no config.json that vidgraph wrote; copy it again")
+    name, overrides = upgrade_options(architecture, flat)
+    overrides["input"] = overrides.get("input", {}) | upgrade_input(spec)
+    kept = ("num_classes", "class_names", "multi_label", "version")
+    rest = {key: content[key] for key in kept if key in content}
+    return {**rest, "name": name, "options": overrides, "upgraded_from": architecture}
 
 
 def upgrade_input(spec: Mapping[str, Any]) -> dict[str, Any]:

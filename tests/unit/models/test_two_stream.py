@@ -14,8 +14,8 @@ from torch.nn import functional as F
 
 from vidgraph.errors import RecipeError
 from vidgraph.models.build import create_model
+from vidgraph.models.matching import load_matching
 from vidgraph.models.two_stream import SegmentsHead, Stream, TwoStream
-from vidgraph.weights import load_matching
 
 SIDE, CLASSES = 32, 5
 FRAMES_ONLY: dict[str, Any] = {"flow": None}
