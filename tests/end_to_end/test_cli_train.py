@@ -275,7 +275,7 @@ def test_what_a_training_started_from_may_be_gone_later(
         ("digits:stem --data.syncmnist.digits nowhere", "nowhere"),
         (
             "digits:stem --model.name rstg_small",
-            "takes clips of 10 frames of 64x64 pixels in luma; the synchronous digits are",
+            "takes clips of (1, 10, 64, 64) channels, frames, rows and columns; those of the",
         ),
         ("syncmnist3:rstg_small --data.syncmnist.num_digits 11", "num_digits is 11"),
     ],

@@ -152,15 +152,9 @@ def _check_fits(dataset: DigitClips, spec: InputSpec) -> None:
     taken = (spec.channels, spec.num_frames, spec.height, spec.width)
     if made != taken:
         raise RecipeError(
-            f"the model takes clips of {_shape(taken)}; the synchronous digits are clips of "
-            f"{_shape(made)}"
+            f"the model takes clips of {taken} channels, frames, rows and columns; those of the "
+            f"synchronous digits are {made}"
         )
-
-
-def _shape(sizes: tuple[int, ...]) -> str:
-    channels, num_frames, height, width = sizes
-    colour = "luma" if channels == 1 else "RGB"
-    return f"{num_frames} frames of {height}x{width} pixels in {colour}"
 
 
 class TableSource:

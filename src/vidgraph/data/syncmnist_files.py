@@ -19,7 +19,7 @@ from vidgraph.data.digits import SPLITS, load_digits
 from vidgraph.data.options import SyncMnistOptions
 from vidgraph.data.syncmnist import FRAME, SyncMnistStream, digit_boxes
 from vidgraph.errors import DataError
-from vidgraph.util import atomic_write, write_json
+from vidgraph.util import atomic_write
 from vidgraph.video.writer import write_video
 
 FPS = 10.0  # frames per second of the files: clips have no rate of their own
@@ -85,25 +85,16 @@ def make_dataset(
 
 def _begin(folder: Path, settings: dict[str, Any]) -> None:
     """Notes the settings in a new folder, or checks that it was begun with the same."""
-    note = folder / SETTINGS_FILE
-    if folder.exists() and not folder.is_dir():
-        raise DataError(f"{folder}: is a file; choose a new folder")
-    if not note.is_file():
-        if folder.is_dir() and any(folder.iterdir()):
-            raise DataError(
-                f"{folder}: is not empty and holds no {SETTINGS_FILE}; choose a new or empty folder"
-            )
-        write_json(note, settings)
+    note, text = folder / SETTINGS_FILE, json.dumps(settings, indent=2)
+    if note.is_file() and note.read_text(encoding="utf-8") == text:
         return
-    try:
-        found = dict(json.loads(note.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        raise DataError(f"{note}: cannot be read ({error}); choose a new folder") from error
-    if changed := sorted(key for key in settings if found.get(key) != settings[key]):
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise DataError(
-            f"{folder}: was begun with other settings ({', '.join(changed)}); repeat those or "
-            "choose a new folder"
+            f"{folder}: exists, and no {SETTINGS_FILE} in it says that it was begun with these "
+            "settings; choose a new folder"
         )
+    with atomic_write(note) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def _name(split: str, clip: int) -> str:

@@ -164,8 +164,9 @@ def load_table(
     """
     source, columns = Path(path), dict(columns or {})
     notes: tuple[str, ...] = ()
-    for ours in columns:
-        _check_our_name(ours)
+    if unknown := columns.keys() - {*REQUIRED, *OPTIONAL}:
+        hint = nearest(min(unknown), REQUIRED + OPTIONAL)
+        raise TableError(f"--columns: {min(unknown)!r} is not a column of ours{hint}")
     if not source.is_dir():
         hint = " (or say which column it is with --columns OURS=THEIRS)"
         rows = read_columns(source, REQUIRED, OPTIONAL, columns, hint)
@@ -228,27 +229,15 @@ def parse_columns(text: str) -> dict[str, str]:
     file's).
 
     Raises:
-        TableError: a part that is not `ours=theirs`, or an unknown name of ours (the nearest is
-            named).
+        TableError: a part that is not `ours=theirs`.
     """
-    columns: dict[str, str] = {}
-    for part in filter(str.strip, text.split(",")):
-        ours, _, theirs = (piece.strip() for piece in part.partition("="))
-        if not (ours and theirs):
-            raise TableError(
-                f"--columns: {part.strip()!r} is not of the form OURS=THEIRS, such as "
-                "label=class,split=split01"
-            )
-        _check_our_name(ours)
-        columns[ours] = theirs
-    return columns
-
-
-def _check_our_name(ours: str) -> None:
-    if ours not in REQUIRED + OPTIONAL:
+    pairs = [part.split("=") for part in text.split(",") if part.strip()]
+    if wrong := [pair for pair in pairs if len(pair) != 2]:
         raise TableError(
-            f"--columns: {ours!r} is not a column of ours{nearest(ours, REQUIRED + OPTIONAL)}"
+            f"--columns: {'='.join(wrong[0]).strip()!r} is not of the form OURS=THEIRS, such as "
+            "label=class,split=split01"
         )
+    return {ours.strip(): theirs.strip() for ours, theirs in pairs}
 
 
 def split_labels(text: str) -> list[str]:

@@ -52,18 +52,9 @@ class Trajectories:
     def __len__(self) -> int:
         return len(self.synchronous)
 
-    @property
-    def sha256(self) -> str:
-        """Of the numbers as little-endian 64-bit integers, one array after the other: the same for
-        every file format.
-        """
-        arrays = (self.coordinates, self.images, self.synchronous)
-        content = b"".join(np.ascontiguousarray(array, "<i8").tobytes() for array in arrays)
-        return hashlib.sha256(content).hexdigest()
-
 
 def sequential_trajectories(
-    labels: NDArray[np.int64], num_digits: int, num_clips: int, seed: int, num_frames: int = 10
+    labels: NDArray[np.int64], num_digits: int, num_clips: int, seed: int
 ) -> Trajectories:
     """The trajectories that the authors' script makes after `np.random.seed(seed)`: each clip
     depends on all before it.
@@ -78,12 +69,11 @@ def sequential_trajectories(
         num_digits: n, 2 to 10.
         num_clips: N.
         seed: of the generator.
-        num_frames: T.
     """
     random = np.random.RandomState(seed)
     randint = random.randint
     by_class = [np.nonzero(labels == c)[0] for c in range(10)]
-    coordinates = np.empty((num_clips, num_frames, num_digits, 2), np.int64)
+    coordinates = np.empty((num_clips, 10, num_digits, 2), np.int64)
     images = np.empty((num_clips, num_digits), np.int64)
     synchronous = np.empty(num_clips, np.bool_)
 
@@ -101,7 +91,7 @@ def sequential_trajectories(
         pools = [by_class[others[k]] for k in random.permutation(9)[: num_digits - 1]]
         images[clip] = [first] + [pool[randint(0, len(pool))] for pool in pools]
         synchronous[clip] = random.rand() > 1 / 92
-        for frame in range(num_frames):
+        for frame in range(10):
             if synchronous[clip]:
                 columns, rows = step(corners[:2], 1), step(corners[:2], 0)
                 for corner in corners[:2]:
@@ -243,7 +233,10 @@ def _trajectories(content: bytes, source: str) -> Trajectories:
             f"{source}: not the arrays of the released trajectories ({error}); nothing in it was "
             "run, fetch it again"
         ) from error
-    if found.sha256 != RELEASED_SHA256:
+    # Of the numbers, so that it is the same for every file format.
+    numbers = (found.coordinates, found.images, found.synchronous)
+    content = b"".join(np.ascontiguousarray(array, "<i8").tobytes() for array in numbers)
+    if hashlib.sha256(content).hexdigest() != RELEASED_SHA256:
         raise DataError(
             f"{source}: these are not the released test trajectories (checksum differs); remove "
             "the file or pass another"

@@ -4,7 +4,6 @@ test meet them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -234,60 +233,6 @@ def frame_table(folder: Path, numbers: list[int]) -> VideoTable:
         )
     (folder / "t.csv").write_text("video,label,split\n7,x,train\n")
     return load_table(folder / "t.csv")
-
-
-def test_a_v1_folder_with_a_missing_frame(tmp_path: Path) -> None:
-    table = frame_table(tmp_path, [1, 2, 4, 5])
-    spec = InputSpec(num_frames=2, height=16, width=16, stride_frames=1)
-    expected = "a frame image is missing, after 00002.jpg comes 00004.jpg; extract the frames again"
-    with pytest.raises(VideoError) as caught:
-        ClipDataset(table, "train", spec, train=True)[0]
-    assert str(caught.value) == f"{tmp_path / '7'}: {expected} (t.csv, line 2)"
-    (finding,) = check_table(table).findings
-    assert (finding.kind, finding.message) == ("unreadable", expected)
-
-
-def test_a_webm_that_was_cut_short(tmp_path: Path, webm: Callable[[Path], Path]) -> None:
-    content = webm(tmp_path / "whole.webm").read_bytes()
-    (tmp_path / "7.webm").write_bytes(content[: len(content) * 2 // 3])
-    (tmp_path / "t.csv").write_text("video,label,split\n7.webm,x,train\n")
-    table = load_table(tmp_path / "t.csv")
-    with pytest.raises(VideoError) as caught:
-        ClipDataset(
-            table,
-            "train",
-            InputSpec(num_frames=2, height=16, width=16, stride_frames=1),
-            train=False,
-        )[0]
-    missing = len(content) - len(content) * 2 // 3
-    expected = (
-        f"the file is cut short, {missing:,} bytes that it announces are missing; fetch it again"
-    )
-    assert str(caught.value) == f"{tmp_path / '7.webm'}: {expected} (t.csv, line 2)"
-    assert [f.kind for f in check_table(table).findings] == ["unreadable"]
-
-
-@pytest.fixture
-def webm() -> Callable[[Path], Path]:
-    import av
-
-    def write(path: Path) -> Path:
-        rng = np.random.default_rng(0)
-        with av.open(str(path), "w") as container:
-            stream = container.add_stream("libvpx-vp9", rate=12)
-            stream.width, stream.height, stream.pix_fmt = 32, 24, "yuv420p"
-            for _ in range(12):
-                container.mux(
-                    stream.encode(
-                        av.VideoFrame.from_ndarray(
-                            rng.integers(0, 255, (24, 32, 3), dtype=np.uint8)
-                        )
-                    )
-                )
-            container.mux(stream.encode())
-        return path
-
-    return write
 
 
 def test_short_videos(tmp_path: Path) -> None:

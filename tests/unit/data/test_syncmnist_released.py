@@ -15,7 +15,6 @@ import pytest
 from vidgraph.data.digits import Digits, load_digits
 from vidgraph.data.syncmnist import SyncMnistTest, load_test_set
 from vidgraph.data.trajectories import (
-    RELEASED_SHA256,
     Trajectories,
     released_trajectories,
     sequential_trajectories,
@@ -105,8 +104,7 @@ def test_pickle_of_arrays_reads_like_the_npz(
 ) -> None:
     file = tmp_path / "paths.pickle"
     file.write_bytes(pickle.dumps(arrays_of(released_file), protocol=protocol))
-    found = released_trajectories(file)
-    assert found.sha256 == RELEASED_SHA256
+    found = released_trajectories(file)  # its checksum is of the numbers
     np.testing.assert_array_equal(found.coordinates, arrays_of(released_file)["coords_digits"][0])
 
 
@@ -147,34 +145,25 @@ def refused(content: bytes, folder: Path) -> str:
 def test_pickle_that_would_run_code_is_refused(tmp_path: Path) -> None:
     target = tmp_path / "made_by_pickle"
     content = pickle.dumps({"coords_digits": Malicious(target)})
-    message = refused(content, tmp_path)
-    assert "mkdir is not allowed" in message
-    assert "nothing in it was run" in message
+    assert "(posix.mkdir is not allowed); nothing in it was run" in refused(content, tmp_path)
     assert not target.exists()
     pickle.loads(content)  # the file does what it says where nobody refuses it
     assert target.exists()
 
 
 @pytest.mark.parametrize(
-    ("value", "message"),
+    ("content", "message"),
     [
-        (np.array([print], dtype=object), "type O8 are not allowed"),
-        (getattr, "getattr is not allowed"),
-        (np.load, "load is not allowed"),
-        (np.float64(3), "scalar is not allowed"),
+        (pickle.dumps({"a": np.array([print], dtype=object)}), "type O8 are not allowed"),
+        (pickle.dumps({"a": np.load}), "load is not allowed"),
+        (b"c_codecs\nencode\n(Vtext\nVrot13\ntR.", "encoding rot13 is not allowed"),
     ],
 )
-def test_only_arrays_of_numbers_are_admitted(tmp_path: Path, value: Any, message: str) -> None:
-    assert message in refused(pickle.dumps({"coords_digits": value}), tmp_path)
+def test_only_arrays_of_numbers_are_admitted(tmp_path: Path, content: bytes, message: str) -> None:
+    assert message in refused(content, tmp_path)
 
 
-def test_other_encodings_are_refused(tmp_path: Path) -> None:
-    assert "encoding rot13 is not allowed" in refused(
-        b"c_codecs\nencode\n(Vtext\nVrot13\ntR.", tmp_path
-    )
-
-
-def npz(**arrays: np.ndarray) -> bytes:
+def npz(**arrays: Any) -> bytes:
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
     return buffer.getvalue()
@@ -188,19 +177,12 @@ GOOD = {
 
 
 @pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"", "not the arrays of the released trajectories"),
-        (b"just text", "not the arrays of the released trajectories"),
-        (pickle.dumps([1, 2]), "not the arrays of the released trajectories"),
-        (pickle.dumps(GOOD)[:-40], "not the arrays of the released trajectories"),
-        (npz(**GOOD)[:-100], "not the arrays of the released trajectories"),
-        (npz(a=np.zeros(3)), "not the arrays of the released trajectories"),
-        (npz(**GOOD), "checksum differs"),
-    ],
+    "content",
+    [b"", b"text", pickle.dumps([1, 2]), pickle.dumps(GOOD)[:-40], npz(**GOOD)[:-100], npz(a=[0])],
 )
-def test_broken_files_are_named(tmp_path: Path, content: bytes, message: str) -> None:
-    assert message in refused(content, tmp_path)
+def test_broken_files_are_named(tmp_path: Path, content: bytes) -> None:
+    assert "not the arrays of the released trajectories" in refused(content, tmp_path)
+    assert "checksum differs" in refused(npz(**GOOD), tmp_path)
 
 
 def test_missing_file_and_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
