@@ -14,8 +14,9 @@ from vidgraph.data.clips import ClipDataset
 from vidgraph.data.digits import Digits, load_digits
 from vidgraph.data.intervals import load_intervals
 from vidgraph.data.options import DataOptions, SyncMnistOptions, TableOptions
-from vidgraph.data.syncmnist import DigitClips, DigitStream, SyncMnistStream, load_test_set
+from vidgraph.data.syncmnist import DigitClips, DigitStream, SyncMnistStream, SyncMnistTest
 from vidgraph.data.table import load_table
+from vidgraph.data.trajectories import released_trajectories
 from vidgraph.errors import DataError, RecipeError, nearest
 from vidgraph.precompute.boxes import BoxStore
 from vidgraph.precompute.flow_store import FlowSource
@@ -134,7 +135,9 @@ class SyncMnistSource:
             raise RecipeError(f"synchronous digits have no split {split!r}{nearest(split, SPLITS)}")
         num_test = data.test_clips or 10_000
         if split == "test" and data.is_published:
-            return load_test_set(data.num_digits, data.digits, data.test_paths, num_test)
+            released = data.num_digits == 5 or data.test_paths is not None
+            walks = released_trajectories(data.test_paths) if released else None
+            return SyncMnistTest(load_digits(data.digits, "test"), data.num_digits, num_test, walks)
         sizes = {"train": 10_000, "val": data.val_clips, "test": num_test}
         seeds = {"train": 0, "val": VALIDATION_SEED, "test": TEST_SEED}
         return self._stream(load_digits(data.digits, split), sizes[split], seeds[split])

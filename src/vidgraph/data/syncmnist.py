@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -22,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch.utils.data import Dataset
 
-from vidgraph.data.digits import DIGIT, Digits, load_digits
+from vidgraph.data.digits import DIGIT, Digits
 from vidgraph.data.options import SyncMnistOptions
 from vidgraph.data.trajectories import (
     CANVAS,
@@ -32,7 +31,6 @@ from vidgraph.data.trajectories import (
     random_below,
     random_bits,
     random_walks,
-    released_trajectories,
     sequential_trajectories,
 )
 from vidgraph.errors import DataError
@@ -155,10 +153,13 @@ class SyncMnistStream(DigitClips):
 class SyncMnistTest(DigitClips):
     """A fixed set of clips, made as the authors make theirs; frames are drawn when asked for.
 
+    Published are 5 MNIST digits that walk the released trajectories, and 3 that walk those of the
+    sequential generator.
+
     Args:
         digits: the images that the trajectories are about: the MNIST test digits, for the published
             sets.
-        num_digits: digits per clip; 3 and 5 are published.
+        num_digits: digits per clip.
         num_clips: the first so many clips. The generator draws them one after the other, so a
             shorter set is the beginning of a longer one.
         trajectories: to draw, from `released_trajectories`; None: the authors' sequential
@@ -204,30 +205,6 @@ class SyncMnistTest(DigitClips):
     def plan(self, rows: NDArray[np.int64]) -> Plan:
         """See `DigitClips.plan`."""
         return self.images[rows], self.coordinates[rows], self.labels[rows]
-
-
-def load_test_set(
-    num_digits: int,
-    source: str | Path = "mnist",
-    released: str | Path | None = None,
-    num_clips: int = 10_000,
-) -> SyncMnistTest:
-    """The published test sets: 5 MNIST digits walk the released trajectories; all others those of
-    the sequential generator, with seed 0.
-
-    Args:
-        num_digits: digits per clip.
-        source: as for `load_digits`.
-        released: a local copy of the released trajectories; None downloads them where needed.
-        num_clips: the first so many clips.
-
-    Raises:
-        DataError: as `load_digits`, `released_trajectories` and `SyncMnistTest`.
-    """
-    digits = load_digits(source, "test")
-    if released is None and (num_digits != 5 or str(source) == "embedded"):
-        return SyncMnistTest(digits, num_digits, num_clips)
-    return SyncMnistTest(digits, num_digits, num_clips, released_trajectories(released))
 
 
 class DigitStream(DigitClips):

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from vidgraph.data.digits import Digits, load_digits
-from vidgraph.data.syncmnist import SyncMnistTest, load_test_set
+from vidgraph.data.syncmnist import SyncMnistTest
 from vidgraph.data.trajectories import (
     Trajectories,
     released_trajectories,
@@ -58,15 +58,15 @@ def test_sequential_generation_equals_the_authors(mnist: Digits) -> None:
     compare_with_golden(SyncMnistTest(mnist, num_digits=5, num_clips=1000), SEQUENTIAL)
 
 
-def test_released_test_set_equals_the_authors(shared_data: Path, released_file: Path) -> None:
-    clips = load_test_set(5, shared_data / "data" / "mnist", released=released_file)
+def test_released_test_set_equals_the_authors(mnist: Digits, released_file: Path) -> None:
+    clips = SyncMnistTest(mnist, 5, trajectories=released_trajectories(released_file))
     assert len(clips) == 10_000
     assert np.sum(clips.labels == 45) == 123
     compare_with_golden(clips, RELEASED)
 
 
-def test_three_digit_test_set(shared_data: Path) -> None:
-    clips = load_test_set(3, shared_data / "data" / "mnist")
+def test_three_digit_test_set(mnist: Digits) -> None:
+    clips = SyncMnistTest(mnist, 3)
     assert len(clips) == len(clips.labels) == 10_000
     np.testing.assert_array_equal(clips.images[:, 0], np.arange(10_000))
     assert clips.class_names[clips.labels[0]].startswith("7-") or clips.class_names[
@@ -209,8 +209,3 @@ def test_trajectories_that_do_not_fit_are_refused(released_file: Path, mnist: Di
         SyncMnistTest(embedded, 11, 10)
     own = Trajectories(released.coordinates[:50], released.images[:50], released.synchronous[:50])
     assert len(SyncMnistTest(mnist, 5, 50, trajectories=own)) == 50
-
-
-def test_embedded_test_set_is_sequential_for_any_number_of_digits() -> None:
-    clips = load_test_set(5, "embedded", num_clips=20)
-    assert clips.__getitems__(range(20)).video.shape == (20, 1, 10, 64, 64)
