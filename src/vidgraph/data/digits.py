@@ -113,7 +113,7 @@ def _read_idx(folder: Path, name: str) -> NDArray[np.uint8]:
     torchvision reads unpacked files only, and would unpack into a folder that may not be ours.
     """
     below = (folder, folder / "MNIST" / "raw")
-    files = [place / file for place in below for file in (name, f"{name}.gz")]
+    files = [at / file for at in below for file in (name, f"{name}.gz")]
     path = next((file for file in files if file.is_file()), None)
     if path is None:
         raise DataError(

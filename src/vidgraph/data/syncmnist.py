@@ -279,9 +279,9 @@ def draw_clips(
     clips = np.empty((*walks.shape[:2], FRAME, FRAME), np.uint8)
     for clip, shown, corners in zip(clips, digits[images], walks, strict=True):
         canvas = np.zeros((len(clip), CANVAS, CANVAS), np.uint8)  # [T, 100, 100]
-        for digit, places in zip(shown, corners.transpose(1, 0, 2), strict=True):
+        for digit, walk in zip(shown, corners.transpose(1, 0, 2), strict=True):
             ink = digit >= INK
-            for frame, (row, column) in zip(canvas, places.tolist(), strict=True):
+            for frame, (row, column) in zip(canvas, walk.tolist(), strict=True):
                 np.copyto(frame[row : row + DIGIT, column : column + DIGIT], digit, where=ink)
         brightest = np.maximum(canvas.max((1, 2)), 1)
         for t, frame in enumerate(canvas):
