@@ -14,7 +14,7 @@ from closeness import assert_close_to_scale
 from PIL import Image
 from torch import Tensor, nn
 
-from vidgraph.data.clips import ClipDataset, collate
+from vidgraph.data.clips import ClipDataset
 from vidgraph.data.table import VideoTable, load_table
 from vidgraph.errors import RecipeError
 from vidgraph.evaluation.inference import (
@@ -27,26 +27,24 @@ from vidgraph.evaluation.inference import (
 from vidgraph.evaluation.metrics import Scores
 from vidgraph.experiment import score_model
 from vidgraph.models.base import VideoModel
+from vidgraph.models.build import create_model
 from vidgraph.predictor import Predictor, load_predictor
 from vidgraph.records import ClipBatch, InputSpec
 from vidgraph.video.views import Fusion, ViewPlan
+from vidgraph.weights import save_weights
 
 FUSIONS: tuple[Fusion, ...] = ("mean", "max", "logits", "max_logits")
 
 
 class Convolved(VideoModel):
-    """A small fully convolutional network; remembers how many clips, of what size, it was shown at
-    once.
-    """
+    """A small fully convolutional network; remembers the shape of each batch."""
 
     def __init__(self, spec: InputSpec) -> None:
         super().__init__(spec, 3)
         torch.manual_seed(0)
         self.class_names = ["a", "b", "c"]
-        self.convolution, self.classifier = (
-            nn.Conv3d(spec.channels, 6, 3, padding=1, padding_mode="replicate"),
-            nn.Linear(6, 3),
-        )
+        self.convolution = nn.Conv3d(spec.channels, 6, 3, padding=1, padding_mode="replicate")
+        self.classifier = nn.Linear(6, 3)
         self.shapes: list[tuple[int, ...]] = []
 
     def forward(self, video: Tensor, flow: Any = None, regions: Any = None) -> Tensor:
@@ -68,11 +66,10 @@ class Fixed(Convolved):
 def write_frames(folder: Path, seed: int, num_frames: int, height: int, width: int) -> None:
     folder.mkdir(parents=True)
     rng = np.random.default_rng(seed)
-    coarse = Image.fromarray(rng.integers(0, 255, (5, 9, 3), dtype=np.uint8)).resize(
-        (width, height)
-    )
+    coarse = Image.fromarray(rng.integers(0, 255, (5, 9, 3), dtype=np.uint8))
+    pixels = np.asarray(coarse.resize((width, height)))
     for t in range(num_frames):
-        Image.fromarray(np.roll(np.asarray(coarse), 2 * t, axis=1)).save(folder / f"{t:03d}.png")
+        Image.fromarray(np.roll(pixels, 2 * t, axis=1)).save(folder / f"{t:03d}.png")
 
 
 @pytest.fixture(scope="module")
@@ -89,17 +86,13 @@ SPEC = InputSpec(num_frames=4, height=24, width=24, stride_frames=2)
 
 
 def scored(
-    model: nn.Module,
-    table: VideoTable,
-    plan: ViewPlan,
-    order: Sequence[int] | None = None,
-    **options: Any,
+    model: VideoModel, table: VideoTable, plan: ViewPlan, order: Sequence[int] = (), **options: Any
 ) -> Scores:
     """Clips in `order`, two at a time where their frames have one shape."""
     dataset = ClipDataset(table, "test", model.spec, train=False, views=plan)
-    items = [dataset[i] for i in (range(len(dataset)) if order is None else order)]
+    items = [dataset[i] for i in (order or range(len(dataset)))]
     pairs = [items[i : i + 2] for i in range(0, len(items), 2)]
-    batches = items if plan.full_frame else [collate(pair) for pair in pairs]
+    batches = items if plan.full_frame else [ClipBatch.joined(pair) for pair in pairs]
     return evaluate(model, batches, class_names=dataset.class_names, **options)
 
 
@@ -111,9 +104,7 @@ def test_one_view_equals_the_single_evaluation(table: VideoTable, fusion: Fusion
     with torch.no_grad():
         expected = torch.cat([model(dataset[i].video) for i in range(3)]).softmax(-1)
     assert np.abs(scores.probabilities - expected.numpy()).max() < 1e-6
-    assert (
-        np.ptp(scores.probabilities, axis=0).max() > 0.01
-    )  # the videos differ, or the test would say nothing
+    assert np.ptp(scores.probabilities, axis=0).max() > 0.01  # else the videos would not differ
 
 
 @pytest.mark.parametrize("fusion", FUSIONS)
@@ -121,13 +112,8 @@ def test_the_order_of_views_does_not_matter(table: VideoTable, fusion: Fusion) -
     model, plan = Convolved(SPEC), ViewPlan(num_views=3, crops=3)
     first = scored(model, table, plan, fusion=fusion)
     for seed in range(3):
-        other = scored(
-            model,
-            table,
-            plan,
-            order=torch.randperm(9, generator=torch.Generator().manual_seed(seed)).tolist(),
-            fusion=fusion,
-        )
+        order = np.random.default_rng(seed).permutation(9).tolist()
+        other = scored(model, table, plan, order, fusion=fusion)
         assert np.abs(first.probabilities - other.probabilities).max() < 1e-6
         assert first.names == other.names
 
@@ -160,16 +146,8 @@ def test_fusion_by_hand(fusion: Fusion, expected: list[float]) -> None:
         expected
     )
     # The same through `evaluate`, views in two batches.
-    batches = [
-        ClipBatch(
-            row.view(1, 1, 1, 1, 2),
-            torch.tensor([1]),
-            torch.tensor([4]),
-            torch.zeros(1, 1, dtype=torch.int64),
-        )
-        for row in logits
-    ]
-
+    about = torch.tensor([1]), torch.tensor([4]), torch.zeros(1, 1, dtype=torch.int64)
+    batches = [ClipBatch(row.view(1, 1, 1, 1, 2), *about) for row in logits]
     spec = InputSpec(num_frames=1, height=1, width=2, channels=1, stride_frames=1)
 
     class Same(VideoModel):
@@ -184,9 +162,8 @@ def test_fusion_by_hand(fusion: Fusion, expected: list[float]) -> None:
 def test_views_are_those_cut_by_hand(table: VideoTable) -> None:
     """Two clips of three crops of the first video, 24 x 40, against slices of its frames."""
     model = Convolved(SPEC)
-    frames = np.stack(
-        [np.asarray(Image.open(file)) for file in sorted((table.folder / "0").iterdir())]
-    )  # [20, 24, 40, 3]
+    files = sorted((table.folder / "0").iterdir())
+    frames = np.stack([np.asarray(Image.open(file)) for file in files])  # [20, 24, 40, 3]
     views = [
         frames[start : start + 7 : 2, :, left : left + 24]
         for start, left in itertools.product((0, 13), (0, 8, 16))
@@ -217,9 +194,7 @@ def test_whole_frames_equal_one_crop_where_the_video_has_the_model_s_shape(
         InputSpec(num_frames=5, height=24, width=16, sample_fps=10.0),
         InputSpec(num_frames=8, height=16, width=16, channels=1, whole_video=True),
         InputSpec(num_frames=1, height=20, width=20, whole_video=True),
-        InputSpec(
-            num_frames=40, height=16, width=16, stride_frames=1
-        ),  # longer than any of the videos
+        InputSpec(num_frames=40, height=16, width=16, stride_frames=1),  # longer than all videos
     ],
 )
 @pytest.mark.parametrize(
@@ -259,11 +234,8 @@ def test_the_batch_size_bounds_a_forward_pass_and_changes_nothing(
 
 def test_a_model_for_one_size_says_so(table: VideoTable) -> None:
     assert scored(Fixed(SPEC), table, ViewPlan(crops=3)).n == 3
-    with pytest.raises(
-        RecipeError,
-        match=r"takes frames of 24x24 pixels and cannot use views of 24x40 .*leave out "
-        r"eval.full_frame",
-    ):
+    message = r"frames of 24x24 pixels and cannot use views of 24x40 .*leave out eval.full_frame"
+    with pytest.raises(RecipeError, match=message):
         scored(Fixed(SPEC), table, ViewPlan(full_frame=True))
 
     class Broken(Convolved):
@@ -297,12 +269,7 @@ def test_clips_are_read_together_as_far_as_one_forward_pass_takes_them(table: Vi
 def test_a_run_folder_is_scored_and_predicted_as_its_recipe_says(
     table: VideoTable, tmp_path: Path
 ) -> None:
-    """Sampling, sizes, crops and fusion from recipe.yaml; predictions take its sampling and size,
-    and the centre.
-    """
-    from vidgraph.models.build import create_model
-    from vidgraph.weights import save_weights
-
+    """Predictions take its sampling and size, and the centre."""
     torch.manual_seed(0)
     # One luma frame of 64 x 64, fully convolutional.
     model = create_model("digit_stem", class_names=["a", "b", "c"])
