@@ -65,7 +65,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Fresh weights of a small region graph: 4 frames, 5 boxes each."""
     folder = tmp_path_factory.mktemp("model")
     torch.manual_seed(0)
-    options = {"num_frames": 4, "size": 64, "boxes_per_frame": 5, "width": 16}
+    spec = {"num_frames": 4, "height": 64, "width": 64, "boxes_per_frame": 5}
+    options = {"input": spec, "head": {"width": 16}}
     save_weights(vidgraph.create_model("strg_small", class_names=CLASSES, **options), folder)
     return folder
 
@@ -324,12 +325,10 @@ def test_bad_words_are_one_line(
 ) -> None:
     clip, out = sorted(videos.glob("*/*.mp4"))[0], tmp_path / "out"
     motion = ["extract", "proposals", clip, "--source", "motion", "--out"]
-    assert "--source 'moton' does not exist; did you mean 'motion'?" in error_of(
+    assert "'moton' is not one of 'motion', 'rpn'" in error_of(
         capsys, "extract", "proposals", clip, "--source", "moton", "--out", out
     )
-    assert "what 'proposal' does not exist; did you mean 'proposals'?" in error_of(
-        capsys, "extract", "proposal", clip
-    )
+    assert "No such command 'proposal'" in error_of(capsys, "extract", "proposal", clip)
     assert "--fps or --every, not both" in error_of(capsys, *motion, out, "--fps", 3, "--every", 2)
     assert "chosen by fps, which is above 0" in error_of(capsys, *motion, out, "--fps", -1)
     assert "the source motion has no weights" in error_of(
@@ -343,9 +342,6 @@ def test_bad_words_are_one_line(
         "version 1 (count 50, every 1, " in error_of(capsys, *motion, boxes)
     )
     assert "is not empty and no store" in error_of(capsys, *motion, videos)
-    assert "--reach is a number of frames from 0, not -1" in error_of(
-        capsys, "extract", "boxes", "a.csv", "--out", out, "--reach", -1
-    )
 
     # The rpn without weights: no such file, and no network to fetch them by.
     rpn = ["extract", "proposals", clip, "--source", "rpn", "--out", out]
@@ -376,8 +372,8 @@ def test_a_training_with_boxes(
         f"name: mine\n"
         f"data: {{table: {{path: {videos / 'table.csv'}, boxes: {boxes}, train_split: test, "
         f"val_split: none, short_side: [72]}}}}\n"
-        "model: {architecture: strg_small, options: {num_frames: 4, size: 64, boxes_per_frame: 5, "
-        "width: 16}}\n"
+        "model: {name: strg_small, head: {width: 16}, input: {num_frames: 4, height: 64, width: 64, "
+        "boxes_per_frame: 5}}\n"
         "train: {clips: 8, batch_size: 4, lr: 1.0e-3, precision: fp32, threads: 1, tensorboard: "
         "false, device: cpu}\n"
     )

@@ -207,11 +207,11 @@ def test_faults_are_one_line(
     videos: Path, store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     clip, out = sorted(videos.glob("*/*.mp4"))[0], tmp_path / "out"
-    assert "--method 'dsi' does not exist; did you mean 'dis'?" in _error(
+    assert "'dsi' is not one of 'dis', 'tvl1', 'raft'" in _error(
         capsys, clip, "--method", "dsi", "--out", out
     )
-    assert "the bound of flow is a number of pixels above 0, not -1" in _error(
-        capsys, clip, "--bound", -1, "--out", out
+    assert "the bound of flow is a number of pixels above 0, not 0" in _error(
+        capsys, clip, "--bound", 0, "--out", out
     )
     for words, other in (
         (("--bound", 15), r"dis version 1 \(bound 15"),
