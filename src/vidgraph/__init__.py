@@ -52,9 +52,7 @@ def from_pretrained(
 
 
 def list_models(pretrained: bool = False) -> list[str]:
-    """Names that `create_model` builds, or, with `pretrained`, names of the shipped weights that
-    `from_pretrained` loads.
-    """
+    """Names that `create_model` builds; with `pretrained`, of the weights that are shipped."""
     from vidgraph import weights
     from vidgraph.models import build as catalogue
 

@@ -322,8 +322,7 @@ def convert(
         Option(min=1, help="default: the checkpoint's; another number leaves its classifier out"),
     ] = None,
 ) -> int:
-    """Turn checkpoints of other codebases into weights: 3D ResNets of PyTorchVideo and its
-    relatives, image networks, RSTG of TensorFlow."""
+    """Turn checkpoints of other codebases into weights: 3D ResNets, image networks, RSTG."""
     from vidgraph.config import model_overrides
     from vidgraph.convert import convert_weights
 

@@ -36,8 +36,7 @@ TABLE_SUFFIXES = (".csv", ".parquet")
 
 @options
 class ModelRecipe:
-    """The network. In files and on the command line its options stand beside the name, as
-    `model.head.num_stages`.
+    """The network. In files its options stand beside the name, as `model.head.num_stages`.
 
     Attributes:
         name: a name that `vidgraph models` lists.
@@ -123,8 +122,7 @@ def load_recipe(name: str | Path, overrides: Mapping[str, Any] | None = None) ->
 
 
 def load_data(name: str, overrides: Mapping[str, Any] | None = None) -> DataOptions:
-    """The data of a recipe (of any row: rows share their data), of a run folder, or of a table or a
-    folder of videos.
+    """The data of a recipe (rows share theirs), of a run folder, or of a table or folder.
 
     Raises:
         RecipeError: no such recipe or file, or an override that is not of `data`.

@@ -307,9 +307,7 @@ def _fresh(
 
 
 def _tensorflow(name: str, value: Any) -> Iterator[tuple[str, NDArray[np.float32]]]:
-    """Variables of TensorFlow 1 in torch's layout: kernels are [..., I, O] there and [O, I, ...]
-    here.
-    """
+    """Variables of TensorFlow 1, kernels [..., I, O], in torch's layout, [O, I, ...]."""
     value, (scope, _, part) = np.asarray(value, np.float32), name.rpartition("/")
     if "lstm" in name:
         for own, array in _lstm(scope, part, value).items():

@@ -43,8 +43,7 @@ TASK = (
 def run_demo(
     folder: Path, overrides: Mapping[str, str] | None = None, counts: dict[str, int] | None = None
 ) -> Path:
-    """Writes videos, checks them, trains RSTG and Mean + LSTM under equal budget, scores both, and
-    explains one unseen video.
+    """Writes videos, checks them, trains RSTG and Mean + LSTM alike, scores both, explains one.
 
     The same call continues an interrupted demo, and a finished one only writes its report anew.
 
@@ -78,9 +77,7 @@ def run_demo(
 
 
 def _make_videos(table: Path, counts: dict[str, int]) -> None:
-    """Real .mp4 files and a table, then the check that any data set should pass before it is
-    trained on.
-    """
+    """Real .mp4 files and a table, then the check that any data set should pass."""
     print(f"Writing {sum(counts.values()):,} videos of moving digits to {table.parent}", flush=True)
     with counter("videos") as count:
         options = SyncMnistOptions(
@@ -111,9 +108,7 @@ def _train_and_score(recipe: Recipe, folder: Path) -> Scores:
 
 
 def _explain(folder: Path, table: Path, scores: dict[str, Scores], recipe: Recipe) -> Path:
-    """Predicts one test video, in which the digits move together, with the graph network, and
-    writes the report.
-    """
+    """Predicts a test video whose digits move together, and writes the report."""
     import pandas as pd
 
     predictor = Predictor(from_pretrained(folder / GRAPH))

@@ -10,9 +10,7 @@ from pathlib import Path
 
 
 class VidgraphError(ValueError):
-    """Base of every error that bad input can cause. `str(error)` is one line, fit to be shown as it
-    is.
-    """
+    """Base of every error that bad input can cause; `str(error)` is one line."""
 
     def __init__(self, message: str) -> None:
         super().__init__(" ".join(message.split()))
@@ -53,15 +51,11 @@ class WeightsError(VidgraphError):
 
 
 class RunError(VidgraphError):
-    """A run folder cannot be used: in use by another training, not writable, disk full, or not a
-    run folder.
-    """
+    """A run folder cannot be used: another training's, not writable, or the disk is full."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """A hint for a mistyped name: `"; did you mean 'lr'?"`, or the known names where none is
-    near.
-    """
+    """A hint for a mistyped name: the nearest known one, or all of them."""
     names = sorted(known)
     close = get_close_matches(name, names, n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(names)}"

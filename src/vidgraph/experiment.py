@@ -113,8 +113,7 @@ def _by_module(names: Sequence[str]) -> str:
 
 
 def default_folder(name: str, recipe: Recipe) -> Path:
-    """Where a training goes without `--out`: back into the run folder that was named, else
-    `runs/RECIPE-ROW`."""
+    """Without `--out`: back into the run folder that was named, else `runs/RECIPE-ROW`."""
     is_run = (Path(name) / "recipe.yaml").is_file()
     return Path(name) if is_run else Path("runs") / recipe.title.replace(":", "-")
 
@@ -143,8 +142,7 @@ def train_recipe(recipe: Recipe, folder: Path, resume: bool = False) -> Progress
 
 
 def _check_folder(recipe: Recipe, folder: Path, resume: bool, checkpoint: str) -> None:
-    """A folder that holds another training is not overwritten, and another training is not
-    continued."""
+    """Another training is neither overwritten nor continued."""
     stored = folder / "recipe.yaml"
     if not resume:
         if (folder / checkpoint).exists():

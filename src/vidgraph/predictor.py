@@ -159,8 +159,7 @@ class Predictor:
         )
 
     def frames_seen(self, prediction: Prediction) -> np.ndarray:
-        """The part of the picture that the model saw, one per entry of `prediction.frame_indices`:
-        uint8 [F, H, W, 3].
+        """What the model saw, one per entry of `prediction.frame_indices`: uint8 [F, H, W, 3].
 
         In colour, and up to 512 pixels where the video has them, whatever the model's own size.
         """
@@ -173,8 +172,7 @@ class Predictor:
         model_name: str = "",
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
-        """Draws a prediction that was made with `explain`: `.mp4` an overlay video, `.html` a
-        report.
+        """Draws a prediction made with `explain`: `.mp4` an overlay video, `.html` a report.
 
         Args:
             prediction: of this predictor.
@@ -251,9 +249,7 @@ class Predictor:
         return notes
 
     def _read_pictures(self, path: str | Path, indices: Sequence[int]) -> Iterator[np.ndarray]:
-        """Frames cropped as the model's middle view is, in colour and larger: uint8 [H, W, 3]
-        each.
-        """
+        """Frames cropped as the middle view is, in colour and larger: uint8 [H, W, 3] each."""
         with open_video(path) as video:
             window = self.plan.windows(self.spec, video.height, video.width)[self.plan.middle]
             own, source = min(window.size), min(window.height, window.width)

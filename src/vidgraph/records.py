@@ -98,8 +98,7 @@ def _members(kind: Any) -> list[Any]:
 
 @options
 class InputSpec:
-    """Which clip a model takes. The data pipeline, prediction and pictures build their inputs from
-    it.
+    """Which clip a model takes; data, prediction and pictures build their inputs from it.
 
     Frames are spread over the whole video (`whole_video`), else stand `stride_frames` apart, else
     are taken at `sample_fps`: the first of these that is given counts.
@@ -247,9 +246,7 @@ class ClipBatch(Batch):
         return cls(views, unknown, unknown, frames, [name] * count, regions, flow)
 
     def inputs(self, spec: InputSpec) -> dict[str, Any]:
-        """The keyword arguments of a model's `forward`: what its `spec` asks for of video, flow and
-        boxes.
-        """
+        """The arguments of a model's `forward`: what its `spec` asks for."""
         inputs: dict[str, Any] = {"video": self.video} if spec.channels else {}
         if spec.flow_length:
             inputs["flow"] = self.flow
@@ -275,8 +272,7 @@ class Graph:
 
 @dataclass
 class RegionLinks:
-    """How the regions of a clip are linked, of a model whose nodes are boxes. Node p * K + k is box
-    k of step p.
+    """How the regions of a clip are linked; node p * K + k is box k of step p.
 
     Attributes:
         frames: sampled frame whose boxes each step of the graph has, int64 [P].
@@ -381,9 +377,7 @@ def _cat(parts: Sequence[Tensor | None]) -> Tensor | None:
 
 
 def step_frames(num_frames: int, num_steps: int, device: torch.device | str = "cpu") -> Tensor:
-    """The frame at which each step of a map begins: floor(step * T / P), int64 [P]; 0, 2, 4, ...
-    where a map halves them.
-    """
+    """The frame at which each step of a map begins: floor(step * T / P), int64 [P]."""
     return torch.arange(num_steps, device=device) * num_frames // num_steps
 
 

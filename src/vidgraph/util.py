@@ -49,8 +49,7 @@ def available_cores() -> int:
 
 
 def torch_threads(model: nn.Module) -> int:
-    """How many CPU threads torch should take to run or train a model: what OMP_NUM_THREADS says,
-    else one for a small model and one per core for a large one.
+    """CPU threads for a model: OMP_NUM_THREADS, else one if it is small, all if it is large.
 
     The operations of a small model are so short that threads spend their time waiting for each
     other, which becomes ruinous as soon as another process, such as the one that reads the clips,
@@ -96,9 +95,7 @@ def check_target(path: str | Path, inputs: Iterable[str | Path] = ()) -> None:
 
 
 def _check_can_be_replaced(target: Path) -> None:
-    """A file is renamed over its target, so a link, device or pipe that stands there would be
-    lost.
-    """
+    """A rename over a link, device or pipe would lose it."""
     if not target.name or target.is_dir():  # the current folder has no name
         raise RunError(f"{target}: cannot be written, it is a folder; name a file to write")
     if target.is_symlink():
@@ -114,8 +111,7 @@ def _check_can_be_replaced(target: Path) -> None:
 
 @contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
-    """Yields a temporary path in the same folder; on success it is renamed to `path`, on failure
-    removed.
+    """Yields a temporary path beside `path`; renamed to it on success, else removed.
 
     The temporary name keeps the suffix, so that writers that choose a format by suffix work.
 
@@ -154,8 +150,7 @@ whole_file = atomic_write  # its name before
 
 
 def natural_key(name: str) -> tuple[list[tuple[int, str]], str]:
-    """Sorting key under which `class2` comes before `class10`: runs of digits compare as numbers,
-    the rest as text.
+    """Sorts `class2` before `class10`: runs of digits compare as numbers, the rest as text.
 
     Names of equal numbers, such as `1` and `01`, are ordered as text, so no two names are equal.
     Digits are compared by length and then as text, because Python converts no more than 4,300 of
@@ -289,8 +284,7 @@ def _read_plain(file: Path) -> Any:
 
 
 def unpickle_arrays(content: bytes) -> Any:
-    """The plain containers, texts, numbers and numpy arrays of a pickle, also of one that Python 2
-    wrote; no code of it can run.
+    """Containers, texts, numbers and arrays of a pickle, also Python 2's; no code runs.
 
     Raises:
         ValueError: anything else is in it, functions above all, or it is no whole pickle.
@@ -303,9 +297,7 @@ def unpickle_arrays(content: bytes) -> Any:
 
 
 def _empty_array(kind: type, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
-    """What numpy's own reconstruction does, for plain arrays only: shape, type and bytes follow in
-    the pickle.
-    """
+    """What numpy's own reconstruction does, for plain arrays only."""
     return np.empty(0, np.uint8)
 
 
@@ -323,9 +315,7 @@ def _latin1(text: str, encoding: str) -> bytes:
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    """Builds numpy arrays of numbers and plain containers; everything else, functions above all, is
-    refused.
-    """
+    """Builds plain containers and arrays of numbers; all else is refused."""
 
     allowed: ClassVar[dict[tuple[str, str], Callable[..., Any]]] = {
         ("numpy.core.multiarray", "_reconstruct"): _empty_array,

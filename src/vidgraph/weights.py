@@ -223,8 +223,7 @@ def load_state(name: str | Path) -> dict[str, Tensor]:
 
 
 def load_config(file: Path) -> Config:
-    """What rebuilds the model of a `.safetensors` file: from its header, or, of version 0.1, from
-    the `config.json` beside it.
+    """What rebuilds a model: from the file's header, or, of 0.1, the `config.json` beside it.
 
     Raises:
         WeightsError: neither has it, or the file is no safetensors file.
@@ -276,9 +275,7 @@ def _header(file: Path) -> dict[str, str]:
 
 
 def _locate(name: str | Path) -> Path:
-    """The `model.safetensors` that `name` stands for: shipped, a file, a folder, or fetched from
-    the hub.
-    """
+    """The `model.safetensors` of a name: shipped, a file, a folder, or from the hub."""
     path = Path(name)
     if str(name) in list_shipped():
         return shipped_folder(str(name)) / WEIGHTS_FILE
@@ -316,9 +313,7 @@ def _in_folder(folder: Path) -> Path:
 
 
 def _from_hub(hub_id: str) -> Path:
-    """Downloads the two files of a saved model, and nothing else, into the hub's cache; without a
-    network the cache is used.
-    """
+    """Downloads a saved model's two files into the hub's cache; offline the cache is used."""
     import huggingface_hub
     from huggingface_hub import constants, errors
 
@@ -342,9 +337,7 @@ def _from_hub(hub_id: str) -> Path:
 
 
 def _resolves(endpoint: str) -> bool:
-    """False where the hub's name has no address: asking it would then only retry for half a minute.
-    Behind a proxy it is asked.
-    """
+    """Whether the hub's name has an address; asking in vain would retry for half a minute."""
     address = urlsplit(endpoint)
     if urllib.request.getproxies().get(address.scheme):
         return True

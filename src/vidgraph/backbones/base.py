@@ -18,8 +18,7 @@ NormKind = Literal["batch", "frozen", "frozen_statistics"]
 
 
 class Backbone(Protocol):
-    """A module that takes a normalised clip to a feature map: [B, C, T, H, W] to [B, D, T', H',
-    W'].
+    """A module from a normalised clip [B, C, T, H, W] to a feature map [B, D, T', H', W'].
 
     Attributes:
         out_channels: channels of the map (D).
@@ -54,8 +53,7 @@ def frame_by_frame(network: nn.Module, clip: Tensor) -> Tensor:
 
 
 class FrozenBatchNorm(nn.Module):
-    """Batch norm that never leaves the statistics it was loaded with, whatever `.train()` says: an
-    affine map per channel.
+    """Batch norm that keeps the statistics it was loaded with, whatever `.train()` says.
 
     Its tensors have the names of `nn.BatchNorm3d`, so that the weights of one fit the other.
 
@@ -98,8 +96,7 @@ def make_batch_norm(kind: NormKind, width: int) -> nn.Module:
 
 
 def partial_batch_norm(network: nn.Module, learn_affine: bool = True) -> nn.Module:
-    """All batch norms of a network but the first keep the statistics that they come with, through
-    every `.train()`.
+    """All batch norms of a network but the first keep their statistics through every `.train()`.
 
     Temporal Segment Networks (ECCV 2016), section 3.2: the first one is learned anew, since flow is
     distributed otherwise than images. Names of tensors stay. For networks that start from trained

@@ -54,8 +54,7 @@ UNITS = (
 
 
 class BNInception(nn.Module):
-    """BN-Inception without its classifier: 10,270,240 parameters, 224 x 224 pixels to a map of 1024
-    x 7 x 7.
+    """BN-Inception without classifier: 10,270,240 parameters, 224 x 224 to 1024 x 7 x 7.
 
     All layers stand at the top of the module under the published names: `inception_3a_3x3_reduce`
     and its norm `inception_3a_3x3_reduce_bn`. Norms have torch's momentum; the published port's 0.9

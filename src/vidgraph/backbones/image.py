@@ -175,9 +175,7 @@ class TimmNetwork(nn.Module):
             ) from error
 
     def _measure(self, images: Tensor) -> int:
-        """Channels of the map, from a pass on the meta device; layers that the map does not depend
-        on, such as those between a pool and the classifier, are dropped.
-        """
+        """Channels of the map, from a pass on the meta device; layers that it skips are dropped."""
         tensors = {
             name: torch.empty_like(tensor, device="meta").requires_grad_(tensor.requires_grad)
             for name, tensor in [*self.named_parameters(), *self.named_buffers()]
@@ -246,8 +244,7 @@ class TimmNetwork(nn.Module):
 
 
 class Block(nn.Module):
-    """Two 3 x 3 convolutions with batch norm beside a shortcut; the first of them halves rows and
-    columns.
+    """Two 3 x 3 convolutions with batch norm beside a shortcut; the first halves the map.
 
     Args:
         in_channels: of the map that comes in.
@@ -270,8 +267,7 @@ class Block(nn.Module):
 
 
 class SmallResNet2D(nn.Module):
-    """A first convolution of stride 2, then one block of stride 2 per further width: 112 x 112
-    pixels to 256 x 7 x 7.
+    """A convolution of stride 2, then one block of stride 2 per width: 112 x 112 to 256 x 7 x 7.
 
     Args:
         widths: channels of the first convolution and of each block.
@@ -300,8 +296,7 @@ class SmallResNet2D(nn.Module):
 
 
 def mean_over_rgb(kernel: Tensor, channels: int) -> Tensor:
-    """A first convolution of images for another number of channels, such as the 2 L of a flow
-    stack: [O, 3, H, W] to [O, channels, H, W], the mean over RGB, once per channel.
+    """An RGB convolution for another number of channels: the mean of its kernel over RGB in each.
 
     Source: cross-modality initialisation, Temporal Segment Networks (ECCV 2016), section 3.2.
     """

@@ -129,8 +129,7 @@ def temporal_kernels(inflation: Inflation, depths: Sequence[int]) -> list[list[t
 
 
 class Bottleneck(nn.Module):
-    """Residual block: conv1 (narrow, may see several frames), conv2 (3 x 3, has the stride), conv3
-    (widen), ReLU after the sum.
+    """Residual block: conv1 narrows, conv2 (3 x 3) has the stride, conv3 widens, ReLU at the end.
 
     Args:
         in_channels: channels of the map that comes in.
@@ -225,9 +224,7 @@ class ResNet3D(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """He normal over the outputs for the backbone's own convolutions; norms start as the
-        identity, inserted layers as they were made.
-        """
+        """He normal for the backbone's own convolutions; inserted layers stay as they are."""
         for name, module in self.named_modules():
             if isinstance(module, nn.Conv3d) and not name.startswith("inserted."):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -237,8 +234,7 @@ class ResNet3D(nn.Module):
         return self.forward_intermediates(clip, self.layers[-1:])[self.layers[-1]]
 
     def forward_intermediates(self, clip: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
-        """Maps of several layers: clips [B, C, T, H, W] to {name: [B, C', T', H', W']}; nothing
-        after the last of them is computed.
+        """Maps of several layers, {name: [B, C', T', H', W']}; nothing after the last is computed.
 
         Args:
             clip: normalised pixels.
@@ -286,9 +282,7 @@ def _layer(
     dilation: int,
     norm: NormKind,
 ) -> nn.Sequential:
-    """The first block has the stride and projects its shortcut; as with stride 2, it is the others
-    that look further when dilated.
-    """
+    """The first block has the stride and projects its shortcut; only the others are dilated."""
     first = Bottleneck(in_channels, width, frames[0], stride, 1, norm, project=True)
     others = [
         Bottleneck(width * EXPANSION, width, seen, 1, dilation, norm, project=False)

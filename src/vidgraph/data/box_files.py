@@ -63,9 +63,7 @@ def csv_tasks(path: str | Path, videos: str | Path) -> Iterator[Task]:
 
 
 def _name(video: Path, root: Path) -> str:
-    """Of a video in the store: its path below the root, or the whole path where it lies
-    elsewhere.
-    """
+    """A video's name in the store: its path below the root, or the whole path."""
     path, root = Path(os.path.abspath(video)), Path(os.path.abspath(root))
     below = root if path.is_relative_to(root) else path.anchor
     return path.relative_to(below).as_posix()

@@ -24,8 +24,7 @@ def read_columns(
     renamed: Mapping[str, str] | None = None,
     hint: str = "",
 ) -> pd.DataFrame:
-    """Some columns of a .csv or .parquet file, as text without blanks around it; lines without any
-    text are left out.
+    """Some columns of a .csv or .parquet file as stripped text; blank lines are left out.
 
     Args:
         source: the file.
@@ -103,8 +102,7 @@ def read_text(source: Path) -> str:
 
 
 def read_lines(source: Path, pattern: str, example: str) -> pd.DataFrame:
-    """The lines of a label file, a column for each named group of a regular expression; empty ones
-    are left out.
+    """The lines of a label file, a column for each named group of a regular expression.
 
     Raises:
         DataError: the file cannot be read, or is not text.
@@ -119,9 +117,7 @@ def read_lines(source: Path, pattern: str, example: str) -> pd.DataFrame:
 
 
 def refuse(source: Path, values: pd.Series, wrong: Any, problem: str) -> None:
-    """Raises TableError at the first row that is wrong; `problem` is formatted with its value. Does
-    nothing where none is.
-    """
+    """Raises TableError at the first wrong row; `problem` is formatted with its value."""
     found = values[np.asarray(wrong, bool)]
     if len(found):
         word, more = found.index.name, len(found) - 1
@@ -133,9 +129,7 @@ def refuse(source: Path, values: pd.Series, wrong: Any, problem: str) -> None:
 def refuse_unknown(
     source: Path, values: pd.Series, known: Collection[str], what: str, where: str
 ) -> None:
-    """Raises TableError at the first row whose value is not known: `label 'wlak' is not among the 2
-    WHERE; did you mean 'walk'?`.
-    """
+    """Raises TableError at the first row whose value is unknown, with the nearest known one."""
     if not (wrong := ~values.isin(known)).any():
         return
     value = values[wrong].iloc[0]
@@ -159,9 +153,7 @@ def to_numbers(
 
 
 def near_only(name: str, known: Iterable[str]) -> str:
-    """The hint of `nearest`, and nothing where no name is near: a list of hundreds of classes helps
-    nobody.
-    """
+    """The hint of `nearest` where a name is near, else nothing: a long list helps nobody."""
     return hint if (hint := nearest(name, known)).startswith("; did you mean") else ""
 
 

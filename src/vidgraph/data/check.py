@@ -120,8 +120,7 @@ class CheckReport:
         return ": ".join(filter(None, (where, finding.file, finding.message)))
 
     def write_skip_list(self, path: str | Path) -> int:
-        """Writes the files that no row can use, one per line as the table names them, with a `#
-        reason`; whole or not at all.
+        """Writes the files that no row can use, one per line with a `# reason`.
 
         Returns how many they are.
 
@@ -269,9 +268,7 @@ def _file_findings(files: list[CheckedFile], probes: list[Probe], needed: int) -
 def _copy_findings(
     table: VideoTable, files: list[CheckedFile], probes: list[Probe]
 ) -> list[Finding]:
-    """Files, or copies of one file, that stand in two splits; copies and repeated rows within
-    one.
-    """
+    """Files, or copies of one file, in two splits; copies and repeated rows within one."""
     readable = [file for file, probe in zip(files, probes, strict=True) if not probe.problem]
     sizes = {file.name: size_bytes(file.video) for file in readable}
     of_size = Counter(sizes.values())
@@ -325,9 +322,7 @@ def _label_findings(table: VideoTable, class_names: Sequence[str]) -> list[Findi
 def _action_findings(
     table: VideoTable, intervals: Intervals, files: list[CheckedFile], probes: list[Probe]
 ) -> list[Finding]:
-    """Actions that a training would stop at or that the table of videos does not know of; rows are
-    those of the table of actions.
-    """
+    """Actions that a training would stop at, or that the table of videos does not know."""
     findings: list[Finding] = []
     named: dict[str, set[str]] = defaultdict(set)
     for name, text in zip(table.frame["name"], table.frame["label"], strict=True):

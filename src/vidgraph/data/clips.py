@@ -35,8 +35,7 @@ from vidgraph.video.views import ViewPlan, read_flow_views, read_frames, read_vi
 
 
 class ClipDataset(Dataset[ClipBatch]):
-    """The clips of one split of a table, as a map-style data set for a `DataLoader` with
-    `collate_fn=ClipBatch.joined`.
+    """The clips of one split of a table, for a `DataLoader` with `collate_fn=ClipBatch.joined`.
 
     Item i holds row `i // views.num_views` of the split and its clip `i % views.num_views`, as a
     `ClipBatch` of that clip's views. Frames, boxes and flow of a view share one crop and one
@@ -215,9 +214,7 @@ class ClipDataset(Dataset[ClipBatch]):
         regions: Regions | None,
         flow: Tensor | None,
     ) -> ClipBatch:
-        """Views of one clip, pixels [V, C, T, h, w], of which all have its frames [T] and its label
-        [1, ...].
-        """
+        """Views of one clip, [V, C, T, h, w], with its frames [T] and its label [1, ...]."""
         count = len(pixels)
         return ClipBatch(
             video=pixels,
@@ -243,9 +240,7 @@ class ClipDataset(Dataset[ClipBatch]):
         window: CropPlan,
         rng: np.random.Generator,
     ) -> Tensor | None:
-        """The flow stacks of a training clip, at a random distance, cut as its frames are: uint8
-        [1, T, S, 2 L, h, w].
-        """
+        """The flow stacks of a training clip, at a random distance: uint8 [1, T, S, 2 L, h, w]."""
         if self._flow is None:
             return None
         reader = self._flow.reader(self._videos[row], video)
@@ -258,9 +253,7 @@ class ClipDataset(Dataset[ClipBatch]):
         return read_stacks(reader, chosen, [window], video.height, video.width)
 
     def _mirrored_label(self, label: Tensor) -> Tensor | None:
-        """The label of the mirrored clip, [1] or [1, num_classes]; None where a class has no mirror
-        image.
-        """
+        """The label of the mirrored clip; None where a class has no mirror image."""
         classes = label if label.ndim == 1 else label[0].nonzero()[:, 0]
         mirrored = self._mirrored[classes]
         if (mirrored < 0).any():

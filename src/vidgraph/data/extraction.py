@@ -19,8 +19,7 @@ _TABLES = (".csv", ".parquet")
 
 
 def video_tasks(paths: Sequence[Path], columns: str = "") -> list[Task]:
-    """The videos of files, folders and tables, each once, named by their paths below what they have
-    in common.
+    """The videos of files, folders and tables, each once, named below what they share.
 
     Args:
         paths: of all of these.
@@ -40,9 +39,7 @@ def video_tasks(paths: Sequence[Path], columns: str = "") -> list[Task]:
 
 
 def _root(paths: Sequence[Path], videos: Sequence[str]) -> str:
-    """The folder that names are relative to: the one that was given, or a table's, if all videos
-    lie below it; else what they share.
-    """
+    """The folder that names are relative to: the one given if all videos lie below it."""
     if len(paths) == 1:
         given = os.path.abspath(paths[0] if paths[0].is_dir() else paths[0].parent)
         if all(Path(video).is_relative_to(given) and video != given for video in videos):

@@ -58,8 +58,7 @@ class Intervals:
         return hashlib.sha256(self.source.read_bytes()).hexdigest()
 
     def seen(self, video: str, times_seconds: np.ndarray, frame_indices: np.ndarray) -> Tensor:
-        """The classes that are seen in a clip: of actions that last at any moment from its first
-        frame to its last.
+        """The classes of actions that last at any moment from a clip's first frame to its last.
 
         An action that ends after its video is cut there. A clip that loops is two or more runs of
         frames, each by itself.

@@ -48,8 +48,7 @@ def make_table(
     hold_out: float = 0.0,
     present_only: bool = False,
 ) -> list[str]:
-    """Writes `video, label, split`, or a column per official split; and, where it is told when
-    actions happen, OUT_intervals.csv beside it.
+    """Writes `video, label, split`, or a column per official split; OUT_intervals.csv beside it.
 
     Args:
         labelled: as `read_labels` of the data set gives it.
@@ -105,15 +104,12 @@ def make_table(
 
 
 def share_of(name: str) -> float:
-    """A number in [0, 1) that depends on the name alone: what is below a share is held out, on
-    every machine alike.
-    """
+    """A number in [0, 1) that depends on the name alone, on every machine alike."""
     return hash64(name) / 2**64
 
 
 def find_videos(folder: Path, names: Collection[str]) -> dict[str, str]:
-    """The path below a folder of every video that is in it, at any depth, by its name without
-    suffix: a video file, or a folder of frames.
+    """Every video below a folder, a file or a folder of frames, by its name without suffix.
 
     Raises:
         DataError: there is no such folder.

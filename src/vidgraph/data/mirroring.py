@@ -35,9 +35,7 @@ def mirrored_classes(class_names: Sequence[str]) -> list[int]:
 
 
 def _sides(name: str, mirror: bool) -> str:
-    """A class name with its directions spelt in one way, or exchanged; `swipe_left` and `SwipeLeft`
-    hold one, "upright" does not.
-    """
+    """A class name with its directions spelt in one way, or exchanged."""
 
     def spell(found: re.Match[str]) -> str:
         word = "counterclockwise" if found["counter"] else found[0].lower()

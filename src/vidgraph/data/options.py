@@ -15,8 +15,7 @@ AboveZero = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 @options
 class SyncMnistOptions:
-    """Synchronous digits: which pair of digits moves alike (task `sync`), or which digit is seen
-    (task `digit`).
+    """Synchronous digits: which pair moves alike (`sync`), or which digit is seen (`digit`).
 
     Attributes:
         num_digits: moving digits per clip.
@@ -48,8 +47,7 @@ class SyncMnistOptions:
 
     @property
     def is_published(self) -> bool:
-        """Whether the test set is the authors'; variants of the task are tested on generated clips
-        of the test digits."""
+        """Whether the test set is the authors'; variants of the task have a generated one."""
         as_released = self.classes is None and self.no_sync_probability is None
         as_released = as_released and not self.shuffle_layers and self.num_frames == 10
         return as_released and self.task == "sync" and self.digits != "embedded"

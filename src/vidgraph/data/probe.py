@@ -90,9 +90,7 @@ def _store_problems(
 
 
 def _frames_in(times: np.ndarray[Any, Any], start: float, end: float) -> int:
-    """Frames of a span as the sampler sees it: a short span between two frames still holds the one
-    on the screen.
-    """
+    """Frames of a span as the sampler sees it: at least the one on the screen."""
     try:
         sample_frames(
             InputSpec(1, 1, 1, stride_frames=1), times, start_seconds=start, end_seconds=end

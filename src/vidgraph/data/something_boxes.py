@@ -27,8 +27,7 @@ from vidgraph.video.reader import open_video
 
 
 def something_else_tasks(path: str | Path, videos: str | Path) -> tuple[list[Task], int]:
-    """The videos of one file of annotations that are in a folder, with their boxes, for
-    `GivenBoxesJob`.
+    """The videos of one annotation file that are in a folder, with their boxes.
 
     Args:
         path: one of the .json files.
@@ -59,9 +58,7 @@ def something_else_tasks(path: str | Path, videos: str | Path) -> tuple[list[Tas
 
 
 def _frame_numbers(video: Path) -> dict[str, int] | None:
-    """The index of each image of a folder, by name; None for a file, whose frames were numbered
-    from 1 when they were taken out.
-    """
+    """The index of each image of a folder, by name; None for a file."""
     if not video.is_dir():
         return None
     with open_video(video) as frames:

@@ -208,8 +208,7 @@ class SyncMnistTest(DigitClips):
 
 
 class DigitStream(DigitClips):
-    """Still digits at random places, T = 1: to pre-train a backbone on what digits look like, and
-    on nothing that moves.
+    """Still digits at random positions, T = 1, to pre-train a backbone on.
 
     With one digit per frame the label is its class; with several, of different classes, 0/1 for
     every class that is in view. The latter teaches a backbone to tell digits apart where others lie
@@ -244,9 +243,7 @@ class DigitStream(DigitClips):
 
 
 def pair_names(classes: Sequence[int] = range(10)) -> list[str]:
-    """Names of the labels: "1-0", "2-0", "2-1", ... for the unordered pairs of `classes`, then
-    "none".
-    """
+    """Label names "1-0", "2-0", "2-1", ... of the pairs of `classes`, then "none"."""
     ordered = sorted(classes)
     return [f"{a}-{b}" for i, a in enumerate(ordered) for b in ordered[:i]] + ["none"]
 
@@ -265,8 +262,7 @@ def pair_label(
 def draw_clips(
     digits: NDArray[np.uint8], images: NDArray[np.int64], walks: NDArray[np.int64]
 ) -> NDArray[np.uint8]:
-    """Draws digits (digit 0 first, later ones on top), stretches each frame to 0..255 and resizes
-    it to 64x64.
+    """Draws digits, later ones on top, stretches frames to 0..255 and resizes them to 64x64.
 
     Args:
         digits: all digit images, uint8 [M, 28, 28].
@@ -293,9 +289,7 @@ def draw_clips(
 
 
 def digit_boxes(walks: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Boxes of digits as fractions of the frame: top-left corners [..., 2] (row, column) ->
-    [..., 4] (x0, y0, x1, y1).
-    """
+    """Fractions of the frame: top-left corners [..., 2] (row, column) -> boxes [..., 4]."""
     corner = walks[..., ::-1]
     return (np.concatenate([corner, corner + DIGIT], -1) / CANVAS).astype(np.float32)
 

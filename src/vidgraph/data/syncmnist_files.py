@@ -34,8 +34,7 @@ def make_dataset(
     seed: int = 0,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Path:
-    """Writes `table.csv` (video, label, split), lossless files `SPLIT/NUMBER.mp4`, and `boxes.csv`
-    with the track of every digit.
+    """Writes `table.csv`, lossless `SPLIT/NUMBER.mp4`, and `boxes.csv` with every digit's track.
 
     `boxes.csv` has one row per video, frame and digit: `video, frame, digit, x0, y0, x1, y1` in
     pixels of the 64x64 frame. `digit` is the class, which occurs once per video; rows are sorted by

@@ -92,9 +92,7 @@ class VideoTable:
         return f"{self.source.name}, {self.row_word} {row}"
 
     def targets(self, rows: pd.DataFrame) -> np.ndarray[Any, Any]:
-        """Class indices of `rows`, int64 [n]; for a multi-label table 0/1 float32 [n,
-        num_classes].
-        """
+        """Class indices of `rows`, int64 [n]; multi-label 0/1 float32 [n, num_classes]."""
         if not self.multi_label:
             index = {name: i for i, name in enumerate(self.class_names)}
             return rows["label"].map(index).to_numpy(np.int64, copy=True)
@@ -113,9 +111,7 @@ class VideoTable:
         return replace(self, class_names=tuple(class_names))
 
     def is_skipped(self, name: str, skip: Collection[str]) -> bool:
-        """Whether a video (its `name`) is in a skip list, which may hold names as the table writes
-        them or full paths.
-        """
+        """Whether a video is in a skip list, by its name in the table or its full path."""
         forms = (name, os.path.normpath(name), str(self.folder / name))
         return any(form in skip for form in forms)
 
@@ -225,8 +221,7 @@ def read_spans(source: Path, rows: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
 
 
 def parse_columns(text: str) -> dict[str, str]:
-    """`"label=class,split=split01"` -> `{"label": "class", "split": "split01"}` (ours -> the
-    file's).
+    """`"label=class,split=split01"` -> `{"label": "class", "split": "split01"}`.
 
     Raises:
         TableError: a part that is not `ours=theirs`.
@@ -246,8 +241,7 @@ def split_labels(text: str) -> list[str]:
 
 
 def split_by_hash(name: str) -> str:
-    """The split of a video in a folder without split folders: about 80 % train, 10 % val, 10 %
-    test.
+    """The split where folders name none: about 80 % train, 10 % val, 10 % test.
 
     It depends on the path below the root alone (sha256 of it, modulo 10), so adding or removing
     other videos never moves one from a split to another, and every machine agrees.
@@ -257,9 +251,7 @@ def split_by_hash(name: str) -> str:
 
 
 def _scan_folder(root: Path) -> tuple[pd.DataFrame, tuple[str, ...]]:
-    """The rows of `root/split/class/*` or `root/class/*`, in natural order, and notes for the
-    user.
-    """
+    """The rows of `root/split/class/*` or `root/class/*`, in natural order, and notes."""
     videos, others = scan_folder(root)
     top = _folders(root)
     if not top:

@@ -56,8 +56,7 @@ class Trajectories:
 def sequential_trajectories(
     labels: NDArray[np.int64], num_digits: int, num_clips: int, seed: int
 ) -> Trajectories:
-    """The trajectories that the authors' script makes after `np.random.seed(seed)`: each clip
-    depends on all before it.
+    """The authors' trajectories after `np.random.seed(seed)`: each clip depends on those before.
 
     Digit 0 of clip i is image i (starting again after the last); the others are of different
     classes. The order of the draws, from numpy's legacy generator, is that of their script:
@@ -107,8 +106,7 @@ def sequential_trajectories(
 
 
 def random_bits(seed: int, indices: NDArray[np.int64], count: int) -> NDArray[np.uint64]:
-    """`count` random 64-bit numbers for each clip, a function of (seed, clip) only: uint64 [B,
-    count].
+    """`count` random 64-bit numbers per clip, a function of (seed, clip): uint64 [B, count].
 
     A counter-based generator (SplitMix64, Steele et al., OOPSLA 2014): number j of a clip is a hash
     of the clip's key plus j times an odd constant, so that a whole batch is drawn in a few array
@@ -130,9 +128,7 @@ def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 
 def random_below(bits: NDArray[np.uint64], limit: NDArray[np.int64] | int) -> NDArray[np.int64]:
-    """Integers 0..limit-1 from random 64-bit numbers (bias below limit / 2**32); 0 where `limit` is
-    1 or 0.
-    """
+    """Integers 0..limit-1 from random 64-bit numbers; 0 where `limit` is 1 or 0."""
     half = np.uint64(32)
     return ((bits >> half) * np.asarray(limit).astype(np.uint64) >> half).astype(np.int64)
 

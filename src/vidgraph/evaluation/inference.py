@@ -64,8 +64,7 @@ def split_rows(
 
 
 def eval_batches(dataset: Any, views: ViewPlan) -> list[list[int]]:
-    """Clips that are read together: as many as fit, with their crops, into one forward pass, but at
-    least one.
+    """Clips that are read together: as many as fit, with their crops, into one forward pass.
 
     Whole frames differ in shape from video to video, so that only clips of one video go together.
     """
@@ -139,9 +138,7 @@ def predict_batch(
 
 
 def _other_size(error: Exception, batch: ClipBatch, spec: InputSpec) -> RecipeError | None:
-    """What to tell the user if a model fails on frames that are not of its own size; None for all
-    other failures.
-    """
+    """What to say if a model fails on frames of another size than its own, else None."""
     given, own = tuple(batch.video.shape[3:]), (spec.height, spec.width)
     if given == own or isinstance(error, torch.OutOfMemoryError):
         return None
@@ -234,9 +231,7 @@ def evaluate(
 
 
 def scores_of_logits(logits: Tensor, labels: Tensor) -> Scores:
-    """The scores that `evaluate` gives samples with one view each: logits [n, K], labels [n] or
-    [n, K].
-    """
+    """The scores of samples with one view each: logits [n, K], labels [n] or [n, K]."""
     samples = _Samples("mean", [f"class {k}" for k in range(logits.shape[1])])
     nothing = torch.empty(len(labels), 0)
     samples.add(logits, ClipBatch(nothing, labels, torch.arange(len(labels)), nothing))

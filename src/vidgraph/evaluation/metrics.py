@@ -31,8 +31,7 @@ _NUM_RESAMPLES, _DRAWN_AT_ONCE = 200, 50  # the second bounds memory to 50 x n c
 
 @dataclass(frozen=True)
 class Scores:
-    """How well a model did on a split, in percent. A score that makes no sense for the labels is
-    None.
+    """How well a model did on a split, in percent; None where a score makes no sense.
 
     Attributes:
         probabilities: of each clip, its views fused, float32 [n, K].
@@ -73,9 +72,7 @@ class Scores:
 
     @property
     def top5(self) -> float | None:
-        """Clips whose right class is among the five likeliest; single-label with more than five
-        classes only.
-        """
+        """Share whose right class is among the five likeliest; single-label, above five classes."""
         if self.multi_label or len(self.class_names) <= 5:
             return None
         right = int(top_k_correct(self.probabilities, self.labels, 5).sum())
@@ -110,9 +107,7 @@ class Scores:
 
     @cached_property
     def ci95(self) -> dict[str, tuple[float, float]]:
-        """95 % interval of each score that is not None. top1 and top5: Wilson; the others:
-        bootstrap over clips.
-        """
+        """95 % interval of each score: Wilson for top1 and top5, else bootstrap over clips."""
         if self.multi_label:
             return {} if self.map is None else {"map": self._bootstrap()}
         total = self.n + self.skipped
@@ -123,9 +118,7 @@ class Scores:
 
     @cached_property
     def per_class(self) -> list[dict[str, Any]]:
-        """One `{name, n, accuracy}` (multi-label: `{name, n, ap}`) per class, over scored clips
-        only; None for a class without clips.
-        """
+        """`{name, n, accuracy}` (multi-label: `ap`) per class; None for one without clips."""
         everything = np.ones((1, self.n))
         rows = []
         for k, name in enumerate(self.class_names):
@@ -197,9 +190,7 @@ class Scores:
 
     @cached_property
     def _ranked(self) -> np.ndarray:
-        """The scores by which clips are ranked. As in the official evaluation of Charades, a clip
-        without any label ranks behind all others.
-        """
+        """The scores that rank clips; as for Charades, one without labels ranks last."""
         labelled = (self.labels > 0.5).any(1, keepdims=True)
         return np.where(labelled, self.probabilities, -np.inf)
 
@@ -230,17 +221,13 @@ class PairedDifference:
 
 
 def softmaxed(scores: np.ndarray) -> bool:
-    """Whether the scores of each clip, [n, K], sum to 1 as after a softmax. Those of independent
-    classes do not, but by chance.
-    """
+    """Whether the scores of each clip, [n, K], sum to 1, as after a softmax."""
     several = len(scores) > 1 and scores.shape[1] > 1
     return several and bool((scores >= 0).all() and (np.abs(scores.sum(1) - 1) < 1e-3).all())
 
 
 def top_k_correct(probabilities: np.ndarray, labels: np.ndarray, k: int) -> np.ndarray:
-    """Whether the right class is among the k likeliest; of equal ones the earlier class comes
-    first. bool [n].
-    """
+    """Whether the right class is among the k likeliest, bool [n]; of equal ones the first wins."""
     own = probabilities[np.arange(len(labels)), labels][:, None]
     earlier = np.arange(probabilities.shape[1])[None, :] < labels[:, None]
     rank = ((probabilities > own) | ((probabilities == own) & earlier)).sum(1)
@@ -328,8 +315,7 @@ def resamples(n: int, num_resamples: int, seed: int) -> Iterator[np.ndarray]:
 
 
 def save_scores(path: str | Path, scores: Scores) -> None:
-    """Writes the scores of every clip as an .npz file, whole or not at all, so that two models can
-    be compared clip by clip long after they ran.
+    """Writes the scores of every clip as .npz, so that models can be compared clip by clip.
 
     Raises:
         DataError: the name is not one of an .npz file.

@@ -100,9 +100,7 @@ def to_text(profile: dict[str, Any]) -> str:
 def example_inputs(
     spec: InputSpec, batch: int, device: str | torch.device = "cpu"
 ) -> dict[str, Any]:
-    """What a model takes, in the right shapes: black clips [B, C, T, H, W], flow without motion [B,
-    T, S, 2 L, H, W], boxes of the whole frame.
-    """
+    """What a model takes, in the right shapes: black clips, no motion, boxes of the whole frame."""
     size, frames, inputs = (spec.height, spec.width), (batch, spec.num_frames), dict[str, Any]()
     pixels: Any = {"dtype": torch.uint8, "device": device}
     if spec.channels:
@@ -131,9 +129,7 @@ def _part_of(path: str, names: list[str]) -> str:
 
 
 def _gmac(counter: FlopCounterMode, part: str) -> float:
-    """Of a part, or, where not its `forward` was called but others of its methods, of the modules
-    below it that these call.
-    """
+    """Of a part, or of the modules below it where its `forward` was not called."""
     counts = counter.get_flop_counts()
     inside = [name for name in counts if f"{name}.".startswith(f"{part}.")]
     below = [name for name in inside if any(name.startswith(f"{other}.") for other in inside)]

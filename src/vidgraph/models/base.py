@@ -27,9 +27,7 @@ class Head(Protocol):
     def __call__(self, features: Tensor, regions: Regions | None = None) -> Tensor: ...
 
     def explain(self, features: Tensor, regions: Regions | None = None) -> list[Explanation]:
-        """Per clip what the head looked at, at each step of the map; [] where there is nothing to
-        explain.
-        """
+        """Per clip what the head looked at, at each step of the map; [] where there is nothing."""
         ...
 
 

@@ -139,8 +139,7 @@ class PooledHead(nn.Module):
 
 
 def window_means(features: Tensor, window: tuple[int, int] | None) -> Tensor:
-    """Mean over all frames and each window of the map: what a model trained on small frames pools
-    from larger ones.
+    """Mean over frames and each window of the map, as trained on small frames, of larger ones.
 
     Args:
         features: feature map, [B, D, T, H, W].
@@ -201,8 +200,7 @@ class MeanLSTMHead(nn.Module):
 
 
 class ConvLSTMHead(nn.Module):
-    """Convolutions that take each frame's map to one vector, LSTM over the frames, classifier on
-    its last state.
+    """Convolutions take each frame's map to a vector; LSTM; classifier on its last state.
 
     Where `MeanLSTMHead` averages the map, two convolutions are learned: the first halves it, the
     second is as large as what is left, so that the vector can say where in the frame something is.

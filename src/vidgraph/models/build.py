@@ -121,9 +121,7 @@ def resolve_options(
 
 
 def merged(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with the values of `top` over it, key by key at every depth; a part of another `type`
-    is replaced whole.
-    """
+    """`base` with `top` over it at every depth; a part of another `type` is replaced whole."""
     result = dict(base)
     for key, value in top.items():
         value = asdict(value) if is_dataclass(value) and not isinstance(value, type) else value

@@ -26,15 +26,12 @@ def num_nodes(scales: Sequence[int]) -> int:
 
 
 def count(size: int) -> Tensor:
-    """0, 1, ..., size - 1. On the CPU even where a model is being built on the meta device: what is
-    fixed has values there too.
-    """
+    """0, 1, ..., size - 1, on the CPU even where a model is built on the meta device."""
     return torch.arange(size, dtype=torch.float64, device="cpu")
 
 
 def area_weights(in_size: int, out_size: int) -> Tensor:
-    """One axis of an area resize: the share of input cell i in output cell o, by exact fractional
-    overlap.
+    """One axis of an area resize: share of input cell i in output cell o, by overlap.
 
     Args:
         in_size: cells before.
@@ -104,8 +101,7 @@ def adjacency(scales: Sequence[int]) -> Tensor:
 
 
 def position_maps(scales: Sequence[int], size: int = 6) -> Tensor:
-    """Where each node is: a Gaussian bump of peak 1 over the node's own cell of a size x size map,
-    zero elsewhere.
+    """Where each node is: a Gaussian bump of peak 1 over its own cell, zero elsewhere.
 
     Returns:
         float32 [N, size * size]. The paper's "positional" variant; fixed, not learned.
@@ -141,15 +137,12 @@ def node_names(scales: Sequence[int]) -> tuple[str, ...]:
 
 
 def keep(module: nn.Module, name: str, fixed: Tensor) -> None:
-    """Registers a tensor that is neither learned nor saved, on the device that the module is being
-    built on.
-    """
+    """Registers a tensor that is neither learned nor saved, on the device of the build."""
     module.register_buffer(name, fixed.to(torch.get_default_device()), persistent=False)
 
 
 class Grid(nn.Module):
-    """A feature map to its nodes and back. Both matrices are kept for one size of the map, and made
-    when another is met.
+    """A feature map to its nodes and back, by matrices kept for one size of the map.
 
     Args:
         scales: cells per side of each grid.

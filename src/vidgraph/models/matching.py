@@ -63,8 +63,7 @@ class LoadReport:
 
 
 def load_matching(model: nn.Module, state: Mapping[str, Tensor]) -> LoadReport:
-    """Copies the tensors that fit by name and shape into `model`; the rest of the model stays as it
-    is.
+    """Copies the tensors that fit by name and shape; the rest of the model stays.
 
     Raises:
         WeightsError: not one tensor fits, so nothing would have been loaded; or a first convolution
@@ -102,8 +101,6 @@ def copy_matching(model: nn.Module, state: Mapping[str, Tensor]) -> LoadReport:
 
 
 def kind_of(tensor: Tensor) -> str:
-    """Shape and kind of number: bf16 goes into float32, but nothing else into floats, nor floats
-    into counters.
-    """
+    """Shape and kind of number: bf16 goes into float32, nothing else across kinds."""
     kind = "" if tensor.is_floating_point() else f" {str(tensor.dtype).removeprefix('torch.')}"
     return f"{list(tensor.shape)}{kind}"

@@ -78,9 +78,7 @@ class NonLocalBlock(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Convolutions: normal of deviation 0.01, biases zero; then one factor of the last step is
-        zero: the norm's gain, or its kernel.
-        """
+        """Normal of deviation 0.01; one factor of the last step is zero, so it adds nothing."""
         for layer in (self.theta, self.phi, self.g, self.out):
             nn.init.normal_(layer.weight, std=0.01)
             assert layer.bias is not None
@@ -139,9 +137,7 @@ class NonLocalBlock(nn.Module):
 
 
 def _learned(norm: NormKind) -> NormKind:
-    """Gain and bias always learn: a new norm that is frozen whole would be the identity for
-    ever.
-    """
+    """A norm whose gain and bias learn: frozen whole, a new one would stay the identity."""
     return "frozen_statistics" if norm == "frozen" else norm
 
 

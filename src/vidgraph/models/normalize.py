@@ -63,9 +63,7 @@ class Normalize(nn.Module):
         self.register_buffer("std", torch.tensor(how.std).view(-1, 1, 1, 1))
 
     def forward(self, clip: Tensor) -> Tensor:
-        """Video [B, C, T, H, W] or flow [B, T, S, 2 L, H, W], uint8 from 0 to 255 or float from 0
-        to 1, to float of the same shape.
-        """
+        """Video or flow, uint8 from 0 to 255 or float from 0 to 1, to float of the same shape."""
         unit = clip if clip.is_floating_point() else clip.float() / 255
         normal = (unit - self.mean) / self.std
         return normal.flip(1) if self.reverse else normal

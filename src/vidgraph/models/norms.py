@@ -12,9 +12,7 @@ from torch import Tensor, nn
 
 
 def full_precision(x: Tensor) -> AbstractContextManager[None]:
-    """No autocast on the device of `x`, where that knows any: the meta device, on which models are
-    profiled, does not.
-    """
+    """No autocast on the device of `x`, where that knows any: the meta device does not."""
     kind = x.device.type
     return (
         torch.autocast(kind, enabled=False)
@@ -24,8 +22,7 @@ def full_precision(x: Tensor) -> AbstractContextManager[None]:
 
 
 class JointLayerNorm(nn.Module):
-    """Layer norm whose mean and variance run over several trailing axes jointly, with one gain and
-    bias per channel.
+    """Layer norm over several trailing axes jointly, with a gain and bias per channel.
 
     `torch.nn.LayerNorm(D)` normalises each vector by itself; TensorFlow's contrib layer norm, which
     RSTG uses, normalises all axes of a sample together and scales the last one.
@@ -69,9 +66,7 @@ class LastAxisBatchNorm(nn.BatchNorm1d):
 
 
 def make_norm(kind: str, width: int, num_axes: int) -> nn.Module:
-    """The norm of that kind: `layer` over the last `num_axes` axes, `batch` over all but the last,
-    or nothing.
-    """
+    """`layer` over the last `num_axes` axes, `batch` over all but the last, or nothing."""
     if kind == "layer":
         return JointLayerNorm(width, num_axes)
     return LastAxisBatchNorm(width, eps=1e-3, momentum=0.01) if kind == "batch" else nn.Identity()

@@ -77,9 +77,7 @@ _SMALL_DIGIT_RESNET = ResNet3DOptions(depths=(1, 2, 1, 1), width=12, stem="digit
 
 
 def rstg_syncmnist() -> ModelOptions:
-    """RSTG at the size of the paper and its authors' configuration: the positional variant, 10.57 M
-    parameters.
-    """
+    """RSTG at the size of the paper: the positional variant, 10.57 M parameters."""
     graph = RSTGOptions(attention="simple", position_maps=True, node_batch_norm=True)
     return ModelOptions(_DIGIT_CLIP, "raw", SimpleC2DOptions(), graph)
 
@@ -128,23 +126,17 @@ def digit_stem() -> ModelOptions:
 
 
 def i3d_digits() -> ModelOptions:
-    """I3D: "a smaller ResNet", of which the RSTG paper tells no more; narrowed until it has as many
-    parameters as `rstg_syncmnist`.
-    """
+    """I3D narrowed to the parameters of `rstg_syncmnist`; the paper says "a smaller ResNet"."""
     return ModelOptions(_DIGIT_CLIP, "digits", _DIGIT_RESNET, PooledOptions())
 
 
 def i3d_nl_digits() -> ModelOptions:
-    """`i3d_digits` with one non-local block in its second layer, whose maps are too small to pool
-    what is looked at.
-    """
+    """`i3d_digits` with one non-local block in layer2, whose maps are too small to pool."""
     return replace(i3d_digits(), inserted=NonLocalOptions(blocks=("layer2_2",), pool=False))
 
 
 def i3d_digits_small() -> ModelOptions:
-    """Five residual blocks on the pre-trained backbone of digits, so that it gives them what it
-    gives the other small models; about as many parameters as `rstg_small`.
-    """
+    """Five residual blocks on the pre-trained digits backbone; the size of `rstg_small`."""
     backbone = DigitsOptions(resnet3d=_SMALL_DIGIT_RESNET)
     return ModelOptions(_DIGIT_CLIP, "digits", backbone, PooledOptions())
 
@@ -184,9 +176,7 @@ _LONG_NON_LOCAL = NonLocalOptions(
 
 
 def i3d_r50() -> ModelOptions:
-    """I3D: ResNet-50 whose convolutions partly see three frames; the backbone of Videos as
-    Space-Time Region Graphs (153 GMAC).
-    """
+    """I3D, ResNet-50: the backbone of Videos as Space-Time Region Graphs (153 GMAC)."""
     return ModelOptions(_CLIP, "kinetics", ResNet3DOptions(), _POOLED)
 
 
@@ -217,9 +207,7 @@ def c2d_r101() -> ModelOptions:
 
 
 def i3d_small() -> ModelOptions:
-    """I3D for a CPU: two blocks per layer, a quarter of the width; 0.6 GMAC and about 1 M
-    parameters.
-    """
+    """I3D for a CPU: two blocks per layer, a quarter of the width; 0.6 GMAC."""
     return ModelOptions(_SMALL_CLIP, "kinetics", _SMALL_RESNET, _POOLED)
 
 
@@ -230,9 +218,7 @@ _FROZEN = ResNet3DOptions(stem="valid", norm="frozen_statistics")
 
 
 def rstg_i3d_r50() -> ModelOptions:
-    """RSTG in I3D with ResNet-50, as on Something-Something: 32 frames of the whole video, graphs
-    in layer2 and layer3.
-    """
+    """RSTG in I3D, as on Something-Something: 32 frames, graphs in layer2 and layer3."""
     return ModelOptions(_WHOLE_CLIP, "kinetics", _FROZEN, _POOLED, InsertedRSTGOptions())
 
 
@@ -255,9 +241,7 @@ def rstg_i3d_small() -> ModelOptions:
 
 
 def strg_i3d_r50() -> ModelOptions:
-    """STRG on I3D with ResNet-50, as on Charades: 32 frames at 6 per second, 16 x 50 regions, both
-    graphs, all batch norms frozen.
-    """
+    """STRG on I3D, as on Charades: 32 frames at 6 per second, 16 x 50 regions, both graphs."""
     spec, backbone = replace(_CLIP, boxes_per_frame=50), ResNet3DOptions(norm="frozen")
     return ModelOptions(spec, "kinetics", backbone, STRGOptions(dropout=0.3))
 

@@ -116,9 +116,7 @@ def stpyramid_small() -> PyramidOptions:
 
 
 def two_stream_bn_inception() -> TwoStreamOptions:
-    """Two streams on BN-Inception, late fusion: one frame and one flow stack; with
-    `input.num_frames` of 3, Temporal Segment Networks.
-    """
+    """Two streams on BN-Inception, late fusion; with 3 frames, Temporal Segment Networks."""
     frames = ScoredStreamOptions("caffe", _INCEPTION, SegmentsOptions(dropout=0.8))
     flow = ScoredStreamOptions("caffe_flow", _INCEPTION, SegmentsOptions(dropout=0.7))
     return TwoStreamOptions(_CLIP, frames, flow)
@@ -139,9 +137,7 @@ def two_stream_small() -> TwoStreamOptions:
 
 
 def lrcn_bn_inception() -> TwoStreamOptions:
-    """LRCN on BN-Inception: 16 consecutive frames, each with the one flow frame that leaves it, an
-    LSTM over each, late fusion 1 to 2.
-    """
+    """LRCN on BN-Inception: 16 consecutive frames and flow frames, an LSTM over each, 1 to 2."""
     head = MeanLSTMOptions(width=256, dropout=0.5, average=True)
     frames = ScoredStreamOptions("caffe", _INCEPTION, head)
     flow = ScoredStreamOptions("caffe_flow", _INCEPTION, head)

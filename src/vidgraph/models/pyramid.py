@@ -84,8 +84,7 @@ class FusionOptions:
 
 
 class BilinearFusion(nn.Module):
-    """Several vectors, or maps cell by cell, to one: compact bilinear, side by side, or their sum.
-    One alone stays as it is.
+    """Several vectors or maps to one: compact bilinear, concatenated, or their sum.
 
     Args:
         in_channels: of each input (C).
@@ -133,8 +132,7 @@ class BilinearFusion(nn.Module):
 
 
 class AttentionPool(nn.Module):
-    """A mean over the cells of a map whose weights another map decides: softmax over the cells of
-    conv2(relu(conv1(guidance))).
+    """A weighted mean over a map's cells: softmax of conv2(relu(conv1(guidance))).
 
     The second convolution starts at zero, so that all weights are equal and training starts from
     average pooling. It has no bias: a softmax does not see one.
@@ -171,8 +169,7 @@ class AttentionPool(nn.Module):
 
 
 class STPyramid(VideoModel):
-    """A frame and its flow stacks through an image network each, then three levels of fusion and
-    one classifier.
+    """A frame and its flow stacks, a network each; three levels of fusion; one classifier.
 
     What `features` leave out is not built: the motion alone is a network of flow with fused stacks,
     the attention alone a network of frames that flow only guides. With several frames per clip,
@@ -245,9 +242,7 @@ class STPyramid(VideoModel):
     def maps(
         self, video: Tensor | None, flow: Tensor | None
     ) -> tuple[Tensor | None, Tensor | None]:
-        """The map of each frame, [N, C, h, w], and of the motion around it, [N, D, h, w]; None
-        where the pyramid has none.
-        """
+        """Maps of each frame, [N, C, h, w], and of the motion around it, [N, D, h, w], or None."""
         check_inputs(self.spec, video, flow, None)
         appearance = motion = None
         if self.frames is not None and video is not None:
@@ -260,9 +255,7 @@ class STPyramid(VideoModel):
         return appearance, motion
 
     def vectors(self, appearance: Tensor | None, motion: Tensor | None) -> dict[str, Tensor]:
-        """The features that can be had from these maps, [N, C] or [N, D]; the attended one only
-        where it is asked for.
-        """
+        """The features of these maps, [N, C] or [N, D]; the attended one only where asked for."""
         vectors = {}
         if appearance is not None:
             vectors["visual"] = appearance.mean(dim=(2, 3))
@@ -304,9 +297,7 @@ class STPyramid(VideoModel):
         flow: Tensor | None = None,
         regions: Regions | None = None,
     ) -> list[Explanation]:
-        """Where the second level looks in each frame: one explanation per clip; none without
-        attention.
-        """
+        """Where level 2 looks in each frame: one explanation per clip; none without attention."""
         appearance, motion = self.maps(video, flow)
         if self.attention is None or video is None or appearance is None or motion is None:
             return []

@@ -24,8 +24,7 @@ _TINY = torch.finfo(torch.float32).tiny  # zero by this is zero, and no overlap 
 
 
 class SimilarityGraph(nn.Module):
-    """Softmax of learned products: F(x_i, x_j) = (w x_i)^T (w' x_j), and G_ij its softmax over j
-    (equations 1 and 2).
+    """F(x_i, x_j) = (w x_i)^T (w' x_j), and G_ij its softmax over j (equations 1 and 2).
 
     The weights start small, N(0, 0.01): at torch's own start a node of 512 channels would give most
     of its attention to one other node before anything is learned, and the softmax would pass hardly
@@ -71,8 +70,7 @@ class SimilarityGraph(nn.Module):
 
 
 def pairwise_iou(first_xyxy: Tensor, second_xyxy: Tensor) -> Tensor:
-    """Intersection over union of every box with every other, in continuous coordinates: a box from
-    2 to 5 is 3 wide.
+    """Intersection over union of every box with every other; a box from 2 to 5 is 3 wide.
 
     Args:
         first_xyxy: [..., K, 4].
@@ -116,8 +114,7 @@ def overlaps(boxes_xyxy: Tensor, mask: Tensor) -> Tensor:
 
 
 def overlap_graphs(boxes_xyxy: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """The forward and the backward graph of whole batches (equation 3). The second is transposed
-    first and normalised then.
+    """The forward and backward graphs (equation 3); the second is transposed, then normalised.
 
     Boxes are linked to those of the next frame only, so that of the N x N entries of a graph all
     but T - 1 blocks of K x K are zero: at 16 frames of 50 boxes 94 of 100. They are never made.
@@ -141,8 +138,7 @@ def _normalised(sigma: Tensor) -> Tensor:
 
 
 def gather_next(front: Tensor, nodes: Tensor) -> Tensor:
-    """The product of the forward graph with the nodes: what each node collects from the boxes of
-    the next frame that it overlaps.
+    """The forward graph times the nodes: what each collects from overlapping boxes after it.
 
     Args:
         front: [B, T - 1, K, K].
@@ -155,9 +151,7 @@ def gather_next(front: Tensor, nodes: Tensor) -> Tensor:
 
 
 def gather_previous(back: Tensor, nodes: Tensor) -> Tensor:
-    """The product of the backward graph with the nodes, [B, T, K, D]: see `gather_next`; zero in
-    the first frame.
-    """
+    """The backward graph times the nodes, [B, T, K, D]; zero in the first frame."""
     return F.pad(back @ nodes[:, :-1], (0, 0, 0, 0, 1, 0))
 
 
@@ -187,8 +181,7 @@ class Links:
 
 
 class GraphConvolution(nn.Module):
-    """One layer: Z = sum over graphs of G X W, each graph with its own W (equations 4 and 5); no
-    bias.
+    """Z = sum over graphs of G X W, each graph with its own W (equations 4 and 5); no bias.
 
     Args:
         width: of the nodes (D), in and out.
@@ -309,9 +302,7 @@ class RegionGraph(nn.Module):
         return sum(outputs[1:], start=outputs[0])
 
     def skipped_gmac(self, nodes: Tensor, *_: Tensor) -> float:
-        """Multiply-adds with the zeros of the overlap graphs, which the equations have and the
-        blocks leave out.
-        """
+        """Multiply-adds with the zeros of the overlap graphs, which the blocks leave out."""
         batch, steps, boxes, width = nodes.shape
         zeros = (steps * boxes) ** 2 - (steps - 1) * boxes**2
         return self.with_overlap * batch * self.num_layers * 2 * zeros * width / 1e9

@@ -19,9 +19,7 @@ _SIDE = 7  # cells per side that RoIAlign makes of a box before the maximum
 
 
 def regions_of_steps(regions: Regions, num_steps: int) -> Regions:
-    """The boxes of every step of a map, [B, P, K, ...], from those of every frame, [B, T, K,
-    ...].
-    """
+    """Boxes of every step of a map, [B, P, K, ...], from those of every frame, [B, T, K, ...]."""
     num_frames = regions.mask.shape[1]
     if num_frames == num_steps:
         return regions
@@ -65,9 +63,7 @@ def region_nodes(
 
 
 def mean_over_regions(nodes: Tensor, mask: Tensor) -> Tensor:
-    """Mean of the nodes that exist: [B, P, K, D] and [B, P, K] to [B, D]; zero for a clip without
-    any.
-    """
+    """Mean of the nodes that exist: [B, P, K, D] to [B, D]; zero for a clip without any."""
     total = nodes.float().masked_fill(~mask[..., None], 0).sum(dim=(1, 2))
     return (total / mask.sum(dim=(1, 2)).clamp(min=1)[:, None]).to(nodes.dtype)
 
@@ -75,8 +71,7 @@ def mean_over_regions(nodes: Tensor, mask: Tensor) -> Tensor:
 def _strongest_cells(
     maps: Tensor, boxes: Tensor, sampling_ratio: int, aligned: bool
 ) -> tuple[Tensor, Tensor]:
-    """The largest of the 7 x 7 cells of each box, per channel, and which of them it is, [R, K, D]
-    each.
+    """The largest of the 7 x 7 cells of each box, per channel, and which it is: [R, K, D].
 
     Args:
         maps: [R, D, H, W].
@@ -99,8 +94,7 @@ def _strongest_cells(
 
 
 class _StrongestCell(torch.autograd.Function):
-    """RoIAlign and maximum in one, whose backward pass visits the one cell of each box and channel
-    that was the largest.
+    """RoIAlign and maximum in one; the backward pass visits the largest cell alone.
 
     RoIAlign's own backward pass visits all 49, though 48 of them have a gradient of zero, and takes
     longer than all layers of the graph.
@@ -143,8 +137,7 @@ class _StrongestCell(torch.autograd.Function):
 def _taps(
     low: Tensor, high: Tensor, cell: Tensor, size: int, ratio: int, shift: float
 ) -> list[tuple[Tensor, Tensor]]:
-    """Along one axis, the cells of the map that the points of a cell of RoIAlign are read from,
-    each with its share.
+    """Along one axis, the cells that the points of a RoIAlign cell are read from, with shares.
 
     Args:
         low: where each box begins, in cells of the map, [R, K].

@@ -80,8 +80,7 @@ class RSTGOptions:
 
 
 class Send(nn.Module):
-    """Messages between nodes: an MLP over (source, destination), ReLU after both layers (slides'
-    equation 5).
+    """Messages: an MLP over (source, destination), ReLU after both layers (equation 5).
 
     The first layer is linear in the pair, so it is applied to sources and destinations once each
     and summed; no pair is concatenated.
@@ -125,9 +124,7 @@ class Send(nn.Module):
         return message
 
     def all_pairs(self, nodes: Tensor, past: Tensor | None = None) -> Tensor:
-        """[B, T, N, D] to messages [B, T, N, N, D], destination first; with `past`, its message is
-        column N + 1 of each node.
-        """
+        """[B, T, N, D] to messages [B, T, N, N, D], destination first; `past` is column N + 1."""
         source, destination = self.parts(nodes)
         hidden = destination[..., :, None, :] + source[..., None, :, :]  # [B, T, N, N, D]
         if past is not None:
@@ -136,9 +133,7 @@ class Send(nn.Module):
         return self.finish(hidden)
 
     def edges(self, nodes: Tensor) -> Tensor:
-        """[B, T, N, D] to messages [B, T, E, D] of the true edges only, in row-major order of the
-        adjacency.
-        """
+        """[B, T, N, D] to messages [B, T, E, D] of the true edges, row by row of the adjacency."""
         hidden = torch.cat(self.parts(nodes), dim=-2)  # [B, T, 2 N, D]
         return self.finish(self.ends.to(hidden) @ hidden)
 
@@ -162,9 +157,7 @@ class Attention(nn.Module):
         self.key = nn.Linear(width, heads)
 
     def forward(self, nodes: Tensor, past: Tensor | None = None) -> Tensor:
-        """[B, T, N, D] to [B, T, N, N]; with `past`, [B, T, N, N + 1]. Rows sum to 1 except for
-        "dot_neighbours".
-        """
+        """[B, T, N, D] to [B, T, N, N] (N + 1 with `past`); rows sum to 1 but for raw products."""
         query, key = self.query(nodes), self.key(nodes)
         scores = (
             query + key.transpose(-1, -2)
@@ -209,8 +202,7 @@ def _has_past(nodes: Tensor) -> Tensor:
 
 
 class SpaceStage(nn.Module):
-    """One round of messages inside each frame: send, gather by attention, update (slides' equations
-    5 to 8).
+    """One round of messages in each frame: send, gather, update (equations 5 to 8).
 
     Args:
         options: which graph.
@@ -240,9 +232,7 @@ class SpaceStage(nn.Module):
         self.update_norm = make_norm(options.norm, width, num_axes=2)
 
     def forward(self, nodes: Tensor) -> tuple[Tensor, Tensor]:
-        """[B, T, N, D] to updated nodes [B, T, N, D] and attention [B, T, N, N]; "homogeneous": [B,
-        T, N, N + 1].
-        """
+        """[B, T, N, D] to updated nodes and attention [B, T, N, N] (N + 1 if homogeneous)."""
         past = F.pad(nodes[:, :-1], (0, 0, 0, 0, 1, 0)) if self.homogeneous else None
         attention = self.attention(nodes, past)
         if self.edges_only:
@@ -254,9 +244,7 @@ class SpaceStage(nn.Module):
         return self._update(nodes, gathered), attention
 
     def _gather_edges(self, attention: Tensor, messages: Tensor) -> Tensor:
-        """Sum of the edges' messages, weighted, at their destinations: [B, T, N, N] and [B, T, E,
-        D] to [B, T, N, D].
-        """
+        """Weighted messages summed at their destinations: [B, T, E, D] to [B, T, N, D]."""
         weights = attention.flatten(-2)[..., self.send.edge_index]  # [B, T, E]
         arrive = self.send.ends[:, attention.shape[-1] :].T.to(messages)  # [N, E]
         return (arrive * weights.to(messages)[..., None, :]) @ messages
@@ -275,8 +263,7 @@ class SpaceStage(nn.Module):
 
 
 class TimeStage(nn.Module):
-    """An LSTM over the frames of every node by itself, all nodes in one call, from a zero state
-    (slides' equation 9).
+    """An LSTM over the frames of every node, all nodes in one call (equation 9).
 
     Args:
         width: of nodes (D), in and out.

@@ -70,9 +70,7 @@ class NodeExtras(nn.Module):
         self.standardise = LastAxisBatchNorm(self.out_channels) if mixed else nn.Identity()
 
     def forward(self, nodes: Tensor, features: Tensor, means: Tensor) -> Tensor:
-        """Nodes [B, T, N, C], which are `means` [N, H * W] of a map [B, C, T, H, W], to [B, T, N,
-        out_channels].
-        """
+        """Nodes [B, T, N, C], `means` of a map [B, C, T, H, W], to [B, T, N, out_channels]."""
         if self.extras.moments:
             nodes = torch.cat([nodes, self._centres(features, means).to(nodes)], dim=-1)
         if self.extras.differences:  # without a past: no change
@@ -84,8 +82,7 @@ class NodeExtras(nn.Module):
         return standard
 
     def _centres(self, features: Tensor, means: Tensor) -> Tensor:
-        """Where in each region a feature's energy lies, from its middle: [B, C, T, H, W] to [B, T,
-        N, 2 C], horizontal then vertical.
+        """Where a feature's energy lies in each region: [B, C, T, H, W] to [B, T, N, 2 C].
 
         The share of the energy and not its amount: a digit that is half hidden, or falls between
         two cells, is still where it is.
@@ -110,8 +107,7 @@ def he_initialisation(graph: nn.Module) -> None:
 
 
 def moment_matrices(scales: Sequence[int], height: int, width: int) -> Tensor:
-    """First moments of a map inside the region of each node: its mean weighted with where in the
-    region a value lies.
+    """First moments of a map in each node's region: means weighted with the position.
 
     Positions count from the middle of the region in halves of the frame, so that one step counts
     alike at every scale, at the centre of what a cell of the map shares with the region.
@@ -128,9 +124,7 @@ def moment_matrices(scales: Sequence[int], height: int, width: int) -> Tensor:
 
 
 def _offsets(in_size: int, out_size: int) -> Tensor:
-    """Position of the shared part of each input cell inside each output cell, -1 to 1 across it,
-    [out_size, in_size].
-    """
+    """Where the shared part of an input cell lies in each output cell, -1 to 1."""
     step = in_size / out_size
     left = grid.count(out_size)[:, None] * step
     cell = grid.count(in_size)[None, :]

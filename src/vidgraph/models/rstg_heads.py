@@ -84,8 +84,7 @@ class RSTGHead(nn.Module):
 
 
 class GraphResidual(nn.Module):
-    """RSTG-to-map between two blocks of a backbone: x + norm(graph(x)); the identity at
-    initialisation.
+    """RSTG-to-map in a backbone: x + norm(graph(x)); the identity at initialisation.
 
     Args:
         in_channels: channels of the map (C). Where the graph's width differs, nodes are projected
@@ -117,9 +116,7 @@ class GraphResidual(nn.Module):
 
 
 class GraphVectorResidual(GraphResidual):
-    """RSTG-to-vec on the last map of a backbone: norm(graph(x)), to be added to the pooled map;
-    zero at initialisation.
-    """
+    """RSTG-to-vec on the last map: norm(graph(x)) beside the pooled map; zero at first."""
 
     norm_axes = 1  # C of a clip's vector
 
@@ -130,8 +127,7 @@ class GraphVectorResidual(GraphResidual):
 
 
 def make_residual_norm(kind: ResidualNorm, channels: int, num_axes: int) -> nn.Module:
-    """The norm through which a graph joins its backbone, channels last; its output is zero at
-    initialisation.
+    """The norm through which a graph joins its backbone; zero at initialisation.
 
     Args:
         kind: "layer": one mean and variance per clip over the last `num_axes` axes, a bias, and

@@ -109,8 +109,7 @@ class STRGHead(nn.Module):
         self.classifier = nn.Linear(width if self.graph is None else 2 * width, num_classes)
 
     def forward(self, features: Tensor, regions: Regions | None = None) -> Tensor:
-        """A feature map [B, C, P, H, W] and the boxes of every frame, [B, T, K, ...], to logits [B,
-        num_classes].
+        """A map [B, C, P, H, W] and boxes of every frame, [B, T, K, ...], to logits.
 
         Raises:
             DataError: no boxes.
@@ -132,9 +131,7 @@ class STRGHead(nn.Module):
         return logits
 
     def nodes(self, features: Tensor, regions: Regions | None) -> tuple[Tensor, Regions]:
-        """What the reduced map shows inside the boxes of each of its steps, [B, P, K, D], and these
-        boxes, [B, P, K, ...].
-        """
+        """What the map shows in the boxes of each step, [B, P, K, D], and these boxes."""
         if regions is None or len(regions.mask) != len(features) or not regions.mask.shape[2]:
             raise DataError(
                 f"{len(features)} maps need the boxes of as many clips, at least one per frame, "
@@ -148,9 +145,7 @@ class STRGHead(nn.Module):
 
     @torch.no_grad()
     def explain(self, features: Tensor, regions: Regions | None = None) -> list[Explanation]:
-        """Regions, their most similar others, and how they overlap from step to step; none without
-        a graph.
-        """
+        """Regions, their most similar others, and their overlaps; none without a graph."""
         if self.graph is None:
             return []
         nodes, steps = self.nodes(self.reduce(features), regions)
@@ -183,9 +178,7 @@ class STRGHead(nn.Module):
 
 
 def _nearest(similarity: Tensor | None, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """The strongest neighbours of each node and their weights, on the CPU, [B, P, K, M]; a node is
-    not its own neighbour.
-    """
+    """The strongest neighbours of each node but itself, and their weights, [B, P, K, M]."""
     batch, steps, boxes = mask.shape
     size = steps * boxes
     if similarity is None:

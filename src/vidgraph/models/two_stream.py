@@ -88,9 +88,7 @@ class Stream(nn.Module):
         self.head: Head | None = head
 
     def forward_features(self, clip: Tensor) -> Tensor:
-        """Video [B, C, T, H, W] to the map [B, D, T, h, w], or flow [B, T, S, 2 L, H, W] to [B, D,
-        T * S, h, w], stack after stack.
-        """
+        """Video to [B, D, T, h, w]; flow [B, T, S, 2 L, H, W] to [B, D, T * S, h, w]."""
         if clip.dim() == 6:
             clip = clip.flatten(1, 2).transpose(1, 2)  # [B, 2 L, T * S, H, W]
         return self.backbone(self.normalize(clip))
@@ -102,8 +100,7 @@ class Stream(nn.Module):
 
 
 class TwoStream(VideoModel):
-    """Each stream is scored by itself, and the weighted mean of both scores is taken ("late
-    fusion"); or one of the two alone.
+    """Each stream is scored by itself, and the weighted mean taken ("late fusion"); or one alone.
 
     Sources: Two-Stream Convolutional Networks (Simonyan and Zisserman, NIPS 2014); with segments,
         Temporal Segment Networks; with a `MeanLSTMHead`, Long-term Recurrent Convolutional Networks

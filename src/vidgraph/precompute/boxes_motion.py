@@ -76,8 +76,7 @@ class MovingRegions:
         return rows[kept.numpy()]
 
     def _motion(self, frame: Grey, neighbours: Sequence[Grey | None]) -> Image:
-        """How much each pixel moves, in grey levels, [H, W]: the less against past and future, the
-        more of the two distances.
+        """How much each pixel moves, in grey levels, [H, W].
 
         Where the video begins or ends, past or future is missing; then the least over all that
         there is, for a frame shows what moves in one place, and its neighbours show it in others.
@@ -112,9 +111,7 @@ class MovingRegions:
         return found
 
     def _camera(self, frame: Grey, other: Grey, pan: Affine) -> Affine:
-        """Where the background of a frame is in another one, an affine map [2, 3]; `pan` is what is
-        known of it, in whole pixels.
-        """
+        """Where the background of a frame is in another, [2, 3]; `pan` is a first guess."""
         flow = self._flow.calc(frame, _shifted(other, pan), None)  # type: ignore[call-overload]
         move = _background(flow)
         move[:, 2] += pan
@@ -122,9 +119,7 @@ class MovingRegions:
 
 
 def _difference(frame: Grey, other: Grey, move: Affine) -> Image:
-    """By how much a frame differs from another one whose background is moved onto its own, in grey
-    levels, [H, W].
-    """
+    """By how much a frame differs from another whose background is moved onto it, [H, W]."""
     size = frame.shape[::-1]
     how = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     moved = cv2.warpAffine(other, move, size, flags=how, borderMode=cv2.BORDER_REPLICATE)
@@ -153,9 +148,7 @@ def _shifted(image: Grey, pan: Affine) -> Grey:
 
 
 def _background(flow: Image) -> Affine:
-    """The affine motion that most of a flow frame [H, W, 2] follows, [2, 3]: weighted least
-    squares, Cauchy weights, six rounds.
-    """
+    """The affine motion that most of a flow frame follows, [2, 3]: six rounds of Cauchy weights."""
     height, width = flow.shape[:2]
     y, x = np.mgrid[0:height:4, 0:width:4].astype(np.float64)
     points = np.stack([np.ones(x.size), x.ravel() / width, y.ravel() / height], axis=1)  # [P, 3]
@@ -172,9 +165,7 @@ def _background(flow: Image) -> Affine:
 
 
 def _boxes_of(motion: Image) -> NDArray[np.int64]:
-    """Boxes around the connected parts at all levels and gaps, different ones in a fixed order, [n,
-    4] in pixels.
-    """
+    """Boxes around the connected parts at all levels and gaps, [n, 4] in pixels."""
     peak, short_side = float(motion.max(initial=0)), min(motion.shape)
     found = [np.zeros((0, 4), np.int64)]
     for gap in _GAPS if peak >= _LEAST_PEAK else ():

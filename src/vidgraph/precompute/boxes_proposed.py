@@ -130,9 +130,7 @@ def count_boxes(frames: Sequence[NDArray[np.float32]]) -> dict[str, int]:
 
 
 def frame_grid(video: Video, every: int, fps: float | None) -> list[int]:
-    """The frames that are looked at: 0, `every`, 2 `every`, ...; or those on the screen at 0 s, 1 /
-    fps s, 2 / fps s, ...
-    """
+    """The frames that are looked at: 0, `every`, 2 `every`, ...; or those at `fps`."""
     if fps is None:
         return list(range(0, video.num_frames, every))
     times = video.timestamps_seconds

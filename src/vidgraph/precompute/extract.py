@@ -78,15 +78,11 @@ class Job(Protocol):
 
     @property
     def method(self) -> Method:
-        """How it is computed, as the store remembers it. Fails early where something that every
-        video needs is missing.
-        """
+        """How it is computed, as the store remembers it; fails early if something is missing."""
         ...
 
     def start(self) -> Callable[[Task], Extracted]:
-        """Loads what all videos share, such as a network, and gives the function that does one
-        video.
-        """
+        """Loads what all videos share, such as a network; gives the function for one video."""
         ...
 
     def __hash__(self) -> int: ...

@@ -131,9 +131,7 @@ class FlowJob:
     def _packed(
         self, path: Path, count: int, loaded: FrameMethod, counts: Counter[str]
     ) -> Iterator[NDArray[np.uint8]]:
-        """One flow frame after another, so that a long video needs no more memory than a short
-        one.
-        """
+        """One flow frame after another, so that a long video needs no more memory."""
         with open_video(path) as video:
             for motion in computed(video, range(count), loaded):
                 flow = quantize(motion, self.bound)
@@ -239,8 +237,7 @@ def open_flow(where: str | Path, bound: float = BOUND) -> FlowSource:
 
 
 def flow_as_trained(run: str | Path, where: str | Path | None) -> FlowSource:
-    """The flow to show a model: of a store, or computed with the method and settings that a run
-    folder was trained on.
+    """Flow for a model: of a store, or computed as its run folder was trained.
 
     Args:
         run: the run folder; what else can name a model says nothing of flow, which is then DIS with

@@ -172,9 +172,7 @@ def dequantize(flow: NDArray[np.uint8], bound: float = BOUND) -> NDArray[np.floa
 
 
 def no_flow(where: str, how: str) -> DataError:
-    """What to tell a user whose model takes flow where none is named; `how` is the option that
-    names it.
-    """
+    """The error for a model of flow where none is named; `how` is the option for it."""
     return DataError(
         f"{where}: the model takes optical flow, and no store of it is given; make one with "
         f"vidgraph extract flow, and name it with {how} STORE, or let it be computed on the way "

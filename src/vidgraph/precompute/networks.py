@@ -135,9 +135,7 @@ class RegionProposals:
         self._scores = torch.zeros(0)
 
     def prepare(self, pixels: NDArray[np.uint8]) -> Tensor:
-        """The frame as the network takes it: RGB in [0, 1], [3, H, W]. The network's own transform
-        normalizes it.
-        """
+        """The frame as the network takes it: RGB in [0, 1], [3, H, W]."""
         return torch.from_numpy(pixels.copy()).to(self._device).permute(2, 0, 1).float() / 255
 
     def compute(self, frame: Tensor, neighbours: Sequence[Tensor]) -> NDArray[np.float32]:

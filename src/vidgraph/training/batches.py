@@ -21,7 +21,7 @@ class ClipSequence(Dataset[ClipBatch]):
 
     Args:
         dataset: map-style, of `ClipBatch`es. Its `__getitems__(indices)`, where it has one, makes
-            one of several; else they are joined, and `set_epoch(epoch)`, where it has one, is called before each.
+            one of several; else they are joined. `set_epoch(epoch)`, if any, is called before each.
         shuffle: each pass has its own order, drawn from (seed, pass).
         seed: of the orders.
     """
@@ -56,9 +56,7 @@ class ClipSequence(Dataset[ClipBatch]):
 def position_batches(
     first: int, batch_size: int, rank: int = 0, world_size: int = 1
 ) -> Iterator[list[int]]:
-    """Endless batches of positions from `first` on; process `rank` of `world_size` takes its share
-    of every batch.
-    """
+    """Endless batches of positions from `first` on; each process takes its share."""
     share = batch_size // world_size
     while True:
         yield list(range(first + rank * share, first + (rank + 1) * share))

@@ -84,8 +84,7 @@ def load_checkpoint(folder: Path) -> dict[str, Any]:
 
 
 class MetricsFile:
-    """`metrics.csv`: one row per logging or validation point, added at once. Accuracies in percent,
-    `data_wait` a share of 1.
+    """`metrics.csv`: one row per logging or validation; percent, `data_wait` a share of 1.
 
     Args:
         path: the file.

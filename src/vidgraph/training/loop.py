@@ -93,8 +93,7 @@ def fit(
     save_weights: SaveWeights,
     resume: bool,
 ) -> Progress:
-    """Trains `model` and leaves `model.safetensors` (best on validation), `metrics.csv` and
-    `last.ckpt` in `folder`.
+    """Trains `model`; leaves `model.safetensors`, `metrics.csv` and `last.ckpt` in `folder`.
 
     With phases, each begins where the one before it ended: with its last weights, not its best. So
     the papers train, whose schedules lower the rate until the last weights are as good as any; a

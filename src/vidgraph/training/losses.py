@@ -14,8 +14,7 @@ from vidgraph.records import ClipBatch, InputSpec
 
 
 def training_loss(model: Any, batch: ClipBatch, spec: InputSpec) -> tuple[Tensor, Tensor]:
-    """The loss of a batch, and how many of its clips are right: those whose likeliest class is the
-    label, or one of the labels.
+    """The loss of a batch, and how many clips' likeliest class is (one of) the labels.
 
     A model gives, by `training_logits`, all logits that its loss is taken of, with the weight of
     each; what counts as right goes by the first.
@@ -28,9 +27,7 @@ def training_loss(model: Any, batch: ClipBatch, spec: InputSpec) -> tuple[Tensor
 
 
 def classification_loss(logits: Tensor, label: Tensor) -> Tensor:
-    """Cross-entropy for class indices [B]; mean binary cross-entropy for 0/1 rows [B,
-    num_classes].
-    """
+    """Cross-entropy for class indices [B]; mean binary cross-entropy for 0/1 rows."""
     if label.ndim == 2:
         return F.binary_cross_entropy_with_logits(logits.float(), label.float())
     return F.cross_entropy(logits.float(), label)

@@ -14,8 +14,7 @@ from vidgraph.training.phases import PhaseOptions
 
 
 def begin_phase(model: nn.Module, learning: Sequence[nn.Parameter], options: PhaseOptions) -> None:
-    """Makes everything learn that is to learn at all, less what this phase freezes: what an earlier
-    one froze is free again.
+    """Frees everything that learns at all, then freezes what this phase freezes.
 
     Args:
         model: to be trained.
@@ -53,8 +52,7 @@ def freeze(model: nn.Module, prefixes: Sequence[str], norm_prefixes: Sequence[st
 
 
 def parameter_groups(model: nn.Module, options: PhaseOptions) -> list[dict[str, Any]]:
-    """Groups by rate and decay: biases, norms and other vectors are not decayed; `lr_factors` scale
-    the rate by name prefix, the longest that fits.
+    """Groups by rate and decay: vectors are not decayed; the longest `lr_factors` prefix wins.
 
     Raises:
         RecipeError: a prefix in `lr_factors` that no parameter has, or nothing left to train.
@@ -84,8 +82,7 @@ def build_optimizer(model: nn.Module, options: PhaseOptions) -> torch.optim.Opti
 
 
 def schedule_factor(options: PhaseOptions, clips_seen: int, total_clips: int) -> float:
-    """The factor on the learning rate for the step that starts after `clips_seen` clips of
-    `total_clips`, both of one phase.
+    """The factor on the rate after `clips_seen` of `total_clips` clips of one phase.
 
     Linear over `warmup_clips` (from one step's share up to 1), then constant, half a cosine down to
     0 at the end, or lower by `drop_factor` from each of `drops` on.

@@ -28,8 +28,7 @@ Count = Annotated[int, Field(ge=0)]
 
 @options
 class PhaseOptions:
-    """How one phase trains. Lengths are counted in clips, so that they do not depend on the batch
-    size.
+    """How one phase trains; lengths are in clips, whatever the batch size.
 
     Attributes:
         clips: training clips in all; or give `epochs`.
@@ -132,9 +131,7 @@ class TrainOptions(PhaseOptions):
         object.__setattr__(self, "phases", typed)
 
     def check_lengths(self, where: str, has_epochs: bool) -> None:
-        """Raises RecipeError, which names the recipe `where`, unless each phase has one length, and
-        one that can be counted: `has_epochs` says whether the data have an end.
-        """
+        """Raises RecipeError unless each phase has exactly one length that can be counted."""
         for name, phase in named_phases(self):
             key = f"train.phases.{name}" if name else "train"
             if (phase.clips is None) == (phase.epochs is None):
@@ -150,8 +147,7 @@ class TrainOptions(PhaseOptions):
 
 @dataclass(frozen=True)
 class Phase:
-    """A part of a training with an optimiser and a schedule of its own. Most trainings are one
-    phase without a name.
+    """A part of a training with its own optimiser and schedule; most have one, unnamed.
 
     Attributes:
         name: as the recipe has it; empty for a training without phases.
@@ -169,8 +165,7 @@ class Phase:
 
 
 def named_phases(train: TrainOptions) -> list[tuple[str, PhaseOptions]]:
-    """The name of each phase and all that holds in it; without `phases` the whole training, which
-    has no name.
+    """The name of each phase and all that holds in it; the whole training has no name.
 
     Raises:
         RecipeError: a key or value that a phase cannot have.
@@ -215,8 +210,7 @@ def total_clips(train: TrainOptions, num_train: int) -> int:
 
 
 def check_phases(train: Any, overrides: Collection[str]) -> None:
-    """Raises RecipeError if an override such as `train.lr` would not reach a phase that has a value
-    of its own, and it has no override.
+    """Raises RecipeError if an override such as `train.lr` would not reach every phase.
 
     Args:
         train: keys and values, as a recipe file holds them.

@@ -16,8 +16,7 @@ from vidgraph.errors import VideoError
 
 
 class Video(ABC):
-    """An open video. Frame `i` is the i-th frame in the order of showing, counted from 0; use as a
-    context manager.
+    """An open video, a context manager. Frame `i` is the i-th shown, counted from 0.
 
     Attributes:
         path: the file or folder.
@@ -36,9 +35,7 @@ class Video(ABC):
     @property
     @abstractmethod
     def timestamps_seconds(self) -> np.ndarray:
-        """When each frame is shown, float64 [num_frames]; the first is 0, gaps are as in the
-        file.
-        """
+        """When each frame is shown, float64 [num_frames]; the first is 0."""
 
     @property
     @abstractmethod
@@ -57,8 +54,7 @@ class Video(ABC):
 
     @abstractmethod
     def frames(self) -> Iterator[np.ndarray]:
-        """All frames from first to last, each uint8 [H, W, 3] in RGB; equal to `read`, without its
-        repeated starts.
+        """All frames in order, uint8 [H, W, 3] in RGB; equal to `read`, in one pass.
 
         Raises:
             VideoError: at the first frame that cannot be decoded.
@@ -66,17 +62,14 @@ class Video(ABC):
 
     @abstractmethod
     def _read_sorted(self, wanted: list[int]) -> Iterator[tuple[int, np.ndarray]]:
-        """Yields (index, pixels [H, W, 3]) once for each index of `wanted` (increasing, all valid),
-        in any order.
-        """
+        """Yields (index, pixels [H, W, 3]) once for each index of `wanted`, in any order."""
 
     @abstractmethod
     def close(self) -> None:
         """Releases the file. Reading afterwards is an error."""
 
     def read(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Reads frames by index, in the order asked; an index may come several times and is decoded
-        once.
+        """Reads frames in the order asked; an index may repeat and is decoded once.
 
         Args:
             indices: frame indices, [T].

@@ -50,8 +50,7 @@ class CropPlan:
         return frames[..., rows, columns, :]
 
     def rescaled(self, height: int, width: int, own_height: int, own_width: int) -> CropPlan:
-        """The same window, to the nearest pixel, where frames of `height` x `width` are stored at
-        another size."""
+        """The same window, to the nearest pixel, in frames that are stored at another size."""
         if (height, width) == (own_height, own_width):
             return self
         down, right = own_height / height, own_width / width
@@ -71,8 +70,7 @@ def crop_windows(
     short_side: int | None = None,
     full_frame: bool = False,
 ) -> list[CropPlan]:
-    """The windows of a test in a frame of `height` x `width`, evenly along its longer side and in
-    the middle of the other.
+    """The windows of a test, evenly along the frame's longer side, centred on the other.
 
     Args:
         height: rows of the frame.
@@ -114,8 +112,7 @@ def corner_windows(
 
 
 def corner_points(height: int, width: int, rows: int, columns: int) -> list[tuple[int, int]]:
-    """Top and left of the thirteen windows of `rows` x `columns` of Temporal Segment Networks: the
-    four corners, the centre, the middles of the edges, the centres of the quarters."""
+    """Top and left of the thirteen windows of Temporal Segment Networks, on a 5 x 5 grid."""
     down, right = (height - rows) // 4, (width - columns) // 4
     grid = [(i, j) for i in range(5) for j in range(5) if i % 2 == j % 2]
     return [(i * down, j * right) for i, j in grid]
@@ -167,8 +164,7 @@ class CropDraws:
         self.brightness, self.crop_scales = brightness, tuple(crop_scales)
 
     def plan(self, height: int, width: int, rng: np.random.Generator | None = None) -> CropPlan:
-        """The window of a clip in frames of `height` x `width`; equal states of `rng` give equal
-        windows."""
+        """The window of a clip in frames of `height` x `width`."""
         if not self.train:
             return crop_windows(height, width, self.size)[0]
         assert rng is not None, "training draws its windows"

@@ -32,9 +32,7 @@ _CAN_SKIP_NON_REFERENCE = frozenset({"h264"})
 
 
 class FileDecoder:
-    """An open container and its video decoder, with a cursor that knows the number of the next
-    packet.
-    """
+    """An open container and its video decoder; the cursor knows the next packet's number."""
 
     def __init__(self, path: Path, num_threads: int = 1) -> None:
         """Opens `path`.
@@ -131,8 +129,7 @@ class FileDecoder:
         wanted: Collection[int] | None,
         errors: set[int],
     ) -> Iterator[tuple[int, av.VideoFrame]]:
-        """Decodes packets `start` to `stop` (inclusive) and yields (packet number, frame) for those
-        in `wanted`.
+        """Decodes packets `start` to `stop` and yields (packet number, frame) of `wanted`.
 
         Frames on which no other builds are skipped where they are not wanted. A frame is handed out
         only once the fate of every packet before its own is known.
@@ -167,9 +164,7 @@ class FileDecoder:
         wanted: Collection[int] | None,
         errors: set[int],
     ) -> list[tuple[int, av.VideoFrame]]:
-        """Sends one packet (None: no more will come) and returns the wanted frames that come
-        out.
-        """
+        """Sends one packet (None: the end) and returns the wanted frames that come out."""
         if packet is not None:
             # A fresh object every time: PyAV finds tags by their identity, and small integers are
             # shared.
@@ -223,9 +218,7 @@ class FileDecoder:
             self._open()
 
     def _seek(self, index: PacketIndex, start: int) -> None:
-        """Seeks and learns from the first known packet where it landed; a landing behind `start`
-        leaves the cursor there.
-        """
+        """Seeks, and learns from the first known packet where it landed."""
         record = index.records[start]
         times = (
             (record.pts, record.dts)
@@ -248,9 +241,7 @@ class FileDecoder:
             self._cursor = number
 
     def to_rgb(self, frame: av.VideoFrame) -> np.ndarray:
-        """Pixels of a frame as it is shown, uint8 [H, W, 3]: converted to RGB, then turned as its
-        display matrix says.
-        """
+        """Pixels as shown, uint8 [H, W, 3]: RGB, turned as the display matrix says."""
         # One reformatter for all frames: a new one per frame (`frame.to_ndarray`) costs ten times
         # the conversion itself.
         pixels = self._reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
@@ -278,9 +269,7 @@ def _open_container(path: Path) -> av.container.InputContainer:
 
 
 def _real_packets(packets: Iterator[av.Packet]) -> Iterator[av.Packet]:
-    """Leaves out the dummies that end a stream. A demuxer that gives up ends the stream too: what
-    follows cannot be read.
-    """
+    """Leaves out the dummies that end a stream."""
     try:
         for packet in packets:
             if packet.size or packet.pts is not None or packet.dts is not None:
@@ -336,8 +325,7 @@ def _with_lost_packets(
 
 
 def _turned(pixels: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """Applies a display matrix of quarter turns and mirrorings; others (a turn by 10 degrees) are
-    not applied.
+    """Applies a display matrix of quarter turns and mirrorings; others are ignored.
 
     The matrix [9] maps a column vector's transpose: (x, y) of the stored frame is shown at (a x + c
     y, b x + d y).

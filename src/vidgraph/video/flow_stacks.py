@@ -36,8 +36,7 @@ class FlowReader(Protocol):
     def width(self) -> int: ...
 
     def read(self, indices: Sequence[int] | NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Flow frames in the order asked: x and y, 0 to 255 for minus to plus the bound, uint8
-        [n, H, W, 2].
+        """Flow frames in the order asked: x and y, 0 to 255 for -bound to +bound, [n, H, W, 2].
 
         Raises:
             DataError: there is no such flow frame, or it is damaged.
@@ -100,9 +99,7 @@ def stack_indices(
 
 
 def draw_interval(spec: InputSpec, rng: np.random.Generator) -> int:
-    """tau of a training clip, any from 1 to the spec's greatest: "to model variable lengths of
-    videos with a fixed number of neurons".
-    """
+    """tau of a training clip, any from 1 to the spec's greatest."""
     return int(rng.integers(1, spec.max_stack_interval + 1))
 
 

@@ -20,9 +20,7 @@ IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
 
 
 class FrameFolder(Video):
-    """The images of one folder, shown at a constant rate that the caller knows; folders hold no
-    times.
-    """
+    """The images of a folder at a constant rate that the caller knows."""
 
     def __init__(self, path: Path, fps: float) -> None:
         if not fps > 0:
@@ -76,9 +74,7 @@ class FrameFolder(Video):
         """Nothing is held open."""
 
     def _refuse_gaps(self) -> None:
-        """Images numbered from 0 or 1 are a video's frames, so a hole is a lost frame. Every fifth
-        frame, times and names are let be.
-        """
+        """Images numbered from 0 or 1 are a video's frames, so a hole is a lost frame."""
         named = [re.fullmatch(r"(\D*)(\d+)", file.stem) for file in self.files]
         if not all(named) or len({name[1] for name in named if name}) > 1:
             return

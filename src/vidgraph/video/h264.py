@@ -14,8 +14,7 @@ _SEI_RECOVERY_POINT = 6
 
 
 def is_clean_start(packet: bytes, extradata: bytes | None) -> bool:
-    """Whether decoding may start at `packet` and give exactly what a decode from the beginning
-    gives.
+    """Whether decoding from `packet` on gives exactly what decoding from the start gives.
 
     True for an IDR frame, and for a recovery point that recovers at once (the I frame of an open
     group of pictures).
@@ -48,9 +47,7 @@ def _units(packet: bytes, extradata: bytes | None) -> Iterator[bytes]:
 
 
 def _recovers_at_once(unit: bytes) -> bool:
-    """Whether a supplemental unit holds a recovery point with recovery_frame_cnt 0 (H.264, D.1.8: a
-    leading 1 bit codes 0).
-    """
+    """Whether a supplemental unit holds a recovery point at once (H.264, D.1.8)."""
     payload = unit[1:].replace(b"\0\0\3", b"\0\0")
     position = 0
     while position + 2 < len(payload):

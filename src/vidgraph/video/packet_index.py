@@ -94,9 +94,7 @@ class PacketIndex:
         return replace(self, errors=self.errors | errors, num_frames=num_frames or self.num_frames)
 
     def number_of(self, position: int | None, pts: int | None, dts: int | None) -> int | None:
-        """The number of a packet, or None where it was not there when the index was built (or
-        packets can only be counted).
-        """
+        """The number of a packet; None if it is new, or if packets can only be counted."""
         return self.numbers.get(position if self.identity == "position" else (pts, dts))
 
     def is_damaged(self, number: int, errors: AbstractSet[int]) -> bool:
@@ -140,8 +138,7 @@ class PacketIndex:
 
 
 def packets_tell_frames(facts: StreamFacts, records: list[PacketRecord]) -> bool:
-    """Whether order and number of the frames follow from the packets alone, so that no decoding is
-    needed to index.
+    """Whether order and number of the frames follow from the packets alone.
 
     True for containers with a time of showing per packet and codecs with one frame per packet,
     starting at a key frame; also for MPEG-4 part 2 without b-frames and without "nothing new"
@@ -175,8 +172,7 @@ def index_by_time(facts: StreamFacts, records: list[PacketRecord]) -> PacketInde
 def index_by_decoding(
     facts: StreamFacts, records: list[PacketRecord], decoded: list[int], failed: set[int]
 ) -> PacketIndex:
-    """The index of a file that was decoded once: frames in the order in which the decoder showed
-    them.
+    """The index of a file that was decoded once: frames in the order they were shown.
 
     Args:
         decoded: the packet of each shown frame, in the order of showing.
@@ -196,9 +192,7 @@ def index_by_decoding(
 def _index(
     facts: StreamFacts, records: list[PacketRecord], order: list[int], place: np.ndarray
 ) -> PacketIndex:
-    """Finds the start of each frame: the last key frame that is neither decoded nor shown after
-    it.
-    """
+    """Each frame's start: the last key frame neither decoded nor shown after it."""
     minimum = _MIN_CODED_BYTES if facts.codec == "mpeg4" else 1
     # Parsers may call a tiny filler packet a key frame; one that shows no frame is no place to
     # start either.
@@ -241,8 +235,7 @@ def _identities(records: list[PacketRecord]) -> tuple[Identity, dict[object, int
 
 
 class IndexCache:
-    """The indices of the files that were opened last, so that several clips of one file cost one
-    pass; threads may share it.
+    """The indices of the files opened last; one pass per file, shared by threads.
 
     A file is known by path, size and time of change; a changed file is indexed anew.
     """

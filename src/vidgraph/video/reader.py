@@ -137,9 +137,7 @@ class VideoFile(Video):
         return index.learned(frozenset(), _length(index, {*decoded} - errors, first=0))
 
     def _tails(self, first: int, end: int) -> list[set[int] | None]:
-        """Which packets to decode to find the last sound frame: all (None) if they can be kept;
-        else a few, then all.
-        """
+        """Packets to decode to find the last sound frame: all (None) if they can be kept."""
         facts, packets = self._index.facts, self._index.order[first:end]
         if len(packets) * facts.width * facts.height * 3 // 2 <= _KEEP_BYTES - self._kept_bytes:
             return [None]
@@ -203,9 +201,7 @@ class VideoFile(Video):
         return self._size
 
     def _has(self, index: int) -> bool:
-        """Frames before the last key frame are there whatever the end of the file looks like, so it
-        need not be decoded.
-        """
+        """Frames before the last key frame exist whatever the end looks like."""
         known = self._index.num_frames
         if (
             known is None
@@ -256,8 +252,7 @@ class VideoFile(Video):
             yield place, self._decode_alone(place)
 
     def _decode_alone(self, place: int) -> np.ndarray:
-        """A frame that did not come out, or not soundly, among others: damage elsewhere can make a
-        decoder drop sound frames.
+        """A frame that did not come out among others: damage elsewhere can drop sound frames.
 
         Tries from the frame's own start, then from one key frame before it, where a container's
         mark was wrong.

@@ -107,9 +107,7 @@ def sample_frames(
 
 
 def _refuse_short(spec: InputSpec, times: np.ndarray) -> None:
-    """Raises SpanError if a clip needs more frames, or a longer time, than the span's frames
-    `times` have.
-    """
+    """Raises SpanError if a clip needs more frames, or longer, than the span has."""
     if spec.sample_fps is not None:
         need, has = (spec.num_frames - 1) / spec.sample_fps, float(times[-1] - times[0])
         short, words = (
@@ -133,8 +131,7 @@ def _frames(count: int) -> str:
 def span_frames(
     times: np.ndarray, start_seconds: float | None = None, end_seconds: float | None = None
 ) -> tuple[int, int]:
-    """The frames shown from `start_seconds` to `end_seconds`, as first and one past the last;
-    `times` is when each is shown, [N].
+    """The frames shown from `start_seconds` to `end_seconds`: first, and one past the last.
 
     Raises:
         SpanError: there are none.
@@ -169,9 +166,7 @@ def _begin(
     whole: bool,
     loop_length: float = 0,
 ) -> float:
-    """Where a clip starts that leaves `slack` free; if it leaves none, 0, or anywhere in the
-    `loop_length` that is looped over.
-    """
+    """Where a clip starts that leaves `slack` free, or anywhere in the loop."""
     if slack <= 0 and loop_length <= 0:
         return 0.0
     looped = slack <= 0
@@ -225,7 +220,5 @@ def _offsets_by_time(
 
 
 def _frame_seconds(times: np.ndarray) -> float:
-    """How long a frame is shown on average, which is also what the last one is taken to be; 0 for a
-    single frame.
-    """
+    """How long a frame is shown on average; 0 for a single frame."""
     return float(times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else 0.0

@@ -102,9 +102,7 @@ class ViewPlan:
 
     @property
     def middle(self) -> int:
-        """Which view of a clip is the one in the middle: the centre crop, where there is one, not
-        mirrored.
-        """
+        """The view of a clip in the middle: the centre crop, not mirrored."""
         return 0 if self.full_frame else self.crops // 2
 
     def crop_shape(self, spec: InputSpec) -> tuple[int, int]:
@@ -202,8 +200,7 @@ def read_views(
 
 
 def read_frames(video: Video, spec: InputSpec, indices: np.ndarray) -> np.ndarray:
-    """The frames of a clip, uint8 [T, H, W, 3]; with no channels at all, and nothing decoded, for a
-    model that sees flow only.
+    """The frames of a clip, uint8 [T, H, W, 3]; nothing is decoded for flow alone.
 
     Raises:
         VideoError: a frame cannot be decoded.

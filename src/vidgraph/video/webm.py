@@ -33,9 +33,7 @@ def missing_bytes(path: Path) -> int:
 
 
 def _length(file: BinaryIO) -> int | None:
-    """A variable-length number: the zeros before its first one tell how many bytes follow the
-    first; all ones is "unknown".
-    """
+    """A variable-length number: its leading zeros count the bytes that follow."""
     first = file.read(1)
     if not first or not first[0]:
         return None

@@ -29,8 +29,7 @@ def write_video(
     lossless: bool = False,
     key_frame_every: int = 30,
 ) -> None:
-    """Writes `frames` to an .mp4 file, whole or not at all; an older file at `path` is replaced
-    only on success.
+    """Writes an .mp4 file, whole or not at all; an older one is replaced on success only.
 
     Equal frames give equal files whatever the number of processors: the encoder runs on one thread.
 
@@ -114,9 +113,7 @@ def _checked(path: str | Path, frames: Iterable[np.ndarray]) -> Iterator[np.ndar
 def _codec_and_format(
     is_grey: bool, lossless: bool, height: int, width: int
 ) -> tuple[Literal["libx264", "libx264rgb"], str]:
-    """4:2:0 chroma needs even sizes; odd sizes keep every pixel in 4:4:4 instead of losing a row or
-    column.
-    """
+    """4:2:0 chroma needs even sizes; odd ones keep every pixel in 4:4:4."""
     if lossless:
         return ("libx264", "gray") if is_grey else ("libx264rgb", "rgb24")
     return "libx264", "yuv420p" if height % 2 == 0 and width % 2 == 0 else "yuv444p"

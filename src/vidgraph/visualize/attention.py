@@ -33,8 +33,7 @@ class AttentionPictures:
         self.scale = max(_LEAST_SCALE, float(self.shares.max()))
 
     def over_frame(self, frame: np.ndarray, t: int, *, side: int = 512) -> np.ndarray:
-        """One frame, dark where it gets less than an even share of the attention, and warmer the
-        more it gets above one.
+        """One frame, dark where it gets less than an even share, warmer the more it gets.
 
         Even attention leaves the frame as it is. Between the centres of cells the weights are
         interpolated; see `Pictures.over_frame`.
@@ -52,17 +51,13 @@ class AttentionPictures:
         return np.clip(drawn, 0, 255).round().astype(np.uint8)
 
     def spread(self, t: int) -> float:
-        """The part of the frame that the attention is spread over, from one cell's part to 1: e to
-        the power of its entropy, by all cells.
-        """
+        """Share of the frame that attention is spread over: e to its entropy, by all cells."""
         weights = self.shares[t].ravel() / self.shares[t].size
         some = weights[weights > 0]
         return float(np.exp(-(some * np.log(some)).sum()) / weights.size)
 
     def peak(self, t: int) -> Point:
-        """Where the most attention goes: the centre of that cell, from the left and from the top,
-        in fractions of the frame.
-        """
+        """The centre of the cell with the most attention, in fractions of the frame."""
         height, width = self.shares[t].shape
         row, column = divmod(int(self.shares[t].argmax()), width)
         return (column + 0.5) / width, (row + 0.5) / height

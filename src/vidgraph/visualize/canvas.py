@@ -135,9 +135,7 @@ def rendered(axes: Axes) -> np.ndarray:
 
 
 def enlarge(frame: np.ndarray, side: int) -> np.ndarray:
-    """Resizes uint8 [H, W, 3] so that its shorter side is `side` pixels, both sides even (H.264
-    wants that).
-    """
+    """Resizes uint8 [H, W, 3] to a shorter side of `side`, both sides even for H.264."""
     height, width = frame.shape[:2]
     scale = side / min(height, width)
     size = (2 * max(1, round(width * scale / 2)), 2 * max(1, round(height * scale / 2)))

@@ -37,9 +37,7 @@ class ScoreLine(NamedTuple):
 
 
 def learning_curves(curves: Sequence[Curve], chance: float) -> bytes:
-    """Accuracy against training clips, each line named at its end, chance dashed. Each curve has at
-    least one point.
-    """
+    """Accuracy against training clips, each line named at its end, chance dashed."""
     figure, axes = new_figure(7.6, 3.9)
     longest = max(max(curve.clips) for curve in curves)
     heights = _spread([float(curve.accuracy[-1]) for curve in curves], gap=6.0)
@@ -78,8 +76,7 @@ def score_chart(scores: Sequence[ScoreLine], chance: float) -> bytes:
 
 
 def confusion_chart(confusion: np.ndarray, class_names: Sequence[str]) -> bytes:
-    """Share of each true class (row) that was taken for each class (column); numbers are written in
-    up to 12 classes.
+    """Share of each true class (row) taken for each class (column); numbers up to 12 classes.
 
     Args:
         confusion: counts, [K, K], truth in rows.

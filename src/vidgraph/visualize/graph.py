@@ -76,9 +76,7 @@ class GraphPictures:
         return [0] * len(areas) if len(sizes) > len(NODE_COLOURS) else groups.tolist()
 
     def strongest_edges(self, stage: int, count: int = 5) -> list[Edge]:
-        """The `count` edges of a stage that receivers prefer most over an even share, averaged over
-        the frames; most preferred first.
-        """
+        """The `count` edges that receivers prefer most over an even share, over all frames."""
         names, preference = self.explanation.names, self.preferences[stage].mean(0)
         pairs = [(i, j) for i, j in self.explanation.adjacency.nonzero().tolist()]
         edges = []
@@ -133,9 +131,7 @@ class GraphPictures:
         return canvas.pixels()
 
     def node_key(self, frame: np.ndarray, *, side: int = 320) -> list[np.ndarray]:
-        """Which node is where, in the first frame: one picture per group of equal boxes, each box
-        with its name. uint8 [h, w, 3] each.
-        """
+        """Which node is where: a picture per group of equal boxes with names, uint8 [h, w, 3]."""
         pictures = []
         for group in sorted(set(self.groups)):
             canvas = Canvas(frame, side, dim=0.4)
@@ -170,9 +166,7 @@ def attention_colour(strength: float) -> str:
 
 
 def _disc_centres(boxes: np.ndarray, groups: list[int], aspect: float) -> list[Point]:
-    """Where each node's disc goes: the centre of its box, or beside it where a smaller node already
-    is. Fractions of the frame.
-    """
+    """Each node's disc: the centre of its box, or beside it where a smaller node is."""
     width, height = max(aspect, 1.0), max(1 / aspect, 1.0)  # in units of the shorter side
     taken: dict[int, Point] = {}
     for node in sorted(range(len(boxes)), key=lambda n: groups[n]):

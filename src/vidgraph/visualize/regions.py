@@ -30,9 +30,7 @@ _SAME = 0.5  # IoU from which two boxes of a step show the same thing
 
 
 class Trajectory(NamedTuple):
-    """Boxes of consecutive steps, each the one that overlaps its predecessor most, by an IoU of at
-    least 0.3.
-    """
+    """Boxes of consecutive steps, each overlapping its predecessor most, IoU from 0.3."""
 
     nodes: tuple[Node, ...]  # in order of time
     mean_iou: float  # of neighbouring boxes
@@ -82,8 +80,7 @@ class RegionPictures:
     def query(
         self, frames: np.ndarray, query: Query, *, count: int = 5, side: int = 340
     ) -> list[tuple[np.ndarray, int]]:
-        """Figure 3 of the paper: a box in orange, those most similar to it in blue, all others in
-        faint green, in their frames.
+        """Figure 3 of the paper: a box in orange, the most similar in blue, others faint.
 
         Args:
             frames: uint8 [T, H, W, 3].
@@ -216,9 +213,7 @@ def _path(start: Node, following: np.ndarray) -> list[Node]:
 
 
 def _alike(boxes: np.ndarray, first: Trajectory, second: Trajectory) -> bool:
-    """Whether two trajectories show the same thing: they meet, or lie over one another in the steps
-    that they share.
-    """
+    """Whether two trajectories show the same thing: they meet or lie over one another."""
     if set(first.nodes) & set(second.nodes):
         return True
     other = dict(second.nodes)
@@ -240,7 +235,5 @@ def _iou(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def _squeezed(box: np.ndarray, left: float, share: float) -> np.ndarray:
-    """A box of a frame that begins at `left` of a wider picture and has `share` of its width, in
-    fractions of that picture.
-    """
+    """A box of one frame in fractions of a wider picture that it is a part of."""
     return np.array([left + box[0] * share, box[1], left + box[2] * share, box[3]])

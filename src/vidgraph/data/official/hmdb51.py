@@ -25,8 +25,7 @@ _SPLITS = {"0": UNUSED, "1": "train", "2": "test"}
 
 
 def read_labels(folder: str | Path) -> LabelledVideos:
-    """Reads the files of a folder (test_train_splits): columns `split01` to `split03`, where
-    `unused` clips are of neither part of a split.
+    """Columns `split01` to `split03`; `unused` clips belong to neither part of a split.
 
     Raises:
         DataError: there is no file, one cannot be read, or a class lacks that of a split.

@@ -24,8 +24,7 @@ _EXAMPLE = "ApplyEyeMakeup/v_ApplyEyeMakeup_g08_c01.avi 1"
 
 
 def read_labels(folder: str | Path, whole_train: bool = False) -> LabelledVideos:
-    """Reads the lists of a folder (ucfTrainTestlist): columns `split01` to `split03`, of those that
-    are there.
+    """Columns `split01` to `split03` from the lists of a folder, those that are there.
 
     The official splits have no validation videos. Those of the training groups 22 to 25, which are
     the same in all three splits, become split `val`, so that checkpoints are not chosen on test
