@@ -46,8 +46,7 @@ def fuse(
 
 def gather_table(buckets: Tensor, size: int) -> Tensor:
     """Channels of each bucket, [d, most channels of a bucket]; the number of channels stands for
-    none.
-    """
+    none."""
     table = torch.full(
         (size, int(torch.bincount(buckets).max())), len(buckets), device=buckets.device
     )

@@ -21,8 +21,7 @@ HEIGHT, WIDTH, NUM_VIDEOS = 256, 340, 4
 
 def make_videos(folder: Path, num_frames: int) -> list[Path]:
     """Four H.264 clips: a square that wanders over a patchwork which pans by two pixels per
-    frame.
-    """
+    frame."""
     rng = np.random.default_rng(0)
     rough = rng.integers(
         0, 256, (HEIGHT // 8, (WIDTH + 2 * num_frames) // 8 + 1, 3), dtype=np.uint8
@@ -58,8 +57,7 @@ def job_rate(job: Job, task: Task) -> float:
 
 def extraction_rate(job: Job, tasks: Sequence[Task], folder: Path, workers: int) -> float:
     """Videos per second once the processes are at work: from the first results, one of each
-    process, to the last.
-    """
+    process, to the last."""
     ends: list[float] = []
     report = extract(
         job, tasks, folder, workers=workers, progress=lambda *_: ends.append(time.perf_counter())

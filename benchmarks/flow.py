@@ -45,8 +45,7 @@ NUM_COMPARED = 4  # pairs
 
 def some_motion(method: str, paths: Sequence[Path]) -> list[np.ndarray]:
     """Motion in pixels of a few pairs, one from the middle of each of the first videos, [H, W,
-    2].
-    """
+    2]."""
     loaded, found = FlowJob(method, weights="random" if method == "raft" else None).load(), []
     for path in paths[:NUM_COMPARED]:
         with open_video(path) as video:

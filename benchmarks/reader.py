@@ -112,8 +112,7 @@ def best_of(
     read: Callable[[Path, np.ndarray], np.ndarray], path: Path, indices: np.ndarray, repeats: int
 ) -> tuple[float, np.ndarray]:
     """Shortest of a few runs in milliseconds, so that other work on the machine does not count, and
-    the pixels.
-    """
+    the pixels."""
     times = []
     for _ in range(repeats):
         begin = time.perf_counter()

@@ -34,8 +34,7 @@ def look(
     model: STRG, stream: SyncMnistStream, num_clips: int
 ) -> tuple[dict[str, Tensor], Tensor, Tensor]:
     """Inputs of the fits by name, [B, T, K, D] each; centres of the boxes in pixels [B, T, K, 2];
-    digits [B, T, K].
-    """
+    digits [B, T, K]."""
     seen: dict[str, list[Tensor]] = {}
     centres, digits = [], []
     for start in range(0, num_clips, BATCH):
@@ -63,8 +62,7 @@ def look(
 
 def fit(inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """A ridge regression on the first half of [B, T, K, P] to [B, T, K, Q]; its predictions and the
-    truth on the second half.
-    """
+    truth on the second half."""
     half = len(inputs) // 2
     known, new = inputs[:half].flatten(0, 2).double(), inputs[half:].flatten(0, 2).double()
     mean, deviation = known.mean(0), known.std(0) + 1e-6
@@ -82,8 +80,7 @@ def explained(inputs: Tensor, targets: Tensor) -> float:
 
 def share_right(inputs: Tensor, digits: Tensor) -> float:
     """How often the largest of ten fitted scores is the digit's, on the clips that the fit had not
-    seen.
-    """
+    seen."""
     predicted, truth = fit(inputs, F.one_hot(digits, 10))
     return float((predicted.argmax(1) == truth.argmax(1)).double().mean())
 

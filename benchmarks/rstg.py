@@ -33,8 +33,7 @@ FRAMES, NODES, POSITION = 10, 14, 36
 
 class ConcatenatedSend(nn.Module):
     """The peer: the authors' form, every pair concatenated before the first layer. Same weights,
-    same messages.
-    """
+    same messages."""
 
     def __init__(self, send: Send) -> None:
         super().__init__()
@@ -68,8 +67,7 @@ def interleaved_medians(runs: dict[str, Callable[[], None]], repeats: int) -> di
 
 def multiply_adds(batch: int, split: bool) -> float:
     """Of one forward pass of the whole graph: 3 stages of LSTM, send, attention, gather and update,
-    and the final LSTM.
-    """
+    and the final LSTM."""
     frames = batch * FRAMES
     ends = 2 * (WIDTH + POSITION) * WIDTH
     send = (NODES * ends if split else NODES**2 * ends) + NODES**2 * WIDTH**2

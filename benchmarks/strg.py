@@ -57,8 +57,7 @@ def random_boxes(batch: int, frames: int, count: int, size: int, device: str) ->
 
 def graphs_by_loop(boxes: Tensor) -> tuple[Tensor, Tensor]:
     """One box after another, all clips at once: its IoU with the boxes of the next frame into its
-    row of an N x N matrix.
-    """
+    row of an N x N matrix."""
     batch, frames, count = boxes.shape[:3]
     front, back = (boxes.new_zeros(batch, frames * count, frames * count) for _ in range(2))
     for t in range(frames - 1):

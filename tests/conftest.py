@@ -24,8 +24,7 @@ def shared_data() -> Path:
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """Two Ray nodes with one processor each on this machine; the command finds them by
-    RAY_ADDRESS.
-    """
+    RAY_ADDRESS."""
     pytest.importorskip("ray")
     from ray.cluster_utils import Cluster
 

@@ -54,8 +54,7 @@ class Splits:
 
 class Clips:
     """Random clips, every second brighter; the first pixel of clip i is i. Before the batch that
-    follows on `interrupt_at` clips it interrupts the process.
-    """
+    follows on `interrupt_at` clips it interrupts the process."""
 
     def __init__(self, length: int = 40, interrupt_at: int | None = None) -> None:
         generator = torch.Generator().manual_seed(1)

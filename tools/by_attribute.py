@@ -224,8 +224,7 @@ def _check_same(models: Sequence[Scores]) -> None:
 
 def _scorer(model: Scores, masks: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
     """A function from how often each clip counts, [R, n], to the score of each group in percent,
-    [R, G].
-    """
+    [R, G]."""
     scale = 100 * model.kept
     if model.labels.ndim == 1:
         members = masks[:, model.labels].T.astype(np.float64)  # [n, G]

@@ -50,8 +50,7 @@ class KeptScore:
 
     def correct_clips(self) -> np.ndarray | None:
         """1.0 for each clip that was right, 0.0 for the others and for each that was skipped,
-        float64 [n + skipped].
-        """
+        float64 [n + skipped]."""
         if self.correct is None:
             return None
         right = [float(letter) for letter in self.correct]
@@ -104,8 +103,7 @@ def _weights_hash(folder: Path) -> str:
 
 def code_commit() -> str | None:
     """Short commit of the checkout that the package runs from, with "-dirty" if it was changed
-    since; None outside of one.
-    """
+    since; None outside of one."""
     package = Path(vidgraph.__file__)
     if _git(package.parent, "ls-files", "--error-unmatch", package.name) is None:
         # installed, perhaps inside somebody else's repository: its commit would say nothing

@@ -179,8 +179,7 @@ def _choose_rows(name: str, size: str | None, rows: Sequence[str] | None) -> lis
 
 def _command(name: str, row: str, seeds: Sequence[int] | None, overrides: Mapping[str, str]) -> str:
     """What others would type. Overrides that only say where files lie here, or how this machine
-    works, are left out.
-    """
+    works, are left out."""
     words = ["python", "tools/reproduce.py", name, "--rows", row]
     if seeds is not None:
         words += ["--seeds", ",".join(map(str, seeds))]

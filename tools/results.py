@@ -208,16 +208,14 @@ def _measured(row: ResultRow) -> tuple[Any, ...]:
 
 def _in_order(items: Any, order: Sequence[str], name_of: Callable[[Any], str]) -> tuple[Any, ...]:
     """Items whose names are in `order` first, in that order; the others after them as they
-    stood.
-    """
+    stood."""
     rank = {name: number for number, name in enumerate(order)}
     return tuple(sorted(items, key=lambda item: rank.get(name_of(item), len(rank))))
 
 
 def to_markdown(table: ResultTable) -> str:
     """Tables for a page: accuracy with its interval beside the published number, and what it cost;
-    comparisons; learning curves.
-    """
+    comparisons; learning curves."""
     head = (
         f"{table.dataset}, {table.split} split. Accuracy in percent with its 95 % interval; "
         f"measured on {table.hardware}."

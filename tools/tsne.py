@@ -77,8 +77,7 @@ class FeatureRecorder:
 
     def features(self) -> tuple[np.ndarray, np.ndarray]:
         """One vector per sample, float32 [M, D], and the labels, [M] or [M, K]; in the order of the
-        data set.
-        """
+        data set."""
         vectors = torch.cat(self._vectors).double().numpy()
         rows, index = np.unique(self._rows, return_inverse=True)
         sums = np.zeros((len(rows), vectors.shape[1]))
@@ -128,8 +127,7 @@ def embed(features: np.ndarray, seed: int = 0) -> np.ndarray:
 
 def embedding_chart(positions: np.ndarray, labels: np.ndarray, class_names: Sequence[str]) -> bytes:
     """Dots at `positions` [M, 2], a colour and a mark per class. Axes are left out: those of t-SNE
-    mean nothing.
-    """
+    mean nothing."""
     figure, axes = new_figure(7.6, 5.2)
     for number, k in enumerate(np.unique(labels).tolist()):
         colour = LINE_COLOURS[number % len(LINE_COLOURS)]

@@ -265,8 +265,7 @@ def _fitted(
 
 def _neutral_norms(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """What norms lack that frozen configurations of Caffe2 turned into a gain and a bias, or left
-    out after a non-local block: mean 0, and a variance that the added epsilon makes 1.
-    """
+    out after a non-local block: mean 0, and a variance that the added epsilon makes 1."""
     neutral = {"weight": 1.0, "bias": 0.0, "running_mean": 0.0, "running_var": 1.0 - _NORM_EPS}
     found: dict[str, Tensor] = {}
     for mean in (name for name in wanted if name.endswith(".running_mean")):
@@ -282,8 +281,7 @@ def _fresh(
     state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], parts: list[str], images: bool
 ) -> list[str]:
     """Our tensors that start anew: a classifier as a whole; of networks of images, all that is
-    outside of the parts that take them, or inserted in these. No other may be missing.
-    """
+    outside of the parts that take them, or inserted in these. No other may be missing."""
     absent = [
         name
         for name in wanted
@@ -330,8 +328,7 @@ def _tensorflow(name: str, value: Any) -> Iterator[tuple[str, NDArray[np.float32
 def _lstm(scope: str, part: str, value: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
     """A cuDNN-compatible cell (kernel [I + D, 4 D], one bias, gates i, g, f, o), which is what a
     saved checkpoint holds, or the buffer that cuDNN works on (gates i, f, g, o: input matrix,
-    recurrent matrix, two biases, with I = D) as torch's four tensors.
-    """
+    recurrent matrix, two biases, with I = D) as torch's four tensors."""
     if part == "opaque_kernel":
         width = (math.isqrt(1 + value.size // 2) - 1) // 2  # 8 D (D + 1) values
         if 8 * width * (width + 1) != value.size:

@@ -33,8 +33,7 @@ class Check(NamedTuple):
 
 def doctor_report() -> dict[str, Any]:
     """Looks at everything once: `{ok, checks: [{name, ok, value, advice}], environment}`, for
-    `vidgraph doctor --json`; the environment is what torch says of itself and of the machine.
-    """
+    `vidgraph doctor --json`; the environment is what torch says of itself and of the machine."""
     checks = [
         _python(),
         _packages(),

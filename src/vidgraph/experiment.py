@@ -245,8 +245,7 @@ def open_split(
     name: str, data: str | None, overrides: Mapping[str, Any], split: str
 ) -> tuple[VideoModel, ScoredSplit, ViewPlan]:
     """Loads saved weights, and opens the split that they are to be scored on, with the views that
-    are taken of it; arguments and errors as `score_model`.
-    """
+    are taken of it; arguments and errors as `score_model`."""
     model = from_pretrained(name)  # first, so that a misspelt name is called that
     is_run = (Path(name) / "recipe.yaml").is_file()
     if data is None and not is_run:

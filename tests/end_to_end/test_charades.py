@@ -24,8 +24,7 @@ FPS, SHOWN = 10, 20  # frames of one light
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Videos that show two or three lights one after another, with a square that moves before them;
-    a table, actions and boxes.
-    """
+    a table, actions and boxes."""
     folder = tmp_path_factory.mktemp("charades")
     (folder / "labels").mkdir()
     (folder / "labels" / "Charades_v1_classes.txt").write_text("\n".join(CLASSES) + "\n")

@@ -96,8 +96,7 @@ def test_files_folders_and_tables_are_the_same_videos(
 @pytest.mark.timeout(900)
 def test_killed_in_the_middle_and_called_again(videos: Path, tmp_path: Path) -> None:
     """`kill -9` of the command while two processes are at work: no file is half there, and the same
-    call ends with the same files.
-    """
+    call ends with the same files."""
     words = (
         f"-m vidgraph.cli extract proposals {videos} --source motion --count 10 --every 2 "
         "--workers 2"
@@ -406,8 +405,7 @@ def test_the_rpn_end_to_end(
     videos: Path, model: Path, shared_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """With random weights, reduced frames and few of them: the whole way from the command to a
-    prediction; photos are short videos.
-    """
+    prediction; photos are short videos."""
     clip, store = sorted(videos.glob("*/*.mp4"))[0], tmp_path / "store"
     rpn = [
         "extract",

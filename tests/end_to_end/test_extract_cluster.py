@@ -91,8 +91,7 @@ def command(videos: Path, store: Path) -> list[str]:
 
 def workers() -> list[int]:
     """Processes of our own cluster that are at a video: their parent is a node's, whose parent is
-    this process.
-    """
+    this process."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -113,8 +112,7 @@ def disturbed(
     videos: Path, store: Path, disturb: Callable[[subprocess.Popen[str]], None]
 ) -> tuple[int, str]:
     """Runs the command, calls `disturb` as soon as a new file is there, and returns the exit code
-    and what was printed.
-    """
+    and what was printed."""
     before = len(list(store.rglob("[!.]*.safetensors")))
     process = subprocess.Popen(
         command(videos, store), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -146,8 +144,7 @@ def test_a_machine_lost_midway_and_the_command_killed(
     videos: Path, expected: dict[str, bytes], cluster: Any, tmp_path: Path
 ) -> None:
     """First the command goes by `kill -9`; it is called again, and one of the two machines goes
-    too.
-    """
+    too."""
     code, _ = disturbed(videos, tmp_path / "store", lambda process: process.kill())
     assert code == -signal.SIGKILL
     there = [name for name in files(tmp_path / "store") if "partial" not in name]

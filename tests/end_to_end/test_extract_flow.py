@@ -40,8 +40,7 @@ def _files(store: Path) -> dict[str, bytes]:
 @pytest.fixture(scope="module")
 def videos(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two rather short real clips of each of two classes, in a folder per class, and a table of
-    them.
-    """
+    them."""
     folder, rows = tmp_path_factory.mktemp("ucf"), ["video,label,split"]
     for name in ("Lunges", "PushUps"):
         clips = (shared_data / "data" / "ucf101_8" / name).glob("*.mp4")
@@ -63,8 +62,7 @@ def store(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_real_clips(store: Path, videos: Path) -> None:
     """Every flow frame is there; what is stored equals what is computed on the way; and it explains
-    the next frame better than no motion.
-    """
+    the next frame better than no motion."""
     clips = sorted(videos.glob("*/*.mp4"))
     assert set(_files(store)) == {f"{clip.relative_to(videos)}.safetensors" for clip in clips}
     for clip in clips:
@@ -87,8 +85,7 @@ def test_real_clips(store: Path, videos: Path) -> None:
 
 def _change(clip: Path, fields: np.ndarray, frames: range) -> tuple[float, float]:
     """Mean difference in grey levels of frames and what their flow says they become, and of frames
-    and the next ones.
-    """
+    and the next ones."""
     import cv2
 
     followed, still = 0.0, 0.0
@@ -143,8 +140,7 @@ def test_files_and_two_processes_give_the_same_bytes(
 @pytest.mark.timeout(900)
 def test_killed_in_the_middle_and_called_again(videos: Path, store: Path, tmp_path: Path) -> None:
     """`kill -9` of the command while two processes are at work: no file is half there, and the same
-    call ends with the same files.
-    """
+    call ends with the same files."""
     command = [
         sys.executable,
         *f"-m vidgraph.cli extract flow {videos} --workers 2 --out {tmp_path / 'flow'}".split(),
@@ -181,8 +177,7 @@ def test_shared_out_over_a_cluster(videos: Path, store: Path, cluster: Any, tmp_
 @pytest.mark.slow
 def test_dis_agrees_with_tvl1_on_real_frames(videos: Path) -> None:
     """The paper's method and the fast one, on pairs of real frames: where TV-L1 sees motion, DIS
-    sees it too, the same way.
-    """
+    sees it too, the same way."""
     methods = {name: FlowJob(name).load() for name in ("dis", "tvl1")}
     found: dict[str, list[np.ndarray]] = {name: [] for name in methods}
     for clip in sorted(videos.glob("*/*.mp4")):

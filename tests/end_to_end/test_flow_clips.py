@@ -22,8 +22,7 @@ SIZE, FRAMES = 48, 16
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Random textures that rise or sink, so that a single frame tells nothing; a table, and a store
-    of their flow.
-    """
+    of their flow."""
     folder, rng = tmp_path_factory.mktemp("motion"), np.random.default_rng(0)
     rows = []
     for number in range(30):

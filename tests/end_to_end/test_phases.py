@@ -68,8 +68,7 @@ def _start(folder: Path, *words: object) -> subprocess.Popen[str]:
 
 def _reaches(folder: Path, phase: str) -> bool:
     """Whether `last.ckpt` is of that phase. It is replaced whole, so that a reader never meets a
-    part of it.
-    """
+    part of it."""
     try:
         return load_checkpoint(folder)["progress"]["phase"] == phase
     except (FileNotFoundError, WeightsError):

@@ -53,8 +53,7 @@ def scored(probabilities: np.ndarray, labels: np.ndarray, skipped: int = 0) -> S
 
 def test_values_become_groups_of_classes(tmp_path: Path) -> None:
     """The form of Sigurdsson et al.'s table: classes by their code, 0 and 1, measured numbers; and
-    values in words.
-    """
+    values in words."""
     text = (
         "class,Seq,PoseVar,#Verbs,Place\nc000,1,0.70,20,hand\nc002,0,0.80,20,\nc003,0,0.75,7,f"
         "ace\nc001 Putting clothes,1,0.60,3,hand\n"

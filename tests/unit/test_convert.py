@@ -28,8 +28,7 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 
 def drawn(name: str, shape: tuple[int, ...]) -> Tensor:
     """A tensor as the golden networks had it: uniform, by its foreign name. Gains and variances are
-    positive, kernels keep the scale.
-    """
+    positive, kernels keep the scale."""
     draw = np.random.RandomState(zlib.crc32(name.encode()))
     if name.endswith("num_batches_tracked"):
         return torch.zeros(shape, dtype=torch.int64)
@@ -54,8 +53,7 @@ def golden(file: str, network: str) -> tuple[dict[str, Tensor], tuple[int, ...],
 
 def narrow(num_classes: int = 5, non_local: bool = False, **backbone: Any) -> ClipModel:
     """I3D whose first convolution has 8 channels, as PyTorchVideo builds it unless `backbone` says
-    otherwise.
-    """
+    otherwise."""
     options = {"width": 8, "layer4_stride": 2, **backbone}
     inserted = {"type": "nonlocal"} if non_local else None
     model = create_model("i3d_r50", num_classes, backbone=options, inserted=inserted)
@@ -147,8 +145,7 @@ def slowfast() -> dict[str, Tensor]:
 @pytest.fixture(scope="module")
 def caffe2(slowfast: dict[str, Tensor]) -> dict[str, Any]:
     """The same network as blobs of a training checkpoint, with the optimiser's and the training's
-    state.
-    """
+    state."""
     blobs = {blob: slowfast[name].numpy() for name, blob in caffe2_names()}
     assert len(blobs) == sum(not name.endswith("num_batches_tracked") for name in slowfast)
     learned = [name for name in blobs if not name.endswith(("_rm", "_riv"))]
@@ -180,8 +177,7 @@ def test_caffe2_names_reach_the_same_tensors(
 
 def test_gains_and_biases_alone_are_norms(caffe2: dict[str, Any]) -> None:
     """The frozen configurations fold the statistics into gain and bias, and may drop the norm after
-    a non-local block.
-    """
+    a non-local block."""
     frozen = {
         name: value
         for name, value in caffe2.items()
@@ -203,8 +199,7 @@ def test_gains_and_biases_alone_are_norms(caffe2: dict[str, Any]) -> None:
 
 def test_a_backbone_within_a_larger_network() -> None:
     """Something-Else's models of boxes and pixels hold their I3D as `i3D`; their own `conv` and
-    `classifier` are other layers.
-    """
+    `classifier` are other layers."""
     weights, _, _ = golden("i3d_r50_something_else.npz", "something_else")
     inner = {name.replace("module.", "module.i3D."): value for name, value in weights.items()}
     others = {
@@ -337,8 +332,7 @@ def test_middle_of_a_still_clip_equals_the_image_network(images: nn.Module, infl
 
 def test_the_first_published_bn_inception_fills_both_streams() -> None:
     """Its norms have two axes; temporal segment networks put `base_model.` before the names, and
-    call the classifier `new_fc`.
-    """
+    call the classifier `new_fc`."""
     draw = torch.Generator().manual_seed(0)
     own = {
         name: torch.rand(value.shape, generator=draw)

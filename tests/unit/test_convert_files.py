@@ -84,8 +84,7 @@ def caffe2(model: nn.Module) -> dict[str, Any]:
 
 class Python2Pickler(pickle._Pickler):
     """Writes texts and bytes as Python 2's one kind of string, and numpy's functions where numpy 1
-    had them.
-    """
+    had them."""
 
     dispatch = pickle._Pickler.dispatch.copy()
 
@@ -147,8 +146,7 @@ def test_pixel_statistics_and_strides_go_with_the_weights(
     network: VideoModel, tmp_path: Path
 ) -> None:
     """Something-Else normalises as ImageNet does, keeps 14 x 14 cells in layer4 and does not pad
-    its first pool; but what is asked for stands.
-    """
+    its first pool; but what is asked for stands."""
     file, out = tmp_path / "best.safetensors", tmp_path / "out"
     safetensors.torch.save_file(something_else(network), file)
     report = convert_weights(file, "i3d_small", None, {}, out)
@@ -208,8 +206,7 @@ def test_head_for_other_classes(
 
 def test_convert_an_image_resnet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A still clip through the inflated network is the image through torchvision's; the pixels are
-    ImageNet's.
-    """
+    ImageNet's."""
     torch.manual_seed(0)
     images = torchvision.models.resnet50(weights=None).eval()
     file, out = tmp_path / "resnet50.pth", tmp_path / "out"

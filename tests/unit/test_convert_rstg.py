@@ -68,8 +68,7 @@ def test_published_variables_fill_the_published_size_exactly(
     name: str, options: dict[str, Any]
 ) -> None:
     """Every trained variable of the authors' model becomes one of ours, by name and shape, and no
-    parameter of ours is left; among them the buffers that cuDNN's LSTM works on.
-    """
+    parameter of ours is left; among them the buffers that cuDNN's LSTM works on."""
     published = json.loads((GOLDEN / "param_counts.json").read_text())[name]
     model = create_model("rstg_syncmnist", 46, head=options)
     variables = {key: np.zeros(shape, np.float32) for key, shape in published["variables"].items()}
@@ -86,8 +85,7 @@ def test_opaque_lstm_buffer_gives_the_same_as_the_saved_cell(
     golden: dict[str, np.ndarray], variables: dict[str, np.ndarray], rstg: ClipModel
 ) -> None:
     """The buffer that cuDNN works on holds the four gates i, f, g, o of the input, then of the
-    state, then both biases. What a training stores beside the weights is left out.
-    """
+    state, then both biases. What a training stores beside the weights is left out."""
     expected = convert_tensors(variables, rstg).state
     opaque = {name: value for name, value in variables.items() if "lstm" not in name}
     for when in ("intern", "extern"):

@@ -348,8 +348,7 @@ def test_links_lead_somewhere(page: str) -> None:
 @pytest.mark.parametrize("page", RESULTS)
 def test_measured_figures_are_those_of_the_results(page: str) -> None:
     """The marked block holds the measured tables as they are, and no figure in percent stands there
-    that they do not have.
-    """
+    that they do not have."""
     from results import load_results, to_markdown
 
     block = re.search(r"<!-- results:begin -->\n(.*?)<!-- results:end -->", TEXTS[page], re.DOTALL)

@@ -28,8 +28,7 @@ from vidgraph.video.writer import write_video
 
 class Colours(VideoModel):
     """A small model on real pixels, with a graph of two nodes; sums what it sees so that every
-    frame counts. It counts how often it was asked to explain.
-    """
+    frame counts. It counts how often it was asked to explain."""
 
     def __init__(self, num_frames: int = 6, multi_label: bool = False) -> None:
         super().__init__(InputSpec(num_frames, height=24, width=32, stride_frames=2), 2)

@@ -582,8 +582,7 @@ def fixed_inputs(model: VideoModel) -> dict[str, Any]:
 @pytest.mark.parametrize("name", STORED)
 def test_weights_of_the_first_version_score_as_they_did(name: str) -> None:
     """Every tensor of the file has its place, every tensor of the model is filled, and the first
-    logits of two clips are those that version 0.1 gave.
-    """
+    logits of two clips are those that version 0.1 gave."""
     model = weights.from_pretrained(FOLDERS[name])
     with torch.inference_mode():
         logits = model(**fixed_inputs(model))[:, :8]

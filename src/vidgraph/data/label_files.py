@@ -129,8 +129,7 @@ def find_videos(folder: Path, names: Collection[str]) -> dict[str, str]:
 
 def _paths(labels: pd.Series, videos: Path, out: Path) -> pd.DataFrame:
     """`video`, by which a table at `out` names each video, and `is_there`. Absent videos are named
-    as if they lay beside another one of their label.
-    """
+    as if they lay beside another one of their label."""
     names = labels.index.to_series()
     found = find_videos(videos, set(names))
     if not found:

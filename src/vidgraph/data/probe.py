@@ -32,8 +32,7 @@ class CheckedFile(NamedTuple):
 class Probe(NamedTuple):
     """What opening a video told: the kind of fault and what is wrong, or empty texts; its frames,
     frame rate, frames in each row's span, and when the last has been shown; what is wrong with its
-    boxes and its flow.
-    """
+    boxes and its flow."""
 
     kind: str = ""
     problem: str = ""

@@ -53,8 +53,7 @@ class DigitClips(Dataset[ClipBatch]):
     @abstractmethod
     def plan(self, rows: NDArray[np.int64]) -> Plan:
         """What clips `rows` [B] show, undrawn: images [B, n], top-left corners on the canvas [B, T,
-        n, 2], labels [B] or [B, num_classes].
-        """
+        n, 2], labels [B] or [B, num_classes]."""
 
     def __len__(self) -> int:
         return self.num_clips

@@ -123,8 +123,7 @@ class VideoTable:
     def fingerprint(self, skip: frozenset[str] | set[str] = frozenset()) -> dict[str, Any]:
         """What a run stores about its data: `files` (different videos named), `missing` and
         `skipped` (how many of them are not on disk, or in the skip list), `sha256` (of the table
-        file's bytes; of the sorted split, class and path lines of a folder).
-        """
+        file's bytes; of the sorted split, class and path lines of a folder)."""
         if self.source.is_dir():
             lines = self.frame[["split", "label", "name"]].agg("\t".join, axis=1) + "\n"
             content = "".join(sorted(lines)).encode()

@@ -81,8 +81,7 @@ def eval_batches(dataset: Any, views: ViewPlan) -> list[list[int]]:
 @contextmanager
 def one_line_errors() -> Iterator[None]:
     """Turns what torch raises for a full GPU, for a killed worker process and, with a traceback in
-    its text, for bad input that a worker found into errors of one line.
-    """
+    its text, for bad input that a worker found into errors of one line."""
     try:
         yield
     except torch.OutOfMemoryError as error:

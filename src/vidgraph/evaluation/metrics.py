@@ -179,8 +179,7 @@ class Scores:
 
     def class_score(self, k: int, counts: np.ndarray) -> np.ndarray:
         """Accuracy or average precision of class k with each clip counted `counts` times: [R, n] to
-        [R], shares of 1; nan where none of its clips is drawn.
-        """
+        [R], shares of 1; nan where none of its clips is drawn."""
         if self.multi_label:
             return average_precision(self._ranked[:, k], self.labels[:, k] > 0.5, counts)
         members = self.labels == k

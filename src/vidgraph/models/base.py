@@ -110,8 +110,7 @@ class VideoModel(nn.Module):
         regions: Regions | None = None,
     ) -> list[tuple[float, Tensor]]:
         """The logits that training takes its losses of, [B, num_classes] each, with their weights;
-        what counts as right goes by the first.
-        """
+        what counts as right goes by the first."""
         return [(1.0, self(video, flow, regions))]
 
     def explain(
@@ -169,8 +168,7 @@ class ClipModel(VideoModel):
         regions: Regions | None = None,
     ) -> list[Explanation]:
         """See `VideoModel.explain`. Stages of layers inside the backbone come before the head's,
-        where the head has the same nodes; else the head alone explains.
-        """
+        where the head has the same nodes; else the head alone explains."""
         check_inputs(self.spec, video, flow, regions)
         assert video is not None
         found: list[list[Explanation]] = []

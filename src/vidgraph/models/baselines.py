@@ -156,8 +156,7 @@ def window_means(features: Tensor, window: tuple[int, int] | None) -> Tensor:
 
 def mean_probability(logits: Tensor, multi_label: bool) -> Tensor:
     """Logits [B, K] whose probabilities are the mean of those of logits [B, P, K]: of their softmax
-    or, with several labels per clip, of their sigmoid.
-    """
+    or, with several labels per clip, of their sigmoid."""
     if multi_label:
         return F.logsigmoid(logits).logsumexp(dim=1) - F.logsigmoid(-logits).logsumexp(dim=1)
     return logits.log_softmax(dim=2).logsumexp(dim=1) - math.log(logits.shape[1])

@@ -148,16 +148,14 @@ def i3d_nl_digits_small() -> ModelOptions:
 
 def strg_digits_small() -> ModelOptions:
     """STRG with one box per digit, about as many parameters as `rstg_small`. Its nodes are of
-    single frames and hold no motion.
-    """
+    single frames and hold no motion."""
     spec, head = replace(_DIGIT_CLIP, boxes_per_frame=3), STRGOptions(width=172)
     return ModelOptions(spec, "digits", DigitsOptions(), head)
 
 
 def strg_digits3d_small() -> ModelOptions:
     """`strg_digits_small` whose nodes hold motion, as the paper's do: two blocks of I3D on the
-    pre-trained backbone of digits, with all of its cells and frames.
-    """
+    pre-trained backbone of digits, with all of its cells and frames."""
     resnet3d = ResNet3DOptions(depths=(2,), width=24, stem="digit_maps")
     spec, head = replace(_DIGIT_CLIP, boxes_per_frame=3), STRGOptions(width=146)
     return ModelOptions(spec, "digits", DigitsOptions(resnet3d=resnet3d), head)

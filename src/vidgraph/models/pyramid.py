@@ -119,8 +119,7 @@ class BilinearFusion(nn.Module):
 
     def forward(self, *parts: Tensor) -> Tensor:
         """Maps [N, C, h, w] to a map [N, D, h, w], or vectors [N, C] to a vector [N, D]; beside
-        maps, a vector is seen at every cell.
-        """
+        maps, a vector is seen at every cell."""
         if len(parts) == 1:
             return parts[0]
         if self.sketch is None:
@@ -155,8 +154,7 @@ class AttentionPool(nn.Module):
 
     def forward(self, features: Tensor, guidance: Tensor) -> tuple[Tensor, Tensor]:
         """Maps [N, C, h, w] and, of the same cells, [N, G, h, w] to the weighted mean of the first,
-        [N, C], and its weights, float32 [N, h, w], which sum to 1.
-        """
+        [N, C], and its weights, float32 [N, h, w], which sum to 1."""
         # One number per cell: [N, 1, h, w]
         hidden = self.conv1(guidance)
         logits = self.conv2(F.relu(hidden) if self.relu else hidden)
@@ -267,8 +265,7 @@ class STPyramid(VideoModel):
 
     def attend(self, appearance: Tensor, motion: Tensor) -> tuple[Tensor, Tensor]:
         """Level 2, where in the frame to look, told by what it shows and what moves there: the
-        weighted mean of the frame's map, [N, C], and its weights, [N, h, w].
-        """
+        weighted mean of the frame's map, [N, C], and its weights, [N, h, w]."""
         assert self.guidance_fusion is not None
         assert self.attention is not None
         guide = motion if self.guidance == "map" else motion.mean(dim=(2, 3))

@@ -63,8 +63,7 @@ class RegionPictures:
     def over_frame(self, frame: np.ndarray, t: int, *, side: int = 512) -> np.ndarray:
         """One frame with all its regions, faint, and over them the trajectories that pass, each
         with the way that it came; without overlap graphs, the boxes of the first query that lie in
-        it; see `Pictures.over_frame`.
-        """
+        it; see `Pictures.over_frame`."""
         step = int((self.links.frames <= t).sum()) - 1  # the last one that has begun
         canvas = Canvas(frame, side, _DIM)
         self._draw_proposals(canvas, step)
@@ -105,8 +104,7 @@ class RegionPictures:
 
     def strip(self, frames: np.ndarray, *, count: int = 5, side: int = 300) -> np.ndarray:
         """Figure 4 of the paper: frames side by side, the boxes of each trajectory in its colour,
-        and arrows along time; up to `count` frames of [T, H, W, 3], evenly over the clip.
-        """
+        and arrows along time; up to `count` frames of [T, H, W, 3], evenly over the clip."""
         steps = evenly(len(self.boxes), count)
         shown = [enlarge(frames[int(self.links.frames[step])], side) for step in steps]
         width = shown[0].shape[1]
@@ -156,8 +154,7 @@ def find_trajectories(
     links: RegionLinks, boxes: np.ndarray, count: int = len(TRACK_COLOURS)
 ) -> list[Trajectory]:
     """Long trajectories of boxes that overlap well and have high scores, of different things; none
-    without overlap graphs. `boxes` are those of every step, [P, K, 4].
-    """
+    without overlap graphs. `boxes` are those of every step, [P, K, 4]."""
     if links.overlap is None:
         return []
     overlap, scores = links.overlap.float().numpy(), links.scores.float().numpy()
@@ -182,8 +179,7 @@ def find_trajectories(
 
 def find_queries(links: RegionLinks, boxes: np.ndarray, count: int = 3) -> list[Query]:
     """Regions that the similarity graph links most unevenly, of different steps; none without
-    similarity graph. `boxes` are those of every step, [P, K, 4].
-    """
+    similarity graph. `boxes` are those of every step, [P, K, 4]."""
     if not links.neighbours.shape[-1]:
         return []
     strength = links.weights.sum(-1) / links.even[:, None]  # [P, K]

@@ -62,8 +62,7 @@ def test_what_pre_trains_it_is_the_mean_of_the_evidence() -> None:
 
 def test_shipped_evidence_lies_where_the_digit_lies() -> None:
     """Digits that it was not trained on: the centre of a digit's own map, squared, against the
-    centre of the digit's box.
-    """
+    centre of the digit's box."""
     model = vidgraph.from_pretrained("digit_stem")
     stream = SyncMnistStream(load_digits("embedded", "test"), SyncMnistOptions(2), 64, seed=0)
     clips = stream.__getitems__(range(64))

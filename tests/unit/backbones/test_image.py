@@ -218,8 +218,7 @@ def test_mean_over_rgb_by_hand() -> None:
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 def test_weights_from_a_file(suffix: str, tmp_path: Path) -> None:
     """Of the whole network, with its classifier; for flow, the first convolution is the mean over
-    RGB, so that equal channels give 20 / 3 of what a grey image gives.
-    """
+    RGB, so that equal channels give 20 / 3 of what a grey image gives."""
     torch.manual_seed(0)
     state, file = timm.create_model("test_resnet").state_dict(), tmp_path / f"weights{suffix}"
     if suffix == ".pth":

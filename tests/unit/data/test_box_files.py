@@ -77,8 +77,7 @@ def test_bad_files_are_one_line(tmp_path: Path, text: str | None, message: str) 
 
 def test_the_boxes_of_digit_videos_are_such_a_file(tmp_path: Path) -> None:
     """`data make syncmnist` writes files and boxes; the store gives each digit's track back to half
-    a hundredth of a pixel.
-    """
+    a hundredth of a pixel."""
     options, folder = SyncMnistOptions(3, "embedded", shuffle_layers=True), tmp_path / "digits"
     make_dataset(folder, options, {"train": 2}, seed=5)
     report = extract(

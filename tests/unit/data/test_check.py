@@ -137,8 +137,7 @@ def test_long_lists_are_cut(tmp_path: Path) -> None:
 
 def test_spans_are_counted_in_frames(videos: Path) -> None:
     """At 10 frames per second [0.5, 1.0) s holds frames 5 to 9; a file is of no use only if none of
-    its rows can be sampled.
-    """
+    its rows can be sampled."""
     rows = [
         "a.mp4,x,train,0.5,1.0",
         "a.mp4,x,train,1.0,",
@@ -197,8 +196,7 @@ def test_skip_list_that_cannot_be_written_leaves_the_old_one(videos: Path, tmp_p
 
 def test_damage_in_the_middle_needs_a_full_check(tmp_path: Path) -> None:
     """Bytes overwritten between the frames that the quick check decodes are found by decoding
-    everything.
-    """
+    everything."""
     rng = np.random.default_rng(0)
     path = tmp_path / "noise.mp4"
     write_video(path, rng.integers(0, 256, (60, 64, 64, 3), dtype=np.uint8), 10)

@@ -30,8 +30,7 @@ FRAMES = {"a.mp4": 20, "b.mp4": 12, "c.mp4": 8, "d.mp4": 1}
 @pytest.fixture(scope="module")
 def table(tmp_path_factory: pytest.TempPathFactory) -> VideoTable:
     """Four videos at 10 frames per second, the last of a single frame, and a store of the flow of
-    the other three.
-    """
+    the other three."""
     folder, rng = tmp_path_factory.mktemp("check"), np.random.default_rng(0)
     for name, num_frames in FRAMES.items():
         texture = np.asarray(

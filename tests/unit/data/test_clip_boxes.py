@@ -33,8 +33,7 @@ COLOURS = np.array(
 
 def tracks(seed: int) -> np.ndarray:
     """Three boxes that wander apart from each other, pixels [T, 3, 4]; the third leaves the frames
-    that a centre crop keeps.
-    """
+    that a centre crop keeps."""
     start = np.array([[22 + seed, 4, 44 + seed, 20], [36, 24, 60, 40 + seed], [2, 44, 18, 58]])
     step = np.array([[2, 0, 2, 0], [-1, 0, -1, 0], [0, 0, 0, 0]])
     return start + np.arange(T)[:, None, None] * step
@@ -80,8 +79,7 @@ def training(table: VideoTable, transform: CropDraws | None = None) -> ClipDatas
 
 def check_painted(clip: ClipBatch, tolerance: float) -> tuple[int, int]:
     """Holds every region against the pixels of its colour; returns how many boxes were seen, and
-    how many were masked.
-    """
+    how many were masked."""
     assert clip.regions is not None
     views, _, frames = clip.video.shape[:3]
     assert clip.regions.boxes_xyxy.shape == (views, frames, K, 4)
@@ -109,8 +107,7 @@ def check_painted(clip: ClipBatch, tolerance: float) -> tuple[int, int]:
 
 def test_training_clips_have_their_boxes(table: VideoTable) -> None:
     """Random places, sizes and mirroring; the painted border falls on a pixel's centre at worst,
-    and the codec blurs colours a little.
-    """
+    and the codec blurs colours a little."""
     dataset = training(table, CropDraws(SPEC, train=True, flip=True))
     total = np.zeros(2, int)
     for epoch in range(8):
@@ -125,8 +122,7 @@ def test_training_clips_have_their_boxes(table: VideoTable) -> None:
 @pytest.mark.parametrize("flip", [False, True])
 def test_a_mirrored_clip_has_mirrored_boxes(table: VideoTable, flip: bool) -> None:
     """With `left` and `right` as classes, the label tells whether the clip was mirrored; so must
-    the boxes.
-    """
+    the boxes."""
     dataset = training(table, CropDraws(SPEC, train=True, flip=flip))
     plain = training(table)
     mirrored = 0
@@ -220,8 +216,7 @@ def test_faults_of_a_store_name_the_row(table: VideoTable, tmp_path: Path) -> No
 
 class Looking(nn.Module):
     """Weighs the mean pixel of each box by its score: an answer that depends on pixels, boxes,
-    scores and masks.
-    """
+    scores and masks."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -55,8 +55,7 @@ TEN = ViewPlan(num_views=3, crops=5, crop_places="corners", mirrored=True, short
 
 def shown(number: int) -> np.ndarray:
     """A smooth pattern whose every place tells itself, [H, W]; all of it is brighter by STEP for
-    each frame.
-    """
+    each frame."""
     y, x = np.mgrid[0:HEIGHT, 0:WIDTH]
     return (x + 0.9 * y + STEP * number).round().astype(np.uint8)
 
@@ -64,8 +63,7 @@ def shown(number: int) -> np.ndarray:
 @pytest.fixture(scope="module")
 def table(tmp_path_factory: pytest.TempPathFactory) -> VideoTable:
     """Folders of frames, and a store of flow in which x and y of flow frame i are frame i: so that
-    flow can be held against pixels.
-    """
+    flow can be held against pixels."""
     folder = tmp_path_factory.mktemp("flow")
     for name in ("a", "b"):
         video = folder / "videos" / name
@@ -99,8 +97,7 @@ def drawn(table: VideoTable) -> FlowStore:
 
 def fields_of(clip: ClipBatch, mirrored: bool) -> np.ndarray:
     """The number of each field, [V, T, S, L], told by its level over the first frame's, where every
-    pixel must agree.
-    """
+    pixel must agree."""
     assert clip.flow is not None
     flow = clip.flow.float().unflatten(3, (-1, 2))  # [V, T, S, L, 2, h, w]
     x, y = flow.unbind(4)
@@ -117,8 +114,7 @@ def fields_of(clip: ClipBatch, mirrored: bool) -> np.ndarray:
 
 def test_training_crops_and_mirrors_all_alike(table: VideoTable, drawn: FlowStore) -> None:
     """Also with corner crops; mirrored clips are told by the pattern, which rises from left to
-    right.
-    """
+    right."""
     for draws in ({"crop_scales": (1.0, 0.875, 0.75, 0.66)}, {"short_side": (30, 40)}, {}):
         transform = CropDraws(SPEC, train=True, flip=True, **draws)
         dataset = ClipDataset(table, "train", SPEC, train=True, seed=1, crops=transform, flow=drawn)
@@ -306,8 +302,7 @@ def test_a_model_of_flow_needs_flow(table: VideoTable) -> None:
 @pytest.fixture(scope="module")
 def moving(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two videos of textures that drift by different amounts, a table, and a store of their
-    flow.
-    """
+    flow."""
     folder = tmp_path_factory.mktemp("moving")
     rng, rows = np.random.default_rng(0), []
     for seed, name in enumerate(("left.mp4", "right.mp4")):

@@ -278,8 +278,7 @@ def test_older_charades_files_have_no_lengths_and_no_people(tmp_path: Path) -> N
 
 def test_groups_are_held_out_by_a_hash_of_their_names(tmp_path: Path) -> None:
     """All videos of a person go together, more people with a larger share, and nobody else with
-    other people beside them.
-    """
+    other people beside them."""
     people = [f"P{i:03}" for i in range(400)]
 
     def held(share: float, count: int) -> set[str]:
@@ -418,8 +417,7 @@ def test_bad_arguments_are_one_line(tmp_path: Path) -> None:
 
 def test_real_ucf101_lists(shared_data: Path, tmp_path: Path) -> None:
     """The official counts of all three splits; validation groups are the same in each; the eight
-    classes agree with their manifest.
-    """
+    classes agree with their manifest."""
     labels = shared_data / "data" / "splits" / "ucf101_splits"
     videos, out = shared_data / "data" / "ucf101_8", tmp_path / "t.csv"
     lines = make_table(ucf101.read_labels(labels, whole_train=True), videos, out)

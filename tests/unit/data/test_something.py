@@ -40,8 +40,7 @@ V2_SIDES = {
 
 def test_every_pair_of_the_v2_classes() -> None:
     """All pairs, and the one class that says "right" without a partner, which is therefore never
-    mirrored.
-    """
+    mirrored."""
     names = list(V2_SIDES.values())
     numbers = list(V2_SIDES)
     mirrored = {

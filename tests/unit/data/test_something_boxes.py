@@ -19,8 +19,7 @@ from vidgraph.precompute.extract import extract
 
 def test_the_real_annotations(shared_data: Path, tmp_path: Path) -> None:
     """Every box of the file comes back, to a ten-thousandth of a pixel; frames without an entry
-    have none.
-    """
+    have none."""
     folder = shared_data / "data" / "something_else_samples"
     content = json.loads((folder / "annotations.json").read_text())
     tasks, absent = something_else_tasks(folder / "annotations.json", folder / "videos")

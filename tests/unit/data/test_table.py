@@ -42,8 +42,7 @@ def test_rows_paths_classes_and_targets(tmp_path: Path) -> None:
 
 def test_excel_habits_are_read(tmp_path: Path) -> None:
     """Byte order mark, carriage returns, blanks, empty lines, quotes, a line break in a cell: rows
-    keep the number an editor shows.
-    """
+    keep the number an editor shows."""
     text = (
         '\ufeffsplit, note ,video,label\r\n\r\ntrain,"two\r\nlines","a, b.mp4", walk '
         '\r\n,,,\r\ntest,,c.mp4,"say ""hi"""\r\n'
@@ -260,8 +259,7 @@ def test_folder_with_split_folders(tmp_path: Path) -> None:
 
 def test_hash_split_is_fixed_and_near_80_10_10() -> None:
     """The numbers are part of the contract: a release that moved videos between splits would mix
-    training into test.
-    """
+    training into test."""
     names = [f"walk/{i:04d}.mp4" for i in range(1000)]
     assert Counter(map(split_by_hash, names)) == {"train": 802, "val": 92, "test": 106}
     assert [split_by_hash(name) for name in names[:8]] == [

@@ -19,8 +19,7 @@ CLASSES = ["left", "right", "up"]
 
 class Corner(VideoModel):
     """Reads its logits from the first pixels of the first frame, so that every case can be written
-    down.
-    """
+    down."""
 
     def __init__(self) -> None:
         spec = InputSpec(num_frames=2, height=2, width=4, channels=1, stride_frames=1)

@@ -200,8 +200,7 @@ def test_paired_bootstrap_sees_a_gap_that_the_single_intervals_hide():
 
 def test_paired_bootstrap_of_shares_over_several_trainings():
     """A clip counts by the share of trainings that got it right; against plain resampling of
-    clips.
-    """
+    clips."""
     rng = np.random.default_rng(8)
     hard = rng.random(500)
     first, second = ((rng.random((3, 500)) < rate * hard).mean(0) for rate in (1.6, 1.4))

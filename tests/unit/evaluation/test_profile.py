@@ -20,8 +20,7 @@ SPEC = InputSpec(num_frames=5, height=12, width=8, channels=3, stride_frames=1)
 
 class Small(VideoModel):
     """One of each thing that is counted: convolution, LSTM, attention, linear layer, and a product
-    outside of any part.
-    """
+    outside of any part."""
 
     def __init__(self) -> None:
         super().__init__(SPEC, 7)
@@ -191,8 +190,7 @@ def rstg_by_hand(
 
 def test_rstg_at_paper_size_equals_the_analytic_counts() -> None:
     """The authors' form, with every pair concatenated, costs 23.4 + 6.3 GMAC; the split form saves
-    the pairs' first layer.
-    """
+    the pairs' first layer."""
     terms = rstg_by_hand()
     profile = profile_model(create_model("rstg_syncmnist"))
     parts = profile["parts"]

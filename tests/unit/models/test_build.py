@@ -197,8 +197,7 @@ def test_costs_at_full_size(
 
 def test_size_of_the_small_graph() -> None:
     """Its stages share their weights, so one stage has the parameters of three, only not their
-    cost.
-    """
+    cost."""
     one, three = clip_model("rstg_small"), clip_model("rstg_small", head={"num_stages": 3})
     assert [sum(p.numel() for p in model.parameters()) for model in (one, three)] == [518_526] * 2
     assert (one.head.graph.num_stages, three.head.graph.num_stages) == (1, 3)

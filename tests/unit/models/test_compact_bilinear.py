@@ -54,8 +54,7 @@ def test_equals_the_sum_over_all_combinations_of_channels(channels: list[int], s
 
 def test_two_inputs_by_hand() -> None:
     """(1, 2) and (3, 5, 7) into 4 buckets: 1 * 3 goes to 0 + 1, 1 * -5 to 0 + 3, 1 * 7 to 0 + 1; -2
-    times those to 3 + 1, 3 + 3, 3 + 1.
-    """
+    times those to 3 + 1, 3 + 3, 3 + 1."""
     fusion = CompactBilinear([2, 3], 4).double()
     fusion.buckets_0, fusion.signs_0 = torch.tensor([0, 3]), torch.tensor([1.0, -1.0])
     fusion.buckets_1, fusion.signs_1 = torch.tensor([1, 3, 1]), torch.tensor([1.0, -1.0, 1.0])

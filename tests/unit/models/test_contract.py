@@ -155,8 +155,7 @@ def part(inputs: dict[str, Any], row: int) -> dict[str, Any]:
 
 def learned(model: VideoModel) -> VideoModel:
     """After two steps of training, so that nothing is zero because it starts so; every parameter
-    that learns has a gradient in the second.
-    """
+    that learns has a gradient in the second."""
     inputs, label = example(model.spec), torch.arange(2) % CLASSES
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):

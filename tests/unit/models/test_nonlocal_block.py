@@ -68,8 +68,7 @@ def test_equals_the_plain_form_in_outputs_and_gradients(
 
 def test_uneven_weights_are_those_of_the_paper() -> None:
     """One channel, two cells, by hand: theta x = (0, ln 3), phi x = (0, 1), so the second cell
-    weighs them 1 : 3.
-    """
+    weighs them 1 : 3."""
     layer = NonLocalBlock(2, norm="none", pool=False)
     for module, row in ((layer.theta, [1.0, 0.0]), (layer.phi, [0.0, 1.0]), (layer.g, [0.0, 1.0])):
         module.weight.data = torch.tensor(row).view(1, 2, 1, 1, 1)

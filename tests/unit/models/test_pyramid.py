@@ -59,8 +59,7 @@ def clips(model: STPyramid, batch: int = 2) -> dict[str, Tensor]:
 
 def test_the_whole_equals_its_equations_written_out() -> None:
     """Each level by hand from the maps of the two networks, with sketches applied by explicit sums
-    over channels.
-    """
+    over channels."""
     model = awake(small(stack_post="none", guidance_post="none", stream_post="none"))
     inputs = clips(model)
     frames, flow, pool = model.frames, model.flow, model.attention
@@ -198,8 +197,7 @@ def test_hashes_differ_between_levels_and_are_saved() -> None:
 
 def test_normalisation_makes_the_first_loss_that_of_guessing() -> None:
     """Log of the number of classes, and gradients that a rate of any other network suits; without
-    it both are out of all proportion.
-    """
+    it both are out of all proportion."""
     found = {}
     for post, of_stacks in (("ssqrt_l2", "ssqrt"), ("none", "none")):
         model = small(stack_post=of_stacks, guidance_post=post, stream_post=post).train()
@@ -337,8 +335,7 @@ def test_costs(name: str, params: int, gmac: str) -> None:
 
 def test_counts_beyond_the_two_networks_are_those_of_the_equations() -> None:
     """BN-Inception twice, 10,270,240 and 17 more channels of 64 7 x 7 kernels; attention and
-    classifier; sketches learn nothing.
-    """
+    classifier; sketches learn nothing."""
     with torch.device("meta"):
         model = create_model("stpyramid_bn_inception", 101)
     sizes = {

@@ -43,8 +43,7 @@ def random_boxes(
     batch: int = 3, frames: int = 5, count: int = 6, seed: int = 0
 ) -> tuple[Tensor, Tensor]:
     """Boxes of which some overlap and some do not, and a mask with an empty frame and, in the last
-    clip, no box at all.
-    """
+    clip, no box at all."""
     generator = torch.Generator().manual_seed(seed)
     low = torch.rand(batch, frames, count, 2, generator=generator) * 80
     boxes = torch.cat(
@@ -179,8 +178,7 @@ def test_a_batch_of_one_and_another_order_of_boxes(which: int) -> None:
 
 def test_a_share_does_not_tell_how_far_a_box_has_moved() -> None:
     """Only boxes that compete for a neighbour have shares between 0 and 1; one that overlaps a
-    single box has 1, whatever the IoU.
-    """
+    single box has 1, whatever the IoU."""
     start = torch.tensor([10.0, 10, 20, 20])
     boxes = torch.stack(
         [torch.stack([start, start + torch.tensor([step, 0, step, 0])]) for step in (0.0, 3.0, 9.0)]
@@ -255,8 +253,7 @@ def mean_entropy(graph: Tensor) -> float:
 
 def test_it_starts_nearly_even_where_other_starts_are_saturated() -> None:
     """At the paper's size. Features of unit deviation, as far as they are above zero: a map after
-    ReLU.
-    """
+    ReLU."""
     torch.manual_seed(0)
     nodes, mask = F.relu(torch.randn(1, 800, 512)), torch.ones(1, 800, dtype=torch.bool)
     ours, scaled = SimilarityGraph(512), SimilarityGraph(512, scale=True)
@@ -379,8 +376,7 @@ def test_layers_equal_the_plain_form(options: dict[str, Any]) -> None:
 
 def test_one_layer_by_hand() -> None:
     """Two boxes at one place in two frames, width 2: Z = front X W_f + back X W_b, then layer norm
-    and ReLU.
-    """
+    and ReLU."""
     layer = GraphConvolution(2, ("front", "back"), last=False)
     layer.weights["front"].weight.data = torch.tensor([[1.0, 0], [0, 2]])
     layer.weights["back"].weight.data = torch.tensor([[0.0, 1], [3, 0]])
@@ -413,8 +409,7 @@ def test_one_layer_by_hand() -> None:
 )
 def test_what_each_graph_has_to_learn(options: dict[str, Any], matrices: int, norms: int) -> None:
     """Three layers; two matrices for the similarities, one per graph and layer; norms after all
-    layers but the last of each branch.
-    """
+    layers but the last of each branch."""
     graph = region_graph(**options)
     assert sum(p.numel() for p in graph.parameters()) == matrices * WIDTH**2 + norms * 2 * WIDTH
     plain = region_graph(**options, affine=False)
@@ -431,8 +426,7 @@ def test_output_is_exactly_zero_at_first_and_everything_learns_by_the_second_ste
     options: dict[str, Any],
 ) -> None:
     """With a ReLU or a norm after the last layer, the gradient would be zero for ever, or three
-    hundred times too large.
-    """
+    hundred times too large."""
     torch.manual_seed(0)
     graph, (nodes, boxes, mask) = region_graph(**options), some_regions()
     target = torch.randn_like(nodes)

@@ -16,8 +16,7 @@ from vidgraph.records import Regions, step_frames
 
 def ramps(height: int, width: int, steps: int = 1) -> Tensor:
     """A map whose channels are the index of the column and of the row, and the step: [1, 3, P, H,
-    W].
-    """
+    W]."""
     column = torch.arange(width).float().expand(steps, height, width)
     row = torch.arange(height).float()[:, None].expand(steps, height, width)
     step = torch.arange(steps).float()[:, None, None].expand(steps, height, width)
@@ -46,8 +45,7 @@ def test_coordinates_on_an_index_ramp(
     crop: tuple[int, int], cells: tuple[int, int], aligned: bool, shift: float
 ) -> None:
     """The point at pixel x lies at x / stride - 0.5 of the map. The largest cell of a ramp is the
-    last of seven, whose points lie, in the mean, at 6.5 sevenths of the box.
-    """
+    last of seven, whose points lie, in the mean, at 6.5 sevenths of the box."""
     height, width = crop
     boxes = torch.tensor(
         [[0.2, 0.25, 0.5, 0.75], [0.4, 0.3, 0.9, 0.6], [0.1, 0.1, 0.8, 0.85]]
@@ -60,8 +58,7 @@ def test_coordinates_on_an_index_ramp(
 
 def test_by_sixteenths_of_a_pixel_at_the_paper_size() -> None:
     """A box as wide as a pixel: pixel 152 of 224 is cell 152 / 16 - 0.5 = 9 of 14. At twice the
-    scale, it would be outside.
-    """
+    scale, it would be outside."""
     box = torch.tensor([151.5, 71.5, 152.5, 72.5])[None, None, None]
     nodes = region_nodes(ramps(14, 14), regions(box, (224, 224)))
     torch.testing.assert_close(nodes[0, 0, 0, :2], torch.tensor([9.0, 4.0]), rtol=0, atol=0.04)

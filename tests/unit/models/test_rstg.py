@@ -273,8 +273,7 @@ def test_an_absent_edge_has_no_influence(attention: str):
 
 def test_mirrored_frames_mirror_the_nodes():
     """Permuting nodes along with their neighbours permutes the outputs: a mirror is such a
-    permutation of the grid.
-    """
+    permutation of the grid."""
     layer = graph(RSTGOptions()).eval()
     mirror = torch.tensor([2, 1, 0, 5, 4, 3, 8, 7, 6, 10, 9, 12, 11, 13])
     assert torch.equal(

@@ -60,8 +60,7 @@ def as_ours(golden: Any, prefix: str, model: nn.Module) -> dict[str, Tensor]:
 
 def trained(model: nn.Module) -> dict[str, nn.Parameter]:
     """What the authors' network trains: their LSTM cell has one bias where torch's has two, so ours
-    stands still.
-    """
+    stands still."""
     return {name: value for name, value in model.named_parameters() if "bias_hh" not in name}
 
 
@@ -90,8 +89,7 @@ def test_weights_after_two_nesterov_steps_equal_the_authors() -> None:
     """TensorFlow 1 applies an update as soon as a variable's own gradient is known, and the rest of
     the backward pass then reads the new value: the gradient that leaves the classifier has gone
     through its updated weights. We do the same for the classifier, which takes the difference from
-    4.2e-4 to 5.5e-5; other variables race too, unpredictably and by less.
-    """
+    4.2e-4 to 5.5e-5; other variables race too, unpredictably and by less."""
     model, golden, video, labels = golden_model()
     weights, head = trained(model), model.head
     last = torch.optim.SGD(head.classifier.parameters(), lr=1e-3, momentum=0.9, nesterov=True)
@@ -275,8 +273,7 @@ def test_the_plain_backbone_at_initialisation(placement: str) -> None:
 
 def test_larger_frames_need_no_crops() -> None:
     """With windows, each part of the map that has the training size is scored; the graph's vector
-    is of the whole map.
-    """
+    is of the whole map."""
     whole = enlivened(tiny("vec")).eval()
     parts = tiny("vec", windows="logits").eval()
     parts.load_state_dict(whole.state_dict())

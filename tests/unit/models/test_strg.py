@@ -206,8 +206,7 @@ def test_bf16_stays_close_and_learns() -> None:
 @pytest.mark.slow
 def test_compiled_in_one_piece_equals_eager_with_its_gradients() -> None:
     """Traced and differentiated by torch's compiler; without its code generator, which takes
-    minutes for a backbone on a CPU.
-    """
+    minutes for a backbone on a CPU."""
     model, (video, regions) = awake(small()), clips()
     compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
     expected = model(video, regions=regions)
@@ -300,8 +299,7 @@ def profile(name: str, **overrides: Any) -> dict[str, Any]:
 
 def graph_by_hand(similarity: bool = True, overlap: bool = True) -> float:
     """GMAC of all graphs as N x N matrices: X W and G X per graph and layer, two embeddings, their
-    products.
-    """
+    products."""
     graphs = similarity + 2 * overlap
     layers = LAYERS * graphs * (NODES * WIDTH**2 + NODES**2 * WIDTH)
     return (layers + similarity * (2 * NODES * WIDTH**2 + NODES**2 * WIDTH)) / 1e9
@@ -309,8 +307,7 @@ def graph_by_hand(similarity: bool = True, overlap: bool = True) -> float:
 
 def test_parts_add_up_as_the_paper_counts_them() -> None:
     """158.05 GMAC: 152.47 for the backbone and 5.58 for the graph, whose cost grows faster than the
-    number of boxes; the convolution that reduces the map is not counted.
-    """
+    number of boxes; the convolution that reduces the map is not counted."""
     full = profile("strg_i3d_r50")
     assert {name: part["params"] for name, part in full["parts"].items() if part["params"]} == {
         "backbone": 27_223_872,

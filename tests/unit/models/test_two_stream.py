@@ -50,8 +50,7 @@ def clips(model: TwoStream, batch: int = 2) -> dict[str, Tensor]:
 
 def test_segments_equal_a_plain_loop_over_images() -> None:
     """Every image by itself, the mean of its map, the classifier; the mean over images of what
-    comes out; 1 to 1.5.
-    """
+    comes out; 1 to 1.5."""
     model = small(num_frames=3)
     inputs = clips(model)
     frames, flow = model.frames, model.flow
@@ -120,8 +119,7 @@ def test_order_counts_in_lrcn_and_not_between_segments(name: str, same: bool) ->
 
 def test_each_stream_is_trained_as_if_the_other_were_not_there() -> None:
     """Gradients of both at once against those of each alone; a stream that is frozen is not even
-    computed.
-    """
+    computed."""
     model, labels = small(), torch.tensor([0, 1])
     inputs = clips(model)
 
@@ -147,8 +145,7 @@ def test_each_stream_is_trained_as_if_the_other_were_not_there() -> None:
 
 def test_a_pyramid_starts_from_the_networks_of_two_streams() -> None:
     """Names agree, so that the weights of one fit the other; only classifiers and what fuses have
-    no counterpart.
-    """
+    no counterpart."""
     streams, pyramid = create_model("two_stream_small", CLASSES), create_model("stpyramid_small", 3)
     report = load_matching(pyramid, streams.state_dict())
     shared = {name for name in pyramid.state_dict() if name.startswith(("frames.", "flow."))}

@@ -24,8 +24,7 @@ from vidgraph.util import atomic_write
 @dataclass(frozen=True)
 class CrashingJob:
     """Stores no boxes; dies while it writes the file of the second video: always, or the first
-    time.
-    """
+    time."""
 
     mode: str
     store: str

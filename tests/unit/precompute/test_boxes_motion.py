@@ -20,8 +20,7 @@ HEIGHT, WIDTH, T = 96, 128, 20
 
 def scene(pan: float, step: int, seed: int = 0) -> np.ndarray:
     """A smooth patchwork that pans by `pan` pixels per frame, and over it a square of 24 pixels
-    that moves by `step`, [T, H, W, 3].
-    """
+    that moves by `step`, [T, H, W, 3]."""
     rng = np.random.default_rng(seed)
     coarse = rng.integers(40, 160, (18, 40, 3), dtype=np.uint8)
     wide = cv2.resize(coarse, (320, HEIGHT), interpolation=cv2.INTER_CUBIC)
@@ -90,8 +89,7 @@ def test_equal_every_time(tmp_path: Path) -> None:
 
 def test_the_first_box_is_on_the_actor_of_a_real_clip(shared_data: Path) -> None:
     """A man who juggles in the middle of a lawn: all motion lies within the columns that he
-    fills.
-    """
+    fills."""
     clip = shared_data / "data" / "ucf101_8" / "JugglingBalls" / "v_JugglingBalls_g01_c04.mp4"
     with open_video(clip) as video:
         for rows in computed(video, [60, 122, 180], MovingRegions(128)):

@@ -182,8 +182,7 @@ def test_a_store_that_cannot_be_written_stops_all(
     tasks: list[Task], tmp_path: Path, workers: int
 ) -> None:
     """A file where the folder of class `b` should be: no video of that class could ever be
-    stored.
-    """
+    stored."""
     (tmp_path / "b.safetensors").write_text("")
     tasks = [Task(task.video, f"b.safetensors/{task.name}") for task in tasks]
     with pytest.raises(RunError, match=r"mp4\.safetensors: cannot be written"):

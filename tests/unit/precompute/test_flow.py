@@ -27,8 +27,7 @@ def motion_of(method: str, first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 def scene(height: int, width: int) -> np.ndarray:
     """Blotches of many sizes, larger than the frame by 40 pixels on every side, four times as fine
-    as its pixels, [4 H', 4 W'].
-    """
+    as its pixels, [4 H', 4 W']."""
     rng = np.random.default_rng(0)
     size = 4 * (width + 80), 4 * (height + 80)
     layers = [
@@ -43,8 +42,7 @@ def scene(height: int, width: int) -> np.ndarray:
 
 def moved(whole: np.ndarray, x: float, y: float) -> np.ndarray:
     """The middle of a scene after it went x pixels to the right and y down (whole quarters), [H, W,
-    3].
-    """
+    3]."""
     top, left = round(4 * (40 - y)), round(4 * (40 - x))
     part = whole[top : top + whole.shape[0] - 320, left : left + whole.shape[1] - 320]
     grey = part.reshape(part.shape[0] // 4, 4, part.shape[1] // 4, 4).mean((1, 3))
@@ -55,8 +53,7 @@ def moved(whole: np.ndarray, x: float, y: float) -> np.ndarray:
 @pytest.mark.parametrize(("x", "y"), [(3, 0), (0, -2), (-1.5, 0.75), (4, -3), (0, 0)])
 def test_known_translations_are_found(method: str, x: float, y: float) -> None:
     """Within a quarter of a pixel away from the border: on average, and nine tenths of all places;
-    also after 8 bits.
-    """
+    also after 8 bits."""
     whole = scene(128, 170)
     motion = motion_of(method, moved(whole, 0, 0), moved(whole, x, y))
     assert motion.shape == (128, 170, 2)
@@ -70,8 +67,7 @@ def test_known_translations_are_found(method: str, x: float, y: float) -> None:
 @pytest.mark.parametrize("method", CLASSIC)
 def test_small_frames_work_too(method: str) -> None:
     """OpenCV's DIS ends the process on frames of a few pixels; they are continued by their
-    border.
-    """
+    border."""
     for height, width in ((4, 6), (24, 60)):
         whole = scene(height, width)
         motion = motion_of(method, moved(whole, 0, 0), moved(whole, 1, 0))
@@ -83,8 +79,7 @@ def test_small_frames_work_too(method: str) -> None:
 @pytest.fixture(scope="module")
 def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twelve frames of a scene that goes two pixels to the right and one up each time, without
-    loss.
-    """
+    loss."""
     path, whole = tmp_path_factory.mktemp("videos") / "moving.mp4", scene(64, 96)
     write_video(path, np.stack([moved(whole, 2 * t, -t) for t in range(12)]), fps=10, lossless=True)
     return path
@@ -129,8 +124,7 @@ def test_flow_frames_computed_once_are_kept(video: Path, monkeypatch: pytest.Mon
 
 def test_the_bound_cuts_off_and_is_counted(video: Path, tmp_path: Path) -> None:
     """With a bound of 1.5 pixels at 340x256, that is 0.42 across and 0.375 down, nearly all of the
-    motion reaches it.
-    """
+    motion reaches it."""
     report = extract(FlowJob(bound=1.5), [Task(video, "moving.mp4")], tmp_path / "flow")
     assert report.counts["values"] == 11 * 64 * 96 * 2
     assert report.counts["cut_off"] > 0.8 * report.counts["values"]
@@ -192,8 +186,7 @@ def test_tvl1_without_the_contrib_modules(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_a_mirrored_video_has_mirrored_flow(video: Path) -> None:
     """What training does to stored flow is, but for the method's own error, what the method finds
-    in mirrored frames.
-    """
+    in mirrored frames."""
     with open_video(video) as opened:
         frames = opened.read([0, 1])
     turned = np.ascontiguousarray(frames[:, :, ::-1])

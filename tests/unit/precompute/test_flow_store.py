@@ -45,8 +45,7 @@ def motion_of(values: np.ndarray, height: int = 256, width: int = 340) -> np.nda
 
 def test_bytes_by_hand() -> None:
     """255 (v / 20 + 1) / 2 to the nearest, and 128 for none; -20 and 20 are the ends. 10 is 191.25,
-    -10 is 63.75, 0.05 is 127.8, and 0.2 is 128.8.
-    """
+    -10 is 63.75, 0.05 is 127.8, and 0.2 is 128.8."""
     values = [0, 20, -20, 10, -10, 0.05, -0.05, 0.2, 33, -1e9]
     expected = [128, 255, 0, 191, 64, 128, 127, 129, 255, 0]
     found = quantize(motion_of(np.array(values)))
@@ -63,8 +62,7 @@ def test_every_byte_by_the_slow_formula() -> None:
 @pytest.mark.parametrize("bound", [20.0, 15.0])
 def test_the_round_trip_is_within_half_a_level(bound: float) -> None:
     """0.0784 pixels of 20, at most; that there is no motion is off by as much, as no byte stands
-    for it.
-    """
+    for it."""
     values = np.linspace(-bound, bound, 340)
     back = dequantize(quantize(motion_of(values), bound), bound)[0, :, 0]
     errors = np.abs(back - values.astype(np.float32))
@@ -76,8 +74,7 @@ def test_the_round_trip_is_within_half_a_level(bound: float) -> None:
 @pytest.mark.parametrize(("height", "width"), [(256, 340), (128, 170), (64, 510), (33, 31)])
 def test_the_bound_grows_with_the_frame(height: int, width: int) -> None:
     """x by the width and y by the height, so that the same motion of the same picture has the same
-    bytes at every size.
-    """
+    bytes at every size."""
     bounds = bounds_pixels(height, width)
     assert bounds.tolist() == pytest.approx([20 * width / 340, 20 * height / 256])
     relative = np.random.default_rng(1).uniform(-0.06, 0.06, (20, 2))  # of the frame's sides
@@ -90,8 +87,7 @@ def test_the_bound_grows_with_the_frame(height: int, width: int) -> None:
 
 def test_mirroring_is_exact() -> None:
     """The byte of the opposite motion is 255 less the byte, halves of a level included, and stands
-    for exactly the opposite.
-    """
+    for exactly the opposite."""
     halves = np.arange(1, 128) * 20 / 127.5  # between two bytes each
     drawn = np.random.default_rng(2).uniform(-25, 25, 120)
     motion = motion_of(np.concatenate([drawn, halves[:90], -halves[40:127]]))[:1, :297]

@@ -46,8 +46,7 @@ def photo(shared_data: Path, number: int) -> np.ndarray:
 
 def test_boxes_are_torchvisions(source: RegionProposals, shared_data: Path) -> None:
     """The detector's own `rpn(images, features)` gives the same boxes, in resized pixels and
-    without the scores; of wide and tall frames.
-    """
+    without the scores; of wide and tall frames."""
     detector = build_detector("random", SIDE)
     for pixels in (photo(shared_data, 0), photo(shared_data, 1).transpose(1, 0, 2)):
         rows = source.compute(source.prepare(pixels), [])
@@ -65,8 +64,7 @@ def test_boxes_are_torchvisions(source: RegionProposals, shared_data: Path) -> N
 
 def test_scores_belong_to_their_boxes(source: RegionProposals, shared_data: Path) -> None:
     """Objectness of the anchor that a box comes from, found anew by brute force over all
-    anchors.
-    """
+    anchors."""
     pixels = photo(shared_data, 2)
     rows = source.compute(source.prepare(pixels), [])
     boxes, scores = rows[:, :4], rows[:, 4]
@@ -133,8 +131,7 @@ def raft_frames(height: int, width: int) -> np.ndarray:
 
 def test_motion_is_torchvisions() -> None:
     """Against the network built and fed by hand, with torchvision's own preprocessing; 130 x 60
-    become 136 x 128.
-    """
+    become 136 x 128."""
     pair, raft = raft_frames(130, 60), Raft("random")
     first, second = (raft.prepare(frame) for frame in pair)
     motion = raft.compute(first, [second])

@@ -35,8 +35,7 @@ def test_an_error_of_the_function_stops_all(workers: int) -> None:
 
 def test_a_process_that_dies_costs_at_most_its_item(tmp_path: Path) -> None:
     """`eval` stands for work of which one item takes every process down, and one the first only,
-    which leaves a mark.
-    """
+    which leaves a mark."""
     mark = repr(str(tmp_path / "mark"))
     once = f"7 if os.path.exists({mark}) else (os.mkdir({mark}), os._exit(1))"
     items = ["1 + 1", "os._exit(3)", once, "2 + 2"]

@@ -203,8 +203,7 @@ def test_another_video_is_found_by_size_and_by_content(folder: Path, video: Path
 
 def test_a_video_is_known_by_samples_of_its_bytes(tmp_path: Path) -> None:
     """All of a short file counts; of a long one, sixteen blocks of 64 KiB, the first and the last
-    among them.
-    """
+    among them."""
     content = np.random.default_rng(0).bytes(1 << 20)
     path = tmp_path / "a.mp4"
     path.write_bytes(content)

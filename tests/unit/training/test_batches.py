@@ -15,8 +15,7 @@ from vidgraph.training.batches import ClipSequence, position_batches
 
 class Rows:
     """A data set of single samples that remembers the pass; sample i of pass e has the value 100 e
-    + i.
-    """
+    + i."""
 
     def __init__(self, length: int = 5, broken: int | None = None) -> None:
         self.length, self.broken, self.epoch = length, broken, 0

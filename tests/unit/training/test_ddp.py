@@ -52,8 +52,7 @@ def test_two_gloo_processes_train_like_one(tmp_path: Path, words: tuple[str, ...
 @pytest.mark.slow
 def test_two_processes_with_dropout_continue_exactly(tmp_path: Path) -> None:
     """They break off after 40 clips and go on from the checkpoint of 24, each with its own random
-    numbers.
-    """
+    numbers."""
     run(tmp_path / "whole", 2, "dropout")
     run(tmp_path / "broken", 2, "dropout", "break", fails=True)
     assert load_checkpoint(tmp_path / "broken")["progress"]["clips_seen"] == 24

@@ -43,8 +43,7 @@ def test_frozen_parameters_are_in_no_group() -> None:
 
 def test_frozen_statistics_stay_while_gains_learn() -> None:
     """A batch norm under `freeze_norms` keeps its mean and variance; one under `freeze` its gain
-    and bias too; others follow the batch.
-    """
+    and bias too; others follow the batch."""
     model = nn.ModuleDict({name: nn.BatchNorm1d(2) for name in ("stem", "fixed", "head")}).train()
     freeze(model, ["fixed."], ["stem."])
     batch = torch.tensor([[1.0, 2.0], [3.0, 6.0]])

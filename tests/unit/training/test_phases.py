@@ -152,8 +152,7 @@ def test_continuing_gives_the_same_losses_and_weights(
 
 def test_the_best_weights_are_those_of_the_last_phase(tmp_path: Path) -> None:
     """The last phase unlearns, so that its first validation is its best, and every earlier one was
-    better.
-    """
+    better."""
     phases = [
         {"name": "learn", "clips": 400, "schedule": "constant"},
         {"name": "forget", "clips": 64, "lr": 50.0, "schedule": "constant"},

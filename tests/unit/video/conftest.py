@@ -45,8 +45,7 @@ def moving_patches(num_frames: int) -> np.ndarray:
 @pytest.fixture(scope="session")
 def encode() -> Callable[..., Path]:
     """`encode(path, codec, num_frames, ...)` writes `moving_patches` with PyAV and returns the
-    path.
-    """
+    path."""
 
     def write(
         path: Path,

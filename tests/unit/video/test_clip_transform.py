@@ -147,8 +147,7 @@ def test_luma() -> None:
 
 def test_short_side_sets_the_size_of_the_window() -> None:
     """A crop of 224 from frames whose shorter side is 256 keeps 7/8 of the shorter side; from 320,
-    7/10.
-    """
+    7/10."""
     fixed = CropDraws(spec(224, 224), train=True, short_side=(256, 256))
     plans = [fixed.plan(240, 427, np.random.default_rng(seed)) for seed in range(200)]
     assert {(plan.height, plan.width, plan.size) for plan in plans} == {(210, 210, (224, 224))}

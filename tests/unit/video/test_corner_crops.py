@@ -47,8 +47,7 @@ def test_thirteen_points(rows: int, columns: int) -> None:
 
 def test_training_windows_are_those_of_tsn() -> None:
     """At 340x256: sides 256, 224, 192, 168, neighbours at most, at thirteen points; all of them
-    occur.
-    """
+    occur."""
     transform = CropDraws(SPEC, train=True, crop_scales=SCALES, flip=True)
     rng = np.random.default_rng(0)
     plans = [transform.plan(256, 340, rng) for _ in range(6000)]
@@ -91,8 +90,7 @@ TEN = ViewPlan(crops=5, crop_places="corners", mirrored=True, short_side=256)
 
 def test_ten_crops_by_hand() -> None:
     """`GroupOverSample` at 340x256 with crops of 224: x from 0 to 116, y from 0 to 32; then all of
-    them mirrored.
-    """
+    them mirrored."""
     windows = TEN.windows(SPEC, 256, 340)
     places = [(0, 0), (0, 116), (16, 58), (32, 0), (32, 116)]
     assert [(w.top, w.left, w.height, w.width, w.flip) for w in windows] == [
@@ -161,8 +159,7 @@ def test_flow_views_are_cut_as_the_pixels_are(tmp_path: Path) -> None:
 
 def test_flow_alone_decodes_no_frame(tmp_path: Path) -> None:
     """A model without colour channels gets an empty video of the right shape; damage of a frame
-    that no field needs is not met.
-    """
+    that no field needs is not met."""
     for t in range(12):
         Image.new("L", (20, 16), t).save(tmp_path / f"{t:02}.png")
     spec = InputSpec(

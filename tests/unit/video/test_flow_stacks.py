@@ -162,8 +162,7 @@ def test_brightness_and_luma_leave_flow_alone() -> None:
 @pytest.mark.parametrize(("height", "width"), [(48, 80), (12, 20), (24, 44)])
 def test_fields_of_another_size_are_cut_at_the_same_place(height: int, width: int) -> None:
     """A field that says of each pixel how far right and down it lies, as a share of the frame, says
-    the same at every size.
-    """
+    the same at every size."""
     y, x = np.mgrid[0:height, 0:width]
     share = np.stack([(x + 0.5) / width, (y + 0.5) / height], axis=-1)
     fields = (share * 200).round().astype(np.uint8)[None]
@@ -178,8 +177,7 @@ def test_fields_of_another_size_are_cut_at_the_same_place(height: int, width: in
 
 def test_boxes_and_flow_move_together() -> None:
     """A bright rectangle in the flow lies inside the box that was drawn around it, whatever the
-    window.
-    """
+    window."""
     fields = np.full((1, 40, 60, 2), 127, np.uint8)
     fields[0, 10:30, 20:44] = 250
     box = np.array([[[20 / 60, 10 / 40, 44 / 60, 30 / 40]]], np.float32)

@@ -70,8 +70,7 @@ def check_random_reads(
     path: Path, expected: list[np.ndarray], num_reads: int = 25, num_threads: int = 1
 ) -> None:
     """Random sets of frames, with what was kept from counting thrown away halfway, then all frames
-    in order.
-    """
+    in order."""
     draw = random.Random(0)
     with open_video(path, num_threads=num_threads) as video:
         assert video.num_frames == len(expected)
@@ -190,8 +189,7 @@ def test_one_frame(tmp_path: Path, encode: Encode) -> None:
 
 def readable_frames(path: Path, num_frames: int, clean: list[np.ndarray]) -> list[int]:
     """Frames that are handed out, one by one; each must equal the clean file's, the others must
-    raise and name themselves.
-    """
+    raise and name themselves."""
     sound = []
     with open_video(path) as video:
         assert video.num_frames == num_frames

@@ -19,8 +19,7 @@ FRAME = np.full((64, 64, 3), 60, dtype=np.uint8)
 
 def grid_explanation(num_frames: int = 4, stages: int = 2) -> Explanation:
     """Even attention over the neighbours of RSTG's grid; the diagonal holds weight that is no
-    edge.
-    """
+    edge."""
     linked, boxes = adjacency(GRID), node_boxes(GRID).expand(num_frames, -1, -1)
     even = linked.float() / linked.sum(1, keepdim=True) + 0.9 * torch.eye(14)
     return Explanation(boxes, linked, even.repeat(stages, num_frames, 1, 1), node_names(GRID))
@@ -28,8 +27,7 @@ def grid_explanation(num_frames: int = 4, stages: int = 2) -> Explanation:
 
 def three_nodes() -> Explanation:
     """Left and right hear each other and the node below, which hears nobody; right prefers left in
-    frame 1 only.
-    """
+    frame 1 only."""
     boxes = [[0.1, 0.4, 0.3, 0.6], [0.7, 0.4, 0.9, 0.6], [0.4, 0.75, 0.6, 0.95]]
     linked = torch.tensor([[0, 1, 1], [1, 0, 1], [0, 0, 0]]).bool()
     attention = torch.zeros(1, 2, 3, 3)

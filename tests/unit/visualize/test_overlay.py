@@ -18,8 +18,7 @@ from vidgraph.visualize.overlay import write_overlay
 
 def prediction(stages: int = 1, frame_indices: tuple[int, ...] = (0, 2, 4)) -> Prediction:
     """All attention goes from one corner of the grid to its neighbours, in another corner in each
-    sampled frame.
-    """
+    sampled frame."""
     grid, linked = (3, 2, 1), adjacency((3, 2, 1))
     attention = torch.zeros(stages, 3, 14, 14)
     for t, node in enumerate((0, 2, 8)):

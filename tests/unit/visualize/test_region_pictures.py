@@ -26,8 +26,7 @@ STEPS, FRAMES = 3, 6
 
 def moving_boxes() -> torch.Tensor:
     """Three steps of four boxes: the whole frame, one that moves to the right, one that stays, and
-    one that is there at first only.
-    """
+    one that is there at first only."""
     boxes = torch.zeros(STEPS, 4, 4)
     boxes[:, 0] = torch.tensor([0.0, 0, 1, 1])
     for step in range(STEPS):
@@ -43,8 +42,7 @@ def iou(a: np.ndarray, b: np.ndarray) -> float:
 
 def explanation(similar: bool = True, overlapping: bool = True) -> Explanation:
     """Box 3 exists at the first step only; the similarity graph is even but for box 1 of step 1,
-    which looks at box 1 of steps 0 and 2.
-    """
+    which looks at box 1 of steps 0 and 2."""
     boxes = moving_boxes()
     mask = torch.ones(STEPS, 4, dtype=torch.bool)
     mask[1:, 3] = False
