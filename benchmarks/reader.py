@@ -29,7 +29,6 @@ import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
-from vidgraph.video.decoders import probe_decoders
 from vidgraph.video.reader import clear_index_cache, open_video
 
 HEIGHT, WIDTH, FPS, NUM_WANTED = 256, 340, 30, 32
@@ -99,15 +98,6 @@ def read_sequentially(path: Path, indices: np.ndarray) -> np.ndarray:
     return np.stack(frames)
 
 
-def read_torchcodec(path: Path, indices: np.ndarray) -> np.ndarray:
-    from torchcodec.decoders import VideoDecoder
-
-    decoder = VideoDecoder(
-        str(path), seek_mode="exact", num_ffmpeg_threads=1, dimension_order="NHWC"
-    )
-    return decoder.get_frames_at(indices.tolist()).data.numpy()
-
-
 def best_of(
     read: Callable[[Path, np.ndarray], np.ndarray], path: Path, indices: np.ndarray, repeats: int
 ) -> tuple[float, np.ndarray]:
@@ -159,10 +149,6 @@ def main() -> None:
         "+length": read_ours_with_length,
         "sequential": read_sequentially,
     }
-    torchcodec = probe_decoders()["torchcodec"]
-    print(f"torchcodec: {torchcodec}")
-    if torchcodec.startswith("ok"):
-        readers["torchcodec"] = read_torchcodec
     num_frames = arguments.seconds * FPS
     rng = np.random.default_rng(0)
     draws = [draw_indices(num_frames, rng) for _ in range(arguments.draws)]
