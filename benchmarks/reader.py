@@ -11,8 +11,7 @@ the peer ten times as much per converted frame). Both are checked to return equa
 
 Columns: milliseconds, median over draws; ratio: sum over draws of ours divided by sum of the
     peer's. `+length` also asks
-for `num_frames`, which decodes the file's end once. torchcodec's column shows where it loads and
-decodes a probe clip.
+for `num_frames`, which decodes the file's end once.
 """
 
 from __future__ import annotations
