@@ -293,9 +293,11 @@ def nested(overrides: Mapping[str, Any]) -> dict[str, Any]:
     content: dict[str, Any] = {}
     for dotted, value in overrides.items():
         *path, last = dotted.split(".")
-        below = content
+        below: Any = content
         for key in path:
-            below = below.setdefault(key, {})
+            below = below.setdefault(key, {}) if isinstance(below, dict) else None
+        if not isinstance(below, dict) or last in below:
+            raise RecipeError(f"--{dotted}: another key is a part or the whole of it; give one")
         if isinstance(value, str) and (value[:1] in ("[", "{") or value in ("null", "~")):
             try:
                 value = yaml.safe_load(value)

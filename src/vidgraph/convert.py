@@ -164,8 +164,8 @@ def convert_tensors(tensors: Mapping[str, Any], model: nn.Module) -> Conversion:
         model: or a part of one; it says which tensors are wanted and is not changed.
 
     Raises:
-        WeightsError: a tensor that the model has no place for, one of the model's that none fills,
-            or another shape.
+        WeightsError: a tensor that the model does not have, one of the model's that none fills, or
+            another shape.
     """
     codebase, wanted = recognise(tensors), model.state_dict()
     anchor = codebase.anchor

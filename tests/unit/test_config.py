@@ -198,6 +198,9 @@ def test_model_overrides_are_nested_and_of_the_model_alone() -> None:
     with pytest.raises(RecipeError, match="is no option of a model"):
         model_overrides({"train.lr": "1"})
     assert nested({"a.b": "x", "a.c": "{d: 1}"}) == {"a": {"b": "x", "c": {"d": 1}}}
+    for keys in (("a.b", "a.b.c"), ("a.b.c", "a.b"), ("a", "a.b.c")):
+        with pytest.raises(RecipeError, match="another key is a part or the whole of it"):
+            nested(dict.fromkeys(keys, "x"))
 
 
 def test_recipe_keys_are_keys_that_recipes_have() -> None:

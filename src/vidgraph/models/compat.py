@@ -127,9 +127,9 @@ def _upgrade_streams(architecture: str, rest: dict[str, Any], nested: dict[str, 
     own["batch_norm"] = "frames.backbone.norm flow.backbone.norm"
     for key, value in rest.items():
         common, fusion = _OPTIONS.get(key, ""), f"fusion.{_FUSION.get(key, key)}"
-        path = own.get(key) or (common if common.startswith("input") else fusion)
-        for place in path.split():
-            _set(nested, place, value)
+        paths = own.get(key) or (common if common.startswith("input") else fusion)
+        for path in paths.split():
+            _set(nested, path, value)
     if unused is not None:
         nested[unused] = None
 
