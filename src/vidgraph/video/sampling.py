@@ -108,15 +108,17 @@ def sample_frames(
 
 def _refuse_short(spec: InputSpec, times: np.ndarray) -> None:
     """Raises SpanError if a clip needs more frames, or longer, than the span has."""
-    if spec.sample_fps is not None:
+    if spec.whole_video or spec.stride_frames is not None:
+        stride = 1 if spec.whole_video else spec.stride_frames or 1
+        count = (spec.num_frames - 1) * stride + 1
+        short, words = count > len(times), f"{_frames(count)}, and the video has {len(times)}"
+    else:
+        assert spec.sample_fps is not None
         need, has = (spec.num_frames - 1) / spec.sample_fps, float(times[-1] - times[0])
         short, words = (
             need > has + _ROUNDING_SECONDS,
             f"frames from 0 to {need:.3g} s, and the video's last is at {has:.3g} s",
         )
-    else:
-        need = (spec.num_frames - 1) * (spec.stride_frames or 1) + 1
-        short, words = need > len(times), f"{_frames(int(need))}, and the video has {len(times)}"
     if short:
         raise SpanError(
             f"a clip needs {words}; let it repeat frames (past_end clamp or loop), or put the "

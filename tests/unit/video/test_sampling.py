@@ -215,6 +215,11 @@ def test_a_looped_clip_longer_than_its_span_starts_at_other_frames() -> None:
         ),
         ({"whole_video": True}, 4, "a clip needs 4 frames, and the video has 3"),
         (
+            {"whole_video": True, "stride_frames": 3, "sample_fps": 5.0},
+            4,
+            "a clip needs 4 frames, and the video has 3",
+        ),
+        (
             {"sample_fps": 5.0},
             16,
             "a clip needs frames from 0 to 0.6 s, and the video's last is at 0.56 s",
