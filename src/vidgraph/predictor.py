@@ -21,7 +21,7 @@ from vidgraph.errors import DataError, VideoError, VidgraphError, WeightsError
 from vidgraph.evaluation.inference import fuse_views, predict_batch, view_scores
 from vidgraph.models.base import VideoModel
 from vidgraph.precompute.boxes import BoxStore
-from vidgraph.precompute.flow_store import FlowSource
+from vidgraph.precompute.flow import FlowJob, FlowSource, flow_as_trained
 from vidgraph.records import ClipBatch, Explanation, Prediction
 from vidgraph.util import check_target
 from vidgraph.video.reader import open_video
@@ -67,13 +67,13 @@ def load_predictor(
     for option, store, takes in stores:
         if store is not None and not takes:
             raise VidgraphError(f"{option} {store}: {name} takes no {option[2:]}; leave it out")
-    source = None
-    if spec.flow_length:
-        from vidgraph.precompute.flow import flow_as_trained
-
-        source = flow_as_trained(name, flow)
-    stored = None if boxes is None else BoxStore(boxes)
-    return Predictor(model, plan, device, boxes=stored, flow=source)
+    return Predictor(
+        model,
+        plan,
+        device,
+        boxes=None if boxes is None else BoxStore(boxes),
+        flow=flow_as_trained(name, flow) if spec.flow_length else None,
+    )
 
 
 class Predictor:
@@ -116,11 +116,7 @@ class Predictor:
                 "boxes is given; make one with vidgraph extract proposals, and name it with --boxes"
             )
         self._boxes = boxes if self.spec.boxes_per_frame else None
-        self._flow = flow if self.spec.flow_length else None
-        if self.spec.flow_length and flow is None:
-            from vidgraph.precompute.flow import FlowJob
-
-            self._flow = FlowJob()
+        self._flow = (flow or FlowJob()) if self.spec.flow_length else None
 
     def predict(self, path: str | Path, explain: bool = False) -> Prediction:
         """Recognises one video.

@@ -19,11 +19,11 @@ from vidgraph.data.probe import CheckedFile, Probe, probe_file
 from vidgraph.data.table import VideoTable, near_only, split_labels
 from vidgraph.errors import DataError
 from vidgraph.precompute.boxes import BoxStore
-from vidgraph.precompute.flow_store import FlowSource
-from vidgraph.precompute.run import WorkerDied, num_cores, parallel_map
+from vidgraph.precompute.flow import FlowSource
+from vidgraph.precompute.run import WorkerDied, parallel_map
 from vidgraph.precompute.store import fingerprint, size_bytes
 from vidgraph.records import InputSpec
-from vidgraph.util import atomic_write
+from vidgraph.util import atomic_write, available_cores
 
 KINDS = {
     "missing": "files that do not exist",
@@ -196,7 +196,7 @@ def check_table(
     """
     files = _files(table)
     if workers is None:
-        workers = num_cores() if len(files) > FEW_FILES else 1
+        workers = available_cores() if len(files) > FEW_FILES else 1
     probe, found = partial(probe_file, full=full, boxes=boxes, flow=flow), dict[int, Probe]()
     for index, result in parallel_map(probe, files, workers=workers):
         if isinstance(result, WorkerDied):

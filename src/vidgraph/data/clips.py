@@ -23,7 +23,7 @@ from vidgraph.data.mirroring import mirrored_classes
 from vidgraph.data.table import VideoTable
 from vidgraph.errors import DataError, RecipeError, VideoError
 from vidgraph.precompute.boxes import BoxStore
-from vidgraph.precompute.flow_store import FlowSource, no_flow
+from vidgraph.precompute.flow import FlowSource, no_flow
 from vidgraph.records import ClipBatch, InputSpec, Regions
 from vidgraph.video.base import Video
 from vidgraph.video.crops import CropDraws, CropPlan

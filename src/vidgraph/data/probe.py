@@ -13,7 +13,7 @@ import numpy as np
 from vidgraph.data.intervals import last_seconds
 from vidgraph.errors import DataError, VideoError
 from vidgraph.precompute.boxes import BoxStore
-from vidgraph.precompute.flow_store import FlowSource
+from vidgraph.precompute.flow import FlowSource
 from vidgraph.records import InputSpec
 from vidgraph.video.base import Video
 from vidgraph.video.reader import open_video

@@ -19,7 +19,7 @@ from vidgraph.data.table import load_table
 from vidgraph.data.trajectories import released_trajectories
 from vidgraph.errors import DataError, RecipeError, nearest
 from vidgraph.precompute.boxes import BoxStore
-from vidgraph.precompute.flow_store import FlowSource
+from vidgraph.precompute.flow import FlowSource, open_flow
 from vidgraph.records import ClipBatch, InputSpec
 from vidgraph.video.crops import CropDraws
 from vidgraph.video.views import ViewPlan
@@ -269,8 +269,5 @@ class TableSource:
 
     def _flow(self, spec: InputSpec) -> FlowSource | None:
         """The optical flow, if the model takes it and a store of it, or `live`, is named."""
-        if not (spec.flow_length and self.data.flow):
-            return None
-        from vidgraph.precompute.flow import open_flow
-
-        return open_flow(self.data.flow, self.data.flow_bound)
+        data, takes = self.data, spec.flow_length
+        return open_flow(data.flow, data.flow_bound) if takes and data.flow else None

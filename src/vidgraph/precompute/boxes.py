@@ -8,7 +8,8 @@ Shapes: T frames asked for, K boxes per frame asked for, n boxes of one frame.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -59,9 +60,9 @@ class StoredBoxes:
     def at(self, frame_indices: Sequence[int] | NDArray[np.int64], count: int) -> FrameBoxes:
         """The `count` boxes of highest score of some frames.
 
-        A frame that is not stored takes the boxes of the nearest one that is (the earlier of two),
-        if that is no further away than the file says that they reach; else it has none. Where there
-        are fewer boxes than asked for, the rest is masked.
+        A frame that is not stored takes the boxes of the nearest one that is (the earlier of two);
+        of given boxes only as far as the store says that they reach. Where there are fewer boxes
+        than asked for, the rest is masked.
 
         Args:
             frame_indices: source frames, in any order, repeated or not, [T].
@@ -103,24 +104,30 @@ class StoredBoxes:
         before = (after - 1).clip(min=0)
         to_before, to_after = (np.abs(self._frames[number] - asked) for number in (before, after))
         nearest = np.where(to_before <= to_after, before, after)
-        return np.where(np.minimum(to_before, to_after) <= self.header.reach_frames, nearest, -1)
+        reach = self.header.method.settings.get("reach_frames", self.header.num_frames)
+        return np.where(np.minimum(to_before, to_after) <= reach, nearest, -1)
 
 
-def pack_boxes(rows: NDArray[np.floating]) -> NDArray[np.float32]:
-    """What is stored of one frame: its boxes by score, equal ones as they came, inside of it.
+def packed_boxes(
+    frames: Iterable[NDArray[np.floating]], counts: Counter[str]
+) -> Iterator[NDArray[np.float32]]:
+    """What is stored of each frame: its boxes by score, equal ones as they came, inside of it.
 
     Args:
-        rows: boxes as fractions of the frame and their scores, [n, 5].
+        frames: boxes as fractions of the frame and their scores, [n, 5] each.
+        counts: counts frames, boxes, and frames that are `bare` of them.
 
     Raises:
         DataError: a box that cannot be one.
     """
-    rows = rows.astype(np.float32)
-    rows = rows[np.argsort(-rows[:, 4], kind="stable")]
-    if problem := box_problem(rows):
-        raise DataError(problem)
-    rows[:, :4] = rows[:, :4].clip(0, 1)
-    return rows
+    for rows in frames:
+        rows = rows.astype(np.float32)
+        rows = rows[np.argsort(-rows[:, 4], kind="stable")]
+        if problem := box_problem(rows):
+            raise DataError(problem)
+        rows[:, :4] = rows[:, :4].clip(0, 1)
+        counts.update(frames=1, boxes=len(rows), bare=int(not len(rows)))
+        yield rows
 
 
 def box_problem(rows: NDArray[np.float32]) -> str | None:

@@ -5,7 +5,8 @@ Shapes: F frames looked at, n boxes of one video.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,11 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vidgraph.errors import DataError
-from vidgraph.precompute.boxes import BOXES, pack_boxes
-from vidgraph.precompute.boxes_proposed import count_boxes
-from vidgraph.precompute.extract import Extracted, Task
+from vidgraph.precompute.boxes import BOXES, packed_boxes
+from vidgraph.precompute.extract import Compute, Task
 from vidgraph.precompute.store import Method
-from vidgraph.video.reader import open_video
+from vidgraph.video.base import Video
 
 Unit = Literal["pixels", "fractions"]
 # Detectors and people draw a little over the border; more is a mistake, and a box of another size
@@ -70,14 +70,15 @@ class GivenBoxesJob:
         settings = {"sha256": self.sha256, "unit": self.unit, "reach_frames": self.reach_frames}
         return Method(BOXES, self.origin, 1, settings)
 
-    def start(self) -> Callable[[Task], Extracted]:
+    def start(self) -> Compute:
         """See `Job`."""
-        return self._work
+        return self._compute
 
-    def _work(self, task: Task) -> Extracted:
+    def _compute(
+        self, task: Task, video: Video, counts: Counter[str]
+    ) -> tuple[list[int], Iterator[NDArray[np.float32]]]:
         given: GivenBoxes = task.given
-        with open_video(task.video) as video:
-            num_frames, height, width = video.num_frames, video.height, video.width
+        num_frames, height, width = video.num_frames, video.height, video.width
         for frame in given.frames[given.frames >= num_frames]:
             lines = given.lines[given.frame_of == frame]
             where = f"{given.file} {lines[0]}" if len(lines) else given.file
@@ -94,6 +95,5 @@ class GivenBoxesJob:
                 f"{task.video}, which has {width}x{height} pixels"
             )
         rows = np.concatenate([(pixels / size).clip(0, 1), given.scores[:, None]], axis=1)
-        found = [pack_boxes(rows[given.frame_of == frame]) for frame in given.frames]
-        about = num_frames, height, width, self.reach_frames
-        return Extracted(*about, given.frames.tolist(), found, count_boxes(found))
+        of_frames = (rows[given.frame_of == frame] for frame in given.frames)
+        return given.frames.tolist(), packed_boxes(of_frames, counts)

@@ -8,7 +8,8 @@ Shapes: n boxes of one frame.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,12 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vidgraph.errors import DataError, nearest
-from vidgraph.precompute.boxes import BOXES, pack_boxes
-from vidgraph.precompute.extract import Extracted, Task
+from vidgraph.precompute.boxes import BOXES, packed_boxes
+from vidgraph.precompute.extract import Compute, Task
 from vidgraph.precompute.frames import FrameMethod, computed
 from vidgraph.precompute.store import Method
 from vidgraph.video.base import Video
-from vidgraph.video.reader import open_video
 
 SHORT_SIDES = {"rpn": 800, "motion": 128}  # pixels that a source looks at
 _VERSIONS = {"rpn": 1, "motion": 1}
@@ -98,35 +98,22 @@ class ProposalJob:
 
         return MovingRegions(self._short_side)
 
-    def start(self) -> Callable[[Task], Extracted]:
+    def start(self) -> Compute:
         """See `Job`."""
         loaded = self.load()
 
-        def work(task: Task) -> Extracted:
-            with open_video(task.video) as video:
-                frame_indices = frame_grid(video, self.every, self.fps)
-                found = [
-                    pack_boxes(rows[: self.count])
-                    for rows in computed(video, frame_indices, loaded)
-                ]
-                size = video.num_frames, video.height, video.width
-            reach = grid_reach(frame_indices, size[0])
-            return Extracted(*size, reach, frame_indices, found, count_boxes(found))
+        def compute(
+            task: Task, video: Video, counts: Counter[str]
+        ) -> tuple[list[int], Iterator[NDArray[np.float32]]]:
+            frame_indices = frame_grid(video, self.every, self.fps)
+            found = (rows[: self.count] for rows in computed(video, frame_indices, loaded))
+            return frame_indices, packed_boxes(found, counts)
 
-        return work
+        return compute
 
     @property
     def _short_side(self) -> int:
         return self.short_side or SHORT_SIDES[self.source]
-
-
-def count_boxes(frames: Sequence[NDArray[np.float32]]) -> dict[str, int]:
-    """What to say of the boxes of a video: `bare` frames have none."""
-    return {
-        "frames": len(frames),
-        "boxes": sum(map(len, frames)),
-        "bare": sum(not len(rows) for rows in frames),
-    }
 
 
 def frame_grid(video: Video, every: int, fps: float | None) -> list[int]:
@@ -137,9 +124,3 @@ def frame_grid(video: Video, every: int, fps: float | None) -> list[int]:
     wanted = np.arange(int(np.floor(times[-1] * fps)) + 1) / fps
     shown = np.searchsorted(times, wanted + 1e-3, side="right") - 1
     return sorted(set(shown.clip(min=0).tolist()))
-
-
-def grid_reach(frame_indices: Sequence[int], num_frames: int) -> int:
-    """How far the frame of a video that is furthest from all of these is from the nearest."""
-    between = max((int(gap) // 2 for gap in np.diff(frame_indices)), default=0)
-    return max(between, frame_indices[0], num_frames - 1 - frame_indices[-1])

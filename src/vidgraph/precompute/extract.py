@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
@@ -20,7 +20,7 @@ from filelock import AcquireReturnProxy, FileLock, Timeout
 from numpy.typing import NDArray
 
 from vidgraph.errors import DataError, RunError, VideoError, VidgraphError
-from vidgraph.precompute.run import WorkerDied, Workers, num_cores, parallel_map
+from vidgraph.precompute.run import WorkerDied, Workers, parallel_map
 from vidgraph.precompute.store import (
     SUFFIX,
     Header,
@@ -32,6 +32,9 @@ from vidgraph.precompute.store import (
     size_bytes,
     stored_method,
 )
+from vidgraph.util import available_cores
+from vidgraph.video.base import Video
+from vidgraph.video.reader import open_video
 
 
 @dataclass(frozen=True)
@@ -49,23 +52,9 @@ class Task:
     given: Any = None
 
 
-@dataclass(frozen=True)
-class Extracted:
-    """What was computed of one video: what its file's `Header` says of it, and the values.
-
-    Attributes:
-        frames: the rows of each entry of `frame_indices`; may be a generator.
-        counts: what to say of it in the end, such as {"boxes": 120}; read when all of `frames` has
-            been taken.
-    """
-
-    num_frames: int
-    height: int
-    width: int
-    reach_frames: int
-    frame_indices: list[int]
-    frames: Iterable[NDArray[Any]]
-    counts: Mapping[str, int] = field(default_factory=dict)
+# What a job does to one open video: gives the source frames that it stores something of, and the
+# rows of each, which may be a generator; counts what people want to know of them on the way.
+Compute = Callable[[Task, Video, Counter[str]], tuple[list[int], Iterable[NDArray[Any]]]]
 
 
 class Job(Protocol):
@@ -78,11 +67,11 @@ class Job(Protocol):
 
     @property
     def method(self) -> Method:
-        """How it is computed, as the store remembers it; fails early if something is missing."""
+        """How it is computed, as the store remembers it. Fails early where something is missing."""
         ...
 
-    def start(self) -> Callable[[Task], Extracted]:
-        """Loads what all videos share, such as a network; gives the function for one video."""
+    def start(self) -> Compute:
+        """Loads what all videos share, such as a network."""
         ...
 
     def __hash__(self) -> int: ...
@@ -117,9 +106,11 @@ class Report:
             mean = counts["boxes"] / frames
             text += f"\n{frames:,} frames with {mean:.1f} boxes on average"
             text += f"; {counts['bare']:,} frames have none"
-        if counts["fields"]:
+        if counts["flow_frames"]:
             share = 100 * counts["cut_off"] / counts["values"]
-            text += f"\n{counts['fields']:,} flow frames; {share:.2g} % of their values reach the "
+            text += (
+                f"\n{counts['flow_frames']:,} flow frames; {share:.2g} % of their values reach the "
+            )
             text += "bound and are cut off there"
         return text
 
@@ -163,7 +154,7 @@ def extract(
         todo = _todo(method, tasks, Path(folder), report)
         progress(0, len(todo))
         if workers is None:
-            workers = 1 if job.use_gpu else num_cores()
+            workers = 1 if job.use_gpu else available_cores()
         work = partial(_extract_video, job, method, Path(folder).absolute())
         with closing(parallel_map(work, todo, workers=workers, use_gpu=job.use_gpu)) as results:
             for number, (index, result) in enumerate(results, start=1):
@@ -216,13 +207,14 @@ def _extract_video(job: Job, method: Method, folder: Path, task: Task) -> Counte
         RunError: the disk is full, or the store cannot be written.
         VidgraphError: the job cannot start.
     """
-    work = _started(job)
+    compute, counts = _started(job), Counter[str]()
     try:
-        found = work(task)
-        known = task.name, size_bytes(task.video), fingerprint(task.video)
-        about = found.num_frames, found.height, found.width, found.reach_frames
-        header = Header(method, *known, *about, found.frame_indices)
-        save_file(path_in_store(folder, task.name), header, _frames(task, found))
+        with open_video(task.video) as video:
+            frame_indices, frames = compute(task, video, counts)
+            known = task.name, size_bytes(task.video), fingerprint(task.video)
+            size = video.num_frames, video.height, video.width
+            header = Header(method, *known, *size, frame_indices)
+            save_file(path_in_store(folder, task.name), header, _read(task.video, frames))
     except RunError:
         raise
     except VidgraphError as error:
@@ -230,20 +222,20 @@ def _extract_video(job: Job, method: Method, folder: Path, task: Task) -> Counte
         return line if str(task.video) in line else f"{task.video}: {line}"
     except Exception as error:
         return str(VideoError(task.video, f"{type(error).__name__}: {error}"))
-    return Counter(found.counts)
+    return counts
 
 
 @lru_cache(maxsize=1)
-def _started(job: Job) -> Callable[[Task], Extracted]:
+def _started(job: Job) -> Compute:
     return job.start()
 
 
-def _frames(task: Task, found: Extracted) -> Iterator[NDArray[Any]]:
+def _read(video: Path, frames: Iterable[NDArray[Any]]) -> Iterator[NDArray[Any]]:
     """Keeps errors in reading the video apart from those in writing the file."""
     try:
-        yield from found.frames
+        yield from frames
     except OSError as error:
-        raise VideoError(task.video, f"cannot be read ({error.strerror or error})") from error
+        raise VideoError(video, f"cannot be read ({error.strerror or error})") from error
 
 
 def _remove_leftovers(folder: Path) -> None:

@@ -14,22 +14,18 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from vidgraph.errors import DataError, VideoError, nearest
-from vidgraph.precompute.extract import Extracted, Task
 from vidgraph.precompute.flow_store import (
     BOUND,
     FLOW,
-    LIVE,
-    FlowSource,
     FlowStore,
     checked_indices,
     pack_flow,
@@ -38,7 +34,9 @@ from vidgraph.precompute.flow_store import (
 from vidgraph.precompute.frames import FrameMethod, computed, reduced, reduced_size
 from vidgraph.precompute.store import Method
 from vidgraph.video.base import Video
-from vidgraph.video.reader import open_video
+
+if TYPE_CHECKING:
+    from vidgraph.precompute.extract import Compute, Task
 
 METHODS = ("dis", "tvl1", "raft")
 _VERSIONS = {"dis": 1, "tvl1": 1, "raft": 1}
@@ -50,7 +48,7 @@ Grey = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class FlowJob:
-    """The flow between each two frames by one method; a `Job` and a `FlowSource`.
+    """The flow between each two frames by one method; a `Job`, or where flow comes from.
 
     Attributes:
         algorithm: one of `METHODS`.
@@ -111,33 +109,33 @@ class FlowJob:
         return _OpenCVFlow(self.algorithm, self.short_side)
 
     def reader(self, path: str | Path, video: Video) -> LiveFlow:
-        """See `FlowSource`."""
+        """The flow of one open video, computed as it is read.
+
+        Raises:
+            VideoError: the video has one frame only.
+        """
         return LiveFlow(video, self, self.load())
 
-    def start(self) -> Callable[[Task], Extracted]:
+    def start(self) -> Compute:
         """See `Job`."""
         loaded = self.load()
 
-        def work(task: Task) -> Extracted:
-            with open_video(task.video) as video:
-                live = LiveFlow(video, self, loaded)
-            counts, count = Counter[str](), live.num_flow_frames
-            packed = self._packed(task.video, count, loaded, counts)
-            size = count + 1, live.height, live.width
-            return Extracted(*size, 0, list(range(count)), packed, counts)
+        def compute(
+            task: Task, video: Video, counts: Counter[str]
+        ) -> tuple[list[int], Iterator[NDArray[np.uint8]]]:
+            frame_indices = list(range(LiveFlow(video, self, loaded).num_flow_frames))
+            return frame_indices, self._packed(video, frame_indices, loaded, counts)
 
-        return work
+        return compute
 
     def _packed(
-        self, path: Path, count: int, loaded: FrameMethod, counts: Counter[str]
+        self, video: Video, frame_indices: list[int], loaded: FrameMethod, counts: Counter[str]
     ) -> Iterator[NDArray[np.uint8]]:
-        """One flow frame after another, so that a long video needs no more memory."""
-        with open_video(path) as video:
-            for motion in computed(video, range(count), loaded):
-                flow = quantize(motion, self.bound)
-                cut_off = int(np.isin(flow, (0, 255)).sum())
-                counts.update(fields=1, values=flow.size, cut_off=cut_off)
-                yield pack_flow(flow)
+        for motion in computed(video, frame_indices, loaded):
+            flow = quantize(motion, self.bound)
+            cut_off = int(np.isin(flow, (0, 255)).sum())
+            counts.update(flow_frames=1, values=flow.size, cut_off=cut_off)
+            yield pack_flow(flow)
 
 
 class LiveFlow:
@@ -189,6 +187,8 @@ class _OpenCVFlow:
     offsets: tuple[int, ...] = (1,)
 
     def __init__(self, algorithm: str, short_side: int | None) -> None:
+        import cv2
+
         # DIS depends on the number of threads; videos are done in parallel, not pixels.
         cv2.setNumThreads(1)
         self._short_side = short_side
@@ -205,6 +205,8 @@ class _OpenCVFlow:
 
     def prepare(self, pixels: NDArray[np.uint8]) -> Grey:
         """The frame in grey, reduced, [H, W]."""
+        import cv2
+
         grey = cv2.cvtColor(reduced(pixels, self._short_side), cv2.COLOR_RGB2GRAY)
         return np.asarray(grey, np.uint8)
 
@@ -217,6 +219,10 @@ class _OpenCVFlow:
 
 
 # ---- what a recipe or the command names ----------------------------------------------------------
+
+
+FlowSource = FlowStore | FlowJob
+LIVE = "live"
 
 
 def open_flow(where: str | Path, bound: float = BOUND) -> FlowSource:
@@ -258,3 +264,14 @@ def flow_as_trained(run: str | Path, where: str | Path | None) -> FlowSource:
         return open_flow(where, bound)
     known = algorithm if algorithm in METHODS else FlowJob.algorithm
     return FlowJob(known, bound, settings.get("short_side"))
+
+
+def no_flow(where: str, how: str) -> DataError:
+    """What to tell a user whose model takes flow where none is named; `how` is the option that
+    names it.
+    """
+    return DataError(
+        f"{where}: the model takes optical flow, and no store of it is given; make one with "
+        f"vidgraph extract flow, and name it with {how} STORE, or let it be computed on the way "
+        f"with {how} {LIVE}"
+    )

@@ -17,42 +17,20 @@ from __future__ import annotations
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vidgraph.errors import DataError
-from vidgraph.precompute.store import Method, Store, StoredVideo
+from vidgraph.precompute.frames import reduced_size
+from vidgraph.precompute.store import Store, StoredVideo
 from vidgraph.video.base import Video
-from vidgraph.video.flow_stacks import FlowReader
 
 FLOW = "flow"
-LIVE = "live"
 BOUND = 20.0  # pixels at 340x256, as in TSN's extraction
 _WIDTH, _HEIGHT = 340, 256  # the frame that a bound is said for
 _HALF_RANGE = 127.5  # also the byte of no motion: between two, so that mirroring (255 - x) keeps it
 _ZLIB_LEVEL = 6  # higher ones cost eight times as long and save 2 %
-
-
-class FlowSource(Protocol):
-    """Where the flow of videos comes from: a store, or a method that computes it as it is read."""
-
-    is_live: bool
-
-    @property
-    def method(self) -> Method:
-        """How it is made."""
-        ...
-
-    def reader(self, path: str | Path, video: Video) -> FlowReader:
-        """The flow of one video, which is open.
-
-        Raises:
-            DataError: the store has none of it, or that of another video.
-            VideoError: the video has one frame only.
-        """
-        ...
 
 
 class FlowStore(Store):
@@ -92,7 +70,8 @@ class StoredFlow:
     def __init__(self, stored: StoredVideo) -> None:
         self._stored = stored
         self.num_flow_frames = len(stored.header.frame_indices)
-        self.height, self.width = stored.header.height, stored.header.width
+        size, settings = (stored.header.height, stored.header.width), stored.header.method.settings
+        self.height, self.width = reduced_size(*size, settings.get("short_side"))
 
     def read(self, indices: Sequence[int] | NDArray[np.int64]) -> NDArray[np.uint8]:
         """See `FlowReader.read`; each flow frame is unpacked once."""
@@ -169,12 +148,3 @@ def dequantize(flow: NDArray[np.uint8], bound: float = BOUND) -> NDArray[np.floa
     height, width = flow.shape[-3:-1]
     steps = bounds_pixels(height, width, bound) / _HALF_RANGE
     return (flow.astype(np.float32) - np.float32(_HALF_RANGE)) * steps
-
-
-def no_flow(where: str, how: str) -> DataError:
-    """The error for a model of flow where none is named; `how` is the option for it."""
-    return DataError(
-        f"{where}: the model takes optical flow, and no store of it is given; make one with "
-        f"vidgraph extract flow, and name it with {how} STORE, or let it be computed on the way "
-        f"with {how} {LIVE}"
-    )

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -80,6 +79,8 @@ def _read(video: Video, wanted: Sequence[int]) -> Iterator[tuple[int, Image]]:
 
 def reduced(pixels: Image, short_side: int | None) -> Image:
     """A frame whose shorter side has at most so many pixels, [H, W, 3]; None leaves it."""
+    import cv2
+
     height, width = reduced_size(pixels.shape[0], pixels.shape[1], short_side)
     if (height, width) == pixels.shape[:2]:
         return pixels

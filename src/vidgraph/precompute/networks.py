@@ -12,17 +12,16 @@ Shapes: H W pixels of a frame, H' W' those that a network sees, n boxes of one f
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models.detection import FasterRCNN, FasterRCNN_ResNet50_FPN_Weights
@@ -32,6 +31,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from vidgraph.errors import WeightsError
 from vidgraph.precompute.frames import reduced
+from vidgraph.util import read_checkpoint
 
 _RANDOM = "random"
 _COCO_CLASSES = 91
@@ -56,20 +56,16 @@ class PublishedWeights:
 
     def name(self, weights: str | None) -> str:
         """What a store remembers of them: torchvision's name, `random`, or the SHA-256 of a file.
-        Downloads torchvision's if they are needed.
 
         Raises:
-            WeightsError: there is no such file, or no network to fetch them by.
+            WeightsError: there is no such file, or torchvision's cannot be downloaded.
         """
-        if weights == _RANDOM:
-            return _RANDOM
         if weights is None:
             self._load(None)
             return str(self.entry.name)
-        try:
-            return hashlib.sha256(Path(weights).read_bytes()).hexdigest()
-        except OSError as error:
-            raise WeightsError(f"{weights}: cannot be read ({error.strerror or error})") from error
+        if weights != _RANDOM and not Path(weights).is_file():
+            raise WeightsError(f"{weights}: there is no such file; leave out --weights")
+        return _RANDOM if weights == _RANDOM else sha256(Path(weights).read_bytes()).hexdigest()
 
     def load_into(self, module: nn.Module, weights: str | None) -> None:
         """Gives a network, or a part of one, its weights; `random` changes nothing.
@@ -88,17 +84,12 @@ class PublishedWeights:
             )
         module.load_state_dict({key: state[key] for key in own})
 
-    def _load(self, weights: str | None) -> dict[str, Tensor]:
+    def _load(self, weights: str | None) -> dict[str, Any]:
+        if weights is not None:
+            return read_checkpoint(weights)
         try:
-            if weights is None:
-                return dict(self.entry.get_state_dict(progress=True, check_hash=True))
-            if weights.endswith(".safetensors"):
-                return load_file(weights)
-            return dict(torch.load(weights, map_location="cpu", weights_only=True))
-        except Exception as error:  # pickle raises whatever the bytes lead it to
-            if weights is not None:
-                what = f"holds no weights that can be read without running code ({error})"
-                raise WeightsError(f"{weights}: {what}") from error
+            return dict(self.entry.get_state_dict(progress=True, check_hash=True))
+        except (OSError, RuntimeError) as error:
             raise WeightsError(
                 f"the weights of {self.user} cannot be fetched ({error}); fetch {self.entry.url} "
                 f"elsewhere and give it with --weights FILE, or {self.instead}"

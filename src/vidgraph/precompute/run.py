@@ -64,11 +64,6 @@ def parallel_map(
     return ((index, function(item)) for index, item in enumerate(items))
 
 
-def num_cores() -> int:
-    """Processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _on_processes(
     function: Callable[[T], R], items: Sequence[T], workers: int
 ) -> Generator[tuple[int, R | WorkerDied]]:

@@ -77,9 +77,8 @@ class Header:
         size: of the video in bytes; of a folder of images, of all of them.
         fingerprint: of the video, see `fingerprint`.
         num_frames: of the video.
-        height: rows of its frames in pixels; of flow: of the flow frames, which may be smaller.
-        width: columns likewise.
-        reach_frames: a stored frame also stands for frames up to this far from it.
+        height: rows of its frames, in pixels.
+        width: columns of its frames, in pixels.
         frame_indices: of the stored frames, increasing, [F].
     """
 
@@ -90,7 +89,6 @@ class Header:
     num_frames: int
     height: int
     width: int
-    reach_frames: int
     frame_indices: list[int]
 
 

@@ -73,7 +73,7 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> VideoTable:
         flow = (pack_flow(np.stack([shown(t)] * 2, axis=-1)) for t in range(FRAMES - 1))
         known, size = (size_bytes(video), fingerprint(video)), (FRAMES, HEIGHT, WIDTH)
         method = Method(FLOW, "by-hand", 1, {"bound": 20.0})
-        header = Header(method, name, *known, *size, 0, list(range(FRAMES - 1)))
+        header = Header(method, name, *known, *size, list(range(FRAMES - 1)))
         save_file(path_in_store(folder / "flow", name), header, flow)
     rows = [
         f"videos/{name},{label},{split}"

@@ -10,13 +10,13 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from vidgraph.errors import DataError
 from vidgraph.precompute.boxes import BOXES
-from vidgraph.precompute.extract import Extracted, Task, extract
+from vidgraph.precompute.extract import Compute, Task, extract
 from vidgraph.precompute.store import Method, path_in_store
 from vidgraph.util import atomic_write
 
@@ -34,19 +34,19 @@ class CrashingJob:
     def method(self) -> Method:
         return Method(BOXES, "crash", 1, {})
 
-    def start(self) -> Callable[[Task], Extracted]:
+    def start(self) -> Compute:
         if self.mode == "no start":
             raise DataError("this job has no weights")
-        return self._work
+        return self._compute
 
-    def _work(self, task: Task) -> Extracted:
+    def _compute(self, task: Task, *_: object) -> tuple[list[int], list[Any]]:
         marker = Path(f"{self.store}.marker")
         if task.name == "a/1.mp4" and (self.mode == "always" or not marker.exists()):
             marker.touch()
             with atomic_write(path_in_store(self.store, task.name)) as temporary:
                 temporary.write_text("the first half")
                 os.kill(os.getpid(), signal.SIGKILL)
-        return Extracted(16, 64, 96, 0, [], [])
+        return [], []
 
 
 def run() -> None:

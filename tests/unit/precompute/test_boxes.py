@@ -4,13 +4,14 @@ read.
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from vidgraph.errors import DataError
-from vidgraph.precompute.boxes import BOXES, BoxStore, box_problem, pack_boxes
+from vidgraph.precompute.boxes import BOXES, BoxStore, box_problem, packed_boxes
 from vidgraph.precompute.store import (
     Header,
     Method,
@@ -20,7 +21,6 @@ from vidgraph.precompute.store import (
     size_bytes,
 )
 
-METHOD = Method(BOXES, "by-hand", 1, {"count": 3})
 FRAMES = {
     0: [[0.1, 0.2, 0.3, 0.4, 0.25], [0.5, 0.5, 1.0, 1.0, 0.75]],
     4: [],
@@ -28,9 +28,10 @@ FRAMES = {
 }
 
 
-def write(folder: Path, video: Path, frames: dict[int, np.ndarray], reach: int) -> None:
+def write(folder: Path, video: Path, frames: dict[int, np.ndarray], **settings: int) -> None:
     known = size_bytes(video), fingerprint(video)
-    header = Header(METHOD, video.name, *known, 11, 48, 64, reach, list(frames))
+    method = Method(BOXES, "by-hand", 1, settings)
+    header = Header(method, video.name, *known, 11, 48, 64, list(frames))
     save_file(path_in_store(folder, video.name), header, frames.values())
 
 
@@ -41,9 +42,13 @@ def video(tmp_path: Path) -> Path:
     return tmp_path / "anna.mp4"
 
 
-def stored(tmp_path: Path, video: Path, reach: int = 2) -> BoxStore:
-    rows = {frame: pack_boxes(np.reshape(FRAMES[frame], (-1, 5))) for frame in FRAMES}
-    write(tmp_path / "boxes", video, rows, reach)
+def packed(rows: list[list[float]] | np.ndarray) -> np.ndarray:
+    (found,) = packed_boxes([np.reshape(rows, (-1, 5))], Counter())
+    return found
+
+
+def stored(tmp_path: Path, video: Path, **settings: int) -> BoxStore:
+    write(tmp_path / "boxes", video, {f: packed(FRAMES[f]) for f in FRAMES}, **settings)
     return BoxStore(tmp_path / "boxes")
 
 
@@ -51,7 +56,7 @@ def test_boxes_of_a_frame_are_sorted_by_score() -> None:
     rows = np.random.default_rng(0).random((7, 5)).astype(np.float32) / 2
     rows[:, 2:4] += rows[:, :2]
     rows[:, 4] = [0.2, 0.9, 0.2, 0.5, 0.9, 0.1, 0.2]
-    assert np.array_equal(pack_boxes(rows), rows[[1, 4, 3, 0, 2, 6, 5]])  # equal ones stay in order
+    assert np.array_equal(packed(rows), rows[[1, 4, 3, 0, 2, 6, 5]])  # equal ones stay in order
 
 
 def test_boxes_of_frames_padded_masked_and_cut(tmp_path: Path, video: Path) -> None:
@@ -70,14 +75,18 @@ def test_boxes_of_frames_padded_masked_and_cut(tmp_path: Path, video: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("reach", "expected"),
-    [(2, [2, 2, 2, 0, 0, 0, 0, 3, 3, 3, 3]), (0, [2, 0, 0, 0, 0, 0, 0, 0, 3, 0, 0])],
+    ("settings", "expected"),
+    [
+        ({}, [2, 2, 2, 0, 0, 0, 0, 3, 3, 3, 3]),
+        ({"reach_frames": 1}, [2, 2, 0, 0, 0, 0, 0, 3, 3, 3, 0]),
+        ({"reach_frames": 0}, [2, 0, 0, 0, 0, 0, 0, 0, 3, 0, 0]),
+    ],
 )
 def test_frames_between_take_the_nearest_within_reach(
-    tmp_path: Path, video: Path, reach: int, expected: list[int]
+    tmp_path: Path, video: Path, settings: dict[str, int], expected: list[int]
 ) -> None:
     """Of frames 0, 4 and 8 with two, none and three boxes; of two equally near the earlier."""
-    found = stored(tmp_path, video, reach).boxes(video).at(range(11), count=3)
+    found = stored(tmp_path, video, **settings).boxes(video).at(range(11), count=3)
     assert found.mask.sum(1).tolist() == expected
 
 
@@ -107,9 +116,9 @@ def test_boxes_that_cannot_be(tmp_path: Path, video: Path, box: list[float], pro
     """Neither written nor, where another program wrote them, read."""
     rows = np.array([[0, 0, 1, 1, 1], box], np.float32)
     with pytest.raises(DataError) as error:
-        pack_boxes(rows)
+        packed(rows)
     assert problem in str(error.value)
-    write(tmp_path / "boxes", video, {3: rows}, reach=0)
+    write(tmp_path / "boxes", video, {3: rows})
     with pytest.raises(DataError) as error:
         BoxStore(tmp_path / "boxes").boxes(video).at([3], 2)
     line = str(error.value)
@@ -122,4 +131,4 @@ def test_boxes_at_the_border_are_boxes() -> None:
     rows = np.array([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1], [-1e-7, 0, 1 + 1e-7, 1, 1]], np.float32)
     assert box_problem(rows) is None
     assert box_problem(rows[:0]) is None
-    assert pack_boxes(rows)[2, :4].tolist() == [0, 0, 1, 1]
+    assert packed(rows)[2, :4].tolist() == [0, 0, 1, 1]

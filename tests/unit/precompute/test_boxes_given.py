@@ -4,12 +4,12 @@ the video.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from vidgraph.errors import DataError
 from vidgraph.precompute.boxes import BoxStore
 from vidgraph.precompute.boxes_given import GivenBoxes, GivenBoxesJob, Unit
 from vidgraph.precompute.extract import Task, extract
@@ -69,30 +69,22 @@ def test_boxes_reach_as_far_as_is_said(video: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("box", "frame", "message"),
+    ("boxes", "frames", "message"),
     [
         (
-            [10, 10, 90, 20],
-            3,
-            r"boxes\.csv, line 2: box 10, 10, 90, 20 lies outside the frame of .*a\.mp4, which "
-            r"has 80x50 pixels",
+            [[10, 10, 90, 20]],
+            [3],
+            "line 2: box 10, 10, 90, 20 lies outside the frame of .*80x50",
         ),
-        ([-2, 10, 20, 20], 3, "box -2, 10, 20, 20 lies outside the frame"),
-        (
-            [10, 10, 20, 20],
-            10,
-            r"boxes\.csv, line 2: names frame 10 of .*a\.mp4, which has 10 frames",
-        ),
+        ([[-2, 10, 20, 20]], [3], "box -2, 10, 20, 20 lies outside the frame"),
+        ([[10, 10, 20, 20]], [10], r"csv, line 2: names frame 10 of .*a\.mp4, which has 10 frames"),
+        ([], [0, 12], "csv, line: names frame 12 of"),
     ],
 )
-def test_boxes_that_do_not_belong_to_the_video(
-    video: Path, box: list[float], frame: int, message: str
+def test_boxes_and_frames_that_do_not_belong_to_the_video(
+    video: Path, tmp_path: Path, boxes: list[list[float]], frames: list[int], message: str
 ) -> None:
-    with pytest.raises(DataError, match=message) as error:
-        GivenBoxesJob("csv", "ab").start()(Task(video, "a.mp4", given([box], [frame])))
-    assert "\n" not in str(error.value)
-
-
-def test_frames_that_do_not_belong_to_the_video(video: Path) -> None:
-    with pytest.raises(DataError, match="names frame 12 of"):
-        GivenBoxesJob("csv", "ab").start()(Task(video, "a.mp4", given([], [], [0, 12])))
+    task = Task(video, "a.mp4", given(boxes, frames[: len(boxes)], frames))
+    ((_, line),) = extract(GivenBoxesJob("csv", "ab"), [task], tmp_path / "store").failures
+    assert re.search(message, line), line
+    assert "\n" not in line

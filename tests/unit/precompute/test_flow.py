@@ -92,7 +92,7 @@ def test_stored_flow_equals_flow_on_the_way(
 ) -> None:
     job = FlowJob(method, short_side=short_side)
     report = extract(job, [Task(video, "moving.mp4")], tmp_path / "flow")
-    assert (report.done, report.failures, report.counts["fields"]) == (1, [], 11)
+    assert (report.done, report.failures, report.counts["flow_frames"]) == (1, [], 11)
     stored = FlowStore(tmp_path / "flow").reader(video)
     height, width = (64, 96) if short_side is None else (40, 60)
     with open_video(video) as opened:

@@ -107,7 +107,7 @@ def video(tmp_path: Path) -> Path:
 
 def write_flow(folder: Path, video: Path, packed: list[np.ndarray], method: Method) -> FlowStore:
     known = size_bytes(video), fingerprint(video)
-    header = Header(method, video.name, *known, 7, 9, 14, 0, list(range(6)))
+    header = Header(method, video.name, *known, 7, 9, 14, list(range(6)))
     save_file(path_in_store(folder, video.name), header, packed)
     return FlowStore(folder, method.settings["bound"])
 

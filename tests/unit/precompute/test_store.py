@@ -36,7 +36,7 @@ FRAMES += [np.full((200, 2), 0.5, np.float32), np.ones((1, 2), np.float32)]
 
 
 def header_of(video: Path, method: Method = METHOD, name: str = "walk/anna.mp4") -> Header:
-    return Header(method, name, size_bytes(video), fingerprint(video), 9, 48, 64, 1, [0, 2, 4, 8])
+    return Header(method, name, size_bytes(video), fingerprint(video), 9, 48, 64, [0, 2, 4, 8])
 
 
 @pytest.fixture
