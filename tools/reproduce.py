@@ -35,7 +35,7 @@ from vidgraph.evaluation.metrics import paired_bootstrap
 from vidgraph.evaluation.profile import profile_model
 from vidgraph.experiment import MAY_CHANGE, score_model, train_recipe
 from vidgraph.training.checkpoint import CHECKPOINT, METRICS, read_metrics, run_lock
-from vidgraph.training.loop import Progress, stop_message
+from vidgraph.training.loop import Progress, end_message
 from vidgraph.util import check_target, counter
 
 SIZES = ("small", "paper")
@@ -196,7 +196,7 @@ def _train_and_score(job: Job) -> Run | int:
     """A finished run, or the signal that stopped its training."""
     result = train_recipe(job.recipe, job.folder, resume=(job.folder / CHECKPOINT).exists())
     if result.stopped_by is not None:
-        message = stop_message(result, job.folder)
+        message = end_message(result, job.folder)
         print(f"{message}, or with the same reproduce command", file=sys.stderr)
         return result.stopped_by
     with run_lock(job.folder):

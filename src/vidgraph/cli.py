@@ -110,22 +110,15 @@ def train(
     """Train a recipe row; --KEY VALUE overrides any of its values, as --train.lr 1e-3."""
     from vidgraph.config import load_recipe
     from vidgraph.experiment import default_folder, train_recipe
-    from vidgraph.training.loop import process_rank, stop_message
-    from vidgraph.util import duration
+    from vidgraph.training.loop import end_message, process_rank
 
     loaded = load_recipe(recipe, ctx.obj)
     folder = out or default_folder(recipe, loaded)
     result = train_recipe(loaded, folder, resume)
-    if process_rank()[0] > 0:
-        return GOOD
-    if result.stopped_by is not None:
-        print(stop_message(result, folder), file=sys.stderr)
-        return 128 + result.stopped_by
-    best = "" if result.best is None else f"best on validation {result.best:.2f} %, "
-    spent = f"{result.clips_seen:,} clips, {best}{duration(result.seconds)} of training"
-    print(f"finished: {spent}; weights in {folder}")
-    print(f"score them on the test split: vidgraph eval {folder}")
-    return GOOD
+    stopped = result.stopped_by or 0
+    if process_rank()[0] == 0:
+        print(end_message(result, folder), file=sys.stderr if stopped else sys.stdout)
+    return 128 + stopped if stopped else GOOD
 
 
 @app.command("eval", epilog="example: vidgraph eval runs/mine --data syncmnist3 --split val")

@@ -22,7 +22,7 @@ from vidgraph.evaluation.metrics import Scores, paired_bootstrap
 from vidgraph.experiment import score_model, train_recipe
 from vidgraph.predictor import Predictor
 from vidgraph.training.checkpoint import CHECKPOINT, METRICS, read_metrics
-from vidgraph.training.loop import stop_message
+from vidgraph.training.loop import end_message
 from vidgraph.util import counter, duration
 from vidgraph.visualize.charts import Curve, ScoreLine
 from vidgraph.visualize.report import Training, write_report
@@ -101,7 +101,7 @@ def _train_and_score(recipe: Recipe, folder: Path) -> Scores:
     print(f"\nTraining {MODELS[recipe.row]}", flush=True)
     result = train_recipe(recipe, folder, resume=(folder / CHECKPOINT).exists())
     if result.stopped_by is not None:
-        print(stop_message(result, folder))
+        print(end_message(result, folder))
         raise KeyboardInterrupt
     with counter("clips") as count:
         return score_model(str(folder), progress=count)[0]

@@ -60,7 +60,7 @@ def test_the_real_process_and_its_quick_help() -> None:
             "convert",
         )
     )
-    heavy = ("lightning", "pandas", "av", "matplotlib", "torchvision")
+    heavy = ("lightning_fabric", "pandas", "av", "matplotlib", "torchvision")
     code = (
         "import sys, vidgraph.cli; vidgraph.cli.build_parser(); print([name for name in "
         f"{heavy} if name in sys.modules])"

@@ -48,7 +48,7 @@ from vidgraph.training.optim import (
     set_rate,
 )
 from vidgraph.training.phases import Phase, TrainOptions, plan_phases
-from vidgraph.util import choose_device, counter, torch_threads
+from vidgraph.util import choose_device, counter, duration, torch_threads
 
 SaveWeights = Callable[[Any, Path], None]
 _STEPS_TO_A_STOP = 10  # at most, where several processes have to agree on it
@@ -376,10 +376,16 @@ def _stop_on_signal() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def stop_message(progress: Progress, folder: Path) -> str:
-    """What the user reads after Ctrl-C."""
-    name = signal.Signals(progress.stopped_by or signal.SIGINT).name
+def end_message(progress: Progress, folder: Path) -> str:
+    """What the user reads at the end, or after Ctrl-C."""
+    clips = f"{progress.clips_seen:,} clips"
+    if progress.stopped_by is not None:
+        name = signal.Signals(progress.stopped_by).name
+        command = f"vidgraph train {folder} --resume"
+        return f"stopped by {name} after {clips}; saved. Continue with: {command}"
+    best = "" if progress.best is None else f"best on validation {progress.best:.2f} %, "
+    spent = f"{duration(progress.seconds)} of training"
     return (
-        f"stopped by {name} after {progress.clips_seen:,} clips; saved. Continue with: vidgraph "
-        f"train {folder} --resume"
+        f"finished: {clips}, {best}{spent}; weights in {folder}\n"
+        f"score them on the test split: vidgraph eval {folder}"
     )
