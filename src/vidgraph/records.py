@@ -255,21 +255,6 @@ class ClipBatch(Batch):
         return inputs
 
 
-@dataclass(frozen=True)
-class Graph:
-    """A space-time graph that is the same for every clip.
-
-    Attributes:
-        node_boxes_xyxy: where each node looks, as fractions of the frame, [N, 4].
-        adjacency: True from source j to destination i at [i, j], [N, N].
-        names: one short name per node, such as "3x3 (0, 1)".
-    """
-
-    node_boxes_xyxy: Tensor
-    adjacency: Tensor
-    names: tuple[str, ...]
-
-
 @dataclass
 class RegionLinks:
     """How the regions of a clip are linked; node p * K + k is box k of step p.
