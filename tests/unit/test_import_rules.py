@@ -177,7 +177,10 @@ def test_folder_inits_import_nothing(name: str) -> None:
     ("module", "absent"),
     [
         ("vidgraph", [*HEAVY_OWNERS, "pydantic", "huggingface_hub", "PIL"]),
-        ("vidgraph.predictor", ["lightning_fabric", "matplotlib", "pandas", "torchvision", "sklearn"]),
+        (
+            "vidgraph.predictor",
+            ["lightning_fabric", "matplotlib", "pandas", "torchvision", "sklearn"],
+        ),
         ("vidgraph.cli", ["lightning_fabric", "matplotlib", "pandas", "av", "timm"]),
     ],
 )

@@ -49,8 +49,6 @@ class FusionOptions:
         guidance_post: normalisation of the merged map, per cell.
         stream_post: normalisation of the fused vector.
         sketch_seed: of the hashes and signs.
-        auxiliary: weight in training of a loss on "visual" and of one on "motion" alone; 0 for the
-            one loss of the paper.
         dropout: share of the fused vector that training leaves out.
     """
 
@@ -71,7 +69,6 @@ class FusionOptions:
     guidance_post: Post = "ssqrt_l2"
     stream_post: Post = "ssqrt_l2"
     sketch_seed: int = 0
-    auxiliary: Annotated[float, Field(ge=0)] = 0.0
     dropout: Share = 0.8
 
     @property
@@ -191,7 +188,7 @@ class STPyramid(VideoModel):
     ) -> None:
         super().__init__(spec, num_classes)
         self.frames, self.flow, self.features = frames, flow, options.features
-        self.guidance, self.auxiliary_weight = options.guidance, options.auxiliary
+        self.guidance = options.guidance
         self.stack_fusion = self.guidance_fusion = self.attention = None
         seed, channels = options.sketch_seed, dict[str, int]()
         if frames is not None:
@@ -215,11 +212,6 @@ class STPyramid(VideoModel):
         self.dropout = nn.Dropout(options.dropout)
         self.classifier = nn.Linear(self.stream_fusion.out_channels, num_classes)
         start_small(self.classifier)
-        self.auxiliary = nn.ModuleDict()
-        for name in ("visual", "motion"):
-            if options.auxiliary and name in channels:
-                self.auxiliary[name] = classifier = nn.Linear(channels[name], num_classes)
-                start_small(classifier)
 
     def forward(
         self,
@@ -272,20 +264,6 @@ class STPyramid(VideoModel):
         merged = self.guidance_fusion(appearance, guide)  # [N, G, h, w]
         pooled, weights = self.attention(appearance, merged)
         return pooled, weights
-
-    def training_logits(
-        self,
-        video: Tensor | None = None,
-        flow: Tensor | None = None,
-        regions: Regions | None = None,
-    ) -> list[tuple[float, Tensor]]:
-        """Those of `forward`, and any auxiliary ones, [B, K] each, with their weights."""
-        vectors = self.vectors(*self.maps(video, flow))
-        fused = self.stream_fusion(*(vectors[name] for name in self.features))
-        scores = [(1.0, self.classifier(self.dropout(fused)))]  # [N, K]
-        for name, classifier in self.auxiliary.items():
-            scores.append((self.auxiliary_weight, classifier(vectors[name])))
-        return [(weight, _mean_over_frames(logits, video, flow)) for weight, logits in scores]
 
     @torch.no_grad()
     def explain(

@@ -96,7 +96,7 @@ STREAM_VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "pyramid, pooled guidance": ("stpyramid_small", {"fusion": {"guidance": "pooled"}}),
     "pyramid, concatenated": (
         "stpyramid_small",
-        {"fusion": {"stack_fusion": "concat", "stream_fusion": "concat", "auxiliary": 0.3}},
+        {"fusion": {"stack_fusion": "concat", "stream_fusion": "concat"}},
     ),
     "pyramid of flow, sum": (
         "stpyramid_small",

@@ -211,16 +211,6 @@ def test_normalisation_makes_the_first_loss_that_of_guessing() -> None:
     assert found["none"][1] > 1000 * norm
 
 
-def test_auxiliary_losses_are_of_the_vectors_alone() -> None:
-    model = small(auxiliary=0.25).train()
-    inputs = clips(model)
-    weights, logits = zip(*model.training_logits(**inputs), strict=True)
-    assert weights == (1.0, 0.25, 0.25)
-    vectors = model.vectors(*model.maps(inputs["video"], inputs["flow"]))
-    assert_close_to_scale(logits[2], model.auxiliary["motion"](vectors["motion"]))
-    assert [weight for weight, _ in small().training_logits(**inputs)] == [1.0]
-
-
 def test_the_explanation_is_the_attention_of_each_frame() -> None:
     model = awake(small({"num_frames": 2}))
     inputs = clips(model)
@@ -374,7 +364,6 @@ def test_missing_or_other_inputs_are_named() -> None:
         ({"stream_fusion": "sum"}, "equal channels"),
         ({"stack_fusion": "mean"}, "fusion.stack_fusion"),
         ({"width": 0}, "fusion.width"),
-        ({"auxiliary": -1.0}, "fusion.auxiliary"),
         ({"dropout": 1.0}, "fusion.dropout"),
         ({"num_snipets": 2}, "unknown key fusion.num_snipets"),
         ({"input": {"num_stacks": 0}}, "input.num_stacks"),
