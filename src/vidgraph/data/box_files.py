@@ -41,11 +41,11 @@ def csv_tasks(path: str | Path, videos: str | Path) -> Iterator[Task]:
         raise DataError(f"{path}: has a header but no boxes")
     refuse(path, table["video"], table["video"] == "", "the video is empty")
     frame = to_numbers(path, table["frame"])
-    refuse(path, table["frame"], frame % 1 != 0, "frame is {!r}; frames are whole numbers from 0")
+    refuse(path, table["frame"], frame % 1 != 0, "frame is {}; frames are whole numbers from 0")
     for name in {*table.columns} & {*_CORNERS, "score"}:
         table[name] = to_numbers(path, table[name], least=-np.inf)
     for low, high in (("x0", "x1"), ("y0", "y1")):
-        problem = f"the box is reversed: {low} is {{:g}}, more than {high}"
+        problem = f"the box is reversed: {low} is {{}}, more than {high}"
         refuse(path, table[low], table[low] > table[high], problem)
     table["frame"] = frame.astype(int)
     for name, rows in table.groupby("video", sort=False):

@@ -112,18 +112,19 @@ def read_lines(source: Path, pattern: str, example: str) -> pd.DataFrame:
     text.index = pd.RangeIndex(1, len(text) + 1, name="line")
     text = text[text != ""]
     found = text.str.extract(f"^{pattern}$").reindex(text.index)
-    refuse(source, text, found.isna().all(axis=1), f"{{!r}} is not of the form {example}")
+    refuse(source, text, found.isna().all(axis=1), f"{{}} is not of the form {example}")
     return found.fillna("")
 
 
 def refuse(source: Path, values: pd.Series, wrong: Any, problem: str) -> None:
-    """Raises TableError at the first wrong row; `problem` is formatted with its value."""
+    """Raises TableError at the first wrong row; its value takes the place of {} in `problem`."""
     found = values[np.asarray(wrong, bool)]
     if len(found):
         word, more = found.index.name, len(found) - 1
         others = f" ({more} more {word}s like it)" if more else ""
-        line = f"{word} {found.index[0]}: {problem.format(found.iloc[0])}"
-        raise TableError(f"{source}, {line}{others}")
+        value = repr(found.iloc[0]) if isinstance(found.iloc[0], str) else f"{found.iloc[0]:g}"
+        said = problem.replace("{}", value, 1)  # names in it may hold braces themselves
+        raise TableError(f"{source}, {word} {found.index[0]}: {said}{others}")
 
 
 def refuse_unknown(
@@ -133,7 +134,7 @@ def refuse_unknown(
     if not (wrong := ~values.isin(known)).any():
         return
     value = values[wrong].iloc[0]
-    problem = f"{what} {{!r}} is not among the {len(known)} {where}{near_only(value, known)}"
+    problem = f"{what} {{}} is not among the {len(known)} {where}{near_only(value, known)}"
     refuse(source, values, wrong, problem)
 
 
@@ -148,7 +149,7 @@ def to_numbers(
     numbers = pd.to_numeric(texts, errors="coerce").astype(float)
     wrong = ~(np.isfinite(numbers) & (numbers >= least)) & ~((texts == "") & may_be_empty)
     kind = f"a number from {least:g} on" if np.isfinite(least) else "a number"
-    refuse(source, texts, wrong, f"{texts.name} is {{!r}}, which is not {kind}")
+    refuse(source, texts, wrong, f"{texts.name} is {{}}, which is not {kind}")
     return numbers
 
 

@@ -106,7 +106,7 @@ def load_intervals(path: str | Path, table: VideoTable) -> Intervals:
     rows = read_columns(source, COLUMNS)
     videos = rows["video"].map(lambda name: os.path.normpath(source.parent / name))
     known = {os.path.normpath(video) for video in table.frame["video"]}
-    problem = f"video {{!r}} is not in {table.source.name}"
+    problem = f"video {{}} is not in {table.source.name}"
     refuse(source, rows["video"], ~videos.isin(known), problem)
     where = f"classes of {table.source.name}"
     refuse_unknown(source, rows["label"], table.class_names, "label", where)

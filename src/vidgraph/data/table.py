@@ -178,7 +178,7 @@ def load_table(
     if multi_label:
         label = label.str.replace(r"\s*\|\s*", "|", regex=True)
         empty = (label != "") & label.str.split("|").map(lambda labels: "" in labels)
-        refuse(source, label, empty, "an empty label in {!r}")
+        refuse(source, label, empty, "an empty label in {}")
     else:
         what = "the label is empty; only a multi-label table may have rows without a label"
         refuse(source, label, label == "", what)
@@ -214,7 +214,7 @@ def read_spans(source: Path, rows: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
         source,
         spans,
         ~(start.fillna(0.0) < end.fillna(np.inf)),
-        "the span from {} holds nothing; start_seconds must be less than end_seconds",
+        "the span {} holds nothing; start_seconds must be less than end_seconds",
     )
     return start, end
 

@@ -216,8 +216,8 @@ def test_past_end_refuse_holds_for_snippets(table: VideoTable, drawn: FlowStore)
         views = ViewPlan(past_end="refuse")
         with pytest.raises(
             VideoError,
-            match=r"3 flow stacks of 23 flow frames take 2[68] frames, and there are 25; .*\(t\.csv, "
-            r"line [23]\)$",
+            match=r"3 flow stacks of 23 flow frames take 2[68] frames, and there are 25; "
+            r".*\(t\.csv, line [23]\)$",
         ):
             ClipDataset(
                 table,

@@ -220,15 +220,6 @@ def test_forked_workers_change_nothing(table: VideoTable) -> None:
     assert not same(alone[0], alone[2])
 
 
-@pytest.mark.slow
-def test_spawned_workers_change_nothing(table: VideoTable) -> None:
-    dataset = ClipDataset(table, "train", SPEC, train=True, crops=FLIP)
-    assert all(
-        same(a, b)
-        for a, b in zip(epochs(dataset, 0, None), epochs(dataset, 2, "spawn"), strict=True)
-    )
-
-
 def test_errors_of_videos_travel_between_processes(table: VideoTable) -> None:
     with pytest.raises(VideoError) as caught:
         ClipDataset(table, "broken", SPEC, train=True)[0]
@@ -250,14 +241,3 @@ def test_weizmann_clips(shared_data: Path) -> None:
     assert batch.label.tolist() == list(range(10))
     assert (batch.frame_indices.diff(dim=1) > 0).all()
     assert 60 < batch.video.float().mean() < 200
-
-
-def test_sample_videos_as_table(shared_data: Path, tmp_path: Path) -> None:
-    folder = shared_data / "data" / "sample_videos"
-    rows = [f"{file},x,test\n" for file in sorted(folder.glob("*.mp4"))[:2]]
-    (tmp_path / "t.csv").write_text("video,label,split\n" + "".join(rows))
-    spec = InputSpec(num_frames=4, height=64, width=64, sample_fps=5)
-    dataset = ClipDataset(load_table(tmp_path / "t.csv"), "test", spec, train=False)
-    for i in range(2):
-        assert dataset[i].video.shape == (1, 3, 4, 64, 64)
-        assert dataset[i].video.float().std() > 10

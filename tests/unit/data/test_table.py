@@ -149,14 +149,12 @@ BAD_ROWS = {
     H + "a,w,\n": ", line 2: the split is empty",
     H + "a,w,train\n,w,train\n": ", line 3: the video is empty",
     H + "a,w |,train\n": ", line 2: an empty label in 'w|'",
-    SPANS
-    + "a,w,train,3,3\n": ", line 2: the span from 3 s to 3 s holds nothing; start_seconds must "
+    SPANS + "a,w,train,3,3\n": ", line 2: the span '3 s to 3 s' holds nothing; start_seconds must "
     "be less than end_seconds",
-    SPANS
-    + "a,w,train,,2\nb,w,train,5.5,2\n": ", line 3: the span from 5.5 s to 2 s holds nothing; "
+    SPANS + "a,w,train,,2\nb,w,train,5.5,2\n": ", line 3: the span '5.5 s to 2 s' holds nothing; "
     "start_seconds must be less than end_seconds",
     SPANS
-    + "a,w,train,,0\n": ", line 2: the span from 0 s to 0 s holds nothing; start_seconds must be "
+    + "a,w,train,,0\n": ", line 2: the span '0 s to 0 s' holds nothing; start_seconds must be "
     "less than end_seconds",
     SPANS + "a,w,train,-1,2\n": ", line 2: start_seconds is '-1', which is not a number from 0 on",
     SPANS + "a,w,train,1,nan\n": ", line 2: end_seconds is 'nan', which is not a number from 0 on",
@@ -200,6 +198,8 @@ def test_unknown_split_and_unknown_label(tmp_path: Path) -> None:
         == f"{path}: no rows of split 'tests'; the table has train (2), test (1); did you mean "
         "'test'?"
     )
+    with pytest.raises(TableError, match=r"line 2: label 'walk' .* did you mean 'walk\{\}'\?"):
+        load_table(path, class_names=["walk{}", "run"])  # braces are no format
     with pytest.raises(TableError) as error:
         load_table(path, class_names=["walks", "run"])
     assert str(error.value) == (

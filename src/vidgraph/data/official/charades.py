@@ -54,7 +54,7 @@ def _read_annotations(path: Path, classes: dict[str, str]) -> tuple[pd.DataFrame
     texts = rows["actions"].str.split(";").explode().str.strip()
     texts = texts[texts != ""]
     words = texts.str.extract(r"^(c\d+)\s+(\S+)\s+(\S+)$")
-    problem = "action {!r} is not of the form c092 11.90 21.20"
+    problem = "action {} is not of the form c092 11.90 21.20"
     refuse(path, texts, words[0].isna(), problem)
     refuse_unknown(path, words[0], classes, "label", f"classes of {CLASSES}")
     length = rows.get("length", pd.Series("", rows.index, name="length"))  # older files have none
