@@ -24,7 +24,7 @@ from vidgraph.precompute.store import Method
 from vidgraph.video.base import Video
 
 SHORT_SIDES = {"rpn": 800, "motion": 128}  # pixels that a source looks at
-_VERSIONS = {"rpn": 1, "motion": 1}
+_VERSION = 1  # of both
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class ProposalJob:
             from vidgraph.precompute.networks import RPN_WEIGHTS
 
             settings["weights"] = RPN_WEIGHTS.name(self.weights)
-        return Method(BOXES, self.source, _VERSIONS[self.source], settings)
+        return Method(BOXES, self.source, _VERSION, settings)
 
     def load(self) -> FrameMethod:
         """What finds boxes as fractions of the frame and their scores, highest first, [n, 5].

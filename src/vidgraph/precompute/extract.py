@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
@@ -101,17 +101,14 @@ class Report:
         failed = f", {len(self.failures):,} failed" if self.failures else ""
         speed = f"; {self.done / self.seconds:.3g} videos/s" if self.done else ""
         text = f"{self.done:,} videos done{kept}{failed}{speed}"
-        counts = self.counts
-        if frames := counts["frames"]:
-            mean = counts["boxes"] / frames
-            text += f"\n{frames:,} frames with {mean:.1f} boxes on average"
-            text += f"; {counts['bare']:,} frames have none"
-        if counts["flow_frames"]:
-            share = 100 * counts["cut_off"] / counts["values"]
-            text += (
-                f"\n{counts['flow_frames']:,} flow frames; {share:.2g} % of their values reach the "
-            )
-            text += "bound and are cut off there"
+        frames, boxes, bare = (self.counts[key] for key in ("frames", "boxes", "bare"))
+        flow, values, cut_off = (self.counts[key] for key in ("flow_frames", "values", "cut_off"))
+        if frames:
+            mean = f"{boxes / frames:.1f} boxes on average"
+            text += f"\n{frames:,} frames with {mean}; {bare:,} frames have none"
+        if flow:
+            share = f"{100 * cut_off / values:.2g} % of their values"
+            text += f"\n{flow:,} flow frames; {share} reach the bound and are cut off there"
         return text
 
 
@@ -140,57 +137,52 @@ def extract(
         VidgraphError: there is no Ray, or no cluster.
     """
     begin, report, method = time.perf_counter(), Report(), job.method
-    for name, times in Counter(task.name for task in tasks).items():
-        if times > 1:
-            raise DataError(
-                f"{name}: two videos have this name; extract them into different stores"
-            )
-    with _lock(Path(folder)):
+    folder, names = Path(folder).absolute(), Counter(task.name for task in tasks)
+    for name in (name for name, times in names.items() if times > 1):
+        raise DataError(f"{name}: two videos have this name; extract them into different stores")
+    if workers is None:
+        workers = 1 if job.use_gpu else available_cores()
+    with _lock(folder):
         stored = stored_method(folder)
         if stored not in (None, method):
             what = f"holds {stored}, not {method}"
             raise DataError(f"{folder}: {what}; choose another --out, or ask for the same")
-        _remove_leftovers(Path(folder))
-        todo = _todo(method, tasks, Path(folder), report)
+        _remove_leftovers(folder)
+        todo = _todo(tasks, folder, report)
         progress(0, len(todo))
-        if workers is None:
-            workers = 1 if job.use_gpu else available_cores()
-        work = partial(_extract_video, job, method, Path(folder).absolute())
+        work = partial(_extract_video, job, method, folder)
         with closing(parallel_map(work, todo, workers=workers, use_gpu=job.use_gpu)) as results:
             for number, (index, result) in enumerate(results, start=1):
                 task = todo[index]
                 if isinstance(result, Counter):
                     report.done += 1
                     report.counts.update(result)
-                elif isinstance(result, WorkerDied):
-                    report.failures.append((task.name, f"{task.video}: {result}"))
                 else:
-                    report.failures.append((task.name, result))
+                    died = isinstance(result, WorkerDied)
+                    line = f"{task.video}: {result}" if died else str(result)
+                    report.failures.append((task.name, line))
                 progress(number, len(todo))
-        _remove_leftovers(Path(folder))  # of processes that were killed on the way
+        _remove_leftovers(folder)  # of processes that were killed on the way
     report.failures.sort()
     report.seconds = time.perf_counter() - begin
     return report
 
 
-def _todo(method: Method, tasks: Sequence[Task], folder: Path, report: Report) -> list[Task]:
+def _todo(tasks: Sequence[Task], folder: Path, report: Report) -> list[Task]:
     """The videos that have to be done; says in the report what becomes of the others.
 
-    A file that is not whole or of other settings is worth nothing and is written anew. One of
-    another video is somebody's.
+    A file that is not whole is worth nothing and is written anew. One of another video is
+    somebody's.
     """
     todo = []
     for task in tasks:
         path = path_in_store(folder, task.name)
         try:
-            header = StoredVideo(path).header
-            same = header.size == size_bytes(task.video)
+            same = StoredVideo(path).header.size == size_bytes(task.video)
         except (DataError, OSError):
             todo.append(task)  # the attempt will say what is wrong with the video
             continue
-        if header.method != method:
-            todo.append(task)
-        elif same:
+        if same:
             report.kept += 1
         else:
             what = "holds another video of this name, or this one before it changed"
@@ -214,7 +206,7 @@ def _extract_video(job: Job, method: Method, folder: Path, task: Task) -> Counte
             known = task.name, size_bytes(task.video), fingerprint(task.video)
             size = video.num_frames, video.height, video.width
             header = Header(method, *known, *size, frame_indices)
-            save_file(path_in_store(folder, task.name), header, _read(task.video, frames))
+            save_file(path_in_store(folder, task.name), header, frames)
     except RunError:
         raise
     except VidgraphError as error:
@@ -228,14 +220,6 @@ def _extract_video(job: Job, method: Method, folder: Path, task: Task) -> Counte
 @lru_cache(maxsize=1)
 def _started(job: Job) -> Compute:
     return job.start()
-
-
-def _read(video: Path, frames: Iterable[NDArray[Any]]) -> Iterator[NDArray[Any]]:
-    """Keeps errors in reading the video apart from those in writing the file."""
-    try:
-        yield from frames
-    except OSError as error:
-        raise VideoError(video, f"cannot be read ({error.strerror or error})") from error
 
 
 def _remove_leftovers(folder: Path) -> None:

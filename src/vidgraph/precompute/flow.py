@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from vidgraph.precompute.extract import Compute, Task
 
 METHODS = ("dis", "tvl1", "raft")
-_VERSIONS = {"dis": 1, "tvl1": 1, "raft": 1}
+_VERSION = 1  # of all of them
 _LEAST_SIDE = 32  # pixels; below, OpenCV's DIS crashes
 _KEPT_BYTES = 256 << 20  # flow frames that LiveFlow holds, for flow stacks and views overlap
 
@@ -93,7 +93,7 @@ class FlowJob:
             from vidgraph.precompute.networks import RAFT_WEIGHTS
 
             settings["weights"] = RAFT_WEIGHTS.name(self.weights)
-        return Method(FLOW, self.algorithm, _VERSIONS[self.algorithm], settings)
+        return Method(FLOW, self.algorithm, _VERSION, settings)
 
     def load(self) -> FrameMethod:
         """What finds the motion in pixels from a frame to the next one, [H, W, 2].

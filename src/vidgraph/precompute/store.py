@@ -4,8 +4,8 @@
 
 A file holds two tensors. One is named as the store's kind and holds rows of all stored frames, one
 frame after another; the other is `offsets`, int64 [F + 1]: those of the f-th stored frame are rows
-offsets[f] to offsets[f + 1]. So any frame is read alone, and no code runs in reading it. The header
-says of which video, which frames and how they were made; each of its values is JSON.
+offsets[f] to offsets[f + 1]. So any frame is read alone, and no code runs in reading it. Its
+metadata, in JSON, says of which video, which frames and how they were made.
 
 A video is found by the end of its path, so data and store may both be moved. That a file is of this
 very video is checked by the video's size and a fingerprint.
@@ -17,18 +17,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
 
 from vidgraph.errors import DataError
 from vidgraph.util import atomic_write
@@ -37,7 +36,6 @@ from vidgraph.video.frame_folder import IMAGE_SUFFIXES
 FORMAT = "vidgraph-store-2"
 SUFFIX = ".safetensors"
 _AGAIN = "delete the file and run the same vidgraph extract again"
-_DTYPES = {"float32": "F32", "float16": "F16", "uint8": "U8"}
 _SAMPLES, _SAMPLE_BYTES = 16, 64 << 10  # of a video, for its fingerprint
 
 
@@ -93,47 +91,25 @@ class Header:
 
 
 def save_file(path: str | Path, header: Header, frames: Iterable[NDArray[Any]]) -> None:
-    """Writes the file of one video, whole or not at all, with one frame in memory at a time.
+    """Writes the file of one video, whole or not at all.
 
     Args:
         path: the file; its folder is made.
         header: what it says of itself.
-        frames: the rows of each stored frame, [n, ...], alike but for n; may be a generator.
+        frames: the rows of each stored frame, [n, ...], alike but for n.
 
     Raises:
         RunError: the file cannot be written.
     """
-    following = iter(frames)
-    first = list(islice(following, 1))
-    like = first[0] if first else np.zeros(0, np.uint8)
-    room = -(-len(_head(header, like, 10**15)) // 8) * 8  # blanks fill up what is not needed
-    offsets = [0]
-    with atomic_write(path) as temporary, open(temporary, "wb") as file:
-        file.seek(8 + room + 8 * (len(header.frame_indices) + 1))
-        for rows in chain(first, following):
-            file.write(rows.tobytes())
-            offsets.append(offsets[-1] + len(rows))
-        assert len(offsets) == len(header.frame_indices) + 1
-        file.seek(0)
-        file.write(room.to_bytes(8, "little") + _head(header, like, offsets[-1]).ljust(room))
-        file.write(np.array(offsets, "<i8").tobytes())
-
-
-def _head(header: Header, like: NDArray[Any], num_rows: int) -> bytes:
-    """The JSON that a safetensors file begins with, of `num_rows` rows such as those of `like`."""
-    content = {"format": FORMAT, **vars(header), **header.method.to_dict()}
-    begin = 8 * (len(header.frame_indices) + 1)
-    end = begin + num_rows * like.itemsize * math.prod(like.shape[1:])
+    rows = list(frames)
     tensors = {
-        "__metadata__": {key: json.dumps(value) for key, value in content.items()},
-        "offsets": {"dtype": "I64", "shape": [begin // 8], "data_offsets": [0, begin]},
-        header.method.kind: {
-            "dtype": _DTYPES[like.dtype.name],
-            "shape": [num_rows, *like.shape[1:]],
-            "data_offsets": [begin, end],
-        },
+        "offsets": np.cumsum([0, *map(len, rows)]),
+        header.method.kind: np.concatenate(rows) if rows else np.zeros(0, np.uint8),
     }
-    return json.dumps(tensors).encode()
+    # One entry, for safetensors gives several in any order, and equal content has equal bytes.
+    metadata = {FORMAT: json.dumps(vars(header) | header.method.to_dict())}
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(save(tensors, metadata))
 
 
 class StoredVideo:
@@ -151,10 +127,7 @@ class StoredVideo:
         self.path = Path(path)
         try:
             self._file = safe_open(path, "numpy")
-            texts = self._file.metadata() or {}
-            content = {key: json.loads(value) for key, value in texts.items()}
-            if content.pop("format", None) != FORMAT:
-                raise ValueError(f"its format is not {FORMAT}")
+            content = json.loads((self._file.metadata() or {})[FORMAT])
             names = ("kind", "method", "version", "settings")
             method = Method(*(content.pop(name) for name in names))
             self.header = Header(method, **content)
