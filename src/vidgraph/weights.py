@@ -229,15 +229,15 @@ def load_config(file: Path) -> Config:
         WeightsError: neither has it, or the file is no safetensors file.
     """
     header = _header(file).get(_HEADER_KEY)
-    place = file if header is not None else file.with_name(CONFIG_FILE)
+    source = file if header is not None else file.with_name(CONFIG_FILE)
     try:
-        content = json.loads(place.read_text(encoding="utf-8") if header is None else header)
+        content = json.loads(source.read_text(encoding="utf-8") if header is None else header)
         if isinstance(content, dict) and "architecture" in content:
-            content = upgrade_config(content, str(place))
+            content = upgrade_config(content, str(source))
             name, overrides = content["name"], content["options"]
-            resolved = resolve_options(name, overrides, str(place), "options.")
+            resolved = resolve_options(name, overrides, str(source), "options.")
             content["options"] = asdict(resolved)
-        config: Config = validated(Config, content, str(place))
+        config: Config = validated(Config, content, str(source))
     except FileNotFoundError as error:
         raise WeightsError(
             f"{file.parent}: has weights but no {CONFIG_FILE}, so the model cannot be rebuilt; "
@@ -246,10 +246,10 @@ def load_config(file: Path) -> Config:
     except RecipeError as error:
         raise WeightsError(str(error)) from error
     except (OSError, ValueError) as error:
-        raise WeightsError(f"{place}: is not readable JSON ({error}); copy it again") from error
+        raise WeightsError(f"{source}: is not readable JSON ({error}); copy it again") from error
     if config.name not in (known := list_models()):
         raise WeightsError(
-            f"{place}: there is no model {config.name!r}{nearest(config.name, known)}"
+            f"{source}: there is no model {config.name!r}{nearest(config.name, known)}"
         )
     return config
 

@@ -15,7 +15,8 @@ from torch.nn import functional as F
 
 from vidgraph.backbones.digits import DigitsBackbone
 from vidgraph.models.base import HeadInput
-from vidgraph.models.rstg_heads import GraphVectorResidual, ResidualRSTGOptions
+from vidgraph.models.rstg import RSTGOptions
+from vidgraph.models.rstg_heads import GraphVectorResidual
 from vidgraph.records import Explanation, Positive, Regions, Share, options
 
 
@@ -35,13 +36,13 @@ class PooledOptions:
 
     dropout: Share = 0.0
     windows: Literal["whole", "logits", "probabilities"] = "whole"
-    rstg: ResidualRSTGOptions | None = None
+    rstg: RSTGOptions | None = None
     type: Literal["pooled"] = "pooled"
 
     def build(self, on: HeadInput) -> PooledHead:
         rstg = None
         if self.rstg is not None:
-            rstg = GraphVectorResidual(on.channels, on.map_size, self.rstg.graph, self.rstg.norm)
+            rstg = GraphVectorResidual(on.channels, on.map_size, self.rstg)
         return PooledHead(on.channels, on.num_classes, self, on.map_size, on.multi_label, rstg)
 
 

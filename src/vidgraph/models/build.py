@@ -253,9 +253,8 @@ def _resnet3d(
     """With the layers that follow its blocks."""
     layers: dict[str, nn.Module] = {}
     if isinstance(inserted, NonLocalOptions):
-        sizes = (inserted.affinity, how.norm, inserted.pool, inserted.group_frames)
         for block in inserted.blocks:
-            layers[block] = NonLocalBlock(channels_after(how, block), *sizes)
+            layers[block] = NonLocalBlock(channels_after(how, block), how.norm, inserted.pool)
     elif inserted is not None:
         with torch.device("meta"), torch.no_grad():
             plain = ResNet3D(how, in_channels=clip.shape[1])
@@ -263,9 +262,7 @@ def _resnet3d(
         for block in inserted.blocks:
             channels = channels_after(how, block)
             size = maps[block.partition("_")[0]].shape[3:]
-            layers[block] = GraphResidual(
-                channels, (size[0], size[1]), inserted.graph, inserted.norm
-            )
+            layers[block] = GraphResidual(channels, (size[0], size[1]), inserted.graph)
     return ResNet3D(how, layers, in_channels=clip.shape[1])
 
 

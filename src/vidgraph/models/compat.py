@@ -95,16 +95,18 @@ def _place(architecture: str, rest: dict[str, Any], nested: dict[str, Any]) -> s
     """Says where the graphs of a backbone stand, and returns the path of their options."""
     default = "vec" if architecture == "rstg_c2d_r50" else "res3-4"
     graph = {"scalewise_update": True, "norm": "layer"}
-    placement, norm = rest.pop("placement", default), rest.pop("residual_norm", "layer")
+    placement = rest.pop("placement", default)
+    if rest.get("residual_norm") == "layer":
+        del rest["residual_norm"]
     if placement == "vec":
         nested["inserted"] = None
-        nested["head"] = {"rstg": {"norm": norm, "graph": graph}}
-        return "head.rstg.graph"
+        nested["head"] = {"rstg": graph}
+        return "head.rstg"
     stages = ("res3", "res4") if placement == "res3-4" else (placement,)
     blocks = [_LAST_BUT_ONE[stage] for stage in stages]
     if architecture.endswith("small"):
         blocks = [f"{block[:-1]}0" for block in blocks]
-    nested["inserted"] = {"type": "rstg", "blocks": blocks, "norm": norm, "graph": graph}
+    nested["inserted"] = {"type": "rstg", "blocks": blocks, "graph": graph}
     nested["head"] = {"rstg": None}
     return "inserted.graph"
 

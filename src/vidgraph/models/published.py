@@ -26,7 +26,7 @@ from vidgraph.models.nonlocal_block import NonLocalOptions
 from vidgraph.models.normalize import NormalizeName, NormalizeOptions
 from vidgraph.models.rstg import RSTGOptions
 from vidgraph.models.rstg_extras import RSTGExtras
-from vidgraph.models.rstg_heads import SOMETHING, InsertedRSTGOptions, ResidualRSTGOptions
+from vidgraph.models.rstg_heads import SOMETHING, InsertedRSTGOptions
 from vidgraph.models.strg import STRGOptions
 from vidgraph.models.two_stream import SegmentsOptions
 from vidgraph.records import InputSpec, options
@@ -222,7 +222,7 @@ def rstg_i3d_r50() -> ModelOptions:
 
 def rstg_c2d_r50() -> ModelOptions:
     """RSTG on C2D with ResNet-50, one graph on the last map."""
-    head = PooledOptions(dropout=0.3, rstg=ResidualRSTGOptions())
+    head = PooledOptions(dropout=0.3, rstg=SOMETHING)
     return ModelOptions(_WHOLE_CLIP, "kinetics", replace(_FROZEN, inflation="none"), head)
 
 

@@ -13,26 +13,11 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from vidgraph.models.norms import JointLayerNorm, LastAxisBatchNorm
+from vidgraph.models.norms import JointLayerNorm
 from vidgraph.models.rstg import RecurrentSpaceTimeGraph, RSTGOptions
 from vidgraph.records import Explanation, Regions, options
 
-ResidualNorm = Literal["layer", "batch"]
 SOMETHING = RSTGOptions(scalewise_update=True, norm="layer")  # the authors' configuration
-
-
-@options
-class ResidualRSTGOptions:
-    """A graph whose vector is added to the pooled map.
-
-    Attributes:
-        graph: which graph.
-        norm: of what it adds: "layer", then a scale that starts at zero; "batch", whose gain starts
-            at zero.
-    """
-
-    graph: RSTGOptions = SOMETHING
-    norm: ResidualNorm = "layer"
 
 
 @options
@@ -42,13 +27,10 @@ class InsertedRSTGOptions:
     Attributes:
         blocks: of the ResNet, each followed by a graph.
         graph: which graph.
-        norm: of what they add: "layer", then a scale that starts at zero; "batch", whose gain
-            starts at zero.
     """
 
     blocks: tuple[str, ...] = ("layer2_2", "layer3_4")
     graph: RSTGOptions = SOMETHING
-    norm: ResidualNorm = "layer"
     type: Literal["rstg"] = "rstg"
 
 
@@ -84,59 +66,39 @@ class RSTGHead(nn.Module):
 
 
 class GraphResidual(nn.Module):
-    """RSTG-to-map in a backbone: x + norm(graph(x)); the identity at initialisation.
+    """RSTG-to-map between two blocks of a backbone: x + norm(graph(x)), where the norm has one mean
+    and variance per clip, a bias, and then a scale that starts at zero.
 
     Args:
         in_channels: channels of the map (C). Where the graph's width differs, nodes are projected
             to it and back to C, else neither.
         map_size: rows and columns of the map; other sizes are allowed.
         options: which graph.
-        norm: "layer" or "batch", see `make_residual_norm`.
     """
 
     norm_axes = 4  # T, H, W and C of a clip
 
     def __init__(
-        self,
-        in_channels: int,
-        map_size: tuple[int, int],
-        options: RSTGOptions = SOMETHING,
-        norm: ResidualNorm = "layer",
+        self, in_channels: int, map_size: tuple[int, int], options: RSTGOptions = SOMETHING
     ) -> None:
         super().__init__()
         back = in_channels != options.width
         self.graph = RecurrentSpaceTimeGraph(in_channels, map_size, options, project_back=back)
-        self.norm = make_residual_norm(norm, in_channels, self.norm_axes)
+        self.norm = JointLayerNorm(in_channels, self.norm_axes, zero_scale=True)
 
     def forward(self, features: Tensor) -> Tensor:
-        """[B, C, T, H, W] to the same shape."""
+        """[B, C, T, H, W] to the same shape; the identity at initialisation."""
         painted = self.graph.grid.paint(self.graph(features), *features.shape[3:])
         added: Tensor = self.norm(painted.permute(0, 2, 3, 4, 1))  # [B, T, H, W, C]
         return features + added.permute(0, 4, 1, 2, 3).to(features.dtype)
 
 
 class GraphVectorResidual(GraphResidual):
-    """RSTG-to-vec on the last map: norm(graph(x)) beside the pooled map; zero at first."""
+    """RSTG-to-vec on the last map of a backbone: norm(graph(x)), to be added to the pooled map."""
 
     norm_axes = 1  # C of a clip's vector
 
     def forward(self, features: Tensor) -> Tensor:
-        """[B, C, T, H, W] to one vector per clip, [B, C]."""
+        """[B, C, T, H, W] to one vector per clip, [B, C]; zero at initialisation."""
         added: Tensor = self.norm(self.graph.to_vector(self.graph(features)))
         return added
-
-
-def make_residual_norm(kind: ResidualNorm, channels: int, num_axes: int) -> nn.Module:
-    """The norm through which a graph joins its backbone; zero at initialisation.
-
-    Args:
-        kind: "layer": one mean and variance per clip over the last `num_axes` axes, a bias, and
-            then a scale that starts at zero; "batch": batch norm whose gain starts at zero.
-        channels: of the last axis (C).
-        num_axes: all but the batch.
-    """
-    if kind == "layer":
-        return JointLayerNorm(channels, num_axes, zero_scale=True)
-    norm = LastAxisBatchNorm(channels)
-    nn.init.zeros_(norm.weight)
-    return norm

@@ -28,7 +28,7 @@ CLASSES = 3
 HEADS: dict[str, dict[str, Any]] = {
     "pooled": {"type": "pooled"},
     "pooled windows": {"type": "pooled", "windows": "probabilities"},
-    "pooled rstg": {"type": "pooled", "rstg": {"graph": {"width": 8}, "norm": "batch"}},
+    "pooled rstg": {"type": "pooled", "rstg": {"width": 8, "norm": "layer"}},
     "segments": {"type": "segments", "dropout": 0.1},
     "mean_lstm": {"type": "mean_lstm", "width": 8},
     "conv_lstm": {"type": "conv_lstm", "width": 8, "conv_width": 8},
@@ -73,7 +73,7 @@ def shrunk(name: str) -> VideoModel:
     if options["head"]["type"] in ("rstg", "strg"):
         changes["head"] = {"width": 16}
     if options["head"].get("rstg"):
-        changes["head"] = {"rstg": {"graph": {"width": 16}}}
+        changes["head"] = {"rstg": {"width": 16}}
     if (options["inserted"] or {}).get("type") == "rstg":
         changes["inserted"] = {"graph": {"width": 16}}
     if name != "digit_stem":

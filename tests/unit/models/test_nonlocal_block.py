@@ -8,13 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from closeness import assert_close_to_scale
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from vidgraph.errors import DataError
 from vidgraph.models.nonlocal_block import NonLocalBlock
 
 
@@ -35,23 +33,16 @@ def plain(layer: NonLocalBlock, x: Tensor) -> Tensor:
     seen = F.max_pool3d(x, (1, 2, 2)) if isinstance(layer.pool, nn.MaxPool3d) else x
     theta, phi, g = layer.theta(x).flatten(2), layer.phi(seen).flatten(2), layer.g(seen).flatten(2)
     affinity = theta.transpose(1, 2) @ phi  # [B, N, M]
-    weights = (
-        (affinity / theta.shape[1] ** 0.5).softmax(-1)
-        if layer.affinity == "softmax"
-        else affinity / phi.shape[2]
-    )
+    weights = (affinity / theta.shape[1] ** 0.5).softmax(-1)
     found = (weights @ g.transpose(1, 2)).transpose(1, 2).reshape(len(x), -1, *x.shape[2:])
     return x + layer.out_norm(layer.out(found))
 
 
-@pytest.mark.parametrize("affinity", ["softmax", "dot"])
-@pytest.mark.parametrize("norm", ["batch", "frozen_statistics", "none"])
+@pytest.mark.parametrize("norm", ["batch", "frozen_statistics"])
 @pytest.mark.parametrize("pool", [True, False])
-def test_equals_the_plain_form_in_outputs_and_gradients(
-    affinity: Any, norm: Any, pool: bool
-) -> None:
+def test_equals_the_plain_form_in_outputs_and_gradients(norm: Any, pool: bool) -> None:
     layer, x = (
-        block(affinity=affinity, norm=norm, pool=pool).double(),
+        block(norm=norm, pool=pool).double(),
         torch.randn(2, 16, 3, 6, 5).double(),
     )
     answers = []
@@ -68,17 +59,19 @@ def test_equals_the_plain_form_in_outputs_and_gradients(
 
 def test_uneven_weights_are_those_of_the_paper() -> None:
     """One channel, two cells, by hand: theta x = (0, ln 3), phi x = (0, 1), so the second cell
-    weighs them 1 : 3."""
-    layer = NonLocalBlock(2, norm="none", pool=False)
+    weighs them 1 : 3.
+    """
+    layer = NonLocalBlock(2, pool=False)
     for module, row in ((layer.theta, [1.0, 0.0]), (layer.phi, [0.0, 1.0]), (layer.g, [0.0, 1.0])):
         module.weight.data = torch.tensor(row).view(1, 2, 1, 1, 1)
     layer.out.weight.data = torch.tensor([1.0, 10.0]).view(2, 1, 1, 1, 1)
+    layer.out_norm = nn.Identity()
     x = torch.tensor([[0.0, 1.0986123], [0.0, 1.0]]).view(1, 2, 1, 1, 2)
     added = (layer(x) - x).flatten()
     torch.testing.assert_close(added, torch.tensor([0.5, 0.75, 5.0, 7.5]))
 
 
-@pytest.mark.parametrize("norm", ["batch", "frozen", "frozen_statistics", "none"])
+@pytest.mark.parametrize("norm", ["batch", "frozen", "frozen_statistics"])
 def test_identity_at_first_but_not_dead(norm: Any) -> None:
     torch.manual_seed(0)
     layer, x = NonLocalBlock(8, norm=norm).train(), torch.randn(4, 8, 2, 4, 4)
@@ -114,11 +107,10 @@ class Sizes(TorchDispatchMode):
         return out
 
 
-@pytest.mark.parametrize("affinity", ["softmax", "dot"])
 @pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last_3d])
-def test_the_matrix_of_all_pairs_never_exists(affinity: Any, memory: torch.memory_format) -> None:
+def test_the_matrix_of_all_pairs_never_exists(memory: torch.memory_format) -> None:
     layer, x = (
-        block(affinity=affinity),
+        block(),
         torch.randn(1, 16, 4, 16, 16).to(memory_format=memory).requires_grad_(),
     )
     pairs = (4 * 16 * 16) * (4 * 8 * 8)
@@ -128,17 +120,6 @@ def test_the_matrix_of_all_pairs_never_exists(affinity: Any, memory: torch.memor
     with Sizes() as sizes:
         plain(layer, x).sum().backward()
     assert sizes.largest == pairs  # so the measure would have seen it
-
-
-def test_groups_of_frames_do_not_see_each_other() -> None:
-    grouped, whole = block(group_frames=2), block()
-    x = torch.randn(2, 16, 6, 4, 4)
-    expected = torch.cat([whole(part) for part in x.split(2, dim=2)], dim=2)
-    assert_close_to_scale(grouped(x), expected)
-    assert (grouped(x) - whole(x)).abs().max() > 0.01
-    assert_close_to_scale(grouped(x[:, :, :2]), whole(x[:, :, :2]))
-    with pytest.raises(DataError, match="5 frames cannot be cut into groups of 2"):
-        grouped(x[:, :, :5])
 
 
 def test_names_and_initial_weights() -> None:
@@ -155,4 +136,4 @@ def test_names_and_initial_weights() -> None:
         for m in (layer.theta, layer.phi, layer.g, layer.out)
     )
     assert not layer.out_norm.weight.any()
-    assert not NonLocalBlock(64, norm="none").out.weight.any()
+    assert not NonLocalBlock(64, norm="frozen").out.weight.any()

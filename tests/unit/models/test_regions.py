@@ -99,40 +99,6 @@ def test_the_maximum_is_taken_and_not_the_mean() -> None:
     assert node > 4 * plain.mean().item() > 0
 
 
-@pytest.mark.parametrize("aligned", [True, False])
-@pytest.mark.parametrize("sampling_ratio", [1, 2, 3, 0])
-@pytest.mark.parametrize("cells", [(14, 14), (7, 9), (1, 5)])
-def test_gradient_equals_torchvisions(
-    aligned: bool, sampling_ratio: int, cells: tuple[int, int]
-) -> None:
-    """Boxes inside, across the border, wholly outside, as large as the map and without area."""
-    torch.manual_seed(0)
-    height, width = cells
-    features = torch.randn(2, 5, 3, height, width)
-    low = torch.rand(2, 3, 40, 2) * 1.6 * max(cells) - 0.3 * max(cells)
-    boxes = torch.cat([low, low + torch.rand(2, 3, 40, 2) * max(cells)], dim=-1)
-    boxes[:, :, 0, 2:] = boxes[:, :, 0, :2]
-    boxes[:, :, 1] = torch.tensor([0.0, 0, width, height])
-    boxes[:, :, 2] = torch.tensor([-1.0, -1, -1, -1])
-    boxes[:, :, 3] = torch.tensor([width, height, width + 2, height + 2]).float()
-    ours, theirs = features.clone().requires_grad_(), features.clone().requires_grad_()
-    given = regions(boxes, (height, width))
-    nodes = region_nodes(ours, given, aligned=aligned, sampling_ratio=sampling_ratio)
-    owner = torch.arange(6.0).repeat_interleave(40)[:, None]
-    in_cells = given.boxes_xyxy * torch.tensor([width, height] * 2)
-    rois = torch.cat([owner, in_cells.flatten(0, 2)], dim=1)
-    cells_of_boxes = roi_align(
-        theirs.transpose(1, 2).flatten(0, 1), rois, 7, 1.0, sampling_ratio, aligned
-    )
-    plain = cells_of_boxes.flatten(2).max(dim=2).values.reshape(nodes.shape)
-    assert torch.equal(nodes, plain)
-    direction = torch.randn_like(nodes)
-    (nodes * direction).sum().backward()
-    (plain * direction).sum().backward()
-    assert theirs.grad is not None
-    assert_close_to_scale(ours.grad, theirs.grad, rel=1e-4)
-
-
 def test_masked_boxes_give_zero_nodes_and_no_gradient() -> None:
     features = torch.randn(1, 4, 2, 7, 7, requires_grad=True)
     boxes = torch.tensor([10.0, 10, 60, 60]).repeat(1, 2, 3, 1)

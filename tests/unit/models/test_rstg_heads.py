@@ -19,9 +19,9 @@ from vidgraph.convert import convert_tensors
 from vidgraph.evaluation.profile import profile_model
 from vidgraph.models.base import ClipModel
 from vidgraph.models.build import create_model
-from vidgraph.models.norms import JointLayerNorm, LastAxisBatchNorm
+from vidgraph.models.norms import JointLayerNorm
 from vidgraph.models.rstg import RecurrentSpaceTimeGraph, RSTGOptions
-from vidgraph.models.rstg_heads import GraphResidual, GraphVectorResidual, make_residual_norm
+from vidgraph.models.rstg_heads import GraphResidual, GraphVectorResidual
 from vidgraph.records import InputSpec
 
 GOLDEN = Path(__file__).parents[2] / "golden"
@@ -142,25 +142,24 @@ def test_explanation_names_nodes_edges_and_attention() -> None:
 
 # ---- beside and inside a backbone ----------------------------------------------------------------
 
-VEC: dict[str, Any] = {"inserted": None, "head": {"rstg": {}}}
+_GRAPH = {"scalewise_update": True, "norm": "layer"}
+VEC: dict[str, Any] = {"inserted": None, "head": {"rstg": _GRAPH}}
 FROZEN = {"backbone": {"stem": "valid", "norm": "frozen_statistics"}}
 PLACEMENTS: dict[str, dict[str, Any]] = {
-    "vec": {"inserted": None, "head": {"rstg": {"graph": {"width": 16}}}},
+    "vec": {"inserted": None},
     "res2": {"inserted": {"blocks": ["layer1_0"]}},
     "res3-4": {},
 }
 
 
-def tiny(placement: str, norm: str = "layer", **head: Any) -> ClipModel:
+def tiny(placement: str, **head: Any) -> ClipModel:
     """Four frames of 64 x 64, without dropout."""
     torch.manual_seed(0)
     changes = dict(PLACEMENTS[placement])
-    graph = {"graph": {"width": 16}, "norm": norm}
-    if placement == "vec":
-        changes["head"] = {"rstg": graph}
-    else:
-        changes["inserted"] = {**changes.get("inserted", {}), **graph}
-    changes["head"] = {**changes.get("head", {}), "dropout": 0.0, **head}
+    graph = {**_GRAPH, "width": 16}
+    if placement != "vec":
+        changes["inserted"] = {**changes.get("inserted", {}), "graph": graph}
+    changes["head"] = {"rstg": graph if placement == "vec" else None, "dropout": 0.0, **head}
     spec = {"num_frames": 4, "height": 64, "width": 64}
     return clip_model("rstg_i3d_small", 5, input=spec, **changes)
 
@@ -351,15 +350,12 @@ def test_residuals_equal_the_authors(kind: type[GraphResidual], place: str, expe
     np.testing.assert_allclose(out.numpy(), golden[expected], rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("norm", ["layer", "batch"])
 # As wide as the graph; projected to its width and back.
 @pytest.mark.parametrize("channels", [8, 12])
-def test_the_exact_identity_at_initialisation(norm: Any, channels: int) -> None:
+def test_the_exact_identity_at_initialisation(channels: int) -> None:
     torch.manual_seed(0)
     features = torch.randn(2, channels, 4, 7, 7)
-    inside, on_top = (kind(channels, (7, 7), NARROW, norm) for kind in KINDS)
-    kinds = {"layer": JointLayerNorm, "batch": LastAxisBatchNorm}
-    assert isinstance(inside.norm, kinds[norm])
+    inside, on_top = (kind(channels, (7, 7), NARROW) for kind in KINDS)
     for training in (True, False):
         assert torch.equal(inside.train(training)(features), features)
         with torch.autocast("cpu", torch.bfloat16):
@@ -368,12 +364,11 @@ def test_the_exact_identity_at_initialisation(norm: Any, channels: int) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("norm", ["layer", "batch"])
 def test_only_the_gain_learns_in_the_first_step_and_all_the_rest_in_the_second(
-    kind: type[GraphResidual], norm: Any
+    kind: type[GraphResidual],
 ) -> None:
     torch.manual_seed(0)
-    layer = kind(12, (7, 7), NARROW, norm)
+    layer = kind(12, (7, 7), NARROW)
     optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
     features = torch.randn(4, 12, 3, 7, 7)
     target = torch.randn_like(layer(features))
@@ -385,8 +380,7 @@ def test_only_the_gain_learns_in_the_first_step_and_all_the_rest_in_the_second(
         assert all(x is not None and torch.isfinite(x).all() for x in gradients.values())
         moved.append({name for name, x in gradients.items() if x is not None and x.any()})
         optimizer.step()
-    # The bias of the layer form is scaled too; that of batch norm is not.
-    assert moved[0] == ({"norm.weight"} if norm == "layer" else {"norm.weight", "norm.bias"})
+    assert moved[0] == {"norm.weight"}  # the bias is scaled too
     # Pairs that are no edge keep logit 0 in the softmax, so that even the query's share that all
     # keys have in common has an influence.
     assert moved[1] == set(gradients)
@@ -402,7 +396,7 @@ def test_a_batch_of_one_equals_a_row_of_a_batch_at_any_map_size(kind: type[Graph
 
 
 def test_residual_norm_runs_over_a_whole_clip() -> None:
-    norm = make_residual_norm("layer", 2, num_axes=4)
+    norm = JointLayerNorm(2, num_axes=4, zero_scale=True)
     norm.weight.data, norm.bias.data = torch.tensor([1.0, 2.0]), torch.tensor([0.0, 1.0])
     x = torch.tensor([1.0, 3.0, 5.0, 7.0]).reshape(1, 2, 1, 1, 2)  # mean 4, variance 5
     expected = torch.tensor([-3.0, 2 * (-1 + 5**0.5), 1.0, 2 * (3 + 5**0.5)]) / 5**0.5
