@@ -10,10 +10,22 @@ import pytest
 from vidgraph.cli import main
 
 
+def run(*words: object, code: int = 0) -> None:
+    """Runs the command, which must end with that exit code."""
+    assert main([*map(str, words)]) == code
+
+
+def text_of(capsys: pytest.CaptureFixture[str], *words: object, code: int = 0) -> str:
+    """What the command prints."""
+    capsys.readouterr()
+    run(*words, code=code)
+    return capsys.readouterr().out
+
+
 def error_of(capsys: pytest.CaptureFixture[str], *words: object, code: int = 2) -> str:
     """The one line that the command prints about input that it cannot use."""
     capsys.readouterr()
-    assert main([*map(str, words)]) == code
+    run(*words, code=code)
     error = capsys.readouterr().err
     assert error.startswith("vidgraph: ")
     assert error.count("\n") == 1
@@ -22,6 +34,4 @@ def error_of(capsys: pytest.CaptureFixture[str], *words: object, code: int = 2) 
 
 def json_of(capsys: pytest.CaptureFixture[str], *words: object, code: int = 0) -> Any:
     """What the command prints with --json."""
-    capsys.readouterr()
-    assert main([*map(str, words), "--json"]) == code
-    return json.loads(capsys.readouterr().out)
+    return json.loads(text_of(capsys, *words, "--json", code=code))

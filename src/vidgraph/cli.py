@@ -357,7 +357,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         words, overrides = split_overrides(sys.argv[1:] if argv is None else argv)
         if overrides and words and words[0] not in TAKE_OVERRIDES:
             raise RecipeError(f"vidgraph {words[0]} takes no --{next(iter(overrides))}")
-        code = command.main(words, "vidgraph", standalone_mode=False, obj=overrides)
+        with command.make_context("vidgraph", words, obj=overrides) as context:
+            code = command.invoke(context)
         sys.stdout.flush()
         return int(code or GOOD)
     except VidgraphError as error:
@@ -384,7 +385,7 @@ def _usage_fault(error: Any) -> str:
     if wrong and error.ctx and error.ctx.info_name in TAKE_OVERRIDES:
         name = wrong[1].lstrip("-").replace("-", "_")
         near = [f"--{key}" for key in recipe_keys() if key.endswith(f".{name}")]
-        message += f" Did you mean {near[0]}?" if near and "mean" not in message else ""
+        message = f"No such option: {wrong[1]}. Did you mean {near[0]}?" if near else message
     path = error.ctx.command_path if error.ctx else "vidgraph"
     return f"{message} (see {path} --help)"
 

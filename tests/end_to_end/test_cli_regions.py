@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
 import pytest
 import torch
+from commands import error_of, json_of, run
 
-from vidgraph.cli import main
 from vidgraph.models.build import create_model
 from vidgraph.video.writer import write_video
 from vidgraph.weights import save_weights
@@ -27,74 +27,37 @@ def clip(tmp_path: Path) -> Path:
     return tmp_path / "squares.mp4"
 
 
-def saved(folder: Path, graph: str) -> str:
+def saved(folder: Path, **options: Any) -> Path:
     torch.manual_seed(0)
-    options = {"num_frames": 8, "size": 48, "width": 16, "boxes_per_frame": 4, "stride_frames": 2}
-    model = create_model("strg_small", class_names=["meet", "part"], graph=graph, **options)
-    save_weights(model, folder / graph)
-    return str(folder / graph)
+    clip = {"num_frames": 8, "height": 48, "width": 48, "stride_frames": 2}
+    model = create_model("strg_small", class_names=["meet", "part"], input=clip, **options)
+    save_weights(model, folder / "model")
+    return folder / "model"
 
 
 @pytest.mark.parametrize("graph", ["avgpool", "sim", "joint"])
 def test_predict_draws_the_regions(
     tmp_path: Path, clip: Path, graph: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    boxes, model = str(tmp_path / "boxes"), saved(tmp_path, graph)
-    assert (
-        main(
-            [
-                "extract",
-                "proposals",
-                str(clip),
-                "--source",
-                "motion",
-                "--out",
-                boxes,
-                "--workers",
-                "1",
-            ]
-        )
-        == 0
-    )
-    assert (
-        main(
-            ["predict", model, str(clip), "--boxes", boxes, "--save", str(tmp_path / "report.html")]
-        )
-        == 0
-    )
+    boxes, model = tmp_path / "boxes", saved(tmp_path, head={"graph": graph, "width": 16})
+    run("extract", "proposals", clip, "--source", "motion", "--out", boxes, "--workers", 1)
+    predict = "predict", model, clip, "--boxes", boxes
+    run(*predict, "--save", tmp_path / "report.html")
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "The nodes of the graph are" in text
     assert ("What follows what by overlap" in text) == (graph == "joint")
     assert ("What is similar to what" in text) == (graph != "avgpool")
-    assert (
-        main(
-            [
-                "predict",
-                model,
-                str(clip),
-                "--boxes",
-                boxes,
-                "--views",
-                "2",
-                "--save",
-                str(tmp_path / "overlay.mp4"),
-            ]
-        )
-        == 0
-    )
+    run(*predict, "--views", 2, "--save", tmp_path / "overlay.mp4")
     with av.open(str(tmp_path / "overlay.mp4")) as container:
         assert sum(1 for _ in container.decode(video=0)) == 16
-    capsys.readouterr()
-    assert main(["predict", model, str(clip), "--boxes", boxes, "--json"]) == 0
-    (record,) = json.loads(capsys.readouterr().out)
+    (record,) = json_of(capsys, *predict)
     assert sum(entry["probability"] for entry in record["top"]) == pytest.approx(1)
 
 
 def test_a_model_with_regions_asks_for_boxes(
     tmp_path: Path, clip: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["predict", saved(tmp_path, "sim"), str(clip)]) == 2
-    error = capsys.readouterr().err
-    assert "boxes" in error
-    assert error.count("\n") == 1
-    assert main(["predict", saved(tmp_path, "none"), str(clip)]) == 0
+    error = error_of(capsys, "predict", saved(tmp_path), clip)
+    assert "vidgraph extract proposals, and name it with --boxes" in error
+    error = error_of(capsys, "predict", "rstg_small_sync3", clip, "--boxes", tmp_path)
+    assert "rstg_small_sync3 takes no boxes; leave it out" in error

@@ -11,12 +11,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from commands import error_of, run, text_of
 
 import vidgraph
-from vidgraph.cli import main
 from vidgraph.config import load_recipe
 from vidgraph.training.checkpoint import load_checkpoint, read_metrics
 
@@ -41,25 +42,15 @@ CURVE = ("clips", "train_loss", "train_accuracy", "lr", "val_loss", "val_accurac
 def _start(folder: Path, *words: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "vidgraph.cli", "train", *words, "--out", str(folder)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
-    return subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment,
-        start_new_session=True,
-    )
+    pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "start_new_session": True}
+    return subprocess.Popen(command, text=True, env=environment, **pipes)
 
 
 def _wait_for_checkpoint(folder: Path, process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 120
-    while (
-        not (folder / "last.ckpt").exists()
-        and time.monotonic() < deadline
-        and process.poll() is None
-    ):
+    file, deadline = folder / "last.ckpt", time.monotonic() + 120
+    while not file.exists() and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.02)
-    assert (folder / "last.ckpt").exists(), process.communicate()
+    assert file.exists(), process.communicate()
 
 
 def _curve(folder: Path) -> list[list[str]]:
@@ -70,29 +61,18 @@ def _curve(folder: Path) -> list[list[str]]:
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An uninterrupted run."""
     folder = tmp_path_factory.mktemp("whole")
-    assert main(["train", "digits:stem", "--out", str(folder), *SMALL]) == 0
+    run("train", "digits:stem", "--out", folder, *SMALL)
     return folder
 
 
 def test_a_run_folder_holds_what_it_should(whole: Path) -> None:
-    names = {
-        ".lock",
-        "model.safetensors",
-        "config.json",
-        "recipe.yaml",
-        "metrics.csv",
-        "last.ckpt",
-        "data.json",
-    }
+    names = {".lock", "model.safetensors", "config.json", "recipe.yaml", "metrics.csv"}
+    names |= {"last.ckpt", "data.json"}
     assert {path.name for path in whole.iterdir()} == names
     recipe = load_recipe(str(whole))
     assert (recipe.title, recipe.train.clips) == ("digits:stem", 1920)
-    assert set(json.loads((whole / "data.json").read_text())) == {
-        "files",
-        "missing",
-        "skipped",
-        "sha256",
-    }
+    data = json.loads((whole / "data.json").read_text())
+    assert set(data) == {"files", "missing", "skipped", "sha256"}
     model = vidgraph.from_pretrained(whole)
     assert model.class_names == [str(digit) for digit in range(10)]
 
@@ -100,12 +80,7 @@ def test_a_run_folder_holds_what_it_should(whole: Path) -> None:
 def test_progress_lines_can_be_read_in_a_log_file(
     whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert (
-        main(
-            ["train", "digits:stem", "--out", str(tmp_path / "run"), *SMALL, "--train.clips", "640"]
-        )
-        == 0
-    )
+    run("train", "digits:stem", "--out", tmp_path / "run", *SMALL, "--train.clips", 640)
     out, err = capsys.readouterr()
     lines = out.splitlines()
     assert lines[0].startswith("digits:stem: 0.16 M parameters, 640 clips, in ")
@@ -140,11 +115,11 @@ def test_ctrl_c_saves_and_names_the_command_that_continues(whole: Path, tmp_path
     out, errors = process.communicate(timeout=120)
     assert process.returncode == 130, out + errors
     seen = load_checkpoint(tmp_path)["progress"]["clips_seen"]
-    assert errors.splitlines()[-1:] == [
-        f"stopped by SIGINT after {seen:,} clips; saved. Continue with: vidgraph train {tmp_path} "
-        "--resume"
-    ]
-    assert main(["train", str(tmp_path), "--resume"]) == 0
+    told = (
+        f"stopped by SIGINT after {seen:,} clips; saved. Continue with: vidgraph train {tmp_path}"
+    )
+    assert errors.splitlines() == [f"{told} --resume"]
+    run("train", tmp_path, "--resume")
     assert _curve(tmp_path) == _curve(whole)
 
 
@@ -153,37 +128,23 @@ def test_two_trainings_in_one_folder(tmp_path: Path, capsys: pytest.CaptureFixtu
     process = _start(tmp_path, "digits:stem", *SMALL, "--train.clips", "1000000")
     try:
         _wait_for_checkpoint(tmp_path, process)
-        assert main(["train", "digits:stem", "--out", str(tmp_path), *SMALL]) == 2
-        error = capsys.readouterr().err
-        assert (
-            error == f"vidgraph: {tmp_path} is in use by another training; choose another --out or "
-            "stop that one\n"
-        )
+        error = error_of(capsys, "train", "digits:stem", "--out", tmp_path, *SMALL)
+        assert f"{tmp_path} is in use by another training; choose another --out or stop" in error
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
-
-
-def _refusal(capsys: pytest.CaptureFixture[str], *words: object) -> str:
-    assert main(["train", *map(str, words)]) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("vidgraph: ")
-    assert error.count("\n") == 1
-    return error
 
 
 def test_another_training_is_not_overwritten(
     whole: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = {path.name: path.read_bytes() for path in whole.iterdir()}
-    assert "already holds a training; add --resume" in _refusal(
-        capsys, "digits:stem", "--out", whole, *SMALL
-    )
-    error = _refusal(capsys, "digits:stem", "--out", whole, *SMALL, "--train.lr", "1", "--resume")
+    words = "train", "digits:stem", *SMALL, "--out"
+    assert "already holds a training; add --resume" in error_of(capsys, *words, whole)
+    error = error_of(capsys, *words, whole, "--train.lr", "1", "--resume")
     assert "was trained with another recipe: train.lr is 0.002 there and 1.0 here" in error
-    assert "holds no training to resume" in _refusal(
-        capsys, "digits:stem", "--out", whole / "absent", *SMALL, "--resume"
-    )
+    error = error_of(capsys, *words, whole / "absent", "--resume")
+    assert "holds no training to resume" in error
     assert {path.name: path.read_bytes() for path in whole.iterdir() if path.is_file()} == before
 
 
@@ -191,66 +152,41 @@ def test_where_the_digits_lie_may_change_but_not_which_they_are(
     whole: Path, shared_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = Path(shutil.copytree(whole, tmp_path / "run"))
-    elsewhere = [
-        "digits:stem",
-        "--out",
-        folder,
-        *SMALL,
-        "--resume",
-        "--data.syncmnist.digits",
-        shared_data / "data" / "mnist",
-    ]
-    assert "the data are not those that" in _refusal(capsys, *elsewhere)
+    elsewhere = ["digits:stem", "--out", folder, *SMALL, "--resume"]
+    elsewhere += ["--data.syncmnist.digits", shared_data / "data" / "mnist"]
+    assert "the data are not those that" in error_of(capsys, "train", *elsewhere)
     (folder / "data.json").write_text((shared_data / "data" / "mnist").as_posix())
-    assert "data.json cannot be read" in _refusal(capsys, *elsewhere)
-    known = [
-        "digits:stem",
-        "--out",
-        whole,
-        *SMALL,
-        "--resume",
-        "--data.syncmnist.test_paths",
-        tmp_path / "nowhere.npz",
-    ]
-    assert main(["train", *map(str, known)]) == 0  # training does not read the test set
+    assert "data.json cannot be read" in error_of(capsys, "train", *elsewhere)
+    unread = "--data.syncmnist.test_paths", tmp_path / "nowhere.npz"  # the test set's
+    run("train", "digits:stem", "--out", whole, *SMALL, "--resume", *unread)
 
 
 def test_resume_of_a_finished_training_says_so(
     whole: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["train", str(whole), "--resume", "--train.workers", "0"]) == 0
-    assert "finished: 1,920 clips" in capsys.readouterr().out
+    text = text_of(capsys, "train", whole, "--resume", "--train.workers", 0)
+    assert "finished: 1,920 clips" in text
 
 
 def test_damaged_weights_of_a_finished_training_are_noticed(
     whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = shutil.copytree(whole, tmp_path / "run")
-    (run / "model.safetensors").write_bytes((whole / "model.safetensors").read_bytes()[:-100])
-    assert f"{run / 'model.safetensors'}: " in _refusal(
-        capsys, run, "--resume", "--train.workers", "0"
-    )
+    weights = shutil.copytree(whole, tmp_path / "run") / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    error = error_of(capsys, "train", weights.parent, "--resume", "--train.workers", 0)
+    assert f"{weights}: " in error
 
 
 def test_what_a_training_started_from_may_be_gone_later(
     whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first = shutil.copytree(whole, tmp_path / "first")
-    words = [
-        "--model.initial_weights",
-        str(first),
-        "--out",
-        str(tmp_path / "second"),
-        "--train.clips",
-        "64",
-        "--train.workers",
-        "0",
-    ]
-    assert main(["train", "digits:stem", *SMALL, *words]) == 0
-    assert f"initial weights {first}: " in capsys.readouterr().out
+    words = f"--model.initial_weights {first} --train.clips 64 --train.workers 0".split()
+    second = "--out", tmp_path / "second"
+    text = text_of(capsys, "train", "digits:stem", *SMALL, *words, *second)
+    assert f"initial weights {first}: " in text
     shutil.rmtree(first)
-    assert main(["train", str(tmp_path / "second"), "--resume"]) == 0
-    assert "initial weights" not in capsys.readouterr().out
+    assert "initial weights" not in text_of(capsys, "train", second[1], "--resume")
 
 
 @pytest.mark.parametrize(
@@ -258,18 +194,9 @@ def test_what_a_training_started_from_may_be_gone_later(
     [
         ("syncmnst3", "there is no such recipe, file or folder; did you mean 'syncmnist3'?"),
         ("digits:stem --train.lrr 1", "unknown key train.lrr; did you mean 'lr'?"),
-        (
-            "digits:stem --lr 1",
-            "No such option: --lr (Possible options: --help) Did you mean --train.lr? (see vidgraph ",
-        ),
-        (
-            "digits:stem --resum",
-            "No such option: --resum (Possible options: --resume) (see vidgraph train --help)",
-        ),
-        (
-            "digits:stem --model.name digit_stm",
-            "'digit_stm'; did you mean 'digit_stem'?",
-        ),
+        ("digits:stem --lr 1", "No such option: --lr. Did you mean --train.lr? (see vidgraph"),
+        ("digits:stem --resum", "No such option: --resum (Possible options: --resume) (see vidgra"),
+        ("digits:stem --model.name digit_stm", "'digit_stm'; did you mean 'digit_stem'?"),
         ("digits:stem --model.head.wdth 3", "unknown key model.head.wdth"),
         ("digits:stem --model.initial_weights nowhere", "nowhere"),
         ("digits:stem --data.syncmnist.digits nowhere", "nowhere"),
@@ -283,14 +210,9 @@ def test_what_a_training_started_from_may_be_gone_later(
 def test_bad_input_is_one_line(
     words: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    given = words.split()
-    embedded = [] if "digits nowhere" in words else ["--data.syncmnist.digits", "embedded"]
-    fresh = (
-        []
-        if "initial_weights" in words or "digits:" in words
-        else ["--model.initial_weights", "null"]
-    )
-    assert message in _refusal(capsys, *given, *embedded, *fresh, "--out", tmp_path / "run")
+    given = [*words.split(), "--out", tmp_path / "run"]
+    given += [] if "digits nowhere" in words else ["--data.syncmnist.digits", "embedded"]
+    assert message in error_of(capsys, "train", *given)
     assert not (tmp_path / "run" / "last.ckpt").exists()
 
 
@@ -299,18 +221,18 @@ def test_a_table_without_training_rows_and_with_an_absent_column(
 ) -> None:
     recipe = tmp_path / "mine.yaml"
     recipe.write_text(
-        f"name: mine\ndata: {{table: {{path: {tmp_path}/t.csv}}}}\nmodel: {{architecture: "
-        f"rstg_small}}\ntrain: {{epochs: 1}}\n"
+        f"name: mine\ndata: {{table: {{path: {tmp_path}/t.csv}}}}\nmodel: {{name: rstg_small}}\n"
+        "train: {epochs: 1}\n"
     )
-    (tmp_path / "t.csv").write_text("video,label,split\na.mp4,x,val\n")
-    assert "no rows of split 'train'" in _refusal(capsys, recipe, "--out", tmp_path / "run")
-    (tmp_path / "t.csv").write_text("video,class,split\na.mp4,x,val\n")
-    assert "label" in _refusal(capsys, recipe, "--out", tmp_path / "run")
-    (tmp_path / "t.csv").write_text("video,label,split\na.mp4,x,train\na.mp4,y,val\n")
-    for workers in (0, 1):
-        assert "a.mp4" in _refusal(
-            capsys, recipe, "--out", tmp_path / "run", "--train.workers", workers
-        )
+    words = "train", recipe, "--out", tmp_path / "run"
+    for workers, table, message in (
+        (0, "video,label,split\na.mp4,x,val\n", "no rows of split 'train'"),
+        (0, "video,class,split\na.mp4,x,val\n", "label"),
+        (0, "video,label,split\na.mp4,x,train\na.mp4,y,val\n", "a.mp4"),
+        (1, "video,label,split\na.mp4,x,train\na.mp4,y,val\n", "a.mp4"),
+    ):
+        (tmp_path / "t.csv").write_text(table)
+        assert message in error_of(capsys, *words, "--train.workers", workers)
 
 
 def test_damaged_checkpoints_are_refused_and_kept(
@@ -320,7 +242,9 @@ def test_damaged_checkpoints_are_refused_and_kept(
         (tmp_path / name).write_bytes((whole / name).read_bytes())
     content = (whole / "last.ckpt").read_bytes()[:1000]
     (tmp_path / "last.ckpt").write_bytes(content)
-    assert "last.ckpt: cannot be read, it is truncated" in _refusal(capsys, tmp_path, "--resume")
+    assert "last.ckpt: cannot be read, it is truncated" in error_of(
+        capsys, "train", tmp_path, "--resume"
+    )
     assert (tmp_path / "last.ckpt").read_bytes() == content
     (tmp_path / "data.json").write_text('{"files": 3}')
-    assert "the data are not those that" in _refusal(capsys, tmp_path, "--resume")
+    assert "the data are not those that" in error_of(capsys, "train", tmp_path, "--resume")

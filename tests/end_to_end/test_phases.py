@@ -10,11 +10,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from commands import error_of, run, text_of
 
-from vidgraph.cli import main
 from vidgraph.errors import WeightsError
 from vidgraph.training.checkpoint import load_checkpoint, read_metrics
 
@@ -46,24 +47,10 @@ def _recipe(folder: Path) -> Path:
 
 
 def _start(folder: Path, *words: object) -> subprocess.Popen[str]:
-    command = [
-        sys.executable,
-        "-m",
-        "vidgraph.cli",
-        "train",
-        *map(str, words),
-        "--out",
-        str(folder),
-    ]
+    command = [sys.executable, "-m", "vidgraph.cli", "train", *map(str, words)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
-    return subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment,
-        start_new_session=True,
-    )
+    pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "start_new_session": True}
+    return subprocess.Popen([*command, "--out", str(folder)], text=True, env=environment, **pipes)
 
 
 def _reaches(folder: Path, phase: str) -> bool:
@@ -82,7 +69,7 @@ def _curve(folder: Path) -> list[list[str]]:
 @pytest.mark.slow
 def test_a_training_killed_in_its_second_phase_continues_there(tmp_path: Path) -> None:
     recipe, whole, killed = _recipe(tmp_path), tmp_path / "whole", tmp_path / "killed"
-    assert main(["train", str(recipe), "--out", str(whole)]) == 0
+    run("train", recipe, "--out", whole)
     process, deadline = _start(killed, recipe), time.monotonic() + 120
     while not _reaches(killed, "whole") and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.02)
@@ -105,40 +92,17 @@ def test_a_training_killed_in_its_second_phase_continues_there(tmp_path: Path) -
 def test_a_continued_phase_keeps_its_recipe(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    recipe, run = _recipe(tmp_path), tmp_path / "run"
-    short = ["--train.phases.head.clips", "64", "--train.phases.whole.clips", "64"]
-    assert main(["train", str(recipe), "--out", str(run), *short]) == 0
-    assert "staged: 0.16 M parameters, 128 clips, in " in capsys.readouterr().out
-    for words, message in (
-        (
-            (*short, "--train.phases.whole.lr", "1", "--resume"),
-            "another recipe: train.phases.whole.lr is None there and 1.0 here",
-        ),
-        (
-            (*short, "--train.clips", "64", "--resume"),
-            "another recipe: train.clips is None there and 64 here",
-        ),
-        ((*short, "--train.phases.whole.freeze", "[backbon.]"), "already holds a training"),
-    ):
-        assert main(["train", str(recipe), "--out", str(run), *words]) == 2
-        error = capsys.readouterr().err
-        assert message in error
-        assert error.count("\n") == 1
-    assert (
-        main(
-            [
-                "train",
-                str(recipe),
-                "--out",
-                str(tmp_path / "other"),
-                *short,
-                "--train.phases.whole.freeze",
-                "[backbon.]",
-            ]
-        )
-        == 2
-    )
-    assert (
-        "phase 2 of 2, whole: train.freeze: no parameter starts with 'backbon.'; did you mean 'backbone.'?"
-        in capsys.readouterr().err
-    )
+    words = "train", _recipe(tmp_path), "--train.phases.head.clips", 64
+    words += "--train.phases.whole.clips", 64
+    text = text_of(capsys, *words, "--out", tmp_path / "run")
+    assert "staged: 0.16 M parameters, 128 clips, in " in text
+    for folder, rest, message in (
+        ("run", "--train.phases.whole.lr 1 --resume",
+         "another recipe: train.phases.whole.lr is None there and 1.0 here"),
+        ("run", "--train.clips 64 --resume",
+         "another recipe: train.clips is None there and 64 here"),
+        ("run", "--train.phases.whole.freeze [backbon.]", "already holds a training"),
+        ("other", "--train.phases.whole.freeze [backbon.]",
+         "phase 2 of 2, whole: train.freeze: no parameter starts with 'backbon.'; did you mean"),
+    ):  # fmt: skip
+        assert message in error_of(capsys, *words, *rest.split(), "--out", tmp_path / folder)
