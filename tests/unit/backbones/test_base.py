@@ -17,7 +17,6 @@ from vidgraph.backbones.base import (
     of_shapes,
     partial_batch_norm,
 )
-from vidgraph.backbones.bn_inception import BNInception
 from vidgraph.backbones.image import SmallResNet2D
 from vidgraph.backbones.resnet3d import ResNet3D, ResNet3DOptions
 from vidgraph.records import InputSpec
@@ -87,18 +86,6 @@ def test_what_learns_in_each_kind() -> None:
     ] == [8, 8, 8]
 
 
-def test_gradient_passes_through_a_frozen_norm() -> None:
-    frozen = FrozenBatchNorm(6, learn_affine=True)
-    frozen.load_state_dict(trained_norm().state_dict())
-    x = torch.randn(2, 6, 3, 4, 5, requires_grad=True)
-    frozen.train()(x).sum().backward()
-    scale = frozen.weight / (frozen.running_var + 1e-5).sqrt()
-    torch.testing.assert_close(
-        x.grad, scale.detach().view(1, 6, 1, 1, 1).expand_as(x)
-    )  # a constant: no statistics of the batch
-    assert frozen.bias.grad.tolist() == [120.0] * 6
-
-
 def statistics(network: nn.Module) -> dict[str, torch.Tensor]:
     return {name: value.clone() for name, value in network.named_buffers() if "running" in name}
 
@@ -132,13 +119,6 @@ def test_outputs_in_training_are_those_of_the_statistics() -> None:
     plain.eval().bn1.train()
     assert_close_to_scale(partial.train()(images), plain(images))
     assert partial.state_dict().keys() == plain.state_dict().keys()
-
-
-def test_partial_batch_norm_of_bn_inception() -> None:
-    with torch.device("meta"):
-        network = partial_batch_norm(BNInception())
-    kinds = [type(m) for m in network.modules() if isinstance(m, (nn.BatchNorm2d, FrozenBatchNorm))]
-    assert kinds == [nn.BatchNorm2d] + [FrozenBatchNorm] * 68
 
 
 def test_gains_and_biases_learn_or_stay() -> None:

@@ -72,11 +72,11 @@ def test_shipped_evidence_lies_where_the_digit_lies() -> None:
         energy = model.forward_features(clips.video)[:, 96:].square()  # [B, E, T, 8, 8]
     places = 4.0 + 8.0 * torch.arange(8)  # middles of the cells, in pixels
     mass = energy.sum(dim=(3, 4)) + 1e-6
+    # [B, E, T, 2]
     centres = torch.stack(
         [(energy.sum(3) @ places) / mass, (energy.sum(4) @ places) / mass], dim=-1
-    )  # [B, E, T, 2]
+    )
     truth = (boxes[..., :2] + boxes[..., 2:]).movedim(2, 1) / 2  # [B, K, T, 2]
-    off = (
-        (truth[:, :, None] - centres[:, None]).norm(dim=-1).mean(dim=-1)
-    )  # [B, K, E]: pixels, mean over the frames
+    # [B, K, E]: pixels, mean over the frames
+    off = (truth[:, :, None] - centres[:, None]).norm(dim=-1).mean(dim=-1)
     assert off.amin(dim=2).median().item() < 4.0

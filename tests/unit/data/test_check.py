@@ -15,7 +15,7 @@ import pytest
 
 from vidgraph.data.check import check_table, read_skip_list
 from vidgraph.data.table import VideoTable, load_table, parse_columns
-from vidgraph.errors import DataError, RunError
+from vidgraph.errors import DataError
 from vidgraph.records import InputSpec
 from vidgraph.video.writer import write_video
 
@@ -184,14 +184,6 @@ def test_skip_list_with_difficult_names_and_by_hand(tmp_path: Path) -> None:
     assert read_skip_list(tmp_path / "hand.txt") == {"x.mp4", "y z.mp4"}
     with pytest.raises(DataError, match=r"none\.txt: the skip list cannot be read \(No such file"):
         read_skip_list(tmp_path / "none.txt")
-
-
-def test_skip_list_that_cannot_be_written_leaves_the_old_one(videos: Path, tmp_path: Path) -> None:
-    report = check_table(make_table(videos, "gone.mp4,walk,train"))
-    (tmp_path / "skip.txt").mkdir()
-    with pytest.raises(RunError, match=r"skip\.txt: cannot be written, it is a folder"):
-        report.write_skip_list(tmp_path / "skip.txt")
-    assert [p.name for p in tmp_path.iterdir()] == ["skip.txt"]
 
 
 def test_damage_in_the_middle_needs_a_full_check(tmp_path: Path) -> None:

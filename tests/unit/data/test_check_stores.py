@@ -196,9 +196,10 @@ def test_a_late_action_is_what_training_stops_at(table: VideoTable, tmp_path: Pa
             with pytest.raises(DataError, match="lies outside the video"):
                 intervals.seen(str(table.folder / "b.mp4"), times, np.array([0]))
         else:
+            # shown from 1.1 s on
             assert intervals.seen(str(table.folder / "b.mp4"), times, np.array([11])).tolist() == [
                 [0.0, 0.0]
-            ]  # shown from 1.1 s on
+            ]
 
 
 def test_command(

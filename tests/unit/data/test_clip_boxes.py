@@ -26,9 +26,8 @@ from vidgraph.video.writer import write_video
 
 HEIGHT, WIDTH, T, K = 60, 100, 12, 3
 SPEC = InputSpec(num_frames=4, height=32, width=32, stride_frames=2, boxes_per_frame=K)
-COLOURS = np.array(
-    [[255, 0, 0], [0, 255, 0], [0, 0, 255]]
-)  # one per box, so that pixels tell which box they are of
+# one per box, so that pixels tell which box they are of
+COLOURS = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255]])
 
 
 def tracks(seed: int) -> np.ndarray:
@@ -153,9 +152,8 @@ def test_every_view_of_a_test_has_its_boxes(table: VideoTable, views: ViewPlan) 
         ]
     )
     assert totals[:, 0].min() > 0
-    assert (totals[:, 1].sum() > 0) == (
-        not views.full_frame
-    )  # the third box lies outside of the centre, and inside of the frame
+    # the third box lies outside of the centre, and inside of the frame
+    assert (totals[:, 1].sum() > 0) == (not views.full_frame)
 
 
 def test_boxes_without_resampling_are_exact(table: VideoTable) -> None:
@@ -248,9 +246,8 @@ def test_prediction_equals_evaluation_with_many_views(table: VideoTable, plan: V
     predictor = Predictor(model, plan, "cpu", boxes=store(table))
     for row, name in zip(scores.probabilities, scores.names, strict=True):
         np.testing.assert_allclose(predictor.predict(name).probabilities.numpy(), row, atol=1e-5)
-    assert (
-        np.ptp(scores.probabilities[:, 0]) > 1e-3
-    )  # the videos differ, or the test would say nothing
+    # the videos differ, or the test would say nothing
+    assert np.ptp(scores.probabilities[:, 0]) > 1e-3
 
 
 def test_a_prediction_without_boxes_says_what_to_do(table: VideoTable) -> None:

@@ -19,9 +19,8 @@ from vidgraph.video.crops import CropDraws
 from vidgraph.video.views import ViewPlan
 from vidgraph.video.writer import write_video
 
-SPEC = InputSpec(
-    num_frames=4, height=32, width=32, stride_frames=2
-)  # 0.7 s of a video at 10 frames per second
+# 0.7 s of a video at 10 frames per second
+SPEC = InputSpec(num_frames=4, height=32, width=32, stride_frames=2)
 # Of a video of 4 s. Two actions of class b overlap; c lies between two frames; a lasts past the
 # end.
 ACTIONS = [("a", 3.1, 6.0), ("b", 0.0, 0.55), ("b", 0.3, 1.0), ("c", 2.02, 2.05), ("a", 1.5, 1.7)]
@@ -152,9 +151,8 @@ def test_an_action_beyond_the_video_is_named(tmp_path: Path, folder: Path) -> No
     with pytest.raises(VideoError) as caught:
         dataset[0]
     assert str(caught.value) == message
-    (tmp_path / "actions.csv").write_text(
-        f"{HEADER}{folder}/one.mp4,b,3.95,4.5\n"
-    )  # while the last frame is still shown
+    # while the last frame is still shown
+    (tmp_path / "actions.csv").write_text(f"{HEADER}{folder}/one.mp4,b,3.95,4.5\n")
     intervals = load_intervals(tmp_path / "actions.csv", table)
     assert ClipDataset(table, "train", SPEC, train=True, intervals=intervals)[0].label.sum() == 0
 

@@ -1,129 +1,38 @@
-"""The official label files of every data set to a table: what is read, where videos are found, what
-is held out, and what is refused.
+"""The official label files of every data set to a table: what is read, where videos are found, and
+what is held out.
 """
 
 from __future__ import annotations
 
-import csv
-import json
 from collections import Counter
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
+from official_files import (
+    ACTIONS,
+    CHARADES_FILES,
+    CLIP_HEADER,
+    FILES,
+    HMDB_FILES,
+    KINETICS_FILES,
+    MOVES,
+    SHAKE,
+    UCF,
+    UCF_FILES,
+    V1_FILES,
+    V2_FILES,
+    WAVE,
+    place,
+    rows_of,
+    write,
+)
 
 from vidgraph.cli import main
 from vidgraph.data.intervals import load_intervals
 from vidgraph.data.label_files import make_table, share_of
 from vidgraph.data.official import charades, hmdb51, kinetics, something, ucf101
 from vidgraph.data.table import load_table
-from vidgraph.errors import DataError, TableError, VidgraphError
-
-READERS = {
-    "charades": charades.read_labels,
-    "hmdb51": hmdb51.read_labels,
-    "kinetics": kinetics.read_labels,
-    "something": something.read_labels,
-    "ucf101": ucf101.read_labels,
-}
-UCF = [
-    "Archery/v_Archery_g01_c01",
-    "Archery/v_Archery_g08_c02",
-    "Archery/v_Archery_g22_c01",
-    "Biking/v_Biking_g02_c01",
-    "Biking/v_Biking_g09_c01",
-    "Biking/v_Biking_g25_c03",
-]
-UCF_FILES = {  # two of the three splits, as the official files are: numbers in train lists only
-    "trainlist01.txt": "".join(f"{UCF[i]}.avi {1 + (i > 2)}\n" for i in (1, 2, 4, 5)),
-    "testlist01.txt": f"{UCF[0]}.avi\n{UCF[3]}.avi\n",
-    "trainlist02.txt": "".join(f"{UCF[i]}.avi {1 + (i > 2)}\r\n" for i in (0, 2, 3, 5)),
-    "testlist02.txt": f"{UCF[1]}.avi\n{UCF[4]}.avi\n\n",
-}
-WAVE = [
-    "21_wave_u_nm_np1_fr_goo_5",
-    "50_FIRST_DATES_wave_f_cm_np1_fr_med_0",
-    "(Rad)Schlag,_die!_wave_f_cm_np1_le_med_0",
-]
-SHAKE = "21_shake_hands_u_nm_np1_fr_goo_1"
-HMDB_FILES = {
-    "wave_test_split1.txt": f"{WAVE[0]}.avi 1 \n{WAVE[1]}.avi 2 \n{WAVE[2]}.avi 0 \n",
-    "wave_test_split2.txt": f"{WAVE[0]}.avi 2 \n{WAVE[1]}.avi 1 \n{WAVE[2]}.avi 1 \n",
-    "shake_hands_test_split1.txt": f"{SHAKE}.avi 1\n",
-    "shake_hands_test_split2.txt": f"{SHAKE}.avi 0\n",
-    "class_list.txt": "shake_hands\nwave\n",
-}
-CLIP_HEADER = "label,youtube_id,time_start,time_end,split,is_cc\n"
-KINETICS_FILES = {
-    "train.csv": CLIP_HEADER + "abseiling,-3B32lodo2M,59,69,train,0\n"
-    '"air drumming",0gR5FP7HpZ4,10,20,train,0\nabseiling,gone,0,10,train,0\n',
-    "k-400_validate.csv": "label,youtube_id,time_start,time_end\nair drumming,xyz_-12,7.0,17.0\n",
-    "test.csv": "youtube_id,time_start,time_end,split\nnolabel,1,11,test\n",
-}
-MOVES = ["Pushing something from left to right", "Holding something", "Putting something, alone"]
-V1_FILES = {
-    "something-something-v1-labels.csv": "\n".join(MOVES) + "\n",
-    "something-something-v1-train.csv": f"100218;{MOVES[1]}\n24413;{MOVES[0]}\n7;{MOVES[2]}\n",
-    "something-something-v1-validation.csv": f"55;{MOVES[0]}\n56;{MOVES[1]}\n",
-    "something-something-v1-test.csv": "1\n2\n",
-}
-V2_FILES = {
-    "labels.json": json.dumps({name: str(k) for k, name in enumerate(MOVES)}),
-    "train.json": json.dumps(
-        [
-            {"id": "1", "label": "a cup", "template": "Pushing [something] from left to right"},
-            {"id": "2", "label": "a cup", "template": "Holding [something]"},
-        ]
-    ),
-    "validation.json": json.dumps([{"id": 4, "template": "Putting [something], alone"}]),
-    "test-answers.csv": f"9;{MOVES[0]}\n",
-}
-ACTIONS = [
-    "c000 Holding some clothes",
-    "c001 Putting clothes somewhere",
-    "c002 Taking a phone/camera, or a bag",
-    "c010 Smiling",
-]
-PEOPLE = "id,subject,scene,quality,relevance,verified,script,objects,descriptions,actions,length\n"
-CHARADES_FILES = {  # quoted texts with commas and line breaks, empty actions, ends after the video
-    "Charades_v1_classes.txt": "\n".join(ACTIONS) + "\n",
-    "Charades_v1_train.csv": PEOPLE
-    + 'AAAAA,S1,Kitchen,6,7,Yes,"A person, cooking.",food,"First.;Then, more.",c010 11.90 21.20;'
-    "c000 0.00 12.60;c000 15.00 16.00,30.5\n"
-    'BBBBB,S2,Bedroom,5,7,Yes,"Two\nlines",,,"",12.0\n'
-    "CCCCC,S1,Garage,5,7,No,x,,,c001 3.00 99.90;c010 10.00 11.00;c002 4.00 4.00,9.87\n",
-    "Charades_v1_test.csv": PEOPLE + "DDDDD,S3,Kitchen,6,7,Yes,x,,,c002 1.00 2.00,5.0\n",
-}
-FILES = {
-    "charades": CHARADES_FILES,
-    "hmdb51": HMDB_FILES,
-    "kinetics": KINETICS_FILES,
-    "something": V1_FILES,
-    "ucf101": UCF_FILES,
-}
-
-
-def write(folder: Path, files: Mapping[str, str]) -> Path:
-    """The label files of a data set."""
-    (folder / "labels").mkdir(parents=True)
-    for name, text in files.items():
-        (folder / "labels" / name).write_text(text, encoding="utf-8", newline="")
-    return folder / "labels"
-
-
-def place(folder: Path, *videos: str) -> Path:
-    """Empty video files, or folders of frames where there is no suffix."""
-    for video in videos:
-        path = folder / "videos" / video
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch() if Path(video).suffix else path.mkdir()
-    return folder / "videos"
-
-
-def rows_of(path: Path) -> list[list[str]]:
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.reader(file))
+from vidgraph.errors import TableError
 
 
 def test_ucf101_has_a_column_per_split(tmp_path: Path) -> None:
@@ -312,109 +221,6 @@ def test_videos_are_found_in_every_layout(tmp_path: Path, suffix: str, below: st
     assert found == [f"videos/{name}" for name in places]
 
 
-TRAIN, V1_TRAIN = "train.csv", "something-something-v1-train.csv"
-TEST = "Charades_v1_test.csv"
-BAD_FILES = [
-    ("ucf101", "trainlist02.txt", "v_A.avi 1\n", "02.txt, line 1: 'v_A.avi 1' is not of the form"),
-    ("ucf101", "testlist01.txt", f"{UCF[1]}.avi\n", "v_Archery_g08_c02 is listed a second time in"),
-    (
-        "hmdb51",
-        "wave_test_split1.txt",
-        "a.avi 3\n",
-        "line 1: 'a.avi 3' is not of the form NAME.avi",
-    ),
-    ("hmdb51", "wave_test_split3.txt", "", "lacks shake_hands_test_split3.txt; other classes have"),
-    ("kinetics", TRAIN, "label,youtube\n", "no column 'youtube_id'; did you mean 'youtube'?"),
-    ("kinetics", TRAIN, CLIP_HEADER + "run,a,x,1,,\n", "line 2: time_start is 'x', which is not a"),
-    ("kinetics", TRAIN, CLIP_HEADER + ",a,0,1,,\n", "train.csv, line 2: the label is empty"),
-    (
-        "kinetics",
-        TRAIN,
-        CLIP_HEADER + '"run,a,0,1\n',
-        "train.csv: cannot be read as csv (Error tok",
-    ),
-    ("kinetics", "k-train.csv", CLIP_HEADER, "several lists of train (k-train.csv, train.csv)"),
-    ("something", V1_TRAIN, "7,Holding\n", "line 1: '7,Holding' is not of the form ID;CLASS"),
-    (
-        "something",
-        V1_TRAIN,
-        "7;Holdin something\n",
-        "labels.csv; did you mean 'Holding something'?",
-    ),
-    ("something", "labels.json", "{}", "holds 2 files named labels.csv (v1) or labels.json (v2)"),
-    ("charades", TEST, "id,actions\nA,c099 1 2\n", "line 2: label 'c099' is not among the 4 class"),
-    ("charades", TEST, "id,actions\nA,c000 1\n", "action 'c000 1' is not of the form c092 11.90 "),
-    ("charades", TEST, "id,actions\nA,c000 1 x\n", "line 2: a time of an action is 'x', which is"),
-    ("charades", TEST, "id,actions,length\nA,,long\n", "line 2: length is 'long', which is not a"),
-    ("charades", TEST, "id,actions\nAAAAA,\n", "video AAAAA is listed a second time in split"),
-    ("charades", charades.CLASSES, "c000 A\nB\n", "line 2: 'B' is not of the form c008 Opening a"),
-]
-
-
-@pytest.mark.parametrize(("dataset", "file", "text", "message"), BAD_FILES)
-def test_files_of_another_form_are_one_line(
-    tmp_path: Path, dataset: str, file: str, text: str, message: str
-) -> None:
-    labels = write(tmp_path, FILES[dataset] | {file: text})
-    with pytest.raises(VidgraphError) as caught:
-        make_table(READERS[dataset](labels), tmp_path, tmp_path / "t.csv")
-    assert message in str(caught.value)
-    assert not (tmp_path / "t.csv").exists()
-
-
-@pytest.mark.parametrize(
-    ("changed", "message"),
-    [
-        ({"train.json": V2_FILES["train.json"][:-30]}, "train.json: is not JSON"),
-        ({"train.json": "[1]"}, "train.json: is not a list of videos with id and template"),
-        (
-            {"train.json": V2_FILES["train.json"].replace("Holding [", "Hiding [")},
-            "train.json, video 2: class 'Hiding something' is not among the 3 of labels.json",
-        ),
-    ],
-)
-def test_bad_json_is_one_line(tmp_path: Path, changed: dict[str, str], message: str) -> None:
-    with pytest.raises(VidgraphError) as caught:
-        something.read_labels(write(tmp_path, V2_FILES | changed))
-    assert message in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("dataset", "missing", "message"),
-    [
-        ("ucf101", "trainlist0?.txt", "holds no trainlist01.txt; give the folder of the official"),
-        ("ucf101", "testlist02.txt", "testlist02.txt: cannot be read"),
-        ("hmdb51", "*_split?.txt", "holds no file such as wave_test_split1.txt; give the folder"),
-        ("kinetics", "*.csv", "holds no train.csv with labels; give the folder"),
-        ("something", "*train.csv", "holds no files named train.csv (v1) or train.json (v2)"),
-        ("charades", "Charades_v1_test.csv", "Charades_v1_test.csv: there is no such file"),
-        ("charades", "Charades_v1_classes.txt", "classes.txt: cannot be read ([Errno 2] No such"),
-    ],
-)
-def test_missing_files_are_named(tmp_path: Path, dataset: str, missing: str, message: str) -> None:
-    labels = write(tmp_path, FILES[dataset])
-    for path in labels.glob(missing):
-        path.unlink()
-    with pytest.raises(VidgraphError) as caught:
-        READERS[dataset](labels)
-    assert message in str(caught.value)
-
-
-def test_bad_arguments_are_one_line(tmp_path: Path) -> None:
-    labelled = ucf101.read_labels(write(tmp_path, UCF_FILES))
-    videos = place(tmp_path, f"{UCF[0]}.avi")
-    (tmp_path / "empty").mkdir()
-    cases: list[tuple[dict[str, Any], str]] = [
-        ({"videos": tmp_path / "empty"}, r"empty: holds none of the 6 videos; .*v_Archery_g01_c01"),
-        ({"videos": tmp_path / "none"}, r"none: there is no such folder; give the folder of the"),
-        ({"out": tmp_path / "t.txt"}, r"t\.txt: the table is written as \.csv; name it so"),
-        ({"hold_out": 1.0}, "hold-out must be a share from 0 to below 1, got 1.0"),
-    ]
-    for changed, message in cases:
-        with pytest.raises(DataError, match=message):
-            make_table(labelled, **{"videos": videos, "out": tmp_path / "t.csv", **changed})
-
-
 def test_real_ucf101_lists(shared_data: Path, tmp_path: Path) -> None:
     """The official counts of all three splits; validation groups are the same in each; the eight
     classes agree with their manifest."""
@@ -468,11 +274,7 @@ def test_real_hmdb51_files(shared_data: Path, tmp_path: Path) -> None:
     ],
 )
 def test_commands(
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    dataset: str,
-    video: str,
-    options: str,
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], dataset: str, video: str, options: str
 ) -> None:
     labels, videos = write(tmp_path, FILES[dataset]), place(tmp_path, video)
     words = ["data", "make", dataset, "--labels", str(labels), "--videos", str(videos)]

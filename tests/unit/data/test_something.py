@@ -209,9 +209,8 @@ def test_the_22_views_of_the_rstg_authors(samples: VideoTable) -> None:
     plan = ViewPlan(num_views=2, crops=11, short_side=256, crop_size=256, spread="linspace")
     dataset = ClipDataset(samples, "train", spec, train=False, views=plan)
     assert len(dataset) == 26
-    views = ClipBatch.joined(
-        [dataset[4], dataset[5]]
-    )  # video 862 has 47 frames: the second clip lies round(0.5 * 47 / 32) = 1 later
+    # video 862 has 47 frames: the second clip lies round(0.5 * 47 / 32) = 1 later
+    views = ClipBatch.joined([dataset[4], dataset[5]])
     assert views.video.shape == (22, 3, 32, 256, 256)
     assert views.index.tolist() == [2] * 22
     later = (views.frame_indices[11] - views.frame_indices[0]).tolist()

@@ -151,9 +151,8 @@ def test_share_of_none_is_one_in_92_and_pairs_are_even(planned: tuple[np.ndarray
     expected, spread = 20_000 / 92, math.sqrt(20_000 / 92 * (1 - 1 / 92))
     assert abs(counts[45] - expected) < 4 * spread
     pairs = counts[:45] / counts[:45].mean()
-    assert (
-        abs(pairs - 1).max() < 0.25
-    )  # 440 each: four standard deviations are 0.19, and classes differ a little in size
+    # 440 each: four standard deviations are 0.19, and classes differ a little in size
+    assert abs(pairs - 1).max() < 0.25
 
 
 def test_walks_are_spread_like_the_sequential_generators(
@@ -161,9 +160,8 @@ def test_walks_are_spread_like_the_sequential_generators(
 ) -> None:
     ours, theirs = planned[1], sequential_trajectories(digits.labels, 5, 3000, seed=0).coordinates
     for measure in (np.mean, np.std):
-        np.testing.assert_allclose(
-            measure(ours, 0), measure(theirs, 0), atol=1.6
-        )  # [T, n, 2]; four standard errors of 21 / sqrt(3000)
+        # [T, n, 2]; four standard errors of 21 / sqrt(3000)
+        np.testing.assert_allclose(measure(ours, 0), measure(theirs, 0), atol=1.6)
     for pair in (slice(0, 2), slice(2, 5)):  # those that move together are more tightly bounded
         counts = [
             np.bincount(np.diff(walk[:, :, pair], axis=1).ravel() + 10, minlength=20)

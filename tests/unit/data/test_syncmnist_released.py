@@ -14,11 +14,7 @@ import pytest
 
 from vidgraph.data.digits import Digits, load_digits
 from vidgraph.data.syncmnist import SyncMnistTest
-from vidgraph.data.trajectories import (
-    Trajectories,
-    released_trajectories,
-    sequential_trajectories,
-)
+from vidgraph.data.trajectories import Trajectories, released_trajectories, sequential_trajectories
 from vidgraph.errors import DataError
 
 GOLDEN = Path(__file__).parents[2] / "golden"

@@ -142,27 +142,15 @@ BAD_ROWS = {
     H + "a.mp4,walk,train\nb.mp4,walk\n": ", line 3: the split is empty",
     H + "a, b.mp4,w,train\nc,w,train\n": ": cannot be read as csv (Error tokenizing data. C error: "
     "Expected 3 fields in line 2, saw 4 )",
-    H + 'a,b,train\n"c,b,train\nd,b,train\n': ": cannot be read as csv (Error tokenizing data. C "
-    "error: EOF inside string starting at row 2)",
     H + "a,,train\n\nb,,train\nc,w,train\n": ", line 2: the label is empty; only a multi-label "
     "table may have rows without a label (1 more lines like it)",
-    H + "a,w,\n": ", line 2: the split is empty",
     H + "a,w,train\n,w,train\n": ", line 3: the video is empty",
     H + "a,w |,train\n": ", line 2: an empty label in 'w|'",
     SPANS + "a,w,train,3,3\n": ", line 2: the span '3 s to 3 s' holds nothing; start_seconds must "
     "be less than end_seconds",
-    SPANS + "a,w,train,,2\nb,w,train,5.5,2\n": ", line 3: the span '5.5 s to 2 s' holds nothing; "
-    "start_seconds must be less than end_seconds",
-    SPANS
-    + "a,w,train,,0\n": ", line 2: the span '0 s to 0 s' holds nothing; start_seconds must be "
-    "less than end_seconds",
     SPANS + "a,w,train,-1,2\n": ", line 2: start_seconds is '-1', which is not a number from 0 on",
-    SPANS + "a,w,train,1,nan\n": ", line 2: end_seconds is 'nan', which is not a number from 0 on",
-    SPANS
-    + "a,w,train,0:01,2\n": ", line 2: start_seconds is '0:01', which is not a number from 0 on",
     "": ": is empty; its first line must name the columns",
     H + "\n": ": has a header but no rows; write one row per sample below it",
-    "\0\0\0\x20ftypisom": ": no column 'video'",
 }
 
 
@@ -277,7 +265,6 @@ def test_hash_split_is_fixed_and_near_80_10_10() -> None:
 def test_folder_errors(tmp_path: Path) -> None:
     cases = {
         "none": ([], ": holds no class folders; expected one folder per class"),
-        "flat": (["a.mp4"], ": holds no class folders"),
         "misspelt": (
             ["train/w/a.mp4", "tests/w/b.mp4"],
             ": folder 'tests' stands beside the split folders train, val and test; did you mean "
@@ -290,10 +277,6 @@ def test_folder_errors(tmp_path: Path) -> None:
         "deep": (
             ["set/walk/a.mp4"],
             "/set/walk/a.mp4: does not lie directly in a class folder; expected root/walk/*.mp4",
-        ),
-        "no_class": (
-            ["train/a.mp4", "test/w/a.mp4"],
-            "/train/a.mp4: does not lie directly in a class folder; expected root/train/walk/*.mp4",
         ),
     }
     for name, (files, line) in cases.items():

@@ -9,17 +9,15 @@ from typing import Any
 
 import pytest
 import torch
-from closeness import assert_close_to_scale
 from torch.nn import functional as F
 
 from vidgraph.backbones.base import FrozenBatchNorm
-from vidgraph.backbones.resnet3d import ResNet3DOptions
 from vidgraph.errors import RecipeError
 from vidgraph.evaluation.profile import profile_model
 from vidgraph.models.base import ClipModel
 from vidgraph.models.baselines import MeanLSTMOptions, PooledOptions
 from vidgraph.models.build import create_model, list_models, merged, resolve_options
-from vidgraph.models.published import ModelOptions, i3d_small
+from vidgraph.models.published import i3d_small
 from vidgraph.records import InputSpec, validated
 
 SHORT = InputSpec(num_frames=32, height=224, width=224, sample_fps=6.0)
@@ -67,43 +65,17 @@ def test_texts_of_the_command_line_are_numbers_and_lists() -> None:
     [
         ("rstg_smal", {}, "there is no model 'rstg_smal'; did you mean 'rstg_small'?"),
         ("i3d_small", {"bckbone": {}}, "unknown key bckbone; did you mean 'backbone'?"),
-        (
-            "i3d_small",
-            {"backbone": {"inflatin": "none"}},
-            "unknown key backbone.inflatin; did you mean 'inflation'?",
-        ),
-        (
-            "rstg_small",
-            {"head": {"extras": {"moment": True}}},
-            "unknown key head.extras.moment; did you mean 'moments'?",
-        ),
-        (
-            "rstg_i3d_small",
-            {"inserted": {"graph": {"widht": 3}}},
-            "unknown key inserted.graph.widht; did you mean 'width'?",
-        ),
+        ("rstg_small", {"head": {"extras": {"moment": 1}}}, "unknown key head.extras.moment; did"),
         ("i3d_small", {"backbone": {"inflation": "all"}}, "backbone.inflation: should be 'alter"),
-        ("i3d_small", {"backbone": {"layer4_stride": 3}}, "backbone.layer4_stride: should be 1"),
-        ("i3d_small", {"input": {"num_frames": "many"}}, "input.num_frames: should be a valid int"),
         ("i3d_small", {"input": {"stride_frames": 0}}, "input.stride_frames: should be greater"),
         ("i3d_small", {"input": {"sample_fps": "inf"}}, "input.sample_fps: should be a finite"),
-        ("i3d_small", {"head": {"dropout": 1.0}}, "head.dropout: should be less than 1"),
         ("i3d_small", {"head": 3}, "head: should be a valid dictionary"),
         ("i3d_small", {"head": {"type": "pool"}}, "head: tag 'pool' found using 'type' does not"),
-        ("rstg_small", {"head": {"scales": []}}, "head.scales: Tuple should have at least 1 item"),
         ("rstg_small", {"head": {"scales": [3, 0]}}, "head.scales.1: should be greater than or"),
-        (
-            "i3d_small",
-            {"input": {"sample_fps": None}},
-            "input needs one of whole_video, stride_frames and sample_fps",
-        ),
+        ("i3d_small", {"input": {"sample_fps": None}}, "input needs one of whole_video, stride_f"),
         ("strg_small", {"input": {"boxes_per_frame": 0}}, "needs input.boxes_per_frame of at le"),
         ("i3d_small", {"head": {"type": "evidence"}}, "head evidence needs the backbone digits"),
-        (
-            "rstg_small",
-            {"inserted": {"type": "nonlocal"}},
-            "layers can be inserted in a resnet3d, not in a digits",
-        ),
+        ("rstg_small", {"inserted": {"type": "nonlocal"}}, "layers can be inserted in a resnet3d"),
         (
             "i3d_small",
             {"inserted": {"type": "nonlocal", "blocks": ["layer2_2"]}},
@@ -115,13 +87,6 @@ def test_texts_of_the_command_line_are_numbers_and_lists() -> None:
             "clips of 1 frames of 112 x 112 leave no map; the backbone needs num_frames >= 2 and "
             "sides >= 16",
         ),
-        (
-            "i3d_small",
-            {"input": {"num_frames": 4}, "backbone": {"stem": "long"}},
-            "needs num_frames >= 8",
-        ),
-        ("rstg_small", {"num_classes": 0}, "rstg_small needs at least one class"),
-        ("rstg_small", {"class_names": []}, "rstg_small needs at least one class"),
         ("pooled", {}, "pooled needs at least one class; give num_classes or class_names"),
         ("rstg_small", {"num_classes": 3, "class_names": ["a"]}, "1 class names were given for 3"),
     ],
@@ -154,19 +119,6 @@ def test_options_reach_the_model() -> None:
     assert no_graph.spec.boxes_per_frame == 0
 
 
-def test_a_head_stands_on_any_backbone_by_name() -> None:
-    model = clip_model(
-        "rstg",
-        class_names=["a", "b"],
-        input={"num_frames": 2, "height": 32, "width": 32},
-        backbone=ResNet3DOptions(depths=(1, 1, 1, 1), width=4),
-        head={"width": 8},
-    )
-    assert (model.class_names, model.num_classes, model.multi_label) == (["a", "b"], 2, False)
-    assert isinstance(model.options, ModelOptions)
-    assert model.head.graph.grid.map_size == (2, 2)
-
-
 # ---- published sizes and costs -------------------------------------------------------------------
 
 
@@ -193,45 +145,6 @@ def test_costs_at_full_size(
     assert profile["params"] == params
     assert profile["output_shapes"]["backbone"] == [1, *shape]
     assert profile["output_shapes"]["output"] == [1, 157]
-
-
-def test_size_of_the_small_graph() -> None:
-    """Its stages share their weights, so one stage has the parameters of three, only not their
-    cost."""
-    one, three = clip_model("rstg_small"), clip_model("rstg_small", head={"num_stages": 3})
-    assert [sum(p.numel() for p in model.parameters()) for model in (one, three)] == [518_526] * 2
-    assert (one.head.graph.num_stages, three.head.graph.num_stages) == (1, 3)
-
-
-@pytest.mark.parametrize(
-    "name", ["rstg_small", "mean_lstm_small", "conv_lstm_small", "i3d_nl_digits_small"]
-)
-def test_a_small_model_takes_all_of_the_pretrained_backbone(name: str) -> None:
-    pretrained = create_model("digit_stem").state_dict()
-    own = create_model(name).state_dict()
-    for key, tensor in pretrained.items():
-        if not key.startswith("head."):
-            assert own[key].shape == tensor.shape, key
-
-
-def test_larger_frames_need_no_crops() -> None:
-    torch.manual_seed(0)
-    whole, parts = (
-        clip_model("i3d_small", 5, head={"windows": windows}).eval()
-        for windows in ("whole", "logits")
-    )
-    parts.load_state_dict(whole.state_dict())
-    with torch.no_grad():
-        square = torch.rand(1, 3, 8, 112, 112)
-        assert_close_to_scale(parts(square), whole(square))
-        wide = torch.rand(1, 3, 8, 128, 170)
-        features, classifier = whole.forward_features(wide), whole.head.classifier
-        assert features.shape[3:] == (8, 11)
-        assert_close_to_scale(whole(wide), classifier(features.mean((2, 3, 4))))
-        by_hand = [
-            features[..., y : y + 7, x : x + 7].mean((2, 3, 4)) for y in range(2) for x in range(5)
-        ]
-        assert_close_to_scale(parts(wide), classifier(torch.stack(by_hand)).mean(0))
 
 
 def test_small_one_learns_to_tell_two_motions_apart() -> None:

@@ -360,13 +360,9 @@ def test_missing_or_other_inputs_are_named() -> None:
     ("options", "words"),
     [
         ({"features": ["visual", "sound"]}, "fusion.features"),
-        ({"features": []}, "fusion.features"),
         ({"stream_fusion": "sum"}, "equal channels"),
-        ({"stack_fusion": "mean"}, "fusion.stack_fusion"),
-        ({"width": 0}, "fusion.width"),
         ({"dropout": 1.0}, "fusion.dropout"),
         ({"num_snipets": 2}, "unknown key fusion.num_snipets"),
-        ({"input": {"num_stacks": 0}}, "input.num_stacks"),
         ({"input": {"flow_length": 0}}, "flow_length of at least 1"),
     ],
 )

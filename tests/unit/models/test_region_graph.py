@@ -62,9 +62,8 @@ def plain_iou(a: list[float], b: list[float]) -> float:
 
 
 def test_iou_by_hand() -> None:
-    first = torch.tensor(
-        [[0.0, 0, 2, 2], [1, 1, 1, 1], [3, 3, 2, 2]]
-    )  # a square, a point, a reversed box
+    # a square, a point, a reversed box
+    first = torch.tensor([[0.0, 0, 2, 2], [1, 1, 1, 1], [3, 3, 2, 2]])
     second = torch.tensor(
         [[1.0, 0, 3, 2], [0, 0, 2, 2], [2, 0, 4, 2], [2.4, 0, 4, 2], [1, 1, 1, 1]]
     )
@@ -99,24 +98,18 @@ def test_graphs_equal_a_plain_loop_over_boxes() -> None:
             for i in range(count):
                 for j in range(count):
                     if mask[b, t, i] and mask[b, t + 1, j]:
-                        sigma[i, j] = plain_iou(
-                            boxes[b, t, i].tolist(), boxes[b, t + 1, j].tolist()
-                        )
+                        pair = boxes[b, t, i].tolist(), boxes[b, t + 1, j].tolist()
+                        sigma[i, j] = plain_iou(*pair)
             for i in range(count):
                 ahead, behind = sigma[i].sum(), sigma[:, i].sum()
-                assert_close_to_scale(
-                    front[b, t, i], sigma[i] / ahead if ahead > 0 else torch.zeros(count)
-                )
-                assert_close_to_scale(
-                    back[b, t, i], sigma[:, i] / behind if behind > 0 else torch.zeros(count)
-                )
+                assert_close_to_scale(front[b, t, i], sigma[i] / ahead.clamp(min=1e-9))
+                assert_close_to_scale(back[b, t, i], sigma[:, i] / behind.clamp(min=1e-9))
 
 
 def test_rows_sum_to_one_or_to_exactly_zero() -> None:
     boxes, mask = random_boxes()
-    boxes = boxes.masked_fill(
-        ~mask[..., None], float("nan")
-    )  # what stands in a masked box must not matter
+    # what stands in a masked box must not matter
+    boxes = boxes.masked_fill(~mask[..., None], float("nan"))
     for graph in overlap_graphs(boxes, mask):
         assert torch.isfinite(graph).all()
         sums = graph.sum(-1)
@@ -127,24 +120,6 @@ def test_rows_sum_to_one_or_to_exactly_zero() -> None:
     assert not front[0, 1:3].any()  # into and out of the empty frame
     assert not front[0, 0][~mask[0, 0]].any()
     assert not back[0, 3][~mask[0, 4]].any()
-
-
-def test_blocks_multiply_as_the_full_matrices() -> None:
-    boxes, mask = random_boxes()
-    front, back = overlap_graphs(boxes, mask)
-    nodes = torch.randn(*mask.shape, 4, dtype=torch.float64)
-    dense_front, dense_back = dense_graphs(front.double(), back.double())
-    assert dense_front.shape == (3, 30, 30)
-    flat = nodes.flatten(1, 2)
-    torch.testing.assert_close(gather_next(front.double(), nodes).flatten(1, 2), dense_front @ flat)
-    torch.testing.assert_close(
-        gather_previous(back.double(), nodes).flatten(1, 2), dense_back @ flat
-    )
-    # No edge within a frame, to the frame after next, or backwards: only the blocks beside the
-    # diagonal.
-    frame = torch.arange(30) // 6
-    assert not dense_front[:, frame[:, None] + 1 != frame[None]].any()
-    assert not dense_back[:, frame[:, None] - 1 != frame[None]].any()
 
 
 def test_forward_brings_the_next_frame_and_backward_the_one_before() -> None:
@@ -162,30 +137,6 @@ def test_a_clip_of_one_frame_has_no_edges() -> None:
     nodes = torch.randn(3, 1, 6, 4)
     assert not gather_next(front, nodes).any()
     assert not gather_previous(back, nodes).any()
-
-
-@pytest.mark.parametrize("which", [0, 1])
-def test_a_batch_of_one_and_another_order_of_boxes(which: int) -> None:
-    boxes, mask = random_boxes()
-    graph = overlap_graphs(boxes, mask)[which]
-    assert_close_to_scale(graph[1:2], overlap_graphs(boxes[1:2], mask[1:2])[which])
-    order = torch.randperm(6)
-    assert_close_to_scale(
-        overlap_graphs(boxes[:, :, order], mask[:, :, order])[which],
-        graph[..., order, :][..., order],
-    )
-
-
-def test_a_share_does_not_tell_how_far_a_box_has_moved() -> None:
-    """Only boxes that compete for a neighbour have shares between 0 and 1; one that overlaps a
-    single box has 1, whatever the IoU."""
-    start = torch.tensor([10.0, 10, 20, 20])
-    boxes = torch.stack(
-        [torch.stack([start, start + torch.tensor([step, 0, step, 0])]) for step in (0.0, 3.0, 9.0)]
-    )[:, :, None]
-    mask = torch.ones(3, 2, 1, dtype=torch.bool)
-    assert overlaps(boxes, mask).flatten().tolist() == pytest.approx([1, 7 / 13, 1 / 19])
-    assert [graph.flatten().tolist() for graph in overlap_graphs(boxes, mask)] == [[1, 1, 1]] * 2
 
 
 # ---- similarity graph ----------------------------------------------------------------------------
@@ -207,7 +158,7 @@ def layer_and_nodes(
 def test_weights_equal_a_plain_loop(scale: bool) -> None:
     layer, nodes, mask = layer_and_nodes(scale=scale)
     graph = layer(nodes, mask)
-    for b in range(2):
+    for b in range(3):  # the last has no node
         exists = mask[b].nonzero()[:, 0].tolist()
         for i in range(7):
             expected = torch.zeros(7)
@@ -224,28 +175,6 @@ def test_weights_equal_a_plain_loop(scale: bool) -> None:
             assert_close_to_scale(graph[b, i], expected)
 
 
-def test_rows_sum_to_one_or_to_exactly_zero_and_masked_columns_are_zero() -> None:
-    layer, nodes, mask = layer_and_nodes()
-    graph = layer(nodes, mask)
-    assert_close_to_scale(graph.sum(-1), mask.float())
-    assert not graph[~mask].any()
-    assert not graph.transpose(1, 2)[~mask].any()
-    assert not graph[-1].any()  # a clip without any node
-
-
-def test_masked_nodes_have_no_influence_and_gradients_are_finite() -> None:
-    layer, nodes, mask = layer_and_nodes()
-    nodes.requires_grad_()
-    graph = layer(nodes, mask)
-    (graph * torch.randn_like(graph)).sum().backward()
-    assert nodes.grad is not None
-    assert torch.isfinite(nodes.grad).all()
-    assert not nodes.grad[~mask].any()
-    assert nodes.grad[mask].any()
-    other = nodes.detach().masked_fill(~mask[..., None], 1e4)
-    assert_close_to_scale(layer(other, mask), graph)
-
-
 def mean_entropy(graph: Tensor) -> float:
     """Of the rows, as a share of the largest possible."""
     return -(graph * graph.clamp(min=1e-30).log()).sum(-1).mean().item() / math.log(graph.shape[-1])
@@ -258,15 +187,11 @@ def test_it_starts_nearly_even_where_other_starts_are_saturated() -> None:
     nodes, mask = F.relu(torch.randn(1, 800, 512)), torch.ones(1, 800, dtype=torch.bool)
     ours, scaled = SimilarityGraph(512), SimilarityGraph(512, scale=True)
     assert mean_entropy(ours(nodes, mask)) > 0.95
-    for start in (
-        lambda weight: nn.init.normal_(weight, std=512**-0.5),
-        lambda weight: nn.init.kaiming_uniform_(weight, a=math.sqrt(5)),
-    ):
-        for layer in (ours, scaled):
-            start(layer.query.weight)
-            start(layer.key.weight)
-        assert mean_entropy(ours(nodes, mask)) < 0.5
-        assert mean_entropy(scaled(nodes, mask)) > 0.95
+    for layer in (ours, scaled):
+        nn.init.normal_(layer.query.weight, std=512**-0.5)
+        nn.init.normal_(layer.key.weight, std=512**-0.5)
+    assert mean_entropy(ours(nodes, mask)) < 0.5
+    assert mean_entropy(scaled(nodes, mask)) > 0.95
 
 
 def test_autocast_does_not_reach_it() -> None:
@@ -276,14 +201,6 @@ def test_autocast_does_not_reach_it() -> None:
         graph = layer(nodes, mask)
     assert graph.dtype == torch.float32
     assert torch.equal(graph, plain)
-
-
-def test_a_batch_of_one_and_another_order_of_nodes() -> None:
-    layer, nodes, mask = layer_and_nodes()
-    graph = layer(nodes, mask)
-    assert_close_to_scale(layer(nodes[1:2], mask[1:2]), graph[1:2])
-    order = torch.randperm(7)
-    assert_close_to_scale(layer(nodes[:, order], mask[:, order]), graph[:, order][:, :, order])
 
 
 # ---- graph convolutions --------------------------------------------------------------------------
@@ -362,13 +279,9 @@ def plain_form(graph: RegionGraph, nodes: Tensor, boxes: Tensor, mask: Tensor) -
 def test_layers_equal_the_plain_form(options: dict[str, Any]) -> None:
     torch.manual_seed(0)
     graph, (nodes, boxes, mask) = awake(region_graph(**options)), some_regions()
-    for norm in (
-        module
-        for module in graph.modules()
-        if isinstance(module, nn.LayerNorm) and module.elementwise_affine
-    ):
-        nn.init.normal_(norm.weight)
-        nn.init.normal_(norm.bias)
+    for name, parameter in graph.named_parameters():
+        if ".norm." in name:
+            nn.init.normal_(parameter)
     assert_close_to_scale(
         graph(nodes, boxes, mask), plain_form(graph, nodes, boxes, mask), rel=1e-4
     )
@@ -436,17 +349,9 @@ def test_output_is_exactly_zero_at_first_and_everything_learns_by_the_second_ste
     for _ in range(2):
         optimizer.zero_grad()
         (graph(nodes, boxes, mask) * target).sum().backward()
-        moved.append(
-            {
-                name
-                for name, parameter in graph.named_parameters()
-                if parameter.grad is not None and parameter.grad.any()
-            }
-        )
-        assert all(
-            parameter.grad is None or torch.isfinite(parameter.grad).all()
-            for parameter in graph.parameters()
-        )
+        gradients = {name: p.grad for name, p in graph.named_parameters() if p.grad is not None}
+        assert all(torch.isfinite(x).all() for x in gradients.values())
+        moved.append({name for name, x in gradients.items() if x.any()})
         optimizer.step()
     last = {name for name, _ in graph.named_parameters() if ".2.weights." in name}
     assert len(last) == sum(map(len, STRGOptions(**options).branches().values()))
@@ -455,23 +360,11 @@ def test_output_is_exactly_zero_at_first_and_everything_learns_by_the_second_ste
 
 
 @pytest.mark.parametrize("options", KINDS)
-def test_what_is_masked_has_no_influence(options: dict[str, Any]) -> None:
-    torch.manual_seed(0)
-    graph, (nodes, boxes, mask) = awake(region_graph(**options)), some_regions()
-    expected = graph(nodes, boxes, mask)
-    other_nodes = nodes + 100 * torch.randn_like(nodes) * ~mask[..., None]
-    other_boxes = torch.where(mask[..., None], boxes, torch.tensor([0.0, 0, 1e4, 1e4]))
-    assert_close_to_scale(graph(other_nodes, other_boxes, mask)[mask], expected[mask])
-
-
-@pytest.mark.parametrize("options", KINDS)
 def test_another_order_of_boxes_and_a_batch_of_one(options: dict[str, Any]) -> None:
     torch.manual_seed(0)
     graph, (nodes, boxes, mask) = awake(region_graph(**options)), some_regions()
     expected = graph(nodes, boxes, mask)
-    order = torch.argsort(
-        torch.rand(BATCH, FRAMES, COUNT), dim=-1
-    )  # each frame has an order of its own
+    order = torch.argsort(torch.rand(BATCH, FRAMES, COUNT), dim=-1)
 
     def ordered(x: Tensor) -> Tensor:
         index = order.reshape(*order.shape, *[1] * (x.dim() - 3)).expand_as(x)
@@ -499,12 +392,3 @@ def test_bf16_stays_close(options: dict[str, Any]) -> None:
     with torch.autocast("cpu", torch.bfloat16):
         rough = graph(nodes, boxes, mask)[mask]
     assert (rough.float() - plain).norm() / plain.norm() < 0.05
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("options", [{}, {"fusion": "joint"}])
-def test_compiled_equals_eager(options: dict[str, Any]) -> None:
-    torch.manual_seed(0)
-    graph, (nodes, boxes, mask) = awake(region_graph(**options)), some_regions()
-    compiled = torch.compile(graph, fullgraph=True)
-    assert_close_to_scale(compiled(nodes, boxes, mask), graph(nodes, boxes, mask), rel=1e-4)

@@ -88,9 +88,8 @@ def test_every_box_reads_its_own_step_of_its_own_clip() -> None:
 def test_the_maximum_is_taken_and_not_the_mean() -> None:
     features = torch.zeros(1, 1, 1, 14, 14)
     features[..., 5, 5] = 8.0
-    boxes = torch.tensor(
-        [[[[72.0, 72, 88 + 16 * 2, 88 + 16 * 2]]]]
-    )  # from the middle of cell 4: points 0.21 cells apart
+    # from the middle of cell 4: points 0.21 cells apart
+    boxes = torch.tensor([[[[72.0, 72, 88 + 16 * 2, 88 + 16 * 2]]]])
     plain = roi_align(
         features[:, :, 0], torch.tensor([[0.0, 72, 72, 120, 120]]), 7, 1 / 16, 2, True
     )

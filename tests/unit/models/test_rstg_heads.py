@@ -111,35 +111,6 @@ def test_weights_after_two_nesterov_steps_equal_the_authors() -> None:
         assert difference <= 1e-4 * largest, name
 
 
-@pytest.mark.parametrize(
-    ("published", "head"),
-    [
-        ("mnist_rstg_pos_simple", {}),
-        ("mnist_rstg_nopos_simple", {"position_maps": False}),
-        ("mnist_rstg_pos_dot", {"attention": "dot"}),
-        ("mnist_rstg_pos_simple_scalewise", {"scalewise_update": True}),
-    ],
-)
-def test_parameter_counts_equal_the_authors(published: str, head: dict[str, Any]) -> None:
-    with torch.device("meta"):
-        model = clip_model("rstg_syncmnist", head=head)
-    assert count(model) == COUNTS[published]["total_trainable"]
-    assert count(model.head.graph) == COUNTS[published]["rstg"]
-
-
-def test_explanation_names_nodes_edges_and_attention() -> None:
-    model = clip_model("rstg_small").eval()
-    video = torch.randint(0, 256, (2, 1, 10, 64, 64), dtype=torch.uint8)
-    first, second = model.explain(video)
-    assert first.attention.shape == (1, 10, 14, 14)
-    assert first.node_boxes_xyxy.shape == (10, 14, 4)
-    assert_close_to_scale(first.attention.sum(-1), torch.ones(1, 10, 14))
-    assert not first.attention[..., ~first.adjacency].any()
-    assert_close_to_scale(second.attention, model.explain(video[1:])[0].attention)
-    time_only = clip_model("rstg_small", head={"time_stages": "only"}).eval()
-    assert time_only.explain(video)[0].attention.shape == (0, 10, 14, 14)
-
-
 # ---- beside and inside a backbone ----------------------------------------------------------------
 
 _GRAPH = {"scalewise_update": True, "norm": "layer"}
@@ -384,15 +355,6 @@ def test_only_the_gain_learns_in_the_first_step_and_all_the_rest_in_the_second(
     # Pairs that are no edge keep logit 0 in the softmax, so that even the query's share that all
     # keys have in common has an influence.
     assert moved[1] == set(gradients)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_batch_of_one_equals_a_row_of_a_batch_at_any_map_size(kind: type[GraphResidual]) -> None:
-    torch.manual_seed(0)
-    layer = kind(12, (7, 7), NARROW).eval()
-    nn.init.normal_(layer.norm.weight)
-    features = torch.randn(3, 12, 3, 8, 9)
-    assert_close_to_scale(layer(features)[1:2], layer(features[1:2]))
 
 
 def test_residual_norm_runs_over_a_whole_clip() -> None:

@@ -82,32 +82,6 @@ def test_the_first_output_equals_the_backbone_alone(
     assert not torch.equal(awake(model)(video, regions=regions), plain(video))
 
 
-@pytest.mark.parametrize("options", KINDS[1:])
-def test_one_step_moves_the_last_layer_and_two_move_everything(options: dict[str, Any]) -> None:
-    model, (video, regions) = small(**options).train(), clips()
-    labels = torch.tensor([0, 1, 2])
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
-    moved = []
-    for _ in range(2):
-        optimizer.zero_grad()
-        before = {name: value.detach().clone() for name, value in model.named_parameters()}
-        F.cross_entropy(model(video, regions=regions), labels).backward()
-        optimizer.step()
-        moved.append(
-            {
-                name
-                for name, value in model.named_parameters()
-                if not torch.equal(value, before[name])
-            }
-        )
-    graph = {name for name, _ in model.named_parameters() if name.startswith("head.graph.")}
-    assert moved[0] & graph == {name for name in graph if ".2.weights." in name}
-    assert moved[1] == {name for name, _ in model.named_parameters()}
-    assert all(
-        parameter.grad is not None and parameter.grad.any() for parameter in model.parameters()
-    )
-
-
 @pytest.mark.parametrize("options", KINDS)
 def test_boxes_that_do_not_exist_have_no_influence(options: dict[str, Any]) -> None:
     model, (video, regions) = awake(small(**options)), clips()
@@ -141,18 +115,6 @@ def test_clips_without_any_box_are_scored_by_the_backbone(options: dict[str, Any
         for parameter in model.parameters()
         if parameter.grad is not None
     )
-
-
-@pytest.mark.parametrize("options", KINDS)
-def test_order_of_boxes_and_size_of_the_batch_do_not_matter(options: dict[str, Any]) -> None:
-    model, (video, regions) = awake(small(**options)), clips()
-    expected = model(video, regions=regions)
-    order = torch.tensor([2, 0, 3, 1])
-    turned = Regions(
-        regions.boxes_xyxy[:, :, order], regions.scores[:, :, order], regions.mask[:, :, order]
-    )
-    assert_close_to_scale(model(video, regions=turned), expected, rel=1e-4)
-    assert_close_to_scale(model(video[1:2], regions=regions.part(1, 2)), expected[1:2], rel=1e-4)
 
 
 def test_boxes_of_every_second_frame_are_used() -> None:
@@ -189,20 +151,6 @@ def test_dropout_is_on_the_global_half_and_by_option_on_the_other() -> None:
     assert small(graph_dropout=0.5).head.graph_dropout.p == 0.5
 
 
-def test_bf16_stays_close_and_learns() -> None:
-    model, (video, regions) = awake(small()), clips()
-    plain = model(video, regions=regions)
-    with torch.autocast("cpu", torch.bfloat16):
-        rough = model(video, regions=regions)
-    assert (rough.float() - plain).norm() / plain.norm() < 0.05
-    rough.float().square().sum().backward()
-    assert all(
-        torch.isfinite(parameter.grad).all()
-        for parameter in model.parameters()
-        if parameter.grad is not None
-    )
-
-
 @pytest.mark.slow
 def test_compiled_in_one_piece_equals_eager_with_its_gradients() -> None:
     """Traced and differentiated by torch's compiler; without its code generator, which takes
@@ -229,10 +177,6 @@ def test_compiled_in_one_piece_equals_eager_with_its_gradients() -> None:
             "3 clips of 6 frames, and the boxes of 3 clips of 3 frames",
         ),
         (lambda r: r.part(0, 2), "3 clips of 6 frames, and the boxes of 2 clips of 6 frames"),
-        (
-            lambda r: Regions(r.boxes_xyxy[:, :, :0], r.scores[:, :, :0], r.mask[:, :, :0]),
-            "3 maps need the boxes of as many clips, at least one per frame, masked or not",
-        ),
     ],
 )
 def test_missing_boxes_are_one_line(change: Any, words: str) -> None:
@@ -272,19 +216,6 @@ def test_explanation_holds_the_graphs_that_the_model_has() -> None:
     torch.testing.assert_close(found.even, torch.full((3,), 1 / int(steps.mask[1].sum())))
     assert explanation.attention.shape == (0, FRAMES, COUNT, COUNT)
     assert explanation.names == ("box 1", "box 2", "box 3", "box 4")
-
-
-def test_explanation_of_parts() -> None:
-    video, regions = clips(1)
-    similar, overlapping = (
-        awake(small(graph=graph)).explain(video, regions=regions)[0].regions
-        for graph in ("sim", "st")
-    )
-    assert similar.overlap is None
-    assert similar.neighbours.shape[-1] == 5
-    assert overlapping.overlap is not None
-    assert overlapping.neighbours.shape[-1] == 0
-    assert small(graph="none").explain(video) == []
 
 
 # ---- what it costs -------------------------------------------------------------------------------

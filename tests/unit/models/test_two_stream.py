@@ -163,33 +163,6 @@ def test_one_stream_is_not_weighted() -> None:
     assert (model.spec.channels, model.spec.flow_length) == (0, 2)
 
 
-@pytest.mark.parametrize("name", ["caffe_flow", "flow"])
-@pytest.mark.parametrize("zero", [127.5, 128.0])
-def test_flow_is_levels_from_no_motion_on(name: str, zero: float) -> None:
-    """In uint8 or from 0 to 1, as pixels are; a mirrored stack is the negative at 127.5 only."""
-    std = {"caffe_flow": 1 / 255, "flow": 0.226}[name]
-    normalize = {"mean": [zero / 255], "std": [std]} if zero != 127.5 else name
-    model = small(flow={"normalize": normalize}, frames=None)
-    levels = torch.tensor([0, 127, 128, 255], dtype=torch.uint8)
-    assert model.flow is not None
-    for given in (levels, levels.float() / 255):
-        found = model.flow.normalize(given.view(1, 1, 4, 1, 1)).flatten()
-        assert found.tolist() == pytest.approx(
-            [(level - zero) / 255 / std for level in (0, 127, 128, 255)], abs=1e-4
-        )
-    mirrored = model.flow.normalize((255 - levels).view(1, 1, 4, 1, 1)).flatten()
-    assert torch.allclose(mirrored, -found, atol=1e-3) == (zero == 127.5)
-
-
-def test_published_networks_take_the_pixels_of_their_weights() -> None:
-    with torch.device("meta"):
-        model: Any = create_model("stpyramid_bn_inception")
-    assert model.frames.normalize.reverse  # Caffe takes BGR
-    small_model: Any = create_model("stpyramid_small", 3)
-    assert not small_model.frames.normalize.reverse
-    torch.testing.assert_close(small_model.flow.normalize.mean.flatten(), torch.tensor([0.5]))
-
-
 def test_classifiers_start_small() -> None:
     torch.manual_seed(0)
     model: Any = create_model("two_stream_bn_inception", 101, flow=None)

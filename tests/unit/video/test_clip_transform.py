@@ -179,10 +179,8 @@ def test_brightness_moves_all_frames_by_one_amount() -> None:
         pixels = move_pixels(frames, plan)
         expected = np.clip(frames.astype(int) + plan.brightness, 0, 255)
         assert np.array_equal(pixels.permute(1, 2, 3, 0).numpy(), expected)
-    assert (min(changes), max(changes)) == (
-        -25,
-        25,
-    )  # 0.1 * 255 = 25.5, which rounding reaches at the very end only
+    # 0.1 * 255 = 25.5, which rounding reaches at the very end only
+    assert (min(changes), max(changes)) == (-25, 25)
     assert abs(np.mean(changes)) < 3
     assert transform.plan(24, 24, np.random.default_rng(3)) == transform.plan(
         24, 24, np.random.default_rng(3)

@@ -124,7 +124,6 @@ def test_other_files_are_none_of_its_business(tmp_path: Path, encode: Encode) ->
     ):
         (tmp_path / "odd.webm").write_bytes(content)
         assert missing_bytes(tmp_path / "odd.webm") == 0
-    (tmp_path / "odd.webm").write_bytes(
-        b"\x1a\x45\xdf\xa3\x80\x18\x53\x80\x67\x40\x0a12345"
-    )  # two bytes say 10; 5 are there
+    # two bytes say 10; 5 are there
+    (tmp_path / "odd.webm").write_bytes(b"\x1a\x45\xdf\xa3\x80\x18\x53\x80\x67\x40\x0a12345")
     assert missing_bytes(tmp_path / "odd.webm") == 5

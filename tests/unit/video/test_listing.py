@@ -25,10 +25,10 @@ def test_files_and_folders_of_frames_stand_side_by_side_in_natural_order(tmp_pat
     )
     videos, others = scan_folder(root)
     assert [video.relative_to(root).as_posix() for video in videos] == [
-        *("b9.mkv", "b10.MP4", "c/d/e.Webm", "frames"),
+        *("b9.mkv", "b10.MP4", "c/d/e.Webm", "frames")
     ]
     assert [other.relative_to(root).as_posix() for other in others] == [
-        *("c/poster.png", "frames/notes.txt", "readme.txt"),
+        *("c/poster.png", "frames/notes.txt", "readme.txt")
     ]
     assert list_videos(root) == videos
 

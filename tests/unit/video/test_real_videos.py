@@ -41,11 +41,7 @@ QUICK = {
     "sample_videos/mmaction2__test.avi": (164, 164, 25.0),
     "ucf101_8/originals/v_JumpingJack_g20_c01.avi": (116, 120, 28.9626),
     "torchvision_assets/test/assets/videos/hmdb51_Turnk_r_Pippi_Michel_cartwheel_f_cm_np2_le_med_"
-    "6.avi": (
-        83,
-        84,
-        30.0,
-    ),
+    "6.avi": (83, 84, 30.0),
     "torchvision_assets/test/assets/videos/TrumanShow_wave_f_nm_np1_fr_med_26.avi": (48, 49, 30.0),
     "sample_videos/mmaction2__demo_spatiotemporal_det.mp4": (57, 57, 6.0),
     "weizmann/video/run/ido_run.avi": (36, 36, 25.0),
@@ -79,17 +75,6 @@ def test_every_sample_video(shared_data: Path, decode_all: DecodeAll) -> None:
     assert len(files) >= 140
     for path in files:
         check(path, decode_all(path))
-
-
-@pytest.mark.slow
-def test_nine_original_clips_have_as_many_frames_as_their_clean_copies(shared_data: Path) -> None:
-    root = shared_data / "data" / "ucf101_8"
-    originals = sorted((root / "originals").glob("*.avi"))
-    assert len(originals) == 9
-    for original in originals:
-        (copy,) = root.glob(f"*/{original.stem}.mp4")
-        with open_video(original) as video, open_video(copy) as clean:
-            assert video.num_frames == clean.num_frames, original.name
 
 
 def test_frame_folders_of_something_something(shared_data: Path) -> None:

@@ -13,7 +13,6 @@ import av
 import numpy as np
 import pytest
 from PIL import Image
-from torch.utils.data import DataLoader
 
 from vidgraph.errors import VideoError
 from vidgraph.video import reader
@@ -22,40 +21,27 @@ from vidgraph.video.reader import VideoFile, open_video
 Encode = Callable[..., Path]
 DecodeAll = Callable[[Path], list[np.ndarray]]
 
+
+def h264(params: str) -> dict[str, object]:
+    return {"options": {"x264-params": params}}
+
+
+OPEN = h264("open-gop=1:bframes=3:scenecut=0")
+HEVC = {"x265-params": "bframes=4:keyint=12:log-level=none"}
+VPX = {"lag-in-frames": "16", "auto-alt-ref": "1", "cpu-used": "8"}
 FORMATS: dict[str, tuple[str, dict[str, object]]] = {
-    "h264 b-frames .mp4": ("a.mp4", {"options": {"x264-params": "bframes=4:b-pyramid=normal"}}),
-    "h264 open groups .mp4": (
-        "a.mp4",
-        {"options": {"x264-params": "open-gop=1:bframes=3:scenecut=0"}},
-    ),
-    "h264 open groups .mkv": (
-        "a.mkv",
-        {"options": {"x264-params": "open-gop=1:bframes=3:scenecut=0"}},
-    ),
-    "h264 intra refresh .mp4": ("a.mp4", {"options": {"x264-params": "intra-refresh=1:bframes=0"}}),
-    "h264 interlaced .mp4": ("a.mp4", {"options": {"x264-params": "interlaced=1:bframes=2"}}),
+    "h264 b-frames .mp4": ("a.mp4", h264("bframes=4:b-pyramid=normal")),
+    "h264 open groups .mp4": ("a.mp4", OPEN),
+    "h264 open groups .mkv": ("a.mkv", OPEN),
+    "h264 intra refresh .mp4": ("a.mp4", h264("intra-refresh=1:bframes=0")),
+    "h264 interlaced .mp4": ("a.mp4", h264("interlaced=1:bframes=2")),
     "h264 10 bit .mp4": ("a.mp4", {"pixel_format": "yuv420p10le"}),
-    "h264 .ts": ("a.ts", {"options": {"x264-params": "bframes=3"}}),
-    "h264 .avi": ("a.avi", {"options": {"x264-params": "bframes=3"}}),
-    "h264 bare": ("a.h264", {"options": {"x264-params": "bframes=3"}}),
-    "hevc open groups .mp4": (
-        "a.mp4",
-        {"codec": "libx265", "options": {"x265-params": "bframes=4:keyint=12:log-level=none"}},
-    ),
-    "vp9 .webm": (
-        "a.webm",
-        {
-            "codec": "libvpx-vp9",
-            "options": {"lag-in-frames": "16", "auto-alt-ref": "1", "cpu-used": "8"},
-        },
-    ),
-    "vp8 hidden frames .webm": (
-        "a.webm",
-        {
-            "codec": "libvpx",
-            "options": {"lag-in-frames": "16", "auto-alt-ref": "1", "cpu-used": "8"},
-        },
-    ),
+    "h264 .ts": ("a.ts", h264("bframes=3")),
+    "h264 .avi": ("a.avi", h264("bframes=3")),
+    "h264 bare": ("a.h264", h264("bframes=3")),
+    "hevc open groups .mp4": ("a.mp4", {"codec": "libx265", "options": HEVC}),
+    "vp9 .webm": ("a.webm", {"codec": "libvpx-vp9", "options": VPX}),
+    "vp8 hidden frames .webm": ("a.webm", {"codec": "libvpx", "options": VPX}),
     "mpeg4 .avi": ("a.avi", {"codec": "mpeg4"}),
     "mpeg4 b-frames .avi": ("a.avi", {"codec": "mpeg4", "max_b_frames": 2}),
     "mpeg4 b-frames .mp4": ("a.mp4", {"codec": "mpeg4", "max_b_frames": 2}),
@@ -96,7 +82,8 @@ def test_every_format_equals_a_sequential_decode(
 ) -> None:
     file, settings = FORMATS[name]
     path = encode(tmp_path / file, **settings)
-    check_random_reads(path, decode_all(path))
+    for num_threads in (1, 0, 2) if settings is OPEN else (1,):
+        check_random_reads(path, decode_all(path), num_threads=num_threads)
 
 
 @pytest.mark.parametrize("num_threads", [0, 2])
@@ -177,9 +164,7 @@ def test_one_frame(tmp_path: Path, encode: Encode) -> None:
     with open_video(encode(tmp_path / "a.mp4", num_frames=1)) as video:
         assert (video.num_frames, video.fps, video.timestamps_seconds.tolist()) == (1, 25.0, [0.0])
         assert video.read([0, 0]).shape == (2, 48, 64, 3)
-        with pytest.raises(
-            VideoError, match=r"frame 1: there is no such frame; the video has 1 frame$"
-        ):
+        with pytest.raises(VideoError, match=r"frame 1: there is no such frame; .* has 1 frame$"):
             video.read([1])
         assert video.read([]).shape == (0, 48, 64, 3)
 
@@ -205,20 +190,15 @@ def readable_frames(path: Path, num_frames: int, clean: list[np.ndarray]) -> lis
             else:
                 assert np.array_equal(frame, clean[index]), f"frame {index} is not the clean file's"
                 sound.append(index)
-        first_bad = next((index for index in range(num_frames) if index not in sound), None)
-        if first_bad is not None:
-            with pytest.raises(VideoError, match=f"frame {first_bad}:"):
+        if bad := sorted(set(range(num_frames)) - set(sound)):
+            with pytest.raises(VideoError, match=f"frame {bad[0]}:"):
                 list(video.frames())
-            with pytest.raises(VideoError):
-                video.read(range(num_frames))
     return sound
 
 
 def overwrite_with_noise(path: Path, bad: Path, begin: int, stop: int) -> None:
     content = bytearray(path.read_bytes())
-    content[begin:stop] = (
-        np.random.default_rng(3).integers(0, 256, stop - begin, dtype=np.uint8).tobytes()
-    )
+    content[begin:stop] = np.random.default_rng(3).bytes(stop - begin)
     bad.write_bytes(content)
 
 
@@ -237,24 +217,19 @@ def packet_places(path: Path) -> list[tuple[int, int]]:
 def test_noise_over_packets_raises_and_never_shifts(
     tmp_path: Path, encode: Encode, decode_all: DecodeAll, suffix: str, first: int, last: int
 ) -> None:
-    codec, options = (
-        ("libx264", {"x264-params": "bframes=2:scenecut=0"}) if suffix == ".mp4" else ("mpeg4", {})
-    )
-    path = encode(tmp_path / f"a{suffix}", codec=codec, num_frames=96, options=options)
+    how = h264("bframes=2:scenecut=0") if suffix == ".mp4" else {"codec": "mpeg4"}
+    path = encode(tmp_path / f"a{suffix}", num_frames=96, **how)
     clean, places = decode_all(path), packet_places(path)
     bad = tmp_path / f"bad{suffix}"
     overwrite_with_noise(path, bad, places[first][0], places[last][1])
     at_end = last == 95
     with open_video(bad) as video:
         num_frames = video.num_frames
-    assert (
-        num_frames <= 90 + 3 if at_end else num_frames == 96
-    )  # b-frames: packet 90 is shown up to two frames later
+    # b-frames: packet 90 is shown up to two frames later
+    assert num_frames <= 90 + 3 if at_end else num_frames == 96
     sound = readable_frames(bad, num_frames, clean)
-    unharmed = set(range(first // 12 * 12 - 1)) | (
-        set() if at_end else set(range((last // 12 + 1) * 12, 96))
-    )
-    assert unharmed <= set(sound)
+    after = [] if at_end else range((last // 12 + 1) * 12, 96)
+    assert {*range(first // 12 * 12 - 1), *after} <= set(sound)
     assert not set(sound) & set(range(first + 3, last - 2))
 
 
@@ -292,24 +267,6 @@ def test_half_a_file_with_its_index_in_front_is_as_long_as_what_decodes(
         ):
             video.read([0, 95])
     assert readable_frames(half, length, clean) == list(range(length))
-
-
-def test_half_an_avi(tmp_path: Path, encode: Encode, decode_all: DecodeAll) -> None:
-    for max_b_frames in (0, 2):
-        path = encode(
-            tmp_path / f"{max_b_frames}.avi",
-            codec="mpeg4",
-            num_frames=96,
-            max_b_frames=max_b_frames,
-        )
-        clean = decode_all(path)
-        content = path.read_bytes()
-        half = tmp_path / f"half{max_b_frames}.avi"
-        half.write_bytes(content[: len(content) // 2])
-        with open_video(half) as video:
-            length = video.num_frames
-        assert 10 < length < 70
-        assert readable_frames(half, length, clean) == list(range(length))
 
 
 def _write_sound(path: Path) -> None:
@@ -413,21 +370,6 @@ def test_threads_read_one_file_as_one_does(
         assert isinstance(video, VideoFile)
         with pytest.raises(FrozenInstanceError):
             video._index.num_frames = 3  # type: ignore[misc]
-
-
-def _sum_of_frame(path: Path) -> int:
-    with open_video(path) as video:
-        return int(video.read([17]).astype(np.int64).sum())
-
-
-def test_workers_read_the_same(tmp_path: Path, encode: Encode, decode_all: DecodeAll) -> None:
-    path = encode(tmp_path / "a.mp4")
-    expected = int(decode_all(path)[17].astype(np.int64).sum())
-    assert _sum_of_frame(path) == expected
-    loader: DataLoader[int] = DataLoader(
-        [path] * 4, batch_size=None, num_workers=2, collate_fn=_sum_of_frame
-    )  # type: ignore[arg-type]
-    assert list(loader) == [expected] * 4
 
 
 def test_a_folder_of_images_is_sorted_by_number(tmp_path: Path) -> None:
