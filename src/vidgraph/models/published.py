@@ -24,9 +24,8 @@ from vidgraph.models.baselines import (
 )
 from vidgraph.models.nonlocal_block import NonLocalOptions
 from vidgraph.models.normalize import NormalizeName, NormalizeOptions
-from vidgraph.models.rstg import RSTGOptions
 from vidgraph.models.rstg_extras import RSTGExtras
-from vidgraph.models.rstg_heads import SOMETHING, InsertedRSTGOptions
+from vidgraph.models.rstg_heads import SOMETHING, InsertedRSTGOptions, RSTGHeadOptions
 from vidgraph.models.strg import STRGOptions
 from vidgraph.models.two_stream import SegmentsOptions
 from vidgraph.records import InputSpec, options
@@ -43,7 +42,7 @@ HeadOptions = Annotated[
     | MeanLSTMOptions
     | ConvLSTMOptions
     | EvidenceOptions
-    | RSTGOptions
+    | RSTGHeadOptions
     | STRGOptions,
     Field(discriminator="type"),
 ]
@@ -78,7 +77,7 @@ _SMALL_DIGIT_RESNET = ResNet3DOptions(depths=(1, 2, 1, 1), width=12, stem="digit
 
 def rstg_syncmnist() -> ModelOptions:
     """RSTG at the size of the paper: the positional variant, 10.57 M parameters."""
-    graph = RSTGOptions(attention="simple", position_maps=True, node_batch_norm=True)
+    graph = RSTGHeadOptions(attention="simple", position_maps=True, node_batch_norm=True)
     return ModelOptions(_DIGIT_CLIP, "raw", SimpleC2DOptions(), graph)
 
 
@@ -88,7 +87,7 @@ def rstg_small() -> ModelOptions:
     One stage (time, space, time) and not three: it learns the task in a fraction of the clips that
     three need (docs/results.md).
     """
-    graph = RSTGOptions(
+    graph = RSTGHeadOptions(
         width=96,
         num_stages=1,
         mask_non_edges=True,
@@ -269,7 +268,7 @@ def pooled() -> ModelOptions:
 
 def rstg() -> ModelOptions:
     """A recurrent space-time graph, on a small I3D until another backbone is named."""
-    return replace(pooled(), head=RSTGOptions())
+    return replace(pooled(), head=RSTGHeadOptions())
 
 
 def strg() -> ModelOptions:

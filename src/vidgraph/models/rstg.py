@@ -18,7 +18,6 @@ from torch.nn import functional as F
 
 from vidgraph.errors import RecipeError
 from vidgraph.models import grid
-from vidgraph.models.base import Head, HeadInput
 from vidgraph.models.norms import LastAxisBatchNorm, make_norm
 from vidgraph.models.rstg_extras import NodeExtras, RSTGExtras, he_initialisation
 from vidgraph.records import Explanation, Positive, options
@@ -72,11 +71,6 @@ class RSTGOptions:
                 "extras.context needs a node of the whole frame: the last of scales is 1, not "
                 f"{self.scales[-1]}"
             )
-
-    def build(self, on: HeadInput) -> Head:
-        from vidgraph.models.rstg_heads import RSTGHead  # a head among others of this graph
-
-        return RSTGHead(on.channels, on.num_classes, self, on.map_size)
 
 
 class Send(nn.Module):

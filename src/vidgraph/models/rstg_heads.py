@@ -13,6 +13,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from vidgraph.models.base import HeadInput
 from vidgraph.models.norms import JointLayerNorm
 from vidgraph.models.rstg import RecurrentSpaceTimeGraph, RSTGOptions
 from vidgraph.records import Explanation, Regions, options
@@ -32,6 +33,14 @@ class InsertedRSTGOptions:
     blocks: tuple[str, ...] = ("layer2_2", "layer3_4")
     graph: RSTGOptions = SOMETHING
     type: Literal["rstg"] = "rstg"
+
+
+@options
+class RSTGHeadOptions(RSTGOptions):
+    """The graph as a head ("RSTG-to-vec"); see `RSTGOptions`."""
+
+    def build(self, on: HeadInput) -> RSTGHead:
+        return RSTGHead(on.channels, on.num_classes, self, on.map_size)
 
 
 class RSTGHead(nn.Module):
