@@ -20,7 +20,6 @@ from vidgraph.precompute.store import Store, StoredVideo
 from vidgraph.video.transforms import FrameBoxes
 
 BOXES = "boxes"
-_ROUNDING = 1e-6  # float32 fractions of a border
 
 
 class BoxStore(Store):
@@ -73,7 +72,7 @@ class StoredBoxes:
             where masked.
 
         Raises:
-            DataError: a frame lies outside the video, or the file holds what cannot be a box.
+            DataError: a frame lies outside the video.
         """
         asked = np.asarray(frame_indices, dtype=np.int64).reshape(-1)
         outside = asked[(asked < 0) | (asked >= self.header.num_frames)]
@@ -86,13 +85,7 @@ class StoredBoxes:
         mask = np.zeros((len(asked), count), bool)
         stored = self._nearest(asked)  # [T]
         for number in np.unique(stored[stored >= 0]).tolist():
-            rows = self._stored.rows(number)
-            if problem := box_problem(rows):
-                raise DataError(
-                    f"{self.path}, frame {self._frames[number]}: {problem}; delete the file and "
-                    "extract again"
-                )
-            here, found = stored == number, rows[:count]
+            here, found = stored == number, self._stored.rows(number)[:count]
             values[here, : len(found)], mask[here, : len(found)] = found, True
         return FrameBoxes(values[..., :4], values[..., 4], mask)
 
@@ -116,32 +109,10 @@ def packed_boxes(
     Args:
         frames: boxes as fractions of the frame and their scores, [n, 5] each.
         counts: counts frames, boxes, and frames that are `bare` of them.
-
-    Raises:
-        DataError: a box that cannot be one.
     """
     for rows in frames:
         rows = rows.astype(np.float32)
         rows = rows[np.argsort(-rows[:, 4], kind="stable")]
-        if problem := box_problem(rows):
-            raise DataError(problem)
         rows[:, :4] = rows[:, :4].clip(0, 1)
         counts.update(frames=1, boxes=len(rows), bare=int(not len(rows)))
         yield rows
-
-
-def box_problem(rows: NDArray[np.float32]) -> str | None:
-    """Why rows [n, 5] cannot be boxes, fractions of the frame, with scores; None where they can."""
-    x0, y0, x1, y1, scores = rows.T
-    faults = (
-        (~np.isfinite(x0 + y0 + x1 + y1), "a box holds what is not a number"),
-        (~np.isfinite(scores), "a score is not a number"),
-        ((x0 > x1) | (y0 > y1), "a box is reversed"),
-        (np.minimum(x0, y0) < -_ROUNDING, "a box lies outside the frame"),
-        (np.maximum(x1, y1) > 1 + _ROUNDING, "a box lies outside the frame"),
-    )
-    for wrong, problem in faults:
-        if wrong.any():
-            values = ", ".join(f"{value:.4g}" for value in rows[int(np.argmax(wrong)), :4])
-            return f"{problem} (x0, y0, x1, y1 = {values} of the frame)"
-    return None

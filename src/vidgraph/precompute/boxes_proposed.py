@@ -11,12 +11,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vidgraph.errors import DataError, nearest
+from vidgraph.errors import DataError
 from vidgraph.precompute.boxes import BOXES, packed_boxes
 from vidgraph.precompute.extract import Compute, Task
 from vidgraph.precompute.frames import FrameMethod, computed
@@ -41,11 +41,10 @@ class ProposalJob:
         weights: of rpn: None for torchvision's, a file, or `random`.
 
     Raises:
-        DataError: a source that does not exist, both `every` and `fps`, or weights for a source
-            that has none.
+        DataError: both `every` and `fps`, or weights for a source that has none.
     """
 
-    source: str
+    source: Literal["rpn", "motion"]
     count: int = 50
     every: int = 1
     fps: float | None = None
@@ -53,9 +52,6 @@ class ProposalJob:
     weights: str | None = None
 
     def __post_init__(self) -> None:
-        if self.source not in SHORT_SIDES:
-            hint = nearest(self.source, SHORT_SIDES)
-            raise DataError(f"there is no source {self.source!r} of boxes{hint}")
         if self.fps is not None and (self.every != 1 or not self.fps > 0):
             raise DataError(
                 f"frames are chosen by fps, which is above 0, or by every; got {self.fps:g} and "
@@ -70,11 +66,7 @@ class ProposalJob:
 
     @property
     def method(self) -> Method:
-        """See `Job`. Of the rpn, torchvision's weights are downloaded.
-
-        Raises:
-            WeightsError: there are none, or they are not those of the network.
-        """
+        """See `Job`; raises WeightsError where the rpn has no weights."""
         settings: dict[str, Any] = {"count": self.count}
         settings |= {"every": self.every} if self.fps is None else {"fps": self.fps}
         settings["short_side"] = self._short_side

@@ -83,11 +83,7 @@ class FlowJob:
 
     @property
     def method(self) -> Method:
-        """See `Job`. Of raft, torchvision's weights are downloaded.
-
-        Raises:
-            WeightsError: there are none, or they are not those of the network.
-        """
+        """See `Job`; raises WeightsError where raft has no weights."""
         settings: dict[str, Any] = {"bound": float(self.bound), "short_side": self.short_side}
         if self.algorithm == "raft":
             from vidgraph.precompute.networks import RAFT_WEIGHTS

@@ -146,11 +146,7 @@ class RegionProposals:
 
 
 def build_detector(weights: str | None, short_side: int = 800) -> FasterRCNN:
-    """torchvision's detector without its classifying half, in test mode.
-
-    Raises:
-        WeightsError: see `RegionProposals`.
-    """
+    """torchvision's detector without its classifying half, in test mode."""
     long_side = round(_LONG_OVER_SHORT * short_side)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

@@ -78,7 +78,6 @@ def test_a_job_remembers_what_its_boxes_depend_on() -> None:
     by_time = ProposalJob("motion", 10, fps=3.0, short_side=64).method.settings
     assert by_time == {"count": 10, "fps": 3.0, "short_side": 64}
     for options, message in (
-        ({"source": "moton"}, "there is no source 'moton' of boxes; did you mean 'motion'?"),
         (
             {"source": "motion", "every": 2, "fps": 3.0},
             "frames are chosen by fps, which is above 0, or by every; got 3 and 2",
