@@ -81,9 +81,6 @@ def test_what_learns_in_each_kind() -> None:
         "frozen": [],
         "frozen_statistics": ["weight", "bias"],
     }
-    assert [
-        sum(p.numel() for p in make_batch_norm(kind, 4).parameters()) for kind in NormKind.__args__
-    ] == [8, 8, 8]
 
 
 def statistics(network: nn.Module) -> dict[str, torch.Tensor]:
@@ -124,11 +121,5 @@ def test_outputs_in_training_are_those_of_the_statistics() -> None:
 def test_gains_and_biases_learn_or_stay() -> None:
     for learn_affine, count in ((True, 14), (False, 2)):
         network = partial_batch_norm(small(), learn_affine)
-        assert (
-            sum(
-                p.requires_grad
-                for name, p in network.named_parameters()
-                if "bn" in name or "downsample.1" in name
-            )
-            == count
-        )
+        learned = [name for name, p in network.named_parameters() if p.requires_grad]
+        assert sum("bn" in name or "downsample.1" in name for name in learned) == count

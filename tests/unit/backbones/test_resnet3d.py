@@ -4,7 +4,6 @@ blocks.
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import pytest
@@ -121,25 +120,12 @@ def test_shape_and_cost_of_every_layer() -> None:
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         model(video)
     counts = counter.get_flop_counts()
-    gmac = {
-        layer: round(
-            sum(
-                sum(flops.values()) / 2e9
-                for name, flops in counts.items()
-                if name.startswith(f"ResNet3D.{layer}.") and name.count(".") == 2
-            ),
-            2,
-        )
-        for layer in LAYERS
-    }
-    gmac["conv1"] = round(sum(counts["ResNet3D.conv1"].values()) / 2e9, 2)
-    assert gmac == {
-        "layer1": 28.77,
-        "layer2": 21.37,
-        "layer3": 30.01,
-        "layer4": 53.44,
-        "conv1": 18.88,
-    }
+    gmac = dict.fromkeys(("conv1", *LAYERS), 0.0)
+    for name, flops in counts.items():
+        part = name.split(".")[1:]
+        if part and part[0] in gmac and len(part) == 1 + (part[0] in LAYERS):
+            gmac[part[0]] += sum(flops.values()) / 2e9
+    assert [round(x, 2) for x in gmac.values()] == [18.88, 28.77, 21.37, 30.01, 53.44]
 
 
 @pytest.mark.parametrize("stem", STEMS)
@@ -249,23 +235,3 @@ def test_dilation_computes_what_weights_of_stride_two_mean() -> None:
     assert dilated(video).shape[3:] == (8, 8)
     assert_close_to_scale(dilated(video)[..., ::2, ::2], expected)
     assert (dense(video)[..., ::2, ::2] - expected).abs().max() > 0.01
-
-
-@pytest.mark.parametrize("norm", ["frozen", "frozen_statistics"])
-def test_frozen_norms_survive_training_steps(norm: Any) -> None:
-    model = small(norm=norm)
-    randomise_norms(model)
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    learning = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.SGD(learning, lr=0.1, momentum=0.9, weight_decay=0.1)
-    for _ in range(2):
-        model.train()
-        optimizer.zero_grad()
-        model(torch.randn(2, 3, 4, 32, 32)).square().mean().backward()
-        optimizer.step()
-    changed = {
-        name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])
-    }
-    convolutions = {name for name in before if re.search(r"(conv\d|downsample\.0)\.weight$", name)}
-    affine = {name for name in before if re.search(r"(bn\d|downsample\.1)\.(weight|bias)$", name)}
-    assert changed == (convolutions if norm == "frozen" else convolutions | affine)

@@ -118,21 +118,6 @@ def test_training_clips_have_their_boxes(table: VideoTable) -> None:
     assert check_painted(sides[1], tolerance=1.0)[0] > 3
 
 
-@pytest.mark.parametrize("flip", [False, True])
-def test_a_mirrored_clip_has_mirrored_boxes(table: VideoTable, flip: bool) -> None:
-    """With `left` and `right` as classes, the label tells whether the clip was mirrored; so must
-    the boxes."""
-    dataset = training(table, CropDraws(SPEC, train=True, flip=flip))
-    plain = training(table)
-    mirrored = 0
-    for epoch in range(6):
-        dataset.set_epoch(epoch)
-        is_mirrored = int(dataset[0].label) != int(plain[0].label)
-        mirrored += is_mirrored
-        assert check_painted(dataset[0], tolerance=1.0)[0] > 3
-    assert (mirrored > 0) == flip
-
-
 @pytest.mark.parametrize(
     "views",
     [

@@ -41,23 +41,10 @@ V2_SIDES = {
 def test_every_pair_of_the_v2_classes() -> None:
     """All pairs, and the one class that says "right" without a partner, which is therefore never
     mirrored."""
-    names = list(V2_SIDES.values())
     numbers = list(V2_SIDES)
-    mirrored = {
-        numbers[k]: m if m < 0 else numbers[m] for k, m in enumerate(mirrored_classes(names))
-    }
-    assert mirrored == {
-        21: 21,
-        50: -1,
-        86: 87,
-        87: 86,
-        93: 94,
-        94: 93,
-        117: 117,
-        119: 119,
-        166: 167,
-        167: 166,
-    }
+    found = mirrored_classes(list(V2_SIDES.values()))
+    expected = [21, -1, 87, 86, 94, 93, 117, 119, 167, 166]
+    assert [m if m < 0 else numbers[m] for m in found] == expected
 
 
 @pytest.mark.parametrize(

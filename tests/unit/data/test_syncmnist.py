@@ -96,20 +96,6 @@ def test_a_clip_depends_on_seed_and_index_only(digits: Digits) -> None:
     assert not torch.equal(batch.video[0], stream_of(digits, 3, num_clips=100, seed=6)[5].video[0])
 
 
-def test_batch_has_the_documented_shapes(digits: Digits) -> None:
-    batch = stream_of(digits, 3, num_clips=10, seed=0, num_frames=6).__getitems__([4, 2])
-    assert batch.video.dtype == torch.uint8
-    assert batch.video.shape == (2, 1, 6, 64, 64)
-    assert batch.video.is_contiguous()
-    assert batch.label.dtype == torch.int64
-    assert batch.index.tolist() == [4, 2]
-    assert batch.frame_indices.tolist() == [list(range(6))] * 2
-    assert batch.regions.boxes_xyxy.shape == (2, 6, 3, 4)
-    assert batch.regions.boxes_xyxy.dtype == torch.float32
-    assert batch.regions.mask.all()
-    assert batch.regions.mask.shape == batch.regions.scores.shape == (2, 6, 3)
-
-
 def test_digits_stay_on_the_canvas_and_steps_in_range(planned: tuple[np.ndarray, ...]) -> None:
     _, path, _ = planned
     assert path.min() == 0

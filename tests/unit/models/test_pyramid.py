@@ -152,16 +152,6 @@ def test_several_frames_are_averaged() -> None:
         assert_close_to_scale(model(**inputs), torch.stack(each).mean(0), rel=1e-4)
 
 
-def test_motion_is_pooled_after_it_is_fused() -> None:
-    """The fusion is not linear: fusing pooled maps would be another network."""
-    model = awake(small(features=["motion"]))
-    maps = [torch.rand(2, 256, 3, 3) for _ in range(STACKS)]
-    assert model.stack_fusion is not None
-    after = model.stack_fusion(*maps).mean((2, 3))
-    before = model.stack_fusion(*(m.mean((2, 3)) for m in maps))
-    assert (after - before).norm() > 0.05 * before.norm()
-
-
 def test_pooled_guidance_is_the_same_at_every_cell() -> None:
     """Of a motion map without differences between cells, both kinds of guidance are one."""
     generator = torch.Generator().manual_seed(1)
@@ -321,25 +311,6 @@ def test_costs(name: str, params: int, gmac: str) -> None:
     with torch.device("meta"):
         profile = profile_model(create_model(name))
     assert (profile["params"], f"{profile['gmac']['total']:.2f}") == (params, gmac)
-
-
-def test_counts_beyond_the_two_networks_are_those_of_the_equations() -> None:
-    """BN-Inception twice, 10,270,240 and 17 more channels of 64 7 x 7 kernels; attention and
-    classifier; sketches learn nothing."""
-    with torch.device("meta"):
-        model = create_model("stpyramid_bn_inception", 101)
-    sizes = {
-        name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()
-    }
-    assert {name: size for name, size in sizes.items() if size} == {
-        "frames": 10_270_240,
-        "flow": 10_270_240 + 17 * 64 * 49,
-        "attention": 2048 * 64 + 64 + 64,
-        "classifier": 4096 * 101 + 101,
-    }
-    live = [name for name, module in model.named_modules() if isinstance(module, nn.BatchNorm2d)]
-    norm = "backbone.network.conv1_7x7_s2_bn"
-    assert live == [f"frames.{norm}", f"flow.{norm}"]
 
 
 def test_missing_or_other_inputs_are_named() -> None:

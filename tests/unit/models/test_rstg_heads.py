@@ -137,17 +137,11 @@ def tiny(placement: str, **head: Any) -> ClipModel:
 
 def plain_twin(model: ClipModel) -> ClipModel:
     """The same backbone and classifier without graphs."""
-    twin = clip_model(
-        "i3d_small",
-        5,
-        input={"num_frames": 4, "height": 64, "width": 64},
-        backbone={"stem": "valid"},
-        head={"dropout": 0.0},
-    )
-    graphs = ("backbone.inserted.", "head.rstg.")
-    twin.load_state_dict(
-        {name: x for name, x in model.state_dict().items() if not name.startswith(graphs)}
-    )
+    spec = {"num_frames": 4, "height": 64, "width": 64}
+    how: dict[str, Any] = {"backbone": {"stem": "valid"}, "head": {"dropout": 0.0}}
+    twin = clip_model("i3d_small", 5, input=spec, **how)
+    state = model.state_dict()
+    twin.load_state_dict({name: state[name] for name in twin.state_dict()})
     return twin
 
 

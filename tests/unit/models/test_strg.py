@@ -117,18 +117,6 @@ def test_clips_without_any_box_are_scored_by_the_backbone(options: dict[str, Any
     )
 
 
-def test_boxes_of_every_second_frame_are_used() -> None:
-    model, (video, regions) = awake(small()), clips()
-    expected = model(video, regions=regions)
-    odd = regions.boxes_xyxy.clone()
-    odd[:, 1::2] += 0.15
-    assert torch.equal(model(video, regions=Regions(odd, regions.scores, regions.mask)), expected)
-    even = regions.boxes_xyxy.clone()
-    even[:, 2] += 0.15
-    moved = model(video, regions=Regions(even, regions.scores, regions.mask))
-    assert not torch.equal(moved, expected)
-
-
 def test_a_larger_frame_has_scores() -> None:
     model, (video, regions) = awake(small()), clips()
     larger = F.pad(video, (0, 27, 0, 5))
@@ -276,11 +264,3 @@ def test_what_runs_is_the_blocks_only(graph: str, by_hand: float) -> None:
     assert counted["gmac"]["total"] - counted["gmac"]["executed"] == pytest.approx(zeros, rel=1e-9)
     words = f"as it runs, without products with zeros: {counted['gmac']['executed']:.4f} GMAC"
     assert words in to_text(counted)
-
-
-def test_size_of_the_digit_models_is_that_of_rstgs() -> None:
-    def size(name: str) -> int:
-        with torch.device("meta"):
-            return sum(p.numel() for p in create_model(name).parameters())
-
-    assert size("strg_digits_small") == pytest.approx(size("rstg_small"), rel=0.01)

@@ -19,23 +19,11 @@ SCALES = (1, 0.875, 0.75, 0.66)
 
 
 def tsn_offsets(image_h: int, image_w: int, crop_h: int, crop_w: int) -> set[tuple[int, int]]:
-    """`GroupMultiScaleCrop.fill_fix_offset(more_fix_crop=True)`, line by line; (top, left)."""
+    """`GroupMultiScaleCrop.fill_fix_offset(more_fix_crop=True)`; (top, left)."""
     w_step, h_step = (image_w - crop_w) // 4, (image_h - crop_h) // 4
-    ret = [
-        (0, 0),
-        (4 * w_step, 0),
-        (0, 4 * h_step),
-        (4 * w_step, 4 * h_step),
-        (2 * w_step, 2 * h_step),
-    ]
-    ret += [(0, 2 * h_step), (4 * w_step, 2 * h_step), (2 * w_step, 4 * h_step), (2 * w_step, 0)]
-    ret += [
-        (1 * w_step, 1 * h_step),
-        (3 * w_step, 1 * h_step),
-        (1 * w_step, 3 * h_step),
-        (3 * w_step, 3 * h_step),
-    ]
-    return {(top, left) for left, top in ret}
+    steps = [(0, 0), (4, 0), (0, 4), (4, 4), (2, 2), (0, 2), (4, 2), (2, 4), (2, 0)]
+    steps += [(1, 1), (3, 1), (1, 3), (3, 3)]
+    return {(h_step * row, w_step * column) for column, row in steps}
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(256, 224), (168, 192), (224, 224)])
