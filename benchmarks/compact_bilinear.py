@@ -1,25 +1,23 @@
 """Speed of compact bilinear fusion.
 
-For k inputs of 1024 channels at the places of a batch of 7 x 7 maps, ratios to forms with the same
-hashes, measured in this run:
+For k inputs of 1024 channels at the positions of a batch of 7 x 7 maps, ratios to forms with the
+same hashes, measured in this run:
 
 1. bare: the equation in five lines, additions into buckets and Fourier transforms, without
-    precision, options or checks; the fusion takes
-   at most 1.5 times as long;
+   precision, options or checks; the fusion takes at most 1.5 times as long;
 2. dense: each sketch as a matrix product, which is the fusion's deterministic form;
 3. gather: each sketch as a sum over a table of the channels of every bucket, deterministic too;
 4. scatter: additions by scatter_add, as public codes have it.
 
     python benchmarks/compact_bilinear.py [--orders 2,3] [--sizes 2048,4096,8192] [--batch 32]
-    [--channels 1024] [--backward] [--repeats 5]
-        [--threads 2] [--device cpu] [--clock wall]
+    [--channels 1024] [--backward] [--repeats 5] [--threads 2] [--device cpu] [--clock wall]
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from functools import reduce
+from functools import partial, reduce
 
 import torch
 from timing import interleaved_medians, options
@@ -27,7 +25,7 @@ from torch import Tensor
 
 from vidgraph.models.compact_bilinear import CompactBilinear
 
-PLACES = 7 * 7
+POSITIONS = 7 * 7
 AIM = 1.5
 
 Sketch = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -45,8 +43,7 @@ def fuse(
 
 
 def gather_table(buckets: Tensor, size: int) -> Tensor:
-    """Channels of each bucket, [d, most channels of a bucket]; the number of channels stands for
-    none."""
+    """Channels of each bucket, [d, most channels of a bucket], padded with n."""
     table = torch.full(
         (size, int(torch.bincount(buckets).max())), len(buckets), device=buckets.device
     )
@@ -61,12 +58,10 @@ def peers(fusion: CompactBilinear) -> dict[str, Callable[[list[Tensor]], Tensor]
     """Other forms of the same fusion; what does not change is made once."""
     hashes = [
         (fusion.get_buffer(f"buckets_{i}"), fusion.get_buffer(f"signs_{i}"))
-        for i in range(len(fusion.in_dims))
+        for i in range(len(fusion.in_channels))
     ]
-    size, tables = (
-        fusion.out_dim,
-        {id(buckets): gather_table(buckets, fusion.out_dim) for buckets, _ in hashes},
-    )
+    size = fusion.out_channels
+    tables = {id(buckets): gather_table(buckets, size) for buckets, _ in hashes}
     matrices = {}
     for buckets, signs in hashes:
         matrices[id(buckets)] = torch.zeros(len(buckets), size, device=signs.device).scatter_(
@@ -84,19 +79,18 @@ def peers(fusion: CompactBilinear) -> dict[str, Callable[[list[Tensor]], Tensor]
 
     def gather(x: Tensor, buckets: Tensor, signs: Tensor) -> Tensor:
         padded = torch.nn.functional.pad(x * signs, (0, 1))
-        return sum(padded[..., column] for column in tables[id(buckets)].T)  # type: ignore[return-value]
+        return reduce(torch.add, (padded[..., column] for column in tables[id(buckets)].T))
 
     forms: dict[str, Sketch] = {"bare": bare, "scatter": scatter, "dense": dense, "gather": gather}
     return {
-        name: lambda inputs, form=form: fuse(inputs, hashes, size, form)
-        for name, form in forms.items()
-    }  # type: ignore[misc]
+        name: partial(fuse, hashes=hashes, size=size, sketch=form) for name, form in forms.items()
+    }
 
 
 def compare(order: int, size: int, args: argparse.Namespace) -> None:
     fusion = CompactBilinear([args.channels] * order, size).to(args.device)
     inputs = [
-        torch.randn(args.batch, PLACES, args.channels, device=args.device).relu()
+        torch.randn(args.batch, POSITIONS, args.channels, device=args.device).relu()
         for _ in range(order)
     ]
     inputs = [x.requires_grad_(args.backward) for x in inputs]
@@ -144,7 +138,7 @@ def main() -> None:
     torch.manual_seed(0)
     what = "forward and backward" if args.backward else "forward"
     print(
-        f"{what}, {args.batch} x {PLACES} places of {args.channels} channels, {args.device}, "
+        f"{what}, {args.batch} x {POSITIONS} positions of {args.channels} channels, {args.device}, "
         f"{args.threads} threads, {args.clock} clock"
     )
     for order in args.orders:

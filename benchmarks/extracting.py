@@ -1,5 +1,5 @@
-"""What the benchmarks of extraction share: videos to work on, and how fast they are decoded and
-done; not a benchmark itself.
+"""What the benchmarks of extraction share, and no benchmark itself: videos, and the rates at which
+they are decoded and processed.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""How many pairs of frames per second each method of optical flow does, beside decoding alone; two
-processes beside one; and what a flow frame costs in bytes and in time to read.
+"""Speed of the methods of optical flow, in pairs of frames per second, against decoding alone; two
+processes against one; and what a flow frame costs in bytes and in time to read.
 
     python benchmarks/flow.py [--videos FOLDER] [--frames 24] [--raft]
 
@@ -27,6 +27,7 @@ import time
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -36,16 +37,18 @@ from extracting import decoding_rate, extraction_rate, job_rate, make_videos
 from vidgraph.precompute.extract import Task
 from vidgraph.precompute.flow import METHODS, FlowJob
 from vidgraph.precompute.flow_store import bounds_pixels, pack_flow
+from vidgraph.util import available_cores
 from vidgraph.video.listing import list_videos
 from vidgraph.video.reader import open_video
 
 REFERENCE = "tvl1"  # the papers'
 NUM_COMPARED = 4  # pairs
 
+Codec = tuple[Callable[[np.ndarray], Any], Callable[[Any], np.ndarray]]  # pack, unpack
+
 
 def some_motion(method: str, paths: Sequence[Path]) -> list[np.ndarray]:
-    """Motion in pixels of a few pairs, one from the middle of each of the first videos, [H, W,
-    2]."""
+    """Motion in pixels of a few pairs, one in the middle of each of the first videos, [H, W, 2]."""
     loaded, found = FlowJob(method, weights="random" if method == "raft" else None).load(), []
     for path in paths[:NUM_COMPARED]:
         with open_video(path) as video:
@@ -73,10 +76,8 @@ def compare_methods(paths: Sequence[Path], methods: Sequence[str], folder: Path)
     print(f"{'decoding alone':<16}{alone:9.1f} frames/s")
     for method in methods:
         job = FlowJob(method, weights="random" if method == "raft" else None)
-        rate, shared = (
-            job_rate(job, tasks[0]),
-            tasks if method == "dis" else tasks[: len(paths)],
-        )
+        rate = job_rate(job, tasks[0])
+        shared = tasks if method == "dis" else tasks[: len(paths)]
         one, two = (
             extraction_rate(job, shared, folder / f"{method}{workers}", workers)
             for workers in (1, 2)
@@ -92,19 +93,16 @@ def compare_methods(paths: Sequence[Path], methods: Sequence[str], folder: Path)
 # ---- how flow frames are packed ------------------------------------------------------------------
 
 
-def image_codec(
-    suffix: str, *settings: int
-) -> tuple[Callable[[np.ndarray], object], Callable[[object], np.ndarray]]:
+def image_codec(suffix: str, *settings: int) -> Codec:
     """A pair of images per flow frame."""
 
-    def pack(flow: np.ndarray) -> object:
-        return [
-            cv2.imencode(suffix, np.ascontiguousarray(flow[..., axis]), settings)[1]
-            for axis in (0, 1)
-        ]
+    def pack(flow: np.ndarray) -> list[np.ndarray]:
+        images = (np.ascontiguousarray(flow[..., axis]) for axis in (0, 1))
+        return [np.asarray(cv2.imencode(suffix, image, settings)[1]) for image in images]
 
-    def unpack(record: object) -> np.ndarray:
-        return np.stack([cv2.imdecode(image, cv2.IMREAD_GRAYSCALE) for image in record], axis=-1)  # type: ignore[attr-defined]
+    def unpack(record: list[np.ndarray]) -> np.ndarray:
+        images = [np.asarray(cv2.imdecode(image, cv2.IMREAD_GRAYSCALE)) for image in record]
+        return np.stack(images, axis=-1)
 
     return pack, unpack
 
@@ -121,7 +119,7 @@ def compare_codecs(paths: Sequence[Path], count: int = 20) -> None:
     def plain(content: bytes) -> np.ndarray:
         return np.frombuffer(content, np.uint8).reshape(2, height, width).transpose(1, 2, 0)
 
-    codecs = {
+    codecs: dict[str, Codec] = {
         "plain": (lambda one: one.transpose(2, 0, 1).tobytes(), plain),
         "zlib (ours)": (pack_flow, lambda packed: plain(zlib.decompress(packed.data))),
         "JPEG pair, 95": image_codec(".jpg", cv2.IMWRITE_JPEG_QUALITY, 95),
@@ -138,20 +136,13 @@ def compare_codecs(paths: Sequence[Path], count: int = 20) -> None:
         times.append(time.process_time())
         back = [unpack(record) for record in records]
         times.append(time.process_time())
-        size = (
-            np.mean(
-                [
-                    sum(map(len, record)) if isinstance(record, list) else len(record)
-                    for record in records
-                ]
-            )
-            / 1e3
-        )
+        size = sum(sum(map(len, one)) if isinstance(one, list) else len(one) for one in records)
         errors = (np.stack(back).astype(np.float32) - np.stack(flow)) * pixels
         packing, unpacking = (1e3 * float(spent) / len(flow) for spent in np.diff(times))
         worst, rms = np.abs(errors).max(), np.sqrt((errors**2).mean())
         print(
-            f"{name:<16}{size:7.2f} kB   pack {packing:6.3f} ms   unpack {unpacking:6.3f} ms   "
+            f"{name:<16}{size / 1e3 / len(flow):7.2f} kB   "
+            f"pack {packing:6.3f} ms   unpack {unpacking:6.3f} ms   "
             f"rms {rms:.3f} px, most {worst:.2f} px"
         )
 
@@ -167,7 +158,7 @@ def main() -> None:
     parser.add_argument("--raft", action="store_true", help="measure raft too")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = available_cores()
     with tempfile.TemporaryDirectory() as folder:
         paths = list_videos(args.videos) if args.videos else make_videos(Path(folder), args.frames)
         with open_video(paths[0]) as video:

@@ -33,10 +33,8 @@ class PlainBlock(NonLocalBlock):
     """The peer: every affinity of the clip in one matrix, as the authors' code has it."""
 
     def _softmax(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        weights = (query @ key.transpose(1, 2) * query.shape[-1] ** -0.5).softmax(
-            dim=-1
-        )  # [B, N, M]
-        return weights @ value
+        scores = query @ key.transpose(1, 2) * query.shape[-1] ** -0.5  # [B, N, M]
+        return scores.softmax(dim=-1) @ value
 
 
 def multiply_adds(channels: int, frames: int, side: int) -> float:
@@ -55,11 +53,10 @@ def run(
     block = kind(channels, norm="none").to(args.device)
     nn.init.normal_(block.out.weight, std=0.01)
     video = torch.randn(1, channels, frames, side, side, device=args.device, requires_grad=True)
-    block(
-        video.detach()[:, :, :1, :2, :2]
-    ).sum().backward()  # what the libraries themselves need is no part of the block's memory
+    # A first small step: what the libraries themselves need is no part of the block's memory.
+    block(video.detach()[:, :, :1, :2, :2]).sum().backward()
     on_gpu = args.device != "cpu"
-    outs = []
+    outs: list[list[float]] = []
 
     def step() -> None:
         with torch.autocast(args.device, torch.bfloat16, enabled=args.precision == "bf16"):
@@ -83,12 +80,8 @@ def memory(on_gpu: bool) -> float:
 
 def product_seconds(args: argparse.Namespace) -> float:
     torch.set_num_threads(args.threads)
-    square = torch.randn(
-        SIDE,
-        SIDE,
-        dtype=torch.bfloat16 if args.precision == "bf16" else torch.float32,
-        device=args.device,
-    )
+    dtype = torch.bfloat16 if args.precision == "bf16" else torch.float32
+    square = torch.randn(SIDE, SIDE, dtype=dtype, device=args.device)
     return interleaved_medians({"product": lambda: square @ square}, args)["product"]
 
 
@@ -112,17 +105,10 @@ def main() -> None:
             process.start()
             found[kind] = answers.get()
             process.join()
-        (fused, fused_memory, ours), (plain, plain_memory, theirs) = (
-            found[NonLocalBlock],
-            found[PlainBlock],
-        )
-        rough = args.precision == "bf16"
-        torch.testing.assert_close(
-            torch.tensor(ours),
-            torch.tensor(theirs),
-            rtol=2e-2 if rough else 1e-4,
-            atol=2e-2 if rough else 1e-5,
-        )
+        fused, fused_memory, ours = found[NonLocalBlock]
+        plain, plain_memory, theirs = found[PlainBlock]
+        rtol, atol = (2e-2, 2e-2) if args.precision == "bf16" else (1e-4, 1e-5)
+        torch.testing.assert_close(ours, theirs, rtol=rtol, atol=atol)
         used = 3 * multiply_adds(*size) / fused  # backward costs twice the forward
         print(
             f"{name}: fused {fused * 1e3:.0f} ms, {fused_memory:.0f} MiB; plain {plain * 1e3:.0f} "

@@ -1,5 +1,5 @@
-"""How many frames per second each source of boxes does, beside decoding alone; and two processes
-beside one.
+"""Speed of the sources of boxes, in frames per second, against decoding alone; and two processes
+against one.
 
     python benchmarks/proposals.py [--videos FOLDER] [--frames 60] [--rounds 2]
 
@@ -23,6 +23,7 @@ from extracting import decoding_rate, extraction_rate, job_rate, make_videos
 
 from vidgraph.precompute.boxes_proposed import ProposalJob
 from vidgraph.precompute.extract import Task
+from vidgraph.util import available_cores
 from vidgraph.video.listing import list_videos
 from vidgraph.video.reader import open_video
 
@@ -40,7 +41,7 @@ def main() -> None:
     )
     args = parser.parse_args()
     torch.set_num_threads(1)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = available_cores()
     with tempfile.TemporaryDirectory() as folder:
         paths = list_videos(args.videos) if args.videos else make_videos(Path(folder), args.frames)
         tasks = [

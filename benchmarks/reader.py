@@ -1,5 +1,4 @@
-"""How long `open_video(path).read(indices)` takes, beside decoding the same file from its start
-with PyAV.
+"""Time of `open_video(path).read(indices)` against decoding the same file from its start by PyAV.
 
     python benchmarks/reader.py [--draws 7] [--seconds 30]
 
@@ -10,8 +9,7 @@ shared converter (a new converter per frame, as `frame.to_ndarray(format=...)` m
 the peer ten times as much per converted frame). Both are checked to return equal pixels.
 
 Columns: milliseconds, median over draws; ratio: sum over draws of ours divided by sum of the
-    peer's. `+length` also asks
-for `num_frames`, which decodes the file's end once.
+peer's. `+length` also asks for `num_frames`, which decodes the file's end once.
 """
 
 from __future__ import annotations
@@ -138,7 +136,7 @@ def measure(
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description="time of reading 32 frames, beside sequential decoding"
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--draws", type=int, default=7)
     parser.add_argument("--seconds", type=int, default=30)

@@ -1,4 +1,4 @@
-"""What the nodes of a region graph hold of synchronous digits, by linear fits: which digit, where,
+"""What the nodes of a region graph tell of synchronous digits, by linear fits: which digit, where,
 and how far it moves.
 
 A node stands for the true box of one digit in one frame. Ridge regressions on half of the clips are
@@ -23,15 +23,16 @@ from torch.nn import functional as F
 from vidgraph import from_pretrained
 from vidgraph.data.digits import load_digits
 from vidgraph.data.options import SyncMnistOptions
-from vidgraph.data.syncmnist import SyncMnistStream
-from vidgraph.models.strg import STRG
+from vidgraph.data.syncmnist import FRAME, SyncMnistStream
+from vidgraph.models.base import ClipModel
+from vidgraph.models.strg import STRGHead
 
 RIDGE = 1e-3
 BATCH = 50
 
 
 def look(
-    model: STRG, stream: SyncMnistStream, num_clips: int
+    model: ClipModel, head: STRGHead, stream: SyncMnistStream, num_clips: int
 ) -> tuple[dict[str, Tensor], Tensor, Tensor]:
     """Inputs of the fits by name, [B, T, K, D] each; centres of the boxes in pixels [B, T, K, 2];
     digits [B, T, K]."""
@@ -40,20 +41,19 @@ def look(
     for start in range(0, num_clips, BATCH):
         rows = np.arange(start, min(start + BATCH, num_clips))
         clips, (images, _, _) = stream.__getitems__(rows.tolist()), stream.plan(rows)
-        nodes, steps = model.nodes(
-            model.reduce(model.stem(model.pixels(clips.video))), clips.video, clips.regions
-        )
+        assert clips.video is not None
+        features = head.reduce(model.forward_features(clips.video))
+        nodes, steps = head.nodes(features, clips.regions)
         seen.setdefault("nodes", []).append(nodes)
-        links = (
-            None if model.graph is None else model.graph.links(nodes, steps.boxes_xyxy, steps.mask)
-        )
-        for name in ("similarity", "front"):
-            if links is not None and getattr(links, name) is not None:
-                seen.setdefault(name, []).append(links.gather(name, nodes))
-        centres.append((steps.boxes_xyxy[..., :2] + steps.boxes_xyxy[..., 2:]) / 2)
-        digits.append(
-            torch.from_numpy(stream.digits.labels[images]).long()[:, None].expand(nodes.shape[:3])
-        )
+        if head.graph is not None:
+            links = head.graph.links(nodes, steps.boxes_xyxy, steps.mask)
+            if links.similarity is not None:
+                seen.setdefault("similarity", []).append(links.gather("similarity", nodes))
+            if links.front is not None:
+                seen.setdefault("front", []).append(links.gather("front", nodes))
+        centres.append((steps.boxes_xyxy[..., :2] + steps.boxes_xyxy[..., 2:]) / 2 * FRAME)
+        shown = torch.from_numpy(stream.digits.labels[images]).long()  # [B, K]
+        digits.append(shown[:, None].expand(nodes.shape[:3]))
     found = {name: torch.cat(parts).float() for name, parts in seen.items()}
     if "front" in found:
         found["nodes + front"] = torch.cat([found["nodes"], found["front"]], dim=-1)
@@ -101,13 +101,13 @@ def main() -> None:
     torch.set_num_threads(1)
 
     model = from_pretrained(args.model).eval()
-    if not isinstance(model, STRG):
+    if not isinstance(model, ClipModel) or not isinstance(model.head, STRGHead):
         parser.error(f"{args.model} has no region graph")
     stream = SyncMnistStream(
         load_digits(args.digits, "test"), SyncMnistOptions(args.num_digits), args.clips, seed=5
     )
     with torch.inference_mode():
-        found, centres, digits = look(model, stream, args.clips)
+        found, centres, digits = look(model, model.head, stream, args.clips)
     moves = centres[:, 1:] - centres[:, :-1]
     print(
         f"{args.clips} clips, fits on half of them; digits move {moves.std():.1f} pixels per "
@@ -116,10 +116,10 @@ def main() -> None:
     for name in ("nodes", "similarity", "front", "nodes + front"):
         if name in found:
             held = found[name][:, :-1]  # the last frame has no next
-            place, move = explained(held, centres[:, :-1]), explained(held, moves)
             print(
-                f"{name:<20}digit {share_right(held, digits[:, :-1]):.0%}   place R2 {place:.2f}  "
-                f" displacement R2 {move:.2f}"
+                f"{name:<20}digit {share_right(held, digits[:, :-1]):.0%}   "
+                f"position R2 {explained(held, centres[:, :-1]):.2f}   "
+                f"displacement R2 {explained(held, moves):.2f}"
             )
 
 

@@ -4,45 +4,45 @@ frames).
 Three claims, each a ratio measured in this run:
 
 1. the send stage, whose first layer is split into a source and a destination part, against the same
-    MLP on concatenated pairs;
+   MLP on concatenated pairs;
 2. the whole graph against itself with concatenated pairs, beside what the counts of multiply-adds
-    allow;
-3. the multiply-adds per second of the whole graph as a fraction of a large matrix product's on this
-    machine.
+   allow;
+3. the multiply-adds per second of the whole graph as a fraction of a large matrix product's.
 
-    python benchmarks/rstg.py [--repeats 7] [--batch 4] [--threads 2] [--precision fp32]
+    python benchmarks/rstg.py [--repeats 5] [--batch 4] [--precision fp32] [--threads 2]
+    [--device cpu] [--clock wall]
 """
 
 from __future__ import annotations
 
-import argparse
 import copy
-import statistics
-import time
 from collections.abc import Callable
 
 import torch
+from timing import interleaved_medians, options
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vidgraph.models.rstg import GraphOptions, RecurrentSpaceTimeGraph, Send
+from vidgraph.models.rstg import RecurrentSpaceTimeGraph, RSTGOptions, Send
 
 CHANNELS = WIDTH = 512
 FRAMES, NODES, POSITION = 10, 14, 36
+SIDE = 2048  # of the matrix product
 
 
 class ConcatenatedSend(nn.Module):
     """The peer: the authors' form, every pair concatenated before the first layer. Same weights,
     same messages."""
 
+    positions: Tensor
+
     def __init__(self, send: Send) -> None:
         super().__init__()
         self.register_buffer("positions", send.positions)
         self.first = nn.Linear(2 * send.source.in_features, WIDTH)
-        self.first.weight.data = (
-            torch.cat([send.source.weight, send.destination.weight], dim=1).detach().clone()
-        )
-        self.first.bias.data = send.destination.bias.detach().clone()
+        with torch.no_grad():
+            self.first.weight.copy_(torch.cat([send.source.weight, send.destination.weight], dim=1))
+            self.first.bias.copy_(send.destination.bias)
         self.second = copy.deepcopy(send.second)
 
     def all_pairs(self, nodes: Tensor, past: None = None) -> Tensor:
@@ -51,18 +51,6 @@ class ConcatenatedSend(nn.Module):
         destination = nodes[..., :, None, :].expand_as(source)
         pairs = torch.cat([source, destination], dim=-1)  # [B, T, N, N, 2 D]
         return F.relu(self.second(F.relu(self.first(pairs))))
-
-
-def interleaved_medians(runs: dict[str, Callable[[], None]], repeats: int) -> dict[str, float]:
-    """Median seconds of each, run in turns so that a drifting machine treats them alike."""
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for repeat in range(repeats + 1):
-        for name, run in runs.items():
-            start = time.perf_counter()
-            run()
-            if repeat:  # the first round warms up
-                seconds[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in seconds.items()}
 
 
 def multiply_adds(batch: int, split: bool) -> float:
@@ -79,67 +67,62 @@ def multiply_adds(batch: int, split: bool) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--repeats", type=int, default=7)
+    parser = options(__doc__)
     parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
 
-    options = GraphOptions(attention="simple", position_maps=True)
-    split = RecurrentSpaceTimeGraph(CHANNELS, WIDTH, (6, 6), options)
+    how = RSTGOptions(width=WIDTH, attention="simple", position_maps=True)
+    split = RecurrentSpaceTimeGraph(CHANNELS, (6, 6), how).to(args.device)
     concatenated = copy.deepcopy(split)
     assert split.space is not None
     assert concatenated.space is not None
-    concatenated.space.send = ConcatenatedSend(split.space.send)  # type: ignore[assignment]
-    nodes = torch.randn(args.batch, FRAMES, NODES, WIDTH)
-    features = torch.randn(args.batch, CHANNELS, FRAMES, 6, 6)
+    peer = ConcatenatedSend(split.space.send).to(args.device)
+    concatenated.space.send = peer  # type: ignore[assignment]
+    nodes = torch.randn(args.batch, FRAMES, NODES, WIDTH, device=args.device)
+    features = torch.randn(args.batch, CHANNELS, FRAMES, 6, 6, device=args.device)
     torch.testing.assert_close(concatenated(features), split(features), rtol=1e-4, atol=1e-4)
 
     def step(function: Callable[[Tensor], Tensor], data: Tensor) -> Callable[[], None]:
         leaf = data.clone().requires_grad_()
+        kind, low = torch.device(args.device).type, args.precision == "bf16"
 
         def run() -> None:
-            with torch.autocast("cpu", torch.bfloat16, enabled=args.precision == "bf16"):
+            with torch.autocast(kind, torch.bfloat16, enabled=low):
                 out = function(leaf)
             out.float().sum().backward()
 
         return run
 
     dtype = torch.bfloat16 if args.precision == "bf16" else torch.float32
-    square = torch.randn(2048, 2048, dtype=dtype)
-    runs = {
+    square = torch.randn(SIDE, SIDE, dtype=dtype, device=args.device)
+    runs: dict[str, Callable[[], object]] = {
         "send, split": step(split.space.send.all_pairs, nodes),
-        "send, concatenated": step(concatenated.space.send.all_pairs, nodes),
+        "send, concatenated": step(peer.all_pairs, nodes),
         "graph, split": step(split, features),
         "graph, concatenated": step(concatenated, features),
-        "matmul 2048": lambda: (torch.mm(square, square), None)[1],
+        "matrix product": lambda: square @ square,
     }
-    seconds = interleaved_medians(runs, args.repeats)
+    seconds = interleaved_medians(runs, args)
     print(
-        f"forward + backward, batch {args.batch}, {args.precision}, {args.threads} threads, "
-        f"median of {args.repeats}"
+        f"forward + backward, batch {args.batch}, {args.precision}, {args.device}, "
+        f"{args.threads} threads, {args.clock} clock, median of {args.repeats}"
     )
     for name, value in seconds.items():
         print(f"  {name:22s} {value * 1e3:9.1f} ms")
+    send = seconds["send, concatenated"] / seconds["send, split"]
+    print(f"send stage, concatenated / split: {send:.2f}")
     limit = multiply_adds(args.batch, split=False) / multiply_adds(args.batch, split=True)
-    print(
-        "send stage, concatenated / split: "
-        f"{seconds['send, concatenated'] / seconds['send, split']:.2f}"
-    )
     whole = seconds["graph, concatenated"] / seconds["graph, split"]
     print(f"whole graph, concatenated / split: {whole:.2f} (arithmetic limit {limit:.2f})")
-    peak = 2048**3 / seconds["matmul 2048"]
-    used = (
-        3 * multiply_adds(args.batch, split=True) / seconds["graph, split"]
-    )  # backward costs twice the forward
+    peak = SIDE**3 / seconds["matrix product"]
+    # The backward pass costs twice the forward.
+    used = 3 * multiply_adds(args.batch, split=True) / seconds["graph, split"]
     print(
-        f"whole graph: {used / 1e9:.0f} GMAC/s, {used / peak:.0%} of a 2048 matrix product's "
-        f"{peak / 1e9:.0f} GMAC/s"
+        f"whole graph: {used / 1e9:.0f} GMAC/s, {used / peak:.0%} of the {peak / 1e9:.0f} of a "
+        f"matrix product of {SIDE}"
     )
 
 

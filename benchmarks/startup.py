@@ -1,7 +1,7 @@
 """What a start costs: `import torch` alone, `import vidgraph`, and `vidgraph predict` of one clip
 with shipped weights, each in fresh processes, taken in turns.
 
-python benchmarks/startup.py [rounds]
+    python benchmarks/startup.py [--rounds 5]
 
 Prints wall and processor seconds (user and system, all threads). The aims: importing vidgraph at
 most 1.5 of importing torch, in wall seconds; predict at most 4.5 processor seconds, 60 % of the 7.5
@@ -10,6 +10,7 @@ that version 0.1 took where torch alone took 1.8, so at most 2.5 times torch.
 
 from __future__ import annotations
 
+import argparse
 import resource
 import subprocess
 import sys
@@ -30,7 +31,12 @@ def seconds_of(words: list[str]) -> tuple[float, float]:
     return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-def main(rounds: int = 5) -> None:
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=5)
+    rounds = parser.parse_args().rounds
     with tempfile.TemporaryDirectory() as folder:
         clip = Path(folder) / "clip.mp4"
         noise = np.random.default_rng(0).integers(0, 256, (10, 64, 64, 3), np.uint8)
@@ -51,4 +57,4 @@ def main(rounds: int = 5) -> None:
 
 
 if __name__ == "__main__":
-    main(*(int(text) for text in sys.argv[1:]))
+    main()

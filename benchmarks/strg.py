@@ -3,43 +3,41 @@
 Claims, each a ratio measured in this run:
 
 1. overlap graphs as one block per pair of frames, for the whole batch at once, against one IoU over
-    all pairs of boxes of a clip that is
-   cut down to neighbouring frames afterwards (dense), and against a loop over boxes that fills N x
-   N matrices, as public ports have it; at 16 x 50 and 16 x 100 boxes; 50 times as fast as the loop
-   or more;
+   all pairs of boxes of a clip that is cut down to neighbouring frames afterwards (dense), and
+   against a loop over boxes that fills N x N matrices, as public ports have it; at 16 x 50 and
+   16 x 100 boxes; at least 50 times as fast as the loop;
 2. their product with the nodes, as blocks against full matrices;
 3. RoIAlign and maximum with a backward pass over the largest cells only, against torchvision's over
-    all cells;
-4. a training step of the whole model with 10 and 50 boxes per frame against its backbone alone; at
-    most 1.15 times as long at
-   32 x 224 x 224; and how it grows with the number of boxes.
+   all cells;
+4. a training step of the whole model with 10 and 50 boxes per frame against its backbone alone, at
+   most 1.15 times as long at 32 x 224 x 224; and how it grows with the number of boxes.
 
     python benchmarks/strg.py [--parts graphs,products,nodes,step] [--architecture strg_i3d_r50]
-    [--frames 32] [--size 224] [--batch 1]
-        [--boxes 10,25,50,100] [--precision fp32] [--repeats 5] [--threads 2] [--device cpu]
-        [--clock wall]
+    [--frames 32] [--size 224] [--batch 1] [--boxes 10,25,50,100] [--precision fp32] [--repeats 5]
+    [--threads 2] [--device cpu] [--clock wall]
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from timing import interleaved_medians, options
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import roi_align
-from vidgraph.models.overlap import (
-    dense_graphs,
+
+from vidgraph.evaluation.profile import profile_model
+from vidgraph.models.base import VideoModel
+from vidgraph.models.build import create_model
+from vidgraph.models.region_graph import (
     gather_next,
     gather_previous,
     overlap_graphs,
     pairwise_iou,
 )
-
-from vidgraph.evaluation.profile import profile_model
-from vidgraph.models.build import create_model
 from vidgraph.models.regions import region_nodes
 from vidgraph.records import Regions
 
@@ -47,12 +45,32 @@ STEPS, WIDTH = 16, 512  # of the map, and of the nodes
 AIM_LOOP, AIM_STEP = 50, 1.15
 
 
-def random_boxes(batch: int, frames: int, count: int, size: int, device: str) -> Tensor:
-    """Boxes of a tenth to a half of the frame's sides, in pixels, [B, T, K, 4]."""
+def random_regions(batch: int, frames: int, count: int, device: str) -> Regions:
+    """Boxes of a tenth to a half of the frame's sides, [B, T, K, 4]."""
     low = torch.rand(batch, frames, count, 2) * 0.5
+    high = low + 0.1 + 0.4 * torch.rand(batch, frames, count, 2)
+    ones = torch.ones(batch, frames, count)
+    return Regions(torch.cat([low, high], dim=-1), ones, ones.bool()).to(device)
+
+
+def full_graphs(front: Tensor, back: Tensor) -> tuple[Tensor, Tensor]:
+    """Blocks [B, T - 1, K, K] as the paper's matrices [B, N, N], each with node t * K + k."""
+    batch, pairs, count = front.shape[:3]
+    size = (batch, pairs + 1, count, pairs + 1, count)
+    full_front, full_back = front.new_zeros(size), back.new_zeros(size)
+    for t in range(pairs):
+        full_front[:, t, :, t + 1] = front[:, t]
+        full_back[:, t + 1, :, t] = back[:, t]
+    return full_front.flatten(3).flatten(1, 2), full_back.flatten(3).flatten(1, 2)
+
+
+def normalised(front: Tensor, back: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows divided by their sums."""
+    tiny = 1e-12
     return (
-        torch.cat([low, low + 0.1 + 0.4 * torch.rand(batch, frames, count, 2)], dim=-1) * size
-    ).to(device)
+        front / front.sum(dim=2, keepdim=True).clamp(min=tiny),
+        back / back.sum(dim=2, keepdim=True).clamp(min=tiny),
+    )
 
 
 def graphs_by_loop(boxes: Tensor) -> tuple[Tensor, Tensor]:
@@ -66,139 +84,114 @@ def graphs_by_loop(boxes: Tensor) -> tuple[Tensor, Tensor]:
             row = pairwise_iou(boxes[:, t, i : i + 1], boxes[:, t + 1])[:, 0]  # [B, K]
             front[:, t * count + i, following] = row
             back[:, following, t * count + i] = row
-    return tuple(graph / graph.sum(dim=2, keepdim=True).clamp(min=1e-12) for graph in (front, back))  # type: ignore[return-value]
+    return normalised(front, back)
 
 
 def graphs_dense(boxes: Tensor) -> tuple[Tensor, Tensor]:
     """All pairs of boxes of a clip, then those of neighbouring frames."""
     _, frames, count = boxes.shape[:3]
     frame = torch.arange(frames, device=boxes.device).repeat_interleave(count)
-    sigma = pairwise_iou(boxes.flatten(1, 2), boxes.flatten(1, 2)) * (
-        frame[:, None] + 1 == frame[None]
-    )
-    return tuple(
-        graph / graph.sum(dim=2, keepdim=True).clamp(min=1e-12)
-        for graph in (sigma, sigma.transpose(1, 2))
-    )  # type: ignore[return-value]
+    flat, following = boxes.flatten(1, 2), frame[:, None] + 1 == frame[None]
+    sigma = pairwise_iou(flat, flat) * following  # [B, N, N]
+    return normalised(sigma, sigma.transpose(1, 2))
 
 
-def torchvision_nodes(features: Tensor, boxes: Tensor, size: int) -> Tensor:
+def torchvision_nodes(features: Tensor, boxes: Tensor) -> Tensor:
     """The peer of `region_nodes`: the same forward pass, torchvision's backward pass."""
-    owner = torch.arange(boxes.shape[0] * STEPS, device=boxes.device).repeat_interleave(
-        boxes.shape[2]
-    )
+    batch, steps, count = boxes.shape[:3]
+    owner = torch.arange(batch * steps, device=boxes.device).repeat_interleave(count)
     rois = torch.cat([owner[:, None].to(boxes), boxes.flatten(0, 2)], dim=1)
-    cells = roi_align(
-        features.transpose(1, 2).flatten(0, 1), rois, 7, features.shape[-1] / size, 2, True
-    )
-    return cells.flatten(2).max(dim=2).values.reshape(*boxes.shape[:3], -1)
+    maps = features.transpose(1, 2).flatten(0, 1)
+    cells = roi_align(maps, rois, 7, features.shape[-1], sampling_ratio=2, aligned=True)
+    return cells.flatten(2).max(dim=2).values.reshape(batch, steps, count, -1)
 
 
 def compare_graphs(args: argparse.Namespace) -> None:
     for count in (50, 100):
-        boxes = random_boxes(args.batch, STEPS, count, 224, args.device)
-        mask = torch.ones(boxes.shape[:3], dtype=torch.bool, device=args.device)
-        blocks = dense_graphs(*overlap_graphs(boxes, mask))
+        regions = random_regions(args.batch, STEPS, count, args.device)
+        boxes = regions.boxes_xyxy
+        blocks = full_graphs(*overlap_graphs(boxes, regions.mask))
         for peer in (graphs_dense, graphs_by_loop):
             torch.testing.assert_close(peer(boxes), blocks)
         runs: dict[str, Callable[[], object]] = {
-            "blocks": lambda boxes=boxes, mask=mask: overlap_graphs(boxes, mask),  # type: ignore[misc]
-            "dense": lambda boxes=boxes: graphs_dense(boxes),  # type: ignore[misc]
-            "loop over boxes": lambda boxes=boxes: graphs_by_loop(boxes),  # type: ignore[misc]
+            "blocks": partial(overlap_graphs, boxes, regions.mask),
+            "dense": partial(graphs_dense, boxes),
+            "loop over boxes": partial(graphs_by_loop, boxes),
         }
-        seconds = interleaved_medians(runs, args)
         print(f"overlap graphs, {args.batch} clips of {STEPS} x {count} boxes")
-        report(seconds, "blocks", {"loop over boxes": f"aim: at least {AIM_LOOP}"})
+        aims = {"loop over boxes": f"aim: at least {AIM_LOOP}"}
+        report(interleaved_medians(runs, args), "blocks", aims)
 
 
 def compare_products(args: argparse.Namespace) -> None:
     for count in (50, 100):
-        boxes = random_boxes(args.batch, STEPS, count, 224, args.device)
-        front, back = overlap_graphs(
-            boxes, torch.ones(boxes.shape[:3], dtype=torch.bool, device=args.device)
-        )
-        dense = dense_graphs(front, back)
+        regions = random_regions(args.batch, STEPS, count, args.device)
+        front, back = overlap_graphs(regions.boxes_xyxy, regions.mask)
+        full = full_graphs(front, back)
         nodes = torch.randn(args.batch, STEPS, count, WIDTH, device=args.device)
-        flat = nodes.flatten(1, 2)
+        runs: dict[str, Callable[[], object]] = {
+            "blocks": partial(blocks_times, front, back, nodes),
+            "full matrices": partial(matrices_times, *full, nodes.flatten(1, 2)),
+        }
+        clips = f"{args.batch} clips of {STEPS} x {count} boxes"
+        print(f"products with nodes of width {WIDTH}, {clips}")
+        report(interleaved_medians(runs, args), "blocks", {})
 
-        def blocks(front: Tensor = front, back: Tensor = back, nodes: Tensor = nodes) -> None:
-            gather_next(front, nodes)
-            gather_previous(back, nodes)
 
-        def full(dense: tuple[Tensor, Tensor] = dense, flat: Tensor = flat) -> None:
-            for graph in dense:
-                graph @ flat
+def blocks_times(front: Tensor, back: Tensor, nodes: Tensor) -> tuple[Tensor, Tensor]:
+    return gather_next(front, nodes), gather_previous(back, nodes)
 
-        print(
-            f"products with nodes of width {WIDTH}, {args.batch} clips of {STEPS} x {count} boxes"
-        )
-        report(interleaved_medians({"blocks": blocks, "full matrices": full}, args), "blocks", {})
+
+def matrices_times(front: Tensor, back: Tensor, nodes: Tensor) -> tuple[Tensor, Tensor]:
+    return front @ nodes, back @ nodes
 
 
 def compare_nodes(args: argparse.Namespace) -> None:
     features = torch.randn(args.batch, WIDTH, STEPS, 14, 14, device=args.device, requires_grad=True)
     for count in (10, 50):
-        boxes = random_boxes(args.batch, STEPS, count, 224, args.device)
-        regions = Regions(
-            boxes, boxes[..., 0], torch.ones(boxes.shape[:3], dtype=torch.bool, device=args.device)
-        )
+        regions = random_regions(args.batch, STEPS, count, args.device)
+        ours = partial(region_nodes, features, regions)
+        theirs = partial(torchvision_nodes, features, regions.boxes_xyxy)
+        torch.testing.assert_close(ours(), theirs())
+        runs: dict[str, Callable[[], object]] = {
+            "largest cells": partial(backward, ours),
+            "torchvision": partial(backward, theirs),
+        }
+        clips = f"{args.batch} clips of {STEPS} x {count} boxes"
+        print(f"RoIAlign and maximum, forward and backward, {clips}")
+        report(interleaved_medians(runs, args), "largest cells", {})
 
-        def ours(regions: Regions = regions) -> None:
-            region_nodes(features, regions, (224, 224)).sum().backward()
 
-        def theirs(boxes: Tensor = boxes) -> None:
-            torchvision_nodes(features, boxes, 224).sum().backward()
-
-        torch.testing.assert_close(
-            region_nodes(features, regions, (224, 224)), torchvision_nodes(features, boxes, 224)
-        )
-        print(
-            f"RoIAlign and maximum, forward and backward, {args.batch} clips of {STEPS} x {count} "
-            "boxes"
-        )
-        report(
-            interleaved_medians({"largest cells": ours, "torchvision": theirs}, args),
-            "largest cells",
-            {},
-        )
+def backward(nodes: Callable[[], Tensor]) -> None:
+    nodes().sum().backward()
 
 
 def compare_steps(args: argparse.Namespace) -> None:
-    shape = {"num_frames": args.frames, "size": args.size}
-    video = torch.randint(
-        0,
-        256,
-        (args.batch, 3, args.frames, args.size, args.size),
-        dtype=torch.uint8,
-        device=args.device,
-    )
+    clip = {"num_frames": args.frames, "height": args.size, "width": args.size}
+    shape = (args.batch, 3, args.frames, args.size, args.size)
+    video = torch.randint(0, 256, shape, dtype=torch.uint8, device=args.device)
     label = torch.zeros(args.batch, dtype=torch.int64, device=args.device)
-    joint = create_model(args.architecture, **shape).to(args.device).train()
-    alone = create_model(args.architecture, **shape, graph="none").to(args.device).train()
+    joint = create_model(args.architecture, input=clip).to(args.device).train()
+    alone = create_model(args.architecture, input=clip, head={"graph": "none"})
+    alone = alone.to(args.device).train()
+    kind, low = torch.device(args.device).type, args.precision == "bf16"
 
-    def step(model: torch.nn.Module, regions: Regions | None) -> Callable[[], None]:
-        def run() -> None:
-            model.zero_grad()
-            with torch.autocast(
-                torch.device(args.device).type, torch.bfloat16, enabled=args.precision == "bf16"
-            ):
-                logits = model(video, regions)
-            F.cross_entropy(logits.float(), label).backward()
+    def step(model: VideoModel, regions: Regions | None) -> None:
+        model.zero_grad()
+        with torch.autocast(kind, torch.bfloat16, enabled=low):
+            logits = model(video, regions=regions)
+        F.cross_entropy(logits.float(), label).backward()
 
-        return run
-
-    runs: dict[str, Callable[[], object]] = {"backbone alone": step(alone, None)}
+    runs: dict[str, Callable[[], object]] = {"backbone alone": partial(step, alone, None)}
     gmac = {"backbone alone": profile_model(alone)["gmac"]["total"]}
     for count in args.boxes:
-        boxes = random_boxes(args.batch, args.frames, count, args.size, args.device)
-        mask = torch.ones(boxes.shape[:3], dtype=torch.bool, device=args.device)
-        runs[f"{count} boxes"] = step(joint, Regions(boxes, boxes[..., 0], mask))
-        counted = profile_model(create_model(args.architecture, **shape, boxes_per_frame=count))[
-            "gmac"
-        ]
+        regions = random_regions(args.batch, args.frames, count, args.device)
+        runs[f"{count} boxes"] = partial(step, joint, regions)
+        model = create_model(args.architecture, input={**clip, "boxes_per_frame": count})
+        counted = profile_model(model)["gmac"]
         gmac[f"{count} boxes"] = counted.get("executed", counted["total"])
-    clip = f"{args.batch} clips of {args.frames} x {args.size} x {args.size}, {args.precision}"
-    print(f"training step of {args.architecture}, {clip}")
+    clips = f"{args.batch} clips of {args.frames} x {args.size} x {args.size}, {args.precision}"
+    print(f"training step of {args.architecture}, {clips}")
     seconds = interleaved_medians(runs, args)
     for name, value in seconds.items():
         ratio, work = value / seconds["backbone alone"], gmac[name] / gmac["backbone alone"]
@@ -212,10 +205,8 @@ def compare_steps(args: argparse.Namespace) -> None:
 def report(seconds: dict[str, float], ours: str, aims: dict[str, str]) -> None:
     for name, value in seconds.items():
         aim = f"  ({aims[name]})" if name in aims else ""
-        print(
-            f"  {name:16s} {value * 1e3:10.2f} ms"
-            + ("" if name == ours else f"   {value / seconds[ours]:7.1f} times {ours}{aim}")
-        )
+        ratio = "" if name == ours else f"   {value / seconds[ours]:7.1f} times {ours}{aim}"
+        print(f"  {name:16s} {value * 1e3:10.2f} ms{ratio}")
 
 
 PARTS = {

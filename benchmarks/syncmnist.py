@@ -1,5 +1,5 @@
-"""How fast synchronous digits are made on one thread, trajectories, drawing and resizing included;
-the promise is at least 300 clips per second.
+"""Speed of making clips of synchronous digits on one thread, trajectories, drawing and resizing
+included; the aim is at least 300 clips per second.
 
     python benchmarks/syncmnist.py --num-digits 5
 """
@@ -34,7 +34,7 @@ def main() -> None:
     stream = SyncMnistStream(
         load_digits(args.digits, "train"), SyncMnistOptions(args.num_digits), args.clips, seed=0
     )
-    rates = []  # per second of the processor, so that other work beside it changes little
+    rates = []  # per second of processor time, which other processes hardly change
     for _ in range(args.repeats):
         start = time.process_time()
         for first in range(0, args.clips, args.batch_size):
@@ -43,7 +43,7 @@ def main() -> None:
     print(
         f"{args.clips} clips of {args.num_digits} digits, batches of {args.batch_size}, "
         f"{args.repeats} repeats, one thread: {max(rates):.0f} clips/s best, "
-        f"{np.median(rates):.0f} median (promised: at least 300)"
+        f"{np.median(rates):.0f} median (aim: at least 300)"
     )
 
 

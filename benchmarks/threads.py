@@ -14,6 +14,7 @@ import statistics
 import subprocess
 import sys
 import time
+from typing import Any
 
 import torch
 
@@ -21,7 +22,9 @@ import vidgraph
 from vidgraph.evaluation.profile import example_inputs, profile_model
 
 MODELS = "digit_stem:32,rstg_small:16,i3d_small:4,strg_small:2,i3d_r50:1"
-OPTIONS = {"i3d_r50": {"input": {"num_frames": 8, "height": 112, "width": 112}}}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "i3d_r50": {"input": {"num_frames": 8, "height": 112, "width": 112}}
+}
 
 
 def measure(name: str, batch: int, seconds: float) -> None:
@@ -54,7 +57,9 @@ def measure(name: str, batch: int, seconds: float) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--models", default=MODELS, help="NAME:BATCH,...")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=4)
