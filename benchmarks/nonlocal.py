@@ -32,9 +32,14 @@ SIDE = 2048  # of the matrix product
 class PlainBlock(NonLocalBlock):
     """The peer: every affinity of the clip in one matrix, as the authors' code has it."""
 
-    def _softmax(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
+        seen = self.pool(x)
+        maps = (self.theta(x), self.phi(seen), self.g(seen))
+        query, key, value = (part.flatten(2).transpose(1, 2) for part in maps)  # [B, N or M, D]
         scores = query @ key.transpose(1, 2) * query.shape[-1] ** -0.5  # [B, N, M]
-        return scores.softmax(dim=-1) @ value
+        found = (scores.softmax(dim=-1) @ value).transpose(1, 2)  # [B, D, N]
+        added: Tensor = self.out_norm(self.out(found.unflatten(2, x.shape[2:])))
+        return x + added
 
 
 def multiply_adds(channels: int, frames: int, side: int) -> float:
@@ -50,7 +55,7 @@ def run(
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     channels, frames, side = size
-    block = kind(channels, norm="none").to(args.device)
+    block = kind(channels, norm="frozen").to(args.device)
     nn.init.normal_(block.out.weight, std=0.01)
     video = torch.randn(1, channels, frames, side, side, device=args.device, requires_grad=True)
     # A first small step: what the libraries themselves need is no part of the block's memory.

@@ -7,12 +7,10 @@ Claims, each a ratio measured in this run:
    against a loop over boxes that fills N x N matrices, as public ports have it; at 16 x 50 and
    16 x 100 boxes; at least 50 times as fast as the loop;
 2. their product with the nodes, as blocks against full matrices;
-3. RoIAlign and maximum with a backward pass over the largest cells only, against torchvision's over
-   all cells;
-4. a training step of the whole model with 10 and 50 boxes per frame against its backbone alone, at
+3. a training step of the whole model with 10 and 50 boxes per frame against its backbone alone, at
    most 1.15 times as long at 32 x 224 x 224; and how it grows with the number of boxes.
 
-    python benchmarks/strg.py [--parts graphs,products,nodes,step] [--architecture strg_i3d_r50]
+    python benchmarks/strg.py [--parts graphs,products,step] [--architecture strg_i3d_r50]
     [--frames 32] [--size 224] [--batch 1] [--boxes 10,25,50,100] [--precision fp32] [--repeats 5]
     [--threads 2] [--device cpu] [--clock wall]
 """
@@ -27,7 +25,6 @@ import torch
 from timing import interleaved_medians, options
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision.ops import roi_align
 
 from vidgraph.evaluation.profile import profile_model
 from vidgraph.models.base import VideoModel
@@ -38,7 +35,6 @@ from vidgraph.models.region_graph import (
     overlap_graphs,
     pairwise_iou,
 )
-from vidgraph.models.regions import region_nodes
 from vidgraph.records import Regions
 
 STEPS, WIDTH = 16, 512  # of the map, and of the nodes
@@ -96,16 +92,6 @@ def graphs_dense(boxes: Tensor) -> tuple[Tensor, Tensor]:
     return normalised(sigma, sigma.transpose(1, 2))
 
 
-def torchvision_nodes(features: Tensor, boxes: Tensor) -> Tensor:
-    """The peer of `region_nodes`: the same forward pass, torchvision's backward pass."""
-    batch, steps, count = boxes.shape[:3]
-    owner = torch.arange(batch * steps, device=boxes.device).repeat_interleave(count)
-    rois = torch.cat([owner[:, None].to(boxes), boxes.flatten(0, 2)], dim=1)
-    maps = features.transpose(1, 2).flatten(0, 1)
-    cells = roi_align(maps, rois, 7, features.shape[-1], sampling_ratio=2, aligned=True)
-    return cells.flatten(2).max(dim=2).values.reshape(batch, steps, count, -1)
-
-
 def compare_graphs(args: argparse.Namespace) -> None:
     for count in (50, 100):
         regions = random_regions(args.batch, STEPS, count, args.device)
@@ -144,26 +130,6 @@ def blocks_times(front: Tensor, back: Tensor, nodes: Tensor) -> tuple[Tensor, Te
 
 def matrices_times(front: Tensor, back: Tensor, nodes: Tensor) -> tuple[Tensor, Tensor]:
     return front @ nodes, back @ nodes
-
-
-def compare_nodes(args: argparse.Namespace) -> None:
-    features = torch.randn(args.batch, WIDTH, STEPS, 14, 14, device=args.device, requires_grad=True)
-    for count in (10, 50):
-        regions = random_regions(args.batch, STEPS, count, args.device)
-        ours = partial(region_nodes, features, regions)
-        theirs = partial(torchvision_nodes, features, regions.boxes_xyxy)
-        torch.testing.assert_close(ours(), theirs())
-        runs: dict[str, Callable[[], object]] = {
-            "largest cells": partial(backward, ours),
-            "torchvision": partial(backward, theirs),
-        }
-        clips = f"{args.batch} clips of {STEPS} x {count} boxes"
-        print(f"RoIAlign and maximum, forward and backward, {clips}")
-        report(interleaved_medians(runs, args), "largest cells", {})
-
-
-def backward(nodes: Callable[[], Tensor]) -> None:
-    nodes().sum().backward()
 
 
 def compare_steps(args: argparse.Namespace) -> None:
@@ -212,7 +178,6 @@ def report(seconds: dict[str, float], ours: str, aims: dict[str, str]) -> None:
 PARTS = {
     "graphs": compare_graphs,
     "products": compare_products,
-    "nodes": compare_nodes,
     "step": compare_steps,
 }
 

@@ -1,3 +1,3 @@
-"""One file per official label format: each has `read_labels`, and is a verb below `vidgraph data
-make`.
+"""Official label files, one module per format: its `read_labels` gives the labelled videos, and the
+module is a verb below `vidgraph data make`.
 """
