@@ -17,6 +17,7 @@ import argparse
 import os
 import tempfile
 from pathlib import Path
+from typing import Literal
 
 import torch
 from extracting import decoding_rate, extraction_rate, job_rate, make_videos
@@ -27,7 +28,8 @@ from vidgraph.util import available_cores
 from vidgraph.video.listing import list_videos
 from vidgraph.video.reader import open_video
 
-LOOKED_AT = {"motion": 10**9, "rpn": 2}  # frames per video, so that the slow source ends too
+# Frames per video, so that the slow source ends too.
+LOOKED_AT: dict[Literal["motion", "rpn"], int] = {"motion": 10**9, "rpn": 2}
 
 
 def main() -> None:
