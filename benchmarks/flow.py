@@ -112,7 +112,7 @@ def compare_codecs(paths: Sequence[Path], count: int = 20) -> None:
     job, flow = FlowJob(), list[np.ndarray]()
     for path in paths[:8]:
         with open_video(path) as video:
-            flow += job.reader(path, video).read(range(min(count, video.num_frames - 1)))
+            flow.extend(job.reader(path, video).read(range(min(count, video.num_frames - 1))))
     height, width = flow[0].shape[:2]
     flow = [one for one in flow if one.shape[:2] == (height, width)]
 
