@@ -4,7 +4,6 @@ converted weights, names, and what does not fit.
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from drawn import drawn
 from torch import Tensor, nn
 
 from vidgraph.backbones.bn_inception import BNInception
@@ -24,20 +24,6 @@ from vidgraph.models.base import ClipModel
 from vidgraph.models.build import create_model
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-
-
-def drawn(name: str, shape: tuple[int, ...]) -> Tensor:
-    """A tensor as the golden networks had it: uniform, by its foreign name. Gains and variances are
-    positive, kernels keep the scale."""
-    draw = np.random.RandomState(zlib.crc32(name.encode()))
-    if name.endswith("num_batches_tracked"):
-        return torch.zeros(shape, dtype=torch.int64)
-    if name.endswith("running_var") or (len(shape) == 1 and name.endswith("weight")):
-        return torch.from_numpy(draw.uniform(0.5, 1.5, shape).astype(np.float32))
-    high = 0.3
-    if len(shape) > 1:
-        high = float(np.sqrt(3 / np.prod(shape[1:]))) * (0.2 if len(shape) == 2 else 1)
-    return torch.from_numpy(draw.uniform(-high, high, shape).astype(np.float32))
 
 
 def golden(file: str, network: str) -> tuple[dict[str, Tensor], tuple[int, ...], np.ndarray]:

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import pickle
 import re
 from collections.abc import Callable
@@ -17,6 +16,7 @@ import pytest
 import safetensors.torch
 import torch
 import torchvision
+from malicious import Malicious
 from torch import Tensor, nn
 
 import vidgraph
@@ -252,14 +252,6 @@ def error(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     said = capsys.readouterr().err
     assert said.count("\n") == 1
     return said
-
-
-class Malicious:
-    def __init__(self, target: Path) -> None:
-        self.target = target
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (os.mkdir, (str(self.target),))
 
 
 WRITERS: dict[str, Callable[[Any, Path], object]] = {

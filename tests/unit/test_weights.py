@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
+from malicious import Malicious
 from torch import nn
 
 import vidgraph
@@ -268,22 +269,12 @@ def test_broken_run_folder_gives_one_clear_line(case: str, run_folder: Path) -> 
     assert "\n" not in message
 
 
-class Explosive:
-    """Leaves a trace if anything unpickles it."""
-
-    def __init__(self, trace: Path) -> None:
-        self.trace = trace
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return (Path.touch, (self.trace,))
-
-
 @pytest.mark.parametrize(
     "name", ["model.pt", "model.pth", "model.pkl", "last.ckpt", "pytorch_model.bin", "MODEL.PTH"]
 )
 def test_pickles_are_refused_unread(name: str, tmp_path: Path) -> None:
     file = tmp_path / name
-    file.write_bytes(pickle.dumps(Explosive(tmp_path / "trace")))
+    file.write_bytes(pickle.dumps(Malicious(tmp_path / "trace")))
     for given in (file, tmp_path):
         with pytest.raises(WeightsError, match="can run code"):
             vidgraph.from_pretrained(given)

@@ -2,34 +2,19 @@
 
 from __future__ import annotations
 
-import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from closeness import assert_close_to_scale
+from drawn import drawn
 from torch import Tensor
 
 from vidgraph.backbones.bn_inception import BNInception
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "bn_inception_cadene.npz"
 HEAD = "last_linear."
-
-
-def drawn(name: str, shape: tuple[int, ...]) -> Tensor:
-    """A tensor as the golden network had it: see `test_convert_i3d.py`."""
-    draw = np.random.RandomState(zlib.crc32(name.encode()))
-    if name.endswith("num_batches_tracked"):
-        return torch.zeros(shape, dtype=torch.int64)
-    if name.endswith("running_var") or (len(shape) == 1 and name.endswith("weight")):
-        return torch.from_numpy(draw.uniform(0.5, 1.5, shape).astype(np.float32))
-    high = (
-        0.3
-        if len(shape) < 2
-        else float(np.sqrt(3 / np.prod(shape[1:]))) * (0.2 if len(shape) == 2 else 1)
-    )
-    return torch.from_numpy(draw.uniform(-high, high, shape).astype(np.float32))
 
 
 def published() -> tuple[dict[str, Tensor], Tensor, Tensor]:

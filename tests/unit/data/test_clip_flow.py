@@ -94,9 +94,8 @@ def fields_of(clip: ClipBatch, mirrored: bool) -> np.ndarray:
     grey = clip.video.float()[:, 0] - STEP * clip.frame_indices[..., None, None]  # [V, T, h, w]
     above = torch.stack([axis - grey[:, :, None, None] for axis in (x, y)])  # [2, V, T, S, L, h, w]
     numbers = above.mean((-1, -2)) / STEP
-    assert (
-        above - numbers[..., None, None] * STEP
-    ).abs().max() <= 2  # the same place of the pattern under every pixel
+    # The same place of the pattern lies under every pixel.
+    assert (above - numbers[..., None, None] * STEP).abs().max() <= 2
     assert torch.equal(numbers.round()[0], numbers.round()[1])
     return numbers[0].round().int().numpy()
 
@@ -117,13 +116,8 @@ def test_training_crops_and_mirrors_all_alike(table: VideoTable, drawn: FlowStor
             assert numbers.shape == (1, 2, 3, 4)
             assert (np.diff(numbers, axis=3) == 1).all()
             for t, anchor in enumerate(clip.frame_indices[0].tolist()):
-                fits = [
-                    d
-                    for d in (1, 2, 3)
-                    if (
-                        np.clip([anchor - d, anchor, anchor + d], 0, 20) == numbers[0, t, :, 0]
-                    ).all()
-                ]
+                stacks = {d: np.clip([anchor - d, anchor, anchor + d], 0, 20) for d in (1, 2, 3)}
+                fits = [d for d, one in stacks.items() if (one == numbers[0, t, :, 0]).all()]
                 assert fits
                 steps |= set(fits) if len(fits) == 1 else set()
             seen.add(mirrored)
@@ -143,16 +137,12 @@ def test_test_views_hold_the_snippets_around_their_frames(
         plain = fields_of(clip.part(0, 5), mirrored=False)
         assert (plain == fields_of(clip.part(5, 10), mirrored=True)).all()
         anchors = clip.frame_indices[0].numpy()
-        assert (
-            plain == np.clip(anchors[:, None] + [-2, 0, 2], 0, 20)[..., None] + np.arange(4)
-        ).all()
-    wide = ClipDataset(
-        table, "test", SPEC, train=False, flow=drawn, views=ViewPlan(stack_interval=5)
-    )[0]
-    assert (
-        fields_of(wide, mirrored=False)[0, 0, :, 0]
-        == np.clip(int(wide.frame_indices[0, 0]) + np.array([-5, 0, 5]), 0, 20)
-    ).all()
+        first = np.clip(anchors[:, None] + [-2, 0, 2], 0, 20)
+        assert (plain == first[..., None] + np.arange(4)).all()
+    views = ViewPlan(stack_interval=5)
+    wide = ClipDataset(table, "test", SPEC, train=False, flow=drawn, views=views)[0]
+    first = np.clip(int(wide.frame_indices[0, 0]) + np.array([-5, 0, 5]), 0, 20)
+    assert (fields_of(wide, mirrored=False)[0, 0, :, 0] == first).all()
 
 
 def test_twenty_five_anchors_are_the_centres_of_equal_parts(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import pickle
 import zlib
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from malicious import Malicious
 
 from vidgraph.data.digits import Digits, load_digits
 from vidgraph.data.syncmnist import SyncMnistTest
@@ -117,14 +117,6 @@ def test_cached_copy_is_used_and_checked(
     cached.write_bytes(pickle.dumps(arrays))
     with pytest.raises(DataError, match="checksum differs"):
         released_trajectories()
-
-
-class Malicious:
-    def __init__(self, target: Path) -> None:
-        self.target = target
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (os.mkdir, (str(self.target),))
 
 
 def refused(content: bytes, folder: Path) -> str:

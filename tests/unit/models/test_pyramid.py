@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from closeness import assert_close_to_scale
+from drawn import noise_clips
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -41,19 +42,6 @@ def awake(model: STPyramid) -> STPyramid:
     return model.eval()
 
 
-def clips(model: STPyramid, batch: int = 2) -> dict[str, Tensor]:
-    """What the model takes, as noise."""
-    draw, spec = torch.Generator().manual_seed(0), model.spec
-    found: dict[str, Tensor] = {}
-    if spec.channels:
-        shape = (batch, 3, spec.num_frames, SIDE, SIDE)
-        found["video"] = torch.randint(0, 256, shape, dtype=torch.uint8, generator=draw)
-    if spec.flow_length:
-        stack = (batch, spec.num_frames, spec.num_stacks, 2 * spec.flow_length, SIDE, SIDE)
-        found["flow"] = torch.randint(0, 256, stack, dtype=torch.uint8, generator=draw)
-    return found
-
-
 # ---- the whole -----------------------------------------------------------------------------------
 
 
@@ -61,7 +49,7 @@ def test_the_whole_equals_its_equations_written_out() -> None:
     """Each level by hand from the maps of the two networks, with sketches applied by explicit sums
     over channels."""
     model = awake(small(stack_post="none", guidance_post="none", stream_post="none"))
-    inputs = clips(model)
+    inputs = noise_clips(model.spec)
     frames, flow, pool = model.frames, model.flow, model.attention
     assert frames is not None
     assert flow is not None
@@ -134,7 +122,7 @@ def test_stacks_share_one_network_and_their_order_counts_in_the_fusion(
     kind: str, same: bool
 ) -> None:
     model = awake(small(features=["motion"], stack_fusion=kind))
-    flow = clips(model)["flow"]
+    flow = noise_clips(model.spec)["flow"]
     with torch.no_grad():
         one, other = model(flow=flow), model(flow=flow.flip(2))
     assert torch.allclose(one, other, rtol=1e-4, atol=1e-4) is same
@@ -145,7 +133,7 @@ def test_stacks_share_one_network_and_their_order_counts_in_the_fusion(
 
 def test_several_frames_are_averaged() -> None:
     model = awake(small({"num_frames": 3}))
-    inputs = clips(model)
+    inputs = noise_clips(model.spec)
     video, flow = inputs["video"], inputs["flow"]
     with torch.no_grad():
         each = [model(video=video[:, :, [t]], flow=flow[:, [t]]) for t in range(3)]
@@ -178,7 +166,7 @@ def test_hashes_differ_between_levels_and_are_saved() -> None:
     ]
     assert len(signs) == 6
     assert all(not torch.equal(one, two) for i, one in enumerate(signs) for two in signs[:i])
-    inputs = clips(model)
+    inputs = noise_clips(model.spec)
     model, other = awake(model), awake(other)
     other.load_state_dict(model.state_dict())
     with torch.no_grad():
@@ -191,7 +179,7 @@ def test_normalisation_makes_the_first_loss_that_of_guessing() -> None:
     found = {}
     for post, of_stacks in (("ssqrt_l2", "ssqrt"), ("none", "none")):
         model = small(stack_post=of_stacks, guidance_post=post, stream_post=post).train()
-        loss = F.cross_entropy(model(**clips(model, batch=3)), torch.tensor([0, 1, 2]))
+        loss = F.cross_entropy(model(**noise_clips(model.spec, batch=3)), torch.tensor([0, 1, 2]))
         loss.backward()
         norms = [float(p.grad.norm()) for p in model.parameters() if p.grad is not None]
         found[post] = (float(loss.detach()), sum(norm**2 for norm in norms) ** 0.5)
@@ -203,7 +191,7 @@ def test_normalisation_makes_the_first_loss_that_of_guessing() -> None:
 
 def test_the_explanation_is_the_attention_of_each_frame() -> None:
     model = awake(small({"num_frames": 2}))
-    inputs = clips(model)
+    inputs = noise_clips(model.spec)
     first, second = (explanation.maps for explanation in model.explain(**inputs))
     assert first is not None
     assert second is not None
@@ -315,7 +303,7 @@ def test_costs(name: str, params: int, gmac: str) -> None:
 
 def test_missing_or_other_inputs_are_named() -> None:
     model = small()
-    inputs = clips(model)
+    inputs = noise_clips(model.spec)
     video, flow = inputs["video"], inputs["flow"]
     for given, words in (
         ({"video": video}, "optical flow, and the clips came without"),

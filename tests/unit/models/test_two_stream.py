@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from closeness import assert_close_to_scale
+from drawn import noise_clips
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -36,23 +37,11 @@ def small(name: str = "two_stream_small", num_frames: int = 1, **options: Any) -
     return model.eval()
 
 
-def clips(model: TwoStream, batch: int = 2) -> dict[str, Tensor]:
-    draw, spec = torch.Generator().manual_seed(1), model.spec
-    found: dict[str, Tensor] = {}
-    if spec.channels:
-        shape = (batch, 3, spec.num_frames, SIDE, SIDE)
-        found["video"] = torch.randint(0, 256, shape, dtype=torch.uint8, generator=draw)
-    if spec.flow_length:
-        stack = (batch, spec.num_frames, spec.num_stacks, 2 * spec.flow_length, SIDE, SIDE)
-        found["flow"] = torch.randint(0, 256, stack, dtype=torch.uint8, generator=draw)
-    return found
-
-
 def test_segments_equal_a_plain_loop_over_images() -> None:
     """Every image by itself, the mean of its map, the classifier; the mean over images of what
     comes out; 1 to 1.5."""
     model = small(num_frames=3)
-    inputs = clips(model)
+    inputs = noise_clips(model.spec)
     frames, flow = model.frames, model.flow
     assert frames is not None
     assert flow is not None
@@ -77,7 +66,7 @@ def test_segments_equal_a_plain_loop_over_images() -> None:
 
 def test_lrcn_equals_a_plain_loop_over_steps() -> None:
     model = small("lrcn_small", 4, **FLOW_ONLY)
-    inputs = clips(model)
+    inputs = noise_clips(model.spec)
     stream: Any = model.flow
     with torch.no_grad():
         hidden = cell = torch.zeros(2, 128)
@@ -112,7 +101,7 @@ def test_each_stream_is_trained_as_if_the_other_were_not_there() -> None:
     """Gradients of both at once against those of each alone; a stream that is frozen is not even
     computed."""
     model, labels = small(), torch.tensor([0, 1])
-    inputs = clips(model)
+    inputs = noise_clips(model.spec)
 
     def gradients() -> dict[str, Tensor]:
         model.zero_grad()
@@ -147,7 +136,7 @@ def test_a_pyramid_starts_from_the_networks_of_two_streams() -> None:
 
 def test_one_stream_is_not_weighted() -> None:
     model = small(flow_weight=7.0, **FLOW_ONLY)
-    inputs = clips(model)
+    inputs = noise_clips(model.spec)
     assert model.flow is not None
     with torch.no_grad():
         torch.testing.assert_close(model(**inputs), model.flow(inputs["flow"]))

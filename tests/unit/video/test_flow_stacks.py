@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from vidgraph.records import InputSpec
-from vidgraph.video.crops import CropPlan, crop_windows
+from vidgraph.video.crops import CropPlan
 from vidgraph.video.flow_stacks import draw_interval, read_stacks, stack_indices
 from vidgraph.video.sampling import SpanError
-from vidgraph.video.transforms import FrameBoxes, move_boxes, move_flow
+from vidgraph.video.transforms import move_flow
 
 SPEC = InputSpec(
     num_frames=1,
@@ -173,20 +173,3 @@ def test_fields_of_another_size_are_cut_at_the_same_place(height: int, width: in
     tolerance = 200 * 0.6 / min(height, width)  # half a pixel of the field, and rounding
     assert (moved[0].float() - expected_x).abs().max() <= max(2, tolerance)
     assert (moved[1].float() - expected_y[:, None]).abs().max() <= max(2, tolerance)
-
-
-def test_boxes_and_flow_move_together() -> None:
-    """A bright rectangle in the flow lies inside the box that was drawn around it, whatever the
-    window."""
-    fields = np.full((1, 40, 60, 2), 127, np.uint8)
-    fields[0, 10:30, 20:44] = 250
-    box = np.array([[[20 / 60, 10 / 40, 44 / 60, 30 / 40]]], np.float32)
-    boxes = FrameBoxes(box, np.ones((1, 1), np.float32), np.ones((1, 1), bool))
-    for flip in (False, True):
-        for window in crop_windows(40, 60, (16, 16), 3):
-            plan = replace(window, flip=flip)
-            y = move_flow(fields, plan, 40, 60)[0, 1]
-            rows, columns = (y >= 190).any(1).nonzero()[:, 0], (y >= 190).any(0).nonzero()[:, 0]
-            found = torch.tensor([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
-            moved = 16 * move_boxes(boxes, plan, 40, 60).boxes_xyxy[0, 0, 0]
-            assert (found - moved).abs().max() <= 1.0

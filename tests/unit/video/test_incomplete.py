@@ -51,15 +51,8 @@ def test_a_gap_in_the_numbers_is_a_lost_frame(
     [
         ["00001", "00002", "00003"],
         ["00000", "00005", "00010", "00015"],  # every fifth frame
-        [
-            "1",
-            "2",
-            "9",
-            "10",
-            "11",
-            "12",
-            "40",
-        ],  # more holes than frames: numbers of something else
+        # More holes than frames: numbers of something else.
+        ["1", "2", "9", "10", "11", "12", "40"],
         ["00017", "00018", "00020"],  # a cut from a longer video
         ["1_a", "2_a", "4_a"],
         ["a1", "b2", "b4"],
