@@ -101,12 +101,3 @@ def test_a_map_to_nodes_and_back_for_the_kept_size_and_for_others() -> None:
     whole[:, :, 13] = 1.0
     for height, width in ((6, 8), (9, 5)):
         assert torch.allclose(layer.paint(whole, height, width), torch.ones(1, 3, 4, height, width))
-
-
-def test_no_matrix_is_made_in_a_forward_pass_at_the_kept_size(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    layer, features = grid.Grid(SCALES, (6, 6)), torch.randn(1, 2, 2, 6, 6)
-    for name in ("pooling_matrix", "unpooling_matrix"):
-        monkeypatch.setattr(grid, name, None)
-    assert layer.paint(layer.pool(features), 6, 6).shape == features.shape
