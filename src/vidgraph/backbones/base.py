@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vidgraph.records import InputSpec
+from vidgraph.util import SMALL_MODEL
 
 NormKind = Literal["batch", "frozen", "frozen_statistics"]
 
@@ -31,18 +32,25 @@ class Backbone(Protocol):
     def __call__(self, clip: Tensor) -> Tensor: ...
 
 
-def clip_of_shapes(spec: InputSpec) -> Tensor:
-    """A clip on the meta device, where a pass computes shapes only."""
-    size = (spec.channels, spec.num_frames, spec.height, spec.width)
-    return torch.empty(2, *size, device="meta")
+def blank_clip(spec: InputSpec) -> Tensor:
+    """A black clip, [1, C, T, H, W]."""
+    return torch.zeros(1, spec.channels, spec.num_frames, spec.height, spec.width)
 
 
-def of_shapes(network: object, inputs: Tensor) -> Tensor:
-    """What a network makes of inputs on the meta device; its own tensors stay where they are."""
+def shown(network: object, clip: Tensor) -> Tensor:
+    """The map that a new network makes of a clip, to see its size.
+
+    A large network passes on the meta device, which has shapes only. For that, torch imports its
+    compiler, which takes longer than a real pass of a small network.
+    """
     assert isinstance(network, nn.Module)
-    own = chain(network.named_parameters(), network.named_buffers())
-    shapes = {name: torch.empty_like(tensor, device="meta") for name, tensor in own}
-    found: Tensor = torch.func.functional_call(network, shapes, (inputs,))
+    own = dict(chain(network.named_parameters(), network.named_buffers()))
+    if sum(tensor.numel() for tensor in own.values()) > SMALL_MODEL:
+        own = {name: torch.empty_like(tensor, device="meta") for name, tensor in own.items()}
+    clip = clip.to(next(iter(own.values())).device)
+    with torch.no_grad():
+        found: Tensor = torch.func.functional_call(network.eval(), own, (clip,))
+    network.train()
     return found
 
 

@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from vidgraph.backbones.base import Backbone, clip_of_shapes, of_shapes
+from vidgraph.backbones.base import Backbone, blank_clip, shown
 from vidgraph.backbones.digits import DigitsBackbone, DigitsOptions
 from vidgraph.backbones.image import (
     BNInceptionOptions,
@@ -164,7 +164,7 @@ def _clip_model(options: ModelOptions, num_classes: int, multi_label: bool) -> C
         if not isinstance(how, DigitsOptions):
             raise RecipeError("the head evidence needs the backbone digits")
         how = replace(how, num_evidence=num_classes)
-    clip = clip_of_shapes(spec)
+    clip = blank_clip(spec)
     backbone = _backbone(how, options.inserted, clip)
     head = _head(options.head, backbone, clip, num_classes, multi_label)
     return ClipModel(spec, Normalize(options.normalize), backbone, head)
@@ -209,27 +209,27 @@ def _stream_spec(spec: InputSpec, frames: bool, flow: bool) -> InputSpec:
 
 
 def _stream_clips(spec: InputSpec) -> dict[str, Tensor]:
-    """A clip of shapes only for each stream; flow stacks are frames of 2 L channels."""
+    """A black clip for each stream; flow stacks are frames of 2 L channels."""
     clips = {}
     if spec.channels:
-        clips["frames"] = clip_of_shapes(spec)
+        clips["frames"] = blank_clip(spec)
     if spec.flow_length:
         size = (2 * spec.flow_length, spec.num_frames * spec.num_stacks, spec.height, spec.width)
-        clips["flow"] = torch.empty(2, *size, device="meta")
+        clips["flow"] = torch.zeros(1, *size)
     return clips
 
 
 def _backbone(
     how: BackboneOptions, inserted: NonLocalOptions | InsertedRSTGOptions | None, clip: Tensor
 ) -> Backbone:
-    """The backbone for clips of such shapes, with the layers that are inserted in it."""
+    """The backbone for such clips, with the layers that are inserted in it."""
     channels, frames, *size = clip.shape[1:]
     backbone: Backbone
     match how:
         case ResNet3DOptions():
             backbone = _resnet3d(how, inserted, clip)
         case DigitsOptions(resnet3d=ResNet3DOptions()):
-            maps = of_shapes(DigitsBackbone(how.num_evidence, channels), clip)
+            maps = shown(DigitsBackbone(how.num_evidence, channels), clip)
             assert how.resnet3d is not None
             resnet3d = _resnet3d(how.resnet3d, inserted, maps)
             backbone = DigitsBackbone(how.num_evidence, channels, resnet3d=resnet3d)
@@ -258,7 +258,7 @@ def _resnet3d(
     elif inserted is not None:
         with torch.device("meta"), torch.no_grad():
             plain = ResNet3D(how, in_channels=clip.shape[1])
-            maps = plain.forward_intermediates(clip, plain.layers)
+            maps = plain.forward_intermediates(clip.to("meta"), plain.layers)
         for block in inserted.blocks:
             channels = channels_after(how, block)
             size = maps[block.partition("_")[0]].shape[3:]
@@ -269,6 +269,6 @@ def _resnet3d(
 def _head(
     how: HeadOptions, backbone: Backbone, clip: Tensor, num_classes: int, multi_label: bool
 ) -> Head:
-    """The head for a backbone's maps of clips of such shapes."""
-    size = of_shapes(backbone, clip).shape[3:]
+    """The head for a backbone's maps of such clips."""
+    size = shown(backbone, clip[:, :, : backbone.stride[0]]).shape[3:]
     return how.build(HeadInput(backbone, (size[0], size[1]), num_classes, multi_label))

@@ -12,10 +12,10 @@ from torch import nn
 from vidgraph.backbones.base import (
     FrozenBatchNorm,
     NormKind,
-    clip_of_shapes,
+    blank_clip,
     make_batch_norm,
-    of_shapes,
     partial_batch_norm,
+    shown,
 )
 from vidgraph.backbones.image import SmallResNet2D
 from vidgraph.backbones.resnet3d import ResNet3D, ResNet3DOptions
@@ -26,16 +26,14 @@ def small() -> SmallResNet2D:
     return SmallResNet2D((4, 6, 8))
 
 
-def test_shapes_without_values_leave_a_network_as_it_is() -> None:
+def test_a_network_that_is_shown_a_clip_stays_as_it_is() -> None:
     spec = InputSpec(4, 64, 48, stride_frames=1)
     network = ResNet3D(ResNet3DOptions(depths=(1, 1, 1, 1), width=4))
     before = {name: value.clone() for name, value in network.state_dict().items()}
     for one in (spec, replace(spec, height=33)):
-        size = of_shapes(network, clip_of_shapes(one)).shape
-        assert size == (2, 128, 2, -(-one.height // 16), 3)
-        assert size[1:] == network(torch.zeros(1, 3, 4, one.height, 48)).shape[1:]
-    network.load_state_dict(before)
-    of_shapes(network.train(), clip_of_shapes(spec))
+        size = shown(network, blank_clip(one)).shape
+        assert size == (1, 128, 2, -(-one.height // 16), 3)
+    assert network.training
     assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
 
 
