@@ -8,8 +8,7 @@ Shapes: B batch, T frames, K boxes per frame, N = T * K nodes of a clip, D width
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -58,9 +57,8 @@ class SimilarityGraph(nn.Module):
             Weight of node j in node i at [b, i, j], float32 [B, N, N]. Rows of nodes that exist sum
             to 1; the rows and columns of all others are zero.
         """
-        with full_precision(
-            nodes
-        ):  # products of 512 channels: bf16 would move a logit by more than a softmax forgives
+        # Products of 512 channels: bf16 would move a logit by more than a softmax forgives.
+        with full_precision(nodes):
             query = F.linear(nodes.float(), self.query.weight.float())  # [B, N, D]
             key = F.linear(nodes.float(), self.key.weight.float())  # [B, N, D]
             logits = query @ key.transpose(1, 2) * self.scale  # [B, N, N]
@@ -80,23 +78,12 @@ def pairwise_iou(first_xyxy: Tensor, second_xyxy: Tensor) -> Tensor:
         float32 [..., K, M]. Boxes without area overlap nothing, also each other.
     """
     first, second = first_xyxy.float(), second_xyxy.float()
-    shared = _common(first, second, 0) * _common(first, second, 1)  # [..., K, M]
-    union = _area(first)[..., :, None] + _area(second)[..., None, :] - shared
+    low = torch.maximum(first[..., :, None, :2], second[..., None, :, :2])  # [..., K, M, 2]
+    high = torch.minimum(first[..., :, None, 2:], second[..., None, :, 2:])
+    shared = (high - low).clamp(min=0).prod(dim=-1)  # [..., K, M]
+    areas = [(boxes[..., 2:] - boxes[..., :2]).clamp(min=0).prod(-1) for boxes in (first, second)]
+    union = areas[0][..., :, None] + areas[1][..., None, :] - shared
     return shared / union.clamp(min=_TINY)
-
-
-def _common(first: Tensor, second: Tensor, axis: int) -> Tensor:
-    """What each box shares with each other along x (0) or y (1), [..., K, M]."""
-    low = torch.maximum(first[..., :, None, axis], second[..., None, :, axis])
-    high = torch.minimum(first[..., :, None, axis + 2], second[..., None, :, axis + 2])
-    return high.sub_(low).clamp_(min=0)
-
-
-def _area(boxes: Tensor) -> Tensor:
-    """[..., 4] to [...]; a side below zero is none."""
-    return (boxes[..., 2] - boxes[..., 0]).clamp(min=0) * (boxes[..., 3] - boxes[..., 1]).clamp(
-        min=0
-    )
 
 
 def overlaps(boxes_xyxy: Tensor, mask: Tensor) -> Tensor:
@@ -137,47 +124,23 @@ def _normalised(sigma: Tensor) -> Tensor:
     return sigma / sigma.sum(dim=-1, keepdim=True).clamp(min=_TINY)
 
 
-def gather_next(front: Tensor, nodes: Tensor) -> Tensor:
-    """The forward graph times the nodes: what each collects from overlapping boxes after it.
+def collect(edges: Edges, graph: Tensor, nodes: Tensor) -> Tensor:
+    """G X: what each node collects along one graph.
 
     Args:
-        front: [B, T - 1, K, K].
+        edges: which graph.
+        graph: "similarity": [B, N, N]; else [B, T - 1, K, K]: see `overlap_graphs`.
         nodes: [B, T, K, D].
 
     Returns:
-        [B, T, K, D]; zero in the last frame.
+        [B, T, K, D]; of "front" zero in the last frame, of "back" in the first.
     """
-    return F.pad(front @ nodes[:, 1:], (0, 0, 0, 0, 0, 1))
-
-
-def gather_previous(back: Tensor, nodes: Tensor) -> Tensor:
-    """The backward graph times the nodes, [B, T, K, D]; zero in the first frame."""
-    return F.pad(back @ nodes[:, :-1], (0, 0, 0, 0, 1, 0))
-
-
-@dataclass
-class Links:
-    """The graphs over the regions of a batch of clips, those that a model has.
-
-    Attributes:
-        similarity: weight of node j in node i at [b, i, j], [B, N, N].
-        front: share of box j at t + 1 in box i at t at [b, t, i, j], [B, T - 1, K, K].
-        back: share of box i at t in box j at t + 1 at [b, t, j, i], [B, T - 1, K, K].
-    """
-
-    similarity: Tensor | None = None
-    front: Tensor | None = None
-    back: Tensor | None = None
-
-    def gather(self, edges: Edges, nodes: Tensor) -> Tensor:
-        """G X: what each node collects along one graph, [B, T, K, D] to the same shape."""
-        graph = getattr(self, edges)
-        assert graph is not None, f"no {edges} graph was made"
-        if edges == "similarity":
-            collected: Tensor = graph.to(nodes) @ nodes.flatten(1, 2)  # [B, N, D]
-            return collected.reshape(nodes.shape)
-        gather = gather_next if edges == "front" else gather_previous
-        return gather(graph.to(nodes), nodes)
+    graph = graph.to(nodes)
+    if edges == "front":
+        return F.pad(graph @ nodes[:, 1:], (0, 0, 0, 0, 0, 1))
+    if edges == "back":
+        return F.pad(graph @ nodes[:, :-1], (0, 0, 0, 0, 1, 0))
+    return (graph @ nodes.flatten(1, 2)).reshape(nodes.shape)
 
 
 class GraphConvolution(nn.Module):
@@ -216,10 +179,10 @@ class GraphConvolution(nn.Module):
             else:
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
 
-    def forward(self, nodes: Tensor, links: Links) -> Tensor:
-        """[B, T, K, D] to the same shape."""
+    def forward(self, nodes: Tensor, graphs: Mapping[Edges, Tensor]) -> Tensor:
+        """[B, T, K, D] along graphs as `collect` takes them, to the same shape."""
         products: list[Tensor] = [
-            self.weights[edges](links.gather(edges, nodes)) for edges in self.edges
+            self.weights[edges](collect(edges, graphs[edges], nodes)) for edges in self.edges
         ]
         summed = sum(products[1:], start=products[0])
         if self.last:
@@ -264,14 +227,14 @@ class RegionGraph(nn.Module):
             }
         )
 
-    def links(self, nodes: Tensor, boxes_xyxy: Tensor, mask: Tensor) -> Links:
-        """The graphs, made once for all layers: see `forward` for the arguments."""
-        links = Links()
+    def graphs(self, nodes: Tensor, boxes_xyxy: Tensor, mask: Tensor) -> dict[Edges, Tensor]:
+        """Made once for all layers: see `forward` for the arguments."""
+        graphs: dict[Edges, Tensor] = {}
         if self.similarity is not None:
-            links.similarity = self.similarity(nodes.flatten(1, 2), mask.flatten(1, 2))
+            graphs["similarity"] = self.similarity(nodes.flatten(1, 2), mask.flatten(1, 2))
         if self.with_overlap:
-            links.front, links.back = overlap_graphs(boxes_xyxy, mask)
-        return links
+            graphs["front"], graphs["back"] = overlap_graphs(boxes_xyxy, mask)
+        return graphs
 
     def forward(self, nodes: Tensor, boxes_xyxy: Tensor, mask: Tensor) -> Tensor:
         """Regions reason.
@@ -290,14 +253,14 @@ class RegionGraph(nn.Module):
             return nodes
         # Who resembles whom, [B, N, N], and who overlaps whom one frame on and one frame back, [B,
         # T - 1, K, K] each
-        links = self.links(nodes, boxes_xyxy, mask)
+        graphs = self.graphs(nodes, boxes_xyxy, mask)
         # Each branch by itself through all its layers, [B, T, K, D]; summed in the end
         outputs = []
         for layers in self.branches.values():
             assert isinstance(layers, nn.ModuleList)
             x = nodes
             for layer in layers:
-                x = layer(x, links)
+                x = layer(x, graphs)
             outputs.append(x)
         return sum(outputs[1:], start=outputs[0])
 

@@ -149,13 +149,12 @@ class STRGHead(nn.Module):
         if self.graph is None:
             return []
         nodes, steps = self.nodes(self.reduce(features), regions)
-        links = self.graph.links(nodes, steps.boxes_xyxy, steps.mask)
-        neighbours, weights = _nearest(links.similarity, steps.mask)  # [B, P, K, M]
+        graphs = self.graph.graphs(nodes, steps.boxes_xyxy, steps.mask)
+        neighbours, weights = _nearest(graphs.get("similarity"), steps.mask)  # [B, P, K, M]
         overlap = None  # [B, P, K, K]
-        if links.front is not None:
-            overlap = nn.functional.pad(
-                overlaps(steps.boxes_xyxy, steps.mask), (0, 0, 0, 0, 0, 1)
-            ).cpu()
+        if "front" in graphs:
+            sigma = overlaps(steps.boxes_xyxy, steps.mask)
+            overlap = nn.functional.pad(sigma, (0, 0, 0, 0, 0, 1)).cpu()
         steps = steps.to("cpu")
         boxes = steps.boxes_xyxy.float().masked_fill(~steps.mask[..., None], 0)
         batch, num_steps, count = steps.mask.shape

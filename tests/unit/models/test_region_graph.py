@@ -17,8 +17,7 @@ from vidgraph.models.region_graph import (
     GraphConvolution,
     RegionGraph,
     SimilarityGraph,
-    gather_next,
-    gather_previous,
+    collect,
     overlap_graphs,
     overlaps,
     pairwise_iou,
@@ -126,8 +125,8 @@ def test_forward_brings_the_next_frame_and_backward_the_one_before() -> None:
     boxes = torch.tensor([0.0, 0, 4, 4]).expand(1, 3, 1, 4)
     front, back = overlap_graphs(boxes, torch.ones(1, 3, 1, dtype=torch.bool))
     nodes = torch.tensor([10.0, 20, 30]).reshape(1, 3, 1, 1)
-    assert gather_next(front, nodes).flatten().tolist() == [20, 30, 0]
-    assert gather_previous(back, nodes).flatten().tolist() == [0, 10, 20]
+    assert collect("front", front, nodes).flatten().tolist() == [20, 30, 0]
+    assert collect("back", back, nodes).flatten().tolist() == [0, 10, 20]
 
 
 def test_a_clip_of_one_frame_has_no_edges() -> None:
@@ -135,8 +134,8 @@ def test_a_clip_of_one_frame_has_no_edges() -> None:
     front, back = overlap_graphs(boxes[:, :1], mask[:, :1])
     assert front.shape == back.shape == (3, 0, 6, 6)
     nodes = torch.randn(3, 1, 6, 4)
-    assert not gather_next(front, nodes).any()
-    assert not gather_previous(back, nodes).any()
+    assert not collect("front", front, nodes).any()
+    assert not collect("back", back, nodes).any()
 
 
 # ---- similarity graph ----------------------------------------------------------------------------
@@ -296,7 +295,7 @@ def test_one_layer_by_hand() -> None:
     graph = region_graph(graph="st", width=2)
     box = torch.tensor([0.0, 0, 4, 4]).expand(1, 2, 1, 4)
     nodes = torch.tensor([[1.0, 2], [3, 5]]).reshape(1, 2, 1, 2)
-    links = graph.links(nodes, box, torch.ones(1, 2, 1, dtype=torch.bool))
+    links = graph.graphs(nodes, box, torch.ones(1, 2, 1, dtype=torch.bool))
     summed = GraphConvolution(2, ("front", "back"), last=True)
     summed.load_state_dict(
         {name: value for name, value in layer.state_dict().items() if name.startswith("weights")}

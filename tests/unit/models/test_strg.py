@@ -176,7 +176,7 @@ def test_explanation_holds_the_graphs_that_the_model_has() -> None:
     with torch.no_grad():
         features = model.head.reduce(model.forward_features(video))
         nodes, steps = model.head.nodes(features, regions)
-        links = model.head.graph.links(nodes, steps.boxes_xyxy, steps.mask)
+        links = model.head.graph.graphs(nodes, steps.boxes_xyxy, steps.mask)
     explanation = model.explain(video, regions=regions)[1]
     found = explanation.regions
     assert found is not None
@@ -188,7 +188,7 @@ def test_explanation_holds_the_graphs_that_the_model_has() -> None:
     assert_close_to_scale(explanation.node_boxes_xyxy, boxes)
     assert_close_to_scale(found.overlap[:2], overlaps(steps.boxes_xyxy, steps.mask)[1])
     assert not found.overlap[2].any()
-    similarity = links.similarity[1].fill_diagonal_(0)
+    similarity = links["similarity"][1].fill_diagonal_(0)
     assert found.neighbours.shape == found.weights.shape == (3, COUNT, 5)
     for step in range(3):
         for box in range(COUNT):
