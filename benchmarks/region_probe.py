@@ -25,6 +25,7 @@ from vidgraph.data.digits import load_digits
 from vidgraph.data.options import SyncMnistOptions
 from vidgraph.data.syncmnist import FRAME, SyncMnistStream
 from vidgraph.models.base import ClipModel
+from vidgraph.models.region_graph import collect
 from vidgraph.models.strg import STRGHead
 
 RIDGE = 1e-3
@@ -46,11 +47,9 @@ def look(
         nodes, steps = head.nodes(features, clips.regions)
         seen.setdefault("nodes", []).append(nodes)
         if head.graph is not None:
-            links = head.graph.links(nodes, steps.boxes_xyxy, steps.mask)
-            if links.similarity is not None:
-                seen.setdefault("similarity", []).append(links.gather("similarity", nodes))
-            if links.front is not None:
-                seen.setdefault("front", []).append(links.gather("front", nodes))
+            graphs = head.graph.graphs(nodes, steps.boxes_xyxy, steps.mask)
+            for edges in graphs.keys() & {"similarity", "front"}:
+                seen.setdefault(edges, []).append(collect(edges, graphs[edges], nodes))
         centres.append((steps.boxes_xyxy[..., :2] + steps.boxes_xyxy[..., 2:]) / 2 * FRAME)
         shown = torch.from_numpy(stream.digits.labels[images]).long()  # [B, K]
         digits.append(shown[:, None].expand(nodes.shape[:3]))

@@ -29,12 +29,7 @@ from torch.nn import functional as F
 from vidgraph.evaluation.profile import profile_model
 from vidgraph.models.base import VideoModel
 from vidgraph.models.build import create_model
-from vidgraph.models.region_graph import (
-    gather_next,
-    gather_previous,
-    overlap_graphs,
-    pairwise_iou,
-)
+from vidgraph.models.region_graph import collect, overlap_graphs, pairwise_iou
 from vidgraph.records import Regions
 
 STEPS, WIDTH = 16, 512  # of the map, and of the nodes
@@ -125,7 +120,7 @@ def compare_products(args: argparse.Namespace) -> None:
 
 
 def blocks_times(front: Tensor, back: Tensor, nodes: Tensor) -> tuple[Tensor, Tensor]:
-    return gather_next(front, nodes), gather_previous(back, nodes)
+    return collect("front", front, nodes), collect("back", back, nodes)
 
 
 def matrices_times(front: Tensor, back: Tensor, nodes: Tensor) -> tuple[Tensor, Tensor]:

@@ -24,7 +24,11 @@ def test_every_frame_of_every_video(group: str) -> None:
 
 @pytest.mark.parametrize("name", record.SHIPPED)
 def test_scores_and_predictions_of_shipped_weights(name: str) -> None:
-    assert_close(record.scores(name), record.load("scores")[name])
+    found, expected = record.scores(name), record.load("scores")[name]
+    # Of a bootstrap, whose draws may change
+    interval = found["eval"]["ci95"].pop("mean_class")
+    assert interval == pytest.approx(expected["eval"]["ci95"].pop("mean_class"), abs=2.0)
+    assert_close(found, expected)
 
 
 def test_stored_boxes() -> None:
