@@ -4,8 +4,8 @@ with shipped weights, each in fresh processes, taken in turns.
     python benchmarks/startup.py [--rounds 5]
 
 Prints wall and processor seconds (user and system, all threads). The aims: importing vidgraph at
-most 1.5 of importing torch, in wall seconds; predict at most 4.5 processor seconds, 60 % of the 7.5
-that version 0.1 took where torch alone took 1.8, so at most 2.5 times torch.
+most 1.5 of importing torch, in wall seconds; predict at most 60 % of the processor seconds that
+version 0.1 took, which were 3.4 times those of `import torch`: so at most 2.07 times torch.
 """
 
 from __future__ import annotations

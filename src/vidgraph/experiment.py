@@ -95,8 +95,9 @@ def _load_initial(model: VideoModel, source: str | None) -> list[str]:
     if source is None:
         return []
     report = load_matching(model, load_state(source))
-    groups = (
-        ("start anew", [*report.missing, *report.skipped_shape]),
+    anew = [*report.missing, *report.skipped_shape]
+    groups = (  # the normalisation is the recipe's own
+        ("start anew", [name for name in anew if not name.startswith("normalize.")]),
         ("in the file but not used", report.unexpected),
     )
     rest = "".join(f"; {what}: {_by_module(names)}" for what, names in groups if names)
