@@ -146,9 +146,6 @@ def write_json(path: str | Path, content: Any) -> None:
         temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-whole_file = atomic_write  # its name before
-
-
 def natural_key(name: str) -> tuple[list[tuple[int, str]], str]:
     """Sorts `class2` before `class10`: runs of digits compare as numbers, the rest as text.
 
