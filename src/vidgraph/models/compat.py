@@ -7,7 +7,7 @@ on loading through the tables below, which change only when a name of today does
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from vidgraph.errors import RecipeError
@@ -166,7 +166,15 @@ def upgrade_input(spec: Mapping[str, Any]) -> dict[str, Any]:
     return found | {"whole_video": bool(found.get("whole_video"))}
 
 
-_BLOCK_PARTS = [("a", "conv1", "bn1"), ("b", "conv2", "bn2"), ("c", "conv3", "bn3")]
+def _block_tensors(block: str) -> Iterator[tuple[str, str]]:
+    """What the parts of residual blocks, whose names match `block`, are called now."""
+    for number, letter in enumerate("abc", start=1):
+        yield rf"({block})\.{letter}\.", rf"\1.conv{number}."
+        yield rf"({block})\.{letter}_norm\.", rf"\1.bn{number}."
+    yield rf"({block})\.shortcut\.", r"\1.downsample.0."
+    yield rf"({block})\.shortcut_norm\.", r"\1.downsample.1."
+
+
 # Applied one after another.
 _TENSORS = [
     # The backbone; one on the stem of digits stood beside it.
@@ -179,10 +187,7 @@ _TENSORS = [
     (r"\bafter\.res4_", "inserted.layer3_"),
     (r"\bafter\.res5_", "inserted.layer4_"),
     *((rf"\.res{i + 1}\.", f".layer{i}.") for i in range(1, 5)),
-    *((rf"(\.layer\d\.\d+)\.{a}\.", rf"\1.{conv}.") for a, conv, _ in _BLOCK_PARTS),
-    *((rf"(\.layer\d\.\d+)\.{a}_norm\.", rf"\1.{bn}.") for a, _, bn in _BLOCK_PARTS),
-    (r"(\.layer\d\.\d+)\.shortcut\.", r"\1.downsample.0."),
-    (r"(\.layer\d\.\d+)\.shortcut_norm\.", r"\1.downsample.1."),
+    *_block_tensors(r"\.layer\d\.\d+"),
     # The head.
     (r"^on_top\.", "head.rstg."),
     (r"^(graph|classifier|lstm|reduce)\.", r"head.\1."),
@@ -197,10 +202,7 @@ _STREAM_TENSORS = [
     # The small network.
     (r"\.network\.conv\.", ".network.conv1."),
     (r"\.network\.norm\.", ".network.bn1."),
-    *((rf"(\.blocks\.\d+)\.{a}\.", rf"\1.{conv}.") for a, conv, _ in _BLOCK_PARTS),
-    *((rf"(\.blocks\.\d+)\.{a}_norm\.", rf"\1.{bn}.") for a, _, bn in _BLOCK_PARTS),
-    (r"(\.blocks\.\d+)\.shortcut\.", r"\1.downsample.0."),
-    (r"(\.blocks\.\d+)\.shortcut_norm\.", r"\1.downsample.1."),
+    *_block_tensors(r"\.blocks\.\d+"),
     # The pyramid.
     (r"^snippet_fusion\.", "stack_fusion."),
     (r"^attention\.merge\.", "guidance_fusion."),
