@@ -140,6 +140,27 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         raise
 
 
+@contextmanager
+def folder_lock(folder: Path, purpose: str, advice: str) -> Iterator[None]:
+    """Makes a folder and holds it for this process; the system lets go of it whenever that ends.
+
+    Raises:
+        RunError: another process holds it, or it cannot be written.
+    """
+    from filelock import FileLock, Timeout
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / ".lock", blocking=False).acquire()
+    except Timeout as error:
+        raise RunError(f"{folder}: {advice}") from error
+    except OSError as error:
+        reason = error.strerror or error
+        raise RunError(f"{folder}: cannot be used as {purpose} ({reason})") from error
+    with lock:
+        yield
+
+
 def write_json(path: str | Path, content: Any) -> None:
     """Writes `content` as indented JSON, whole or not at all."""
     with atomic_write(path) as temporary:

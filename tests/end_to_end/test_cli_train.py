@@ -129,7 +129,7 @@ def test_two_trainings_in_one_folder(tmp_path: Path, capsys: pytest.CaptureFixtu
     try:
         _wait_for_checkpoint(tmp_path, process)
         error = error_of(capsys, "train", "digits:stem", "--out", tmp_path, *SMALL)
-        assert f"{tmp_path} is in use by another training; choose another --out or stop" in error
+        assert f"{tmp_path}: is in use by another training; choose another --out or stop" in error
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()

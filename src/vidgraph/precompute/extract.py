@@ -10,13 +10,12 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from filelock import AcquireReturnProxy, FileLock, Timeout
 from numpy.typing import NDArray
 
 from vidgraph.errors import DataError, RunError, VideoError, VidgraphError
@@ -32,7 +31,7 @@ from vidgraph.precompute.store import (
     size_bytes,
     stored_method,
 )
-from vidgraph.util import available_cores
+from vidgraph.util import available_cores, folder_lock
 from vidgraph.video.base import Video
 from vidgraph.video.reader import open_video
 
@@ -95,19 +94,27 @@ class Report:
     counts: Counter[str] = field(default_factory=Counter)
     seconds: float = 0.0
 
+    def add(self, task: Task, result: Counter[str] | str | WorkerDied) -> None:
+        """What became of a video: its counts, or why it has no file."""
+        if isinstance(result, Counter):
+            self.done += 1
+            self.counts.update(result)
+            return
+        line = str(result)
+        named = line if str(task.video) in line else f"{task.video}: {line}"
+        self.failures.append((task.name, named))
+
     def summary(self) -> str:
         """For people: how many videos were done, and what was found in them; may be two lines."""
         kept = f", {self.kept:,} were there" if self.kept else ""
         failed = f", {len(self.failures):,} failed" if self.failures else ""
         speed = f"; {self.done / self.seconds:.3g} videos/s" if self.done else ""
-        text = f"{self.done:,} videos done{kept}{failed}{speed}"
-        frames, boxes, bare = (self.counts[key] for key in ("frames", "boxes", "bare"))
-        flow, values, cut_off = (self.counts[key] for key in ("flow_frames", "values", "cut_off"))
-        if frames:
-            mean = f"{boxes / frames:.1f} boxes on average"
-            text += f"\n{frames:,} frames with {mean}; {bare:,} frames have none"
-        if flow:
-            share = f"{100 * cut_off / values:.2g} % of their values"
+        text, counts = f"{self.done:,} videos done{kept}{failed}{speed}", self.counts
+        if frames := counts["frames"]:
+            mean = f"{counts['boxes'] / frames:.1f} boxes on average"
+            text += f"\n{frames:,} frames with {mean}; {counts['bare']:,} frames have none"
+        if flow := counts["flow_frames"]:
+            share = f"{100 * counts['cut_off'] / counts['values']:.2g} % of their values"
             text += f"\n{flow:,} flow frames; {share} reach the bound and are cut off there"
         return text
 
@@ -125,7 +132,7 @@ def extract(
     Args:
         job: what is computed.
         tasks: the videos; their names differ.
-        folder: the store; made where it does not exist.
+        folder: the store; made where it does not exist, unless not a single video can be done.
         workers: as for `parallel_map`; a cluster has to see videos and store under the same paths.
             None: a process per core, or a single one for what wants a GPU.
         progress: called with (videos done now, videos to be done now) as the run goes on.
@@ -142,27 +149,29 @@ def extract(
         raise DataError(f"{name}: two videos have this name; extract them into different stores")
     if workers is None:
         workers = 1 if job.use_gpu else available_cores()
-    with _lock(folder):
+    _check_folder(folder)
+    is_new = not folder.exists()
+    taken = "another extraction is writing into it; wait for it, or choose another --out"
+    with folder_lock(folder, "a store", taken):
         stored = stored_method(folder)
         if stored not in (None, method):
             what = f"holds {stored}, not {method}"
             raise DataError(f"{folder}: {what}; choose another --out, or ask for the same")
         _remove_leftovers(folder)
-        todo = _todo(tasks, folder, report)
-        progress(0, len(todo))
-        work = partial(_extract_video, job, method, folder)
-        with closing(parallel_map(work, todo, workers=workers, use_gpu=job.use_gpu)) as results:
-            for number, (index, result) in enumerate(results, start=1):
-                task = todo[index]
-                if isinstance(result, Counter):
-                    report.done += 1
-                    report.counts.update(result)
-                else:
-                    died = isinstance(result, WorkerDied)
-                    line = f"{task.video}: {result}" if died else str(result)
-                    report.failures.append((task.name, line))
-                progress(number, len(todo))
-        _remove_leftovers(folder)  # of processes that were killed on the way
+        try:
+            todo = _todo(tasks, folder, report)
+            progress(0, len(todo))
+            work = partial(_extract_video, job, method, folder)
+            with closing(parallel_map(work, todo, workers=workers, use_gpu=job.use_gpu)) as results:
+                for number, (index, result) in enumerate(results, start=1):
+                    report.add(todo[index], result)
+                    progress(number, len(todo))
+        finally:
+            _remove_leftovers(folder)  # of processes that were killed on the way
+            if is_new and stored_method(folder) is None:
+                with suppress(OSError):
+                    (folder / ".lock").unlink()
+                    folder.rmdir()
     report.failures.sort()
     report.seconds = time.perf_counter() - begin
     return report
@@ -193,11 +202,7 @@ def _todo(tasks: Sequence[Task], folder: Path, report: Report) -> list[Task]:
 
 def _extract_video(job: Job, method: Method, folder: Path, task: Task) -> Counter[str] | str:
     """Computes and stores what belongs to one video. Returns its counts, or in one line why there
-    is no file: one video must not stop the others.
-
-    Raises:
-        RunError: the disk is full, or the store cannot be written.
-        VidgraphError: the job cannot start.
+    is no file: one video must not stop the others, but a full disk or a job that cannot start does.
     """
     compute, counts = _started(job), Counter[str]()
     try:
@@ -210,8 +215,7 @@ def _extract_video(job: Job, method: Method, folder: Path, task: Task) -> Counte
     except RunError:
         raise
     except VidgraphError as error:
-        line = str(error)
-        return line if str(task.video) in line else f"{task.video}: {line}"
+        return str(error)
     except Exception as error:
         return str(VideoError(task.video, f"{type(error).__name__}: {error}"))
     return counts
@@ -228,27 +232,15 @@ def _remove_leftovers(folder: Path) -> None:
         leftover.unlink(missing_ok=True)
 
 
-def _lock(folder: Path) -> AcquireReturnProxy:
-    """Makes the folder of a store, and keeps other runs out of it; the system forgets the lock when
-    this process ends, however it ends.
+def _check_folder(folder: Path) -> None:
+    """Files of others are left alone.
 
     Raises:
-        DataError: it is a file, or holds something else.
-        RunError: another run is in the store, or it cannot be written.
+        DataError: it is a file, or holds something else than a store.
     """
     if folder.exists() and not folder.is_dir():
         raise DataError(f"{folder}: is a file; name a folder for the store")
     others = (path for path in folder.rglob("[!.]*") if path.suffix != SUFFIX and path.is_file())
     if any(others):
-        raise DataError(
-            f"{folder}: is not empty and no store; name a new or empty folder, or a store"
-        )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        return FileLock(folder / ".lock").acquire(timeout=0)
-    except Timeout as error:
-        what = "another extraction is writing into it; wait for it, or choose another --out"
-        raise RunError(f"{folder}: {what}") from error
-    except OSError as error:
-        what = error.strerror or str(error)
-        raise RunError(f"{folder}: cannot be used as a store ({what})") from error
+        what = "is not empty and no store; name a new or empty folder, or a store"
+        raise DataError(f"{folder}: {what}")

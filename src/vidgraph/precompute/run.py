@@ -31,24 +31,18 @@ class WorkerDied(NamedTuple):
     times: int
 
     def __str__(self) -> str:
-        return (
-            f"the process that worked on it died {self.times} times; it crashes, or memory ran out"
-        )
+        what = f"the process that worked on it died {self.times} times"
+        return f"{what}; it crashes, or memory ran out"
 
 
 def parallel_map(
-    function: Callable[[T], R],
-    items: Sequence[T],
-    *,
-    workers: Workers = 1,
-    use_gpu: bool = False,
+    function: Callable[[T], R], items: Sequence[T], *, workers: Workers = 1, use_gpu: bool = False
 ) -> Generator[tuple[int, R | WorkerDied]]:
     """Yields the index of each item and what the function returns for it, in the order in which
     they end. An error that it raises stops all and is raised here.
 
     Args:
-        function: can be pickled. What it loads once per process it keeps itself (`lru_cache`).
-        items: can be pickled.
+        function: can be pickled, as the items. What it loads once per process it keeps itself.
         workers: processes of this machine, each of one thread; 1: the calling process; `ray`: the
             Ray cluster that RAY_ADDRESS names, or that this machine belongs to.
         use_gpu: each item takes a GPU, where the cluster has any.
@@ -80,40 +74,34 @@ def _on_processes(
             index = waiting.popleft()
             running[pools[pool].submit(function, items[index])] = pool, index
 
+    started = [pool.submit(os.getpid) for pool in pools]
     try:
-        _check_start([pool.submit(os.getpid) for pool in pools])
+        try:
+            started[0].result()
+        except BrokenProcessPool as error:
+            raise DataError(
+                "a worker process ended as it started; a script that uses several needs the guard "
+                "`if __name__ == '__main__':`, or workers=1"
+            ) from error
         for pool in range(workers):
             give(pool)
         while running:
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 pool, index = running.pop(future)
-                try:
-                    result: R | WorkerDied = future.result()
-                except BrokenProcessPool:
+                if died := isinstance(future.exception(), BrokenProcessPool):
                     pools[pool].shutdown()
-                    pools[pool], result = start(), WorkerDied(_TRIES)
+                    pools[pool] = start()
                     deaths[index] += 1
-                if isinstance(result, WorkerDied) and deaths[index] < _TRIES:
+                if again := died and deaths[index] < _TRIES:
                     waiting.append(index)
-                    give(pool)
-                else:
-                    give(pool)
-                    yield index, result
+                give(pool)
+                if not again:
+                    yield index, WorkerDied(_TRIES) if died else future.result()
     finally:
         ours.close()  # ends the processes, also where one is in the middle of an item
         line.close()
         for executor in pools:
             executor.shutdown(cancel_futures=True)
-
-
-def _check_start(started: list[Future[int]]) -> None:
-    try:
-        started[0].result()
-    except BrokenProcessPool as error:
-        raise DataError(
-            "a worker process ended as it started; a script that uses several needs the guard `if "
-            "__name__ == '__main__':`, or workers=1"
-        ) from error
 
 
 def _start_worker(line: Connection) -> None:
@@ -178,16 +166,13 @@ def _connect() -> tuple[Any, bool]:
     try:
         import ray
     except ImportError as error:
-        raise VidgraphError(
-            "--cluster needs Ray, which is not installed here: pip install 'vidgraph[cluster]'"
-        ) from error
+        what = "--cluster needs Ray, which is not installed here"
+        raise VidgraphError(f"{what}: pip install 'vidgraph[cluster]'") from error
     if ray.is_initialized():
         return ray, False
     try:
         ray.init(address="auto", log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise VidgraphError(
-            f"no Ray cluster is found ({str(error)[:200]}); start one with ray start --head, or "
-            "set RAY_ADDRESS to HOST:PORT"
-        ) from error
+        how = "start one with ray start --head, or set RAY_ADDRESS to HOST:PORT"
+        raise VidgraphError(f"no Ray cluster is found ({str(error)[:200]}); {how}") from error
     return ray, True

@@ -3,14 +3,12 @@
     STORE/walk/anna.mp4.safetensors      what was computed of walk/anna.mp4
 
 A file holds two tensors. One is named as the store's kind and holds rows of all stored frames, one
-frame after another; the other is `offsets`, int64 [F + 1]: those of the f-th stored frame are rows
-offsets[f] to offsets[f + 1]. So any frame is read alone, and no code runs in reading it. Its
+frame after another; the other is `offsets`, int64 [F + 1]: those of the f-th of F stored frames are
+rows offsets[f] to offsets[f + 1]. So any frame is read alone, and no code runs in reading it. Its
 metadata, in JSON, says of which video, which frames and how they were made.
 
 A video is found by the end of its path, so data and store may both be moved. That a file is of this
 very video is checked by the video's size and a fingerprint.
-
-Shapes: F stored frames.
 """
 
 from __future__ import annotations
@@ -94,8 +92,6 @@ def save_file(path: str | Path, header: Header, frames: Iterable[NDArray[Any]]) 
     """Writes the file of one video, whole or not at all.
 
     Args:
-        path: the file; its folder is made.
-        header: what it says of itself.
         frames: the rows of each stored frame, [n, ...], alike but for n.
 
     Raises:
@@ -113,11 +109,7 @@ def save_file(path: str | Path, header: Header, frames: Iterable[NDArray[Any]]) 
 
 
 class StoredVideo:
-    """The file of one video, open for reading.
-
-    Attributes:
-        path: the file.
-        header: what it says of itself.
+    """The file of one video, open for reading: its `path` and its `header`.
 
     Raises:
         DataError: there is no such file, it is not whole, or it is not of a store.
@@ -158,11 +150,7 @@ def stored_method(folder: str | Path) -> Method | None:
 
 
 class Store:
-    """A folder of files of one kind, all made by one method, for reading.
-
-    Attributes:
-        folder: where it is.
-        method: how its content was made.
+    """A folder of files of one kind, all made by one `method`, for reading.
 
     Raises:
         DataError: the folder is no store of this kind and version.
@@ -203,10 +191,8 @@ class Store:
         except OSError as error:
             raise DataError(f"{video}: cannot be read ({error.strerror or error})") from error
         if not same:
-            raise DataError(
-                f"{stored.path}: holds the {self.method.kind} of another video than {video}, or of "
-                f"it before it changed; {_AGAIN}"
-            )
+            what = f"holds the {self.method.kind} of another video than {video}"
+            raise DataError(f"{stored.path}: {what}, or of it before it changed; {_AGAIN}")
         self._compared[str(video)] = state
         return stored
 
@@ -216,10 +202,8 @@ class Store:
             path = path_in_store(self.folder, "/".join(parts[start:]))
             if path.is_file():
                 return path
-        raise DataError(
-            f"{self.folder}: holds no {self.method.kind} of {video}; run vidgraph extract for it "
-            "too, with the same --out"
-        )
+        how = "run vidgraph extract for it too, with the same --out"
+        raise DataError(f"{self.folder}: holds no {self.method.kind} of {video}; {how}")
 
 
 # ---- what a video is known by --------------------------------------------------------------------
@@ -228,14 +212,11 @@ class Store:
 def fingerprint(video: str | Path) -> str:
     """SHA-256 of samples of a video: 16 of 64 KiB, evenly spread, so that a long one takes no
     longer than a short one; up to 1 MiB that is all of it. Of a folder of images: of the names and
-    sizes of all, and of 16 of them.
-
-    Raises:
-        OSError: it cannot be read.
+    sizes of all, and of 16 of them. OSError: it cannot be read.
     """
     path, digest = Path(video), hashlib.sha256()
     if path.is_dir():
-        images = sorted(_images(path))
+        images = sorted(_files(path))
         for image in images:
             digest.update(f"{image.name} {image.stat().st_size}\n".encode())
         samples = [(images[number], 0) for number in _spread(len(images) - 1)]
@@ -249,14 +230,8 @@ def fingerprint(video: str | Path) -> str:
 
 
 def size_bytes(video: str | Path) -> int:
-    """Bytes of a video file, or of all images of a folder.
-
-    Raises:
-        OSError: it cannot be read.
-    """
-    path = Path(video)
-    files = _images(path) if path.is_dir() else [path]
-    return sum(file.stat().st_size for file in files)
+    """Bytes of a video file, or of all images of a folder. OSError: it cannot be read."""
+    return sum(file.stat().st_size for file in _files(Path(video)))
 
 
 def _spread(last: int) -> list[int]:
@@ -264,9 +239,9 @@ def _spread(last: int) -> list[int]:
     return sorted({last * k // (_SAMPLES - 1) for k in range(_SAMPLES)}) if last > 0 else [0]
 
 
-def _images(folder: Path) -> list[Path]:
-    return [
-        file
-        for file in folder.iterdir()
-        if file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".")
-    ]
+def _files(video: Path) -> list[Path]:
+    """The file of a video, or the images of a folder."""
+    if not video.is_dir():
+        return [video]
+    images = (file for file in video.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
+    return [image for image in images if not image.name.startswith(".")]

@@ -6,16 +6,15 @@ from __future__ import annotations
 
 import csv
 import pickle
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 
 from vidgraph.errors import RunError, WeightsError
-from vidgraph.util import atomic_write
+from vidgraph.util import atomic_write, folder_lock
 
 CHECKPOINT, METRICS = "last.ckpt", "metrics.csv"
 FORMAT = 2
@@ -25,25 +24,10 @@ COLUMNS = (
 )
 
 
-@contextmanager
-def run_lock(folder: Path) -> Iterator[None]:
-    """Holds the folder for this process. The system lets go of it whenever the process ends.
-
-    Raises:
-        RunError: another training is in the folder, or the folder cannot be written.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / ".lock", blocking=False).acquire()
-    except Timeout as error:
-        raise RunError(
-            f"{folder} is in use by another training; choose another --out or stop that one"
-        ) from error
-    except OSError as error:
-        reason = error.strerror or error
-        raise RunError(f"{folder} cannot be used as a run folder: {reason}") from error
-    with lock:
-        yield
+def run_lock(folder: Path) -> AbstractContextManager[None]:
+    """Holds a run folder for this process; see `folder_lock`."""
+    taken = "is in use by another training; choose another --out or stop that one"
+    return folder_lock(folder, "a run folder", taken)
 
 
 def save_checkpoint(content: Mapping[str, Any], folder: Path) -> None:

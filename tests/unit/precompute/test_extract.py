@@ -130,6 +130,17 @@ def test_a_bad_video_is_listed_and_the_others_are_done(
     assert contents(tmp_path / "store") == done
 
 
+def test_a_store_in_which_nothing_could_be_stored_is_not_left_behind(
+    tasks: list[Task], tmp_path: Path
+) -> None:
+    gone = [Task(tmp_path / "gone.mp4", "gone.mp4")]
+    assert len(extract(JOB, gone, tmp_path / "store").failures) == 1
+    assert not list(tmp_path.iterdir())
+    assert extract(JOB, tasks[:1], tmp_path / "store").done == 1
+    assert len(extract(JOB, gone, tmp_path / "store").failures) == 1
+    assert extract(JOB, tasks[:1], tmp_path / "store").kept == 1
+
+
 def test_a_file_of_another_video_is_not_overwritten(tasks: list[Task], tmp_path: Path) -> None:
     extract(JOB, [Task(tasks[0].video, "0.mp4")], tmp_path / "store")
     before = contents(tmp_path / "store")
