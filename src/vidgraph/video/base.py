@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 
@@ -20,37 +20,31 @@ class Video(ABC):
 
     Attributes:
         path: the file or folder.
-        declared_num_frames: what the file's header says, or None where it says nothing; for reports
-            only.
+        num_frames: how many frames there are to read, found by decoding, never from the header.
+        declared_num_frames: what the file's header says, None where it is silent; for reports only.
+        timestamps_seconds: when each frame is shown, float64 [num_frames]; the first is 0.
+        fps: average frames per second.
     """
 
     path: Path
+    num_frames: int
     declared_num_frames: int | None
+    timestamps_seconds: np.ndarray
+    fps: float
 
     @property
-    @abstractmethod
-    def num_frames(self) -> int:
-        """How many frames there are to read, found by decoding and never taken from the header."""
-
-    @property
-    @abstractmethod
-    def timestamps_seconds(self) -> np.ndarray:
-        """When each frame is shown, float64 [num_frames]; the first is 0."""
-
-    @property
-    @abstractmethod
-    def fps(self) -> float:
-        """Average frames per second."""
-
-    @property
-    @abstractmethod
     def height(self) -> int:
         """Rows of a frame as it is shown (after rotation), in pixels."""
+        return self._size[0]
 
     @property
-    @abstractmethod
     def width(self) -> int:
         """Columns of a frame as it is shown (after rotation), in pixels."""
+        return self._size[1]
+
+    @cached_property
+    def _size(self) -> tuple[int, int]:
+        return next(pixels.shape[:2] for _, pixels in self._read_sorted([0]))
 
     @abstractmethod
     def frames(self) -> Iterator[np.ndarray]:
@@ -86,23 +80,17 @@ class Video(ABC):
             return np.empty((0, self.height, self.width, 3), dtype=np.uint8)
         for index in (int(asked.min()), int(asked.max())):
             if not self._has(index):
-                raise VideoError(
-                    self.path, f"there is no such frame; {self._length_in_words()}", frame=index
-                )
-        places: dict[int, list[int]] = {}
-        for place, index in enumerate(asked.tolist()):
-            places.setdefault(index, []).append(place)
+                problem = f"there is no such frame; {self._length_in_words()}"
+                raise VideoError(self.path, problem, index)
         clip: np.ndarray | None = None
-        for index, pixels in self._read_sorted(sorted(places)):
+        for index, pixels in self._read_sorted(np.unique(asked).tolist()):
             if clip is None:
                 clip = np.empty((len(asked), *pixels.shape), dtype=np.uint8)  # [T, H, W, 3]
             if pixels.shape != clip.shape[1:]:
-                problem = (
-                    f"its size {_size(pixels)} differs from {_size(clip[0])} of the frames "
-                    "before it; re-encode to one size"
-                )
-                raise VideoError(self.path, problem, frame=index)
-            clip[places[index]] = pixels
+                sizes = f"{_in_words(pixels.shape)} differs from {_in_words(clip.shape[1:])}"
+                problem = f"its size {sizes} of the frames before it; re-encode to one size"
+                raise VideoError(self.path, problem, index)
+            clip[asked == index] = pixels
         assert clip is not None
         return clip
 
@@ -117,14 +105,9 @@ class Video(ABC):
     def __enter__(self) -> Video:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
 
-def _size(pixels: np.ndarray) -> str:
-    return f"{pixels.shape[1]}x{pixels.shape[0]}"
+def _in_words(shape: tuple[int, ...]) -> str:
+    return f"{shape[1]}x{shape[0]}"

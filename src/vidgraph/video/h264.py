@@ -7,22 +7,20 @@ pixels that are nearly right and flagged by nobody.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 _SLICE_IDR, _SEI = 5, 6
 _SEI_RECOVERY_POINT = 6
+# Type and size of a supplemental message: bytes that are summed, of which 255 means "and more".
+_SEI_HEADER = re.compile(rb"(\xff*[\0-\xfe])(\xff*[\0-\xfe])")
 
 
 def is_clean_start(packet: bytes, extradata: bytes | None) -> bool:
     """Whether decoding from `packet` on gives exactly what decoding from the start gives.
 
     True for an IDR frame, and for a recovery point that recovers at once (the I frame of an open
-    group of pictures).
-
-    Args:
-        packet: one packet as demuxed.
-        extradata: the decoder configuration; starts with 1 where units are prefixed by their length
-            (.mp4, .mkv).
+    group of pictures). `extradata` is the decoder's configuration.
     """
     for unit in _units(packet, extradata):
         kind = unit[0] & 31
@@ -32,7 +30,7 @@ def is_clean_start(packet: bytes, extradata: bytes | None) -> bool:
 
 
 def _units(packet: bytes, extradata: bytes | None) -> Iterator[bytes]:
-    """The network abstraction layer units of a packet, without their prefix."""
+    """The units of a packet: after their length (.mp4, .mkv) or between start codes."""
     if extradata and extradata[0] == 1 and len(extradata) > 4:
         num_length_bytes = (extradata[4] & 3) + 1
         position = 0
@@ -43,26 +41,15 @@ def _units(packet: bytes, extradata: bytes | None) -> Iterator[bytes]:
                 yield packet[position : position + length]
             position += length
     else:
-        yield from (unit for unit in packet.split(b"\0\0\1")[1:] if unit)
+        yield from filter(None, packet.split(b"\0\0\1")[1:])
 
 
 def _recovers_at_once(unit: bytes) -> bool:
     """Whether a supplemental unit holds a recovery point at once (H.264, D.1.8)."""
-    payload = unit[1:].replace(b"\0\0\3", b"\0\0")
-    position = 0
-    while position + 2 < len(payload):
-        values = []
-        for _ in range(2):  # type, then size: 255 means "and more"
-            value = 0
-            while position < len(payload) and payload[position] == 255:
-                value += 255
-                position += 1
-            if position >= len(payload):
-                return False
-            values.append(value + payload[position])
-            position += 1
-        kind, size = values
-        if kind == _SEI_RECOVERY_POINT and position < len(payload):
+    payload, position = unit[1:].replace(b"\0\0\3", b"\0\0"), 0
+    while header := _SEI_HEADER.match(payload, position):
+        position = header.end()
+        if sum(header[1]) == _SEI_RECOVERY_POINT and position < len(payload):
             return payload[position] & 0x80 != 0
-        position += size
+        position += sum(header[2])
     return False

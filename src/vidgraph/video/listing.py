@@ -51,19 +51,13 @@ def scan_folder(folder: Path) -> tuple[list[Path], list[Path]]:
     images: list[Path] = []
     others: list[Path] = []
     for entry in entries:
-        path = Path(entry.path)
         if entry.name.startswith("."):
             continue
         if entry.is_dir():
-            videos_below, others_below = scan_folder(path)
+            videos_below, others_below = scan_folder(Path(entry.path))
             videos += videos_below
             others += others_below
-        elif has_suffix(entry.name, VIDEO_SUFFIXES):
-            videos.append(path)
-        elif has_suffix(entry.name, IMAGE_SUFFIXES):
-            images.append(path)
-        else:
-            others.append(path)
-    if images and not videos:
-        return [folder], others
-    return videos, others + images
+            continue
+        is_video, is_image = (has_suffix(entry.name, s) for s in (VIDEO_SUFFIXES, IMAGE_SUFFIXES))
+        (videos if is_video else images if is_image else others).append(Path(entry.path))
+    return ([folder], others) if images and not videos else (videos, others + images)

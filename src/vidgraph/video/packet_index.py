@@ -1,5 +1,4 @@
-"""Where each frame of a file lies: its packet, and the key frame from which decoding must start to
-reach it.
+"""Where each frame of a file lies: its packet, and the key frame from which decoding must start.
 
 Built from one pass over the packets, without decoding, wherever packets tell the truth; by decoding
 once where they do not (see `packets_tell_frames`).
@@ -9,27 +8,24 @@ Shapes: P packets in the order of the file (decoding order), N frames in the ord
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from threading import Lock
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
+import av
 import numpy as np
 
 # Containers that store the time of showing with every packet, and codecs in which one packet is one
 # shown frame.
 _TIMED_CONTAINERS = ("mov", "matroska")
 _ONE_FRAME_PER_PACKET = frozenset(
-    {"h264", "hevc", "vp9", "av1", "libdav1d", "libaom-av1", "mjpeg", "ffv1", "prores", "png"}
+    ["h264", "hevc", "vp9", "av1", "libdav1d", "libaom-av1", "mjpeg", "ffv1", "prores", "png"]
 )
-# An MPEG-4 frame that says "nothing new" takes 7 bytes or little more and is never shown by
-# decoders.
+# An MPEG-4 frame that says "nothing new" takes 7 bytes or little more; decoders never show it.
 _MIN_CODED_BYTES = 64
-
-Identity = Literal["position", "times", "count"]
 
 
 class PacketRecord(NamedTuple):
@@ -66,9 +62,8 @@ class PacketIndex:
     Attributes:
         facts: of the stream.
         records: all packets, [P].
-        identity: what tells a packet apart after a seek: its place in the file, its times, or
-            nothing but counting from the start.
-        numbers: that place, or those times, -> the packet's number.
+        numbers: what tells a packet apart after a seek (its place in the file, or else its times)
+            -> its number; empty where packets can only be counted from the start.
         keys: packets at which decoding can start, increasing.
         order: packet of each frame, int64 [N].
         starts: packet (of a key frame, or 0) at which to start decoding for each frame, int64 [N].
@@ -80,22 +75,22 @@ class PacketIndex:
 
     facts: StreamFacts
     records: list[PacketRecord]
-    identity: Identity
     numbers: dict[object, int]
     keys: np.ndarray
     order: np.ndarray
     starts: np.ndarray
     rank: np.ndarray
-    errors: frozenset[int] = frozenset()
+    errors: frozenset[int]
     num_frames: int | None = None
 
     def learned(self, errors: AbstractSet[int], num_frames: int | None) -> PacketIndex:
         """The same index with further damaged packets, and a length where it is known."""
         return replace(self, errors=self.errors | errors, num_frames=num_frames or self.num_frames)
 
-    def number_of(self, position: int | None, pts: int | None, dts: int | None) -> int | None:
+    def number_of(self, packet: av.Packet) -> int | None:
         """The number of a packet; None if it is new, or if packets can only be counted."""
-        return self.numbers.get(position if self.identity == "position" else (pts, dts))
+        by_times = self.numbers.get((packet.pts, packet.dts))
+        return self.numbers.get(packet.pos, by_times)
 
     def is_damaged(self, number: int, errors: AbstractSet[int]) -> bool:
         """Whether packet `number` is, or may build upon, one of the packets `errors`.
@@ -106,11 +101,11 @@ class PacketIndex:
         """
         frame = self.rank[number]
         start = int(self.starts[frame]) if frame >= 0 else 0
-        between = [error for error in errors if start <= error <= number]
         is_leading = ((self.keys > start) & (self.keys <= number)).any()
         return any(
             is_leading or self.rank[error] < 0 or self.starts[self.rank[error]] == start
-            for error in between
+            for error in errors
+            if start <= error <= number
         )
 
     def times_seconds(self, num_frames: int) -> np.ndarray:
@@ -120,7 +115,7 @@ class PacketIndex:
         # Packed b-frames of .avi files fill some ticks with packets that show nothing: only the
         # rate is to be trusted there.
         is_packed = self.facts.container == "avi" and self.facts.reorder_depth > 0
-        if is_packed or len(known) < len(times) or len(set(known)) < len(known):
+        if is_packed or len(set(known)) < len(times):
             return np.arange(num_frames, dtype=np.float64) / float(self.facts.rate)
         ticks = np.sort(np.asarray(known, dtype=np.int64))
         base = self.facts.time_base
@@ -146,17 +141,14 @@ def packets_tell_frames(facts: StreamFacts, records: list[PacketRecord]) -> bool
     files, is decoded once.
     """
     shown = [record for record in records if not record.is_discarded]
-    times = [record.pts for record in shown]
-    if not shown or None in times or len(set(times)) < len(times) or not records[0].is_key:
+    times = [record.pts for record in shown if record.pts is not None]
+    if not shown or len(set(times)) < len(shown) or not records[0].is_key:
         return False
-    first_key = records[0].pts
-    if not records[0].is_discarded and any(time < first_key for time in times):  # type: ignore[operator]
+    if not records[0].is_discarded and min(times) < times[0]:
         return False
     if facts.codec == "mpeg4":
-        return (
-            facts.reorder_depth == 0
-            and min(record.size for record in records if record.size >= 0) >= _MIN_CODED_BYTES
-        )
+        smallest = min(record.size for record in records)
+        return facts.reorder_depth == 0 and smallest >= _MIN_CODED_BYTES
     return facts.container.startswith(_TIMED_CONTAINERS) and facts.codec in _ONE_FRAME_PER_PACKET
 
 
@@ -172,13 +164,10 @@ def index_by_time(facts: StreamFacts, records: list[PacketRecord]) -> PacketInde
 def index_by_decoding(
     facts: StreamFacts, records: list[PacketRecord], decoded: list[int], failed: set[int]
 ) -> PacketIndex:
-    """The index of a file that was decoded once: frames in the order they were shown.
+    """The index of a file that was decoded once, from the packets in the order they were shown.
 
-    Args:
-        decoded: the packet of each shown frame, in the order of showing.
-        failed: packets from which the decoder made no frame and reported an error, or that the
-            demuxer lost. Those between the first and the last shown frame keep their place, so that
-            the frames after them keep their number.
+    Packets that failed between the first and the last shown keep their place, so that the frames
+    after them keep their number.
     """
     order = list(decoded)
     for number in sorted(failed - set(decoded)):
@@ -193,83 +182,62 @@ def _index(
     facts: StreamFacts, records: list[PacketRecord], order: list[int], place: np.ndarray
 ) -> PacketIndex:
     """Each frame's start: the last key frame neither decoded nor shown after it."""
-    minimum = _MIN_CODED_BYTES if facts.codec == "mpeg4" else 1
     # Parsers may call a tiny filler packet a key frame; one that shows no frame is no place to
     # start either.
-    keys = np.array(
-        [n for n, r in enumerate(records) if r.is_key and r.size >= minimum and place[n] >= 0],
-        dtype=np.int64,
-    )
-    packets = np.asarray(order, dtype=np.int64)
+    least = _MIN_CODED_BYTES if facts.codec == "mpeg4" else 1
+    found = [n for n, r in enumerate(records) if r.is_key and r.size >= least and place[n] >= 0]
+    keys, packets = np.array(found, dtype=np.int64), np.array(order, dtype=np.int64)
     group = np.searchsorted(keys, packets, side="right") - 1
-    for _ in range(len(keys)):
-        leading = (
-            (group >= 0) & (place[keys[np.maximum(group, 0)]] > place[packets])
-            if len(keys)
-            else np.zeros(0, dtype=bool)
-        )
-        if not leading.any():
-            break
-        group = group - leading
-    starts = (
-        np.where(group >= 0, keys[np.maximum(group, 0)], 0) if len(keys) else np.zeros_like(packets)
-    )
+    key_places = np.append(place[keys], -1)  # the last is that of group -1, before any key frame
+    while (is_leading := key_places[group] > place[packets]).any():
+        group -= is_leading
+    starts = np.append(keys, 0)[group]
     rank = np.full(len(records), -1, dtype=np.int64)
     rank[packets] = np.arange(len(packets))
-    identity, numbers = _identities(records)
     errors = frozenset(n for n, record in enumerate(records) if record.is_corrupt)
-    return PacketIndex(facts, records, identity, numbers, keys, packets, starts, rank, errors)
+    return PacketIndex(facts, records, _numbers(records), keys, packets, starts, rank, errors)
 
 
-def _identities(records: list[PacketRecord]) -> tuple[Identity, dict[object, int]]:
-    """The first of place and times that differs from packet to packet."""
-    places: dict[object, int] = {record.position: number for number, record in enumerate(records)}
-    if len(places) == len(records) and all(
-        record.position is not None and record.position >= 0 for record in records
-    ):
-        return "position", places
-    times: dict[object, int] = {
-        (record.pts, record.dts): number for number, record in enumerate(records)
-    }
-    return ("times", times) if len(times) == len(records) else ("count", {})
+def _numbers(records: list[PacketRecord]) -> dict[object, int]:
+    """The number of each packet by its place or its times, the first that differs everywhere."""
+    places: dict[object, int] = {record.position: n for n, record in enumerate(records)}
+    times: dict[object, int] = {(record.pts, record.dts): n for n, record in enumerate(records)}
+    if len(places) == len(records) and not {None, -1} & places.keys():
+        return places
+    return times if len(times) == len(records) else {}
 
 
 class IndexCache:
     """The indices of the files opened last; one pass per file, shared by threads.
 
-    A file is known by path, size and time of change; a changed file is indexed anew.
+    A file is known by path, size and time of change; a changed file is indexed anew. All are
+    forgotten when they become too large together.
     """
 
     def __init__(self, max_packets: int = 50_000) -> None:
-        self._indices: OrderedDict[tuple[str, int, int], PacketIndex] = OrderedDict()
+        self._indices: dict[tuple[str, int, int], PacketIndex] = {}
         self._max_packets, self._lock = max_packets, Lock()
-
-    @staticmethod
-    def _key(path: Path) -> tuple[str, int, int]:
-        status = path.stat()
-        return str(path.absolute()), status.st_size, status.st_mtime_ns
 
     def get(self, path: Path) -> PacketIndex | None:
         """The index of `path`, or None."""
-        key = self._key(path)
-        with self._lock:
-            if key in self._indices:
-                self._indices.move_to_end(key)
-            return self._indices.get(key)
+        return self._indices.get(_identity(path))
 
     def put(self, path: Path, index: PacketIndex) -> None:
-        """Keeps `index`, and forgets those unused for longest if all together are too large."""
-        key = self._key(path)
+        """Keeps `index` in place of an older one of the same file."""
+        key = _identity(path)
         with self._lock:
+            self._indices.pop(key, None)
+            kept = sum(len(other.records) for other in self._indices.values())
+            if kept + len(index.records) > self._max_packets:
+                self._indices.clear()
             self._indices[key] = index
-            self._indices.move_to_end(key)
-            while len(self._indices) > 1 and self._num_packets() > self._max_packets:
-                self._indices.popitem(last=False)
-
-    def _num_packets(self) -> int:
-        return sum(len(index.records) for index in self._indices.values())
 
     def clear(self) -> None:
         """Drops all entries."""
         with self._lock:
             self._indices.clear()
+
+
+def _identity(path: Path) -> tuple[str, int, int]:
+    status = path.stat()
+    return str(path.absolute()), status.st_size, status.st_mtime_ns

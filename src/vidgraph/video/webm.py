@@ -1,16 +1,12 @@
-"""How long a WebM or Matroska file says it is: a download that broke off decodes without a
-complaint, only shorter.
-"""
+"""How long a WebM or Matroska file says it is: one that broke off decodes without a complaint."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import BinaryIO
 
-_HEADER, _SEGMENT = (
-    b"\x1a\x45\xdf\xa3",
-    b"\x18\x53\x80\x67",
-)  # EBML (RFC 8794) and Matroska (RFC 9559) element identifiers
+# Identifiers of EBML (RFC 8794) and Matroska (RFC 9559)
+_HEADER, _SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
 
 
 def missing_bytes(path: Path) -> int:
@@ -24,9 +20,7 @@ def missing_bytes(path: Path) -> int:
             if file.read(4) != _HEADER:
                 return 0
             file.seek(_length(file) or 0, 1)
-            if file.read(4) != _SEGMENT:
-                return 0
-            length = _length(file)
+            length = _length(file) if file.read(4) == _SEGMENT else None
             return 0 if length is None else max(0, file.tell() + length - path.stat().st_size)
     except OSError:
         return 0  # the decoder says what is wrong with it
