@@ -48,6 +48,12 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def cache_folder() -> Path:
+    """Where downloads and exported networks are kept: the environment variable VIDGRAPH_CACHE, else
+    ~/.cache/vidgraph."""
+    return Path(os.environ.get("VIDGRAPH_CACHE", "~/.cache/vidgraph")).expanduser()
+
+
 def torch_threads(model: nn.Module) -> int:
     """CPU threads for a model: OMP_NUM_THREADS, else one if it is small, all if it is large.
 

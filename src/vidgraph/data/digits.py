@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import os
 import zlib
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vidgraph.errors import DataError
+from vidgraph.util import cache_folder
 
 DIGIT = 28  # rows and columns of an image
 NUM_VALIDATION = 5000  # the last training digits of MNIST
@@ -38,11 +38,6 @@ class Digits:
     def by_class(self) -> list[NDArray[np.int64]]:
         """Indices of the images of each class 0..9, in order."""
         return [np.nonzero(self.labels == c)[0] for c in range(10)]
-
-
-def cache_folder() -> Path:
-    """Where downloads are kept: the environment variable VIDGRAPH_CACHE, else ~/.cache/vidgraph."""
-    return Path(os.environ.get("VIDGRAPH_CACHE", "~/.cache/vidgraph")).expanduser()
 
 
 def load_digits(source: str | Path, split: str) -> Digits:

@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vidgraph.data.digits import DIGIT, cache_folder
+from vidgraph.data.digits import DIGIT
 from vidgraph.errors import DataError
-from vidgraph.util import atomic_write, unpickle_arrays
+from vidgraph.util import atomic_write, cache_folder, unpickle_arrays
 
 CANVAS = 100  # rows and columns that digits walk on
 HIGHEST = CANVAS - DIGIT - 1  # largest coordinate of a top-left corner
