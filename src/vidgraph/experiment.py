@@ -73,7 +73,7 @@ def prepare(recipe: Recipe, continued: bool = False) -> Experiment:
     Raises:
         VidgraphError: names, options or files in the recipe that do not exist or do not fit.
     """
-    from vidgraph.training.phases import total_clips
+    from vidgraph.training.phases import plan_phases
 
     torch.manual_seed(recipe.train.seed)  # the initial weights
     source = open_source(recipe.data)
@@ -85,7 +85,7 @@ def prepare(recipe: Recipe, continued: bool = False) -> Experiment:
         **{name: getattr(options, name) for name in options.__dataclass_fields__},
     )
     notes = [] if continued else _load_initial(model, recipe.model.initial_weights)
-    num_clips = 0 if recipe.data.table else total_clips(recipe.train, 0)
+    num_clips = 0 if recipe.data.table else plan_phases(recipe.train, 0)[-1].last
     data = source.training(model.spec, recipe.eval, num_clips, recipe.train.seed)
     return Experiment(recipe, model, data, [*notes, *data.notes])
 
@@ -164,7 +164,7 @@ def _check_folder(recipe: Recipe, folder: Path, resume: bool, checkpoint: str) -
 
 def _open_folder(experiment: Experiment, folder: Path, resume: bool) -> None:
     """Writes what was asked for and what the data are, and says what a person should know."""
-    from vidgraph.training.phases import total_clips
+    from vidgraph.training.phases import plan_phases
 
     data_file = folder / "data.json"
     if resume and data_file.exists():
@@ -184,7 +184,7 @@ def _open_folder(experiment: Experiment, folder: Path, resume: bool) -> None:
     save_recipe(experiment.recipe, folder / "recipe.yaml")
     write_json(data_file, experiment.data.fingerprint)
     recipe, data = experiment.recipe, experiment.data
-    clips = total_clips(recipe.train, len(data.train))  # type: ignore[arg-type]
+    clips = plan_phases(recipe.train, len(data.train))[-1].last  # type: ignore[arg-type]
     millions = sum(p.numel() for p in experiment.model.parameters()) / 1e6
     title = f"{recipe.title}: {millions:.2f} M parameters, {clips:,} clips, in {folder}"
     print(title, *experiment.notes, sep="\n", flush=True)

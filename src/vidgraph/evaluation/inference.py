@@ -26,21 +26,10 @@ Precision = Literal["fp32", "bf16"]
 _MAXIMA = ("max", "max_logits")
 
 
-# ---- reading -------------------------------------------------------------------------------------
-
-
 def read_batches(
     dataset: Any, batches: Iterable[list[int]], workers: int, pin_memory: bool = False
 ) -> Iterator[ClipBatch]:
-    """Batches of a data set, read by worker processes.
-
-    Args:
-        dataset: map-style, of `ClipBatch`es; `__getitems__(indices)`, where it has one, makes one
-            of several.
-        batches: the rows of each batch.
-        workers: processes; 0 reads in this one.
-        pin_memory: for a GPU.
-    """
+    """These rows of a data set, batch by batch, read by worker processes; 0 reads in this one."""
     from torch.utils.data import DataLoader
 
     yield from DataLoader(
@@ -50,8 +39,7 @@ def read_batches(
         num_workers=workers,
         pin_memory=pin_memory,
         worker_init_fn=_ignore_interrupts,
-        # its own, so that starting an iterator does not advance the training's random numbers
-        generator=torch.Generator(),
+        generator=torch.Generator(),  # its own: the training's random numbers do not advance
     )
 
 
@@ -64,10 +52,8 @@ def split_rows(
 
 
 def eval_batches(dataset: Any, views: ViewPlan) -> list[list[int]]:
-    """Clips that are read together: as many as fit, with their crops, into one forward pass.
-
-    Whole frames differ in shape from video to video, so that only clips of one video go together.
-    """
+    """Clips that are read together: as many as fit, with their crops, into one forward pass, but of
+    whole frames, whose shapes differ from video to video, only those of one video."""
     if not views.full_frame:
         return split_rows(len(dataset), max(1, views.batch_size // views.views_per_clip))
     clips = views.num_views if hasattr(dataset, "views") else len(dataset)
@@ -92,10 +78,8 @@ def one_line_errors() -> Iterator[None]:
             kind = type(error) if isinstance(error, VidgraphError) else VidgraphError
             raise kind(found[1]) from error
         if "DataLoader worker" in text and not text.startswith("Caught"):
-            raise RunError(
-                "a process that reads clips was killed, most likely for lack of memory; lower the "
-                "number of workers or batch_size"
-            ) from error
+            killed = "a process that reads clips was killed, most likely for lack of memory"
+            raise RunError(f"{killed}; lower the number of workers or batch_size") from error
         raise
 
 
@@ -108,9 +92,6 @@ def _ignore_interrupts(worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-# ---- the model -----------------------------------------------------------------------------------
-
-
 def predict_batch(
     model: nn.Module,
     batch: ClipBatch,
@@ -118,12 +99,9 @@ def predict_batch(
     batch_size: int | None = None,
     precision: Precision = "fp32",
 ) -> Tensor:
-    """Logits of a batch, float32 [B, K] on the CPU, computed for `batch_size` clips at a time.
-
-    Raises:
-        RecipeError: a model that cannot take frames of another size than its own.
-    """
+    """Logits of a batch, float32 [B, K] on the CPU, computed for `batch_size` clips at a time."""
     spec, step = cast(InputSpec, model.spec), batch_size or len(batch)
+    given, own = tuple(batch.video.shape[3:]), (spec.height, spec.width)
     device, logits = torch.device(device), []
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
     with torch.inference_mode(), autocast:
@@ -132,19 +110,13 @@ def predict_batch(
             try:
                 logits.append(model(**part.inputs(spec)).float().cpu())
             except (RuntimeError, ValueError) as error:
-                raise _other_size(error, part, spec) or error from error
+                if given == own or isinstance(error, torch.OutOfMemoryError):
+                    raise
+                raise RecipeError(
+                    f"the model takes frames of {own[0]}x{own[1]} pixels and cannot use views of "
+                    f"{given[0]}x{given[1]} ({error}); leave out eval.full_frame and eval.crop_size"
+                ) from error
     return torch.cat(logits)
-
-
-def _other_size(error: Exception, batch: ClipBatch, spec: InputSpec) -> RecipeError | None:
-    """What to say if a model fails on frames of another size than its own, else None."""
-    given, own = tuple(batch.video.shape[3:]), (spec.height, spec.width)
-    if given == own or isinstance(error, torch.OutOfMemoryError):
-        return None
-    return RecipeError(
-        f"the model takes frames of {own[0]}x{own[1]} pixels and cannot use views of "
-        f"{given[0]}x{given[1]} ({error}); leave out eval.full_frame and eval.crop_size"
-    )
 
 
 @contextmanager
@@ -157,9 +129,6 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes.items():
             module.training = training
-
-
-# ---- views ---------------------------------------------------------------------------------------
 
 
 def view_scores(logits: Tensor, multi_label: bool, fusion: Fusion) -> Tensor:
@@ -180,9 +149,6 @@ def _finish(fused: Tensor, multi_label: bool, fusion: Fusion) -> Tensor:
     if fusion in ("mean", "max"):
         return fused
     return fused.sigmoid() if multi_label else fused.softmax(-1)
-
-
-# ---- scoring -------------------------------------------------------------------------------------
 
 
 def evaluate(
@@ -242,24 +208,34 @@ class _Samples:
 
     def __init__(self, fusion: Fusion, class_names: Sequence[str]) -> None:
         self.fusion: Fusion = fusion
-        self.class_names = class_names
+        self.class_names, self.multi_label = class_names, False
         # A running sum or maximum, so that 250 views cost no more memory than one.
         self.fused: dict[int, Tensor] = {}
         self.num_views: Counter[int] = Counter()
         self.labels: dict[int, Any] = {}
         self.names: dict[int, str] = {}
-        self.multi_label = False
         self.softmaxed = True  # until a batch is not
 
     def add(self, logits: Tensor, batch: ClipBatch) -> None:
         """Takes in the logits [B, K] of a batch."""
-        names = batch.names or [f"clip {i}" for i in batch.index.tolist()]
-        self._check(logits, batch, names)
-        self.multi_label = batch.label.ndim == 2
+        count, self.multi_label = len(self.class_names), batch.label.ndim == 2
+        if logits.shape[1] != count:
+            raise DataError(
+                f"the model has {logits.shape[1]} outputs but the data set has {count} classes; "
+                "give it another head first"
+            )
         self.softmaxed &= self.multi_label and softmaxed(logits.numpy())
-        rows = view_scores(logits, self.multi_label, self.fusion)
-        parts = (rows, batch.index.tolist(), batch.label.tolist(), names)
-        for row, index, label, name in zip(*parts, strict=True):
+        rows, finite = view_scores(logits, self.multi_label, self.fusion), logits.isfinite().all(1)
+        names = batch.names or [f"clip {i}" for i in batch.index.tolist()]
+        parts = (names, batch.index.tolist(), batch.label.tolist(), rows, finite.tolist())
+        for name, index, label, row, is_finite in zip(*parts, strict=True):
+            if not is_finite:
+                raise DataError(f"{name}: the model's output is not finite; are its weights sound?")
+            if self.multi_label and len(label) != count:
+                raise DataError(f"{name}: labels hold {len(label)} classes, not {count}")
+            if not self.multi_label and not 0 <= label < count:
+                outside = f"label {label} is outside the {count} classes"
+                raise DataError(f"{name}: {outside}; check the table")
             if self.labels.setdefault(index, label) != label:
                 raise DataError(f"{name}: two views of sample {index} have different labels")
             seen = self.fused.get(index)
@@ -268,38 +244,11 @@ class _Samples:
             self.fused[index], self.names[index] = row, name
             self.num_views[index] += self.fusion not in _MAXIMA
 
-    def _check(self, logits: Tensor, batch: ClipBatch, names: list[str]) -> None:
-        num_classes, label = len(self.class_names), batch.label
-        if logits.shape[1] != num_classes:
-            raise DataError(
-                f"the model has {logits.shape[1]} outputs but the data set has {num_classes} "
-                "classes; give it another head first"
-            )
-        finite = torch.isfinite(logits).all(1)
-        if not finite.all():
-            raise DataError(
-                f"{names[int((~finite).nonzero()[0])]}: the model's output is not finite; are its "
-                "weights sound?"
-            )
-        if label.ndim == 2:
-            if label.shape[1] != num_classes:
-                raise DataError(
-                    f"{names[0]}: labels hold {label.shape[1]} classes, not {num_classes}"
-                )
-        elif (outside := (label < 0) | (label >= num_classes)).any():
-            row = int(outside.nonzero()[0])
-            raise DataError(
-                f"{names[row]}: label {int(label[row])} is outside the {num_classes} classes; "
-                "check the table"
-            )
-
     def scores(self, skipped: int) -> Scores:
         """Fuses and scores, in the order of the data set."""
         if not self.fused:
-            raise DataError(
-                "there are no clips to score; is the split empty, or are all its files on the "
-                "skip list?"
-            )
+            reason = "is the split empty, or are all its files on the skip list?"
+            raise DataError(f"there are no clips to score; {reason}")
         order = sorted(self.fused)
         counts = torch.tensor([max(1, self.num_views[i]) for i in order])
         fused = torch.stack([self.fused[i] for i in order]) / counts[:, None]

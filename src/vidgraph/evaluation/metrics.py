@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -67,7 +67,7 @@ class Scores:
 
     @property
     def top1(self) -> float | None:
-        """Clips whose likeliest class is right; single-label only."""
+        """Share of clips whose likeliest class is right; single-label only."""
         return None if self.multi_label else 100 * int(self.correct.sum()) / (self.n + self.skipped)
 
     @property
@@ -119,22 +119,17 @@ class Scores:
     @cached_property
     def per_class(self) -> list[dict[str, Any]]:
         """`{name, n, accuracy}` (multi-label: `ap`) per class; None for one without clips."""
-        everything = np.ones((1, self.n))
+        everything, key = np.ones((1, self.n)), "ap" if self.multi_label else "accuracy"
         rows = []
         for k, name in enumerate(self.class_names):
             members = self.labels[:, k] > 0.5 if self.multi_label else self.labels == k
             value = float(100 * self.class_score(k, everything)[0]) if members.any() else None
-            key = "ap" if self.multi_label else "accuracy"
             rows.append({"name": name, "n": int(members.sum()), key: value})
         return rows
 
     @cached_property
     def correct(self) -> np.ndarray:
-        """Whether top-1 is right, bool [n], for `paired_bootstrap`.
-
-        Raises:
-            DataError: the clips have several labels each.
-        """
+        """Whether top-1 is right, bool [n], for `paired_bootstrap`; single-label only."""
         return top_k_correct(self.probabilities, self._single_labels(), 1)
 
     @property
@@ -154,21 +149,19 @@ class Scores:
         def rounded(value: Any) -> Any:
             return round(value, 3) if isinstance(value, float) else value
 
-        content: dict[str, Any] = {
-            name: rounded(getattr(self, name)) for name in ("top1", "top5", "mean_class", "map")
+        scores = ("top1", "top5", "mean_class", "map")
+        return {
+            **{name: rounded(getattr(self, name)) for name in scores},
+            "n": self.n,
+            "skipped": self.skipped,
+            "ci95": {name: [*map(rounded, ends)] for name, ends in self.ci95.items()},
+            "per_class": [{k: rounded(v) for k, v in row.items()} for row in self.per_class],
         }
-        content |= {"n": self.n, "skipped": self.skipped}
-        content["ci95"] = {name: [*map(rounded, ends)] for name, ends in self.ci95.items()}
-        content["per_class"] = [
-            {key: rounded(value) for key, value in row.items()} for row in self.per_class
-        ]
-        return content
 
     def _single_labels(self) -> np.ndarray:
         if self.multi_label:
-            raise DataError(
-                "the clips have several labels each, so there is no right class to count"
-            )
+            message = "the clips have several labels each, so there is no right class to count"
+            raise DataError(message)
         return self.labels
 
     @property
@@ -204,19 +197,12 @@ class Scores:
         return float(low), float(high)
 
 
-@dataclass(frozen=True)
-class PairedDifference:
-    """How much better a model is than another on the same clips.
+class PairedDifference(NamedTuple):
+    """How much better a model is than another on the same clips."""
 
-    Attributes:
-        difference: accuracy of the first less that of the second, in points.
-        ci95: 95 % interval of the difference.
-        p_value: two-sided; the share of resamples on the other side of zero, doubled.
-    """
-
-    difference: float
-    ci95: tuple[float, float]
-    p_value: float
+    difference: float  # accuracy of the first less that of the second, in points
+    ci95: tuple[float, float]  # 95 % interval of the difference
+    p_value: float  # two-sided: twice the share of resamples on the other side of zero
 
 
 def softmaxed(scores: np.ndarray) -> bool:
@@ -236,19 +222,12 @@ def top_k_correct(probabilities: np.ndarray, labels: np.ndarray, k: int) -> np.n
 def average_precision(
     scores: np.ndarray, positive: np.ndarray, counts: np.ndarray | None = None
 ) -> np.ndarray:
-    """Mean, over the positives, of the precision among all that rank at least as high. Equal scores
-    share one rank, so that the order of the rows does not matter.
+    """scikit-learn's `average_precision_score` of scores [n] and positives [n] for many weightings
+    of the clips at once, [R, n] to [R], which a bootstrap over the 157 classes of Charades needs:
+    200 resamples take a second in place of half a minute. nan where no positive is drawn.
 
-    It is scikit-learn's `average_precision_score` for many weightings at once, which a bootstrap
-    over the 157 classes of Charades needs: 200 resamples take a second in place of half a minute.
-
-    Args:
-        scores: of the clips, [n].
-        positive: which of them show the class, bool [n].
-        counts: how often each clip counts, [R, n]; None: once.
-
-    Returns:
-        One value per weighting, [R]; nan where no positive is drawn.
+    It is the mean, over the positives, of the precision among all that rank at least as high; equal
+    scores share one rank, so that the order of the rows does not matter.
     """
     counts = np.ones((1, len(scores))) if counts is None else counts
     order = np.argsort(-scores, kind="stable")
@@ -267,8 +246,6 @@ def wilson_interval(num_correct: int, total: int) -> tuple[float, float]:
     """95 % Wilson score interval of a proportion, in percent."""
     from scipy.stats import binomtest
 
-    if total < 1:
-        raise DataError("there is no interval for a score over no clips")
     interval = binomtest(num_correct, total).proportion_ci(method="wilson")
     return 100 * float(interval.low), 100 * float(interval.high)
 
@@ -310,9 +287,6 @@ def resamples(n: int, num_resamples: int, seed: int) -> Iterator[np.ndarray]:
         yield np.bincount(drawn.ravel(), minlength=size * n).reshape(size, n).astype(np.float32)
 
 
-# ---- files of scores -----------------------------------------------------------------------------
-
-
 def save_scores(path: str | Path, scores: Scores) -> None:
     """Writes the scores of every clip as .npz, so that models can be compared clip by clip.
 
@@ -323,15 +297,8 @@ def save_scores(path: str | Path, scores: Scores) -> None:
     if Path(path).suffix.lower() != SCORES_SUFFIX:
         raise DataError(f"{path}: scores are written as {SCORES_SUFFIX}; name it so")
     with atomic_write(path) as temporary:
-        np.savez_compressed(
-            temporary,
-            probabilities=scores.probabilities,
-            labels=scores.labels,
-            names=np.array(scores.names, dtype=np.str_),
-            class_names=np.array(scores.class_names, dtype=np.str_),
-            indices=scores.indices,
-            skipped=np.array(scores.skipped),
-        )
+        written = [item.name for item in fields(scores) if item.name != "notes"]
+        np.savez_compressed(temporary, **{name: getattr(scores, name) for name in written})
 
 
 def load_scores(path: str | Path) -> Scores:
@@ -346,9 +313,7 @@ def load_scores(path: str | Path) -> Scores:
         with np.load(path, allow_pickle=False) as content:
             arrays = {name: content[name] for name in content.files}
         probabilities, labels = arrays["probabilities"].astype(np.float32), arrays["labels"]
-        class_names, names = (
-            arrays[key].astype(np.str_).tolist() for key in ("class_names", "names")
-        )
+        names, class_names = (arrays[k].astype(np.str_).tolist() for k in ("names", "class_names"))
     except OSError as error:
         reason = error.strerror or "is it an .npz file?"
         raise DataError(f"{path}: cannot be read ({reason})") from error

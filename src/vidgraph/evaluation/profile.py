@@ -22,20 +22,14 @@ OTHER = "(outside of parts)"
 
 @runtime_checkable
 class SkipsZeros(Protocol):
-    """A module whose equations have products with zeros that its code leaves out."""
+    """A module whose equations have products with zeros that its code leaves out: so many GMAC."""
 
-    def skipped_gmac(self, *inputs: Tensor) -> float:
-        """Their GMAC in a pass over these inputs."""
-        ...
+    def skipped_gmac(self, *inputs: Tensor) -> float: ...
 
 
 def profile_model(model: nn.Module, batch: int = 1) -> dict[str, Any]:
-    """Counts parameters, multiply-adds and output shapes of one forward pass in evaluation mode.
-    Nothing is computed: a copy of the model runs on the meta device, which has shapes only.
-
-    Args:
-        model: a `VideoModel`.
-        batch: clips.
+    """Counts parameters, multiply-adds and output shapes of one forward pass of a `VideoModel`.
+    Nothing is computed: a copy of it runs on the meta device, which has shapes only.
 
     Returns:
         `{params, gmac: {total}, parts: {name: {params, gmac}}, output_shapes: {name: shape}}`, with

@@ -1,3 +1,1 @@
-"""The Lightning module and data module, with optimiser and schedule as plain functions beside
-them.
-"""
+"""The training loop on Fabric; optimiser, schedule and phases as plain functions beside it."""

@@ -8,7 +8,7 @@ it would have seen, whatever the number of workers or processes.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch.utils.data import Dataset
@@ -17,13 +17,10 @@ from vidgraph.records import ClipBatch
 
 
 class ClipSequence(Dataset[ClipBatch]):
-    """Endless passes over a data set; asks for whole batches by position.
+    """Endless passes over a map-style data set of `ClipBatch`es, batch by batch by position.
 
-    Args:
-        dataset: map-style, of `ClipBatch`es. Its `__getitems__(indices)`, where it has one, makes
-            one of several; else they are joined. `set_epoch(epoch)`, if any, is called before each.
-        shuffle: each pass has its own order, drawn from (seed, pass).
-        seed: of the orders.
+    Each pass has its own order, drawn from (seed, pass), if `shuffle`. A data set may make whole
+    batches by `__getitems__(indices)`, or hear of the pass by `set_epoch(epoch)` before each clip.
     """
 
     def __init__(self, dataset: Any, shuffle: bool, seed: int) -> None:
@@ -33,8 +30,7 @@ class ClipSequence(Dataset[ClipBatch]):
     def __getitems__(self, positions: list[int]) -> ClipBatch:
         located = [self.locate(position) for position in positions]
         if hasattr(self.dataset, "__getitems__"):
-            batch: ClipBatch = self.dataset.__getitems__([index for _, index in located])
-            return batch
+            return cast(ClipBatch, self.dataset.__getitems__([index for _, index in located]))
         clips = []
         for epoch, index in located:
             if hasattr(self.dataset, "set_epoch"):

@@ -31,11 +31,7 @@ def run_lock(folder: Path) -> AbstractContextManager[None]:
 
 
 def save_checkpoint(content: Mapping[str, Any], folder: Path) -> None:
-    """Writes `last.ckpt`; what it held before survives a full disk or a kill.
-
-    Raises:
-        RunError: it cannot be written.
-    """
+    """Writes `last.ckpt`; what it held before survives a full disk or a kill."""
     path = folder / CHECKPOINT
     with atomic_write(path) as temporary:
         try:
@@ -47,37 +43,26 @@ def save_checkpoint(content: Mapping[str, Any], folder: Path) -> None:
 
 
 def load_checkpoint(folder: Path) -> dict[str, Any]:
-    """Reads `last.ckpt`: tensors and plain values only, no code runs.
-
-    Raises:
-        WeightsError: it is truncated, or not a checkpoint of ours.
-    """
-    path = folder / CHECKPOINT
+    """Reads `last.ckpt`: tensors and plain values only, no code runs."""
+    path, advice = folder / CHECKPOINT, "start again in another --out"
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
-        raise WeightsError(
-            f"{path}: cannot be read, it is truncated or not a checkpoint; start again in another "
-            "--out"
-        ) from error
+        problem = "cannot be read, it is truncated or not a checkpoint"
+        raise WeightsError(f"{path}: {problem}; {advice}") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise WeightsError(
-            f"{path}: not a training checkpoint of this version; start again in another --out"
-        )
+        raise WeightsError(f"{path}: not a training checkpoint of this version; {advice}")
     return content
 
 
 class MetricsFile:
     """`metrics.csv`: one row per logging or validation; percent, `data_wait` a share of 1.
 
-    Args:
-        path: the file.
-        clips_seen: rows past this many clips were written after the checkpoint that is continued
-            from; they are dropped.
+    Rows past `clips_seen`, written after the checkpoint that is continued from, are dropped.
     """
 
-    def __init__(self, path: Path, clips_seen: int) -> None:
-        self.path = path
+    def __init__(self, folder: Path, clips_seen: int) -> None:
+        self.path = path = folder / METRICS
         rows = read_metrics(path) if path.exists() and clips_seen else []
         with atomic_write(path) as temporary, open(temporary, "w", newline="") as file:
             writer = csv.DictWriter(file, COLUMNS)
@@ -85,10 +70,7 @@ class MetricsFile:
             writer.writerows(row for row in rows if int(row["clips"]) <= clips_seen)
 
     def add(self, **values: float | None) -> None:
-        texts = {
-            name: f"{value:.6g}" if isinstance(value, float) else value
-            for name, value in values.items()
-        }
+        texts = {k: f"{v:.6g}" if isinstance(v, float) else v for k, v in values.items()}
         try:
             with open(self.path, "a", newline="") as file:
                 csv.DictWriter(file, COLUMNS, restval="").writerow(texts)
@@ -99,8 +81,5 @@ class MetricsFile:
 def read_metrics(path: Path) -> list[dict[str, str]]:
     """Rows of `metrics.csv`; one that a crash cut short is left out."""
     with open(path, newline="") as file:
-        return [
-            row
-            for row in csv.DictReader(file)
-            if all(row.get(name) is not None for name in COLUMNS) and row["clips"].isdigit()
-        ]
+        rows = [row for row in csv.DictReader(file) if None not in map(row.get, COLUMNS)]
+    return [row for row in rows if row["clips"].isdigit()]

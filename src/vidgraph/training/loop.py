@@ -14,7 +14,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -32,21 +32,9 @@ from vidgraph.errors import RecipeError, RunError, WeightsError
 from vidgraph.evaluation.inference import one_line_errors, read_batches, split_rows
 from vidgraph.records import ClipBatch
 from vidgraph.training.batches import ClipSequence, position_batches
-from vidgraph.training.checkpoint import (
-    CHECKPOINT,
-    METRICS,
-    MetricsFile,
-    load_checkpoint,
-    save_checkpoint,
-)
+from vidgraph.training.checkpoint import CHECKPOINT, MetricsFile, load_checkpoint, save_checkpoint
 from vidgraph.training.losses import training_loss, validate
-from vidgraph.training.optim import (
-    begin_phase,
-    build_optimizer,
-    parameter_groups,
-    schedule_factor,
-    set_rate,
-)
+from vidgraph.training.optim import begin_phase, build_optimizer, schedule_factor, set_rate
 from vidgraph.training.phases import Phase, TrainOptions, plan_phases
 from vidgraph.util import choose_device, counter, duration, torch_threads
 
@@ -56,28 +44,16 @@ _STEPS_TO_A_STOP = 10  # at most, where several processes have to agree on it
 
 @dataclass
 class Progress:
-    """Where a training stands; `last.ckpt` keeps it.
-
-    Attributes:
-        clips_seen: in all.
-        seconds: spent in training steps.
-        best: best validation accuracy or mAP of the phase in percent; None without validation.
-        best_loss: of that validation.
-        phase: name of the current phase.
-        steps: since the last row of metrics.csv.
-        sums: the loss and the number of clips that were right, added up over these steps and all
-            processes.
-        stopped_by: the signal that stopped it early, or None.
-    """
+    """Where a training stands; `last.ckpt` keeps it."""
 
     clips_seen: int = 0
-    seconds: float = 0.0
-    best: float | None = None
-    best_loss: float = math.inf
-    phase: str = ""
-    steps: int = 0
-    sums: tuple[float, float] = (0.0, 0.0)
-    stopped_by: int | None = None
+    seconds: float = 0.0  # spent in training steps
+    best: float | None = None  # validation accuracy or mAP of the phase in percent
+    best_loss: float = math.inf  # of that validation
+    phase: str = ""  # name of the current one
+    steps: int = 0  # since the last row of metrics.csv
+    sums: tuple[float, float] = (0.0, 0.0)  # of loss and right clips in these, all processes'
+    stopped_by: int | None = None  # the signal that stopped it early
 
 
 def process_rank() -> tuple[int, int]:
@@ -93,28 +69,17 @@ def fit(
     save_weights: SaveWeights,
     resume: bool,
 ) -> Progress:
-    """Trains `model`; leaves `model.safetensors`, `metrics.csv` and `last.ckpt` in `folder`.
+    """Trains a `VideoModel`; leaves what `save_weights` writes, `metrics.csv` and `last.ckpt` in
+    `folder`, which the caller has locked. With `resume` it goes on from a `last.ckpt` there.
 
-    With phases, each begins where the one before it ended: with its last weights, not its best. So
-    the papers train, whose schedules lower the rate until the last weights are as good as any; a
-    choice by validation after every phase would choose on the same clips several times; and
-    continuing needs one set of weights. The best are chosen within the last phase; until it has
-    been validated, the folder holds the best of the phase before.
+    Each phase begins with the last weights of the one before it, not with its best. So the papers
+    train, whose schedules lower the rate until the last weights are as good as any; a choice by
+    validation after every phase would choose on the same clips several times; and continuing needs
+    one set of weights. The best are chosen within the last phase; until it has been validated, the
+    folder holds the best of the phase before.
 
-    Args:
-        model: a `VideoModel`.
-        data: its `train`, as `ClipSequence` takes it; its `val`, or None; and whether to `shuffle`,
-            which generated clips do not need.
-        options: how.
-        folder: the run folder, locked by the caller.
-        save_weights: writes a model's weights and configuration into a folder.
-        resume: continue from `last.ckpt` where there is one.
-
-    Raises:
-        RecipeError: the batch cannot be split over the processes, or frozen names do not exist.
-        RunError: a loss that is not finite, or a file that cannot be written.
-        WeightsError: `last.ckpt` is truncated or of another model.
-        VidgraphError: whatever the data set raises.
+    `data` has `train`, as `ClipSequence` takes it, `val`, which may be None, and whether to
+    `shuffle`, which generated clips do not need.
     """
     torch.set_num_threads(options.threads or torch_threads(model))
     phases = plan_phases(options, len(data.train))
@@ -139,12 +104,11 @@ def fit(
 def _check_phase(model: nn.Module, learning: list[nn.Parameter], phase: Phase) -> None:
     batch_size, world_size = phase.options.batch_size, process_rank()[1]
     if batch_size % world_size:
-        raise RecipeError(
-            f"train.batch_size {batch_size} cannot be split over {world_size} processes"
-        )
+        message = f"train.batch_size {batch_size} cannot be split over {world_size} processes"
+        raise RecipeError(message)
     try:
         begin_phase(model, learning, phase.options)
-        parameter_groups(model, phase.options)
+        build_optimizer(model, phase.options)
     except RecipeError as error:
         raise RecipeError(f"{phase.title}: {error}") if phase.title else error from error
 
@@ -160,35 +124,33 @@ def _restore(model: nn.Module, folder: Path) -> tuple[Progress, Any]:
     return Progress(**checkpoint["progress"]), checkpoint["optimizer"]
 
 
+@dataclass
 class _Trainer:
     """Trains one phase after the other and keeps the run folder up to date."""
 
-    def __init__(
-        self,
-        model: Any,
-        data: Any,
-        options: TrainOptions,
-        folder: Path,
-        save_weights: SaveWeights,
-        progress: Progress,
-        total_clips: int,
-        stop: list[int],
-    ) -> None:
-        self.model, self.data, self.options, self.folder = model, data, options, folder
-        self.save_weights, self.progress, self.total_clips = save_weights, progress, total_clips
-        self.stop, self.fabric = stop, _fabric(options, folder)
+    model: Any
+    data: Any
+    options: TrainOptions
+    folder: Path
+    save_weights: SaveWeights
+    progress: Progress
+    total_clips: int
+    stop: list[int]
+
+    def __post_init__(self) -> None:
+        self.fabric, progress = _fabric(self.options, self.folder), self.progress
         self.rank, self.world_size = self.fabric.global_rank, self.fabric.world_size
-        self.is_first, self.metrics = self.rank == 0, None
-        model.to(self.fabric.device)
-        if self.is_first and progress.clips_seen < total_clips:
-            self.metrics = MetricsFile(folder / METRICS, progress.clips_seen)
-            if progress.clips_seen:
-                print(f"continues at {progress.clips_seen:,} of {total_clips:,} clips", flush=True)
+        self.is_first, self.metrics, seen = self.rank == 0, None, progress.clips_seen
+        self.model.to(self.fabric.device)
+        if self.is_first and seen < self.total_clips:
+            self.metrics = MetricsFile(self.folder, seen)
+            if seen:
+                print(f"continues at {seen:,} of {self.total_clips:,} clips", flush=True)
         # Added up where the model runs and read where they are shown, for reading waits for a GPU.
         own = progress.sums if self.is_first else (0.0, 0.0)
         self.sums = torch.tensor(own, dtype=torch.float64, device=self.fabric.device)
         self.waited = 0.0  # seconds for data
-        self.last_row = (progress.clips_seen, progress.seconds, self.waited)
+        self.last_row = (seen, progress.seconds, self.waited)
 
     def run(self, phase: Phase, optimizer_state: Any | None) -> None:
         """Trains a phase to its end or to a stop; `optimizer_state` is None at its beginning."""
@@ -252,8 +214,6 @@ class _Trainer:
     def _sum(self, values: Tensor) -> Tensor:
         """Over all processes."""
         return cast(Tensor, self.fabric.all_reduce(values, reduce_op="sum"))
-
-    # ---- the run folder --------------------------------------------------------------------------
 
     def _keep_up(self, phase: Phase, optimizer: torch.optim.Optimizer, stopped: bool) -> None:
         """Logs, validates and saves what is due after a step."""
@@ -326,7 +286,7 @@ class _Trainer:
         if self.is_first:
             self.save_weights(self.model, self.folder)
 
-    def _read(self, dataset: Any, rows: Any) -> Iterator[ClipBatch]:
+    def _read(self, dataset: Any, rows: Iterable[list[int]]) -> Iterator[ClipBatch]:
         pin_memory = self.fabric.device.type == "cuda"
         return read_batches(dataset, rows, self.options.workers, pin_memory)
 
@@ -380,12 +340,8 @@ def end_message(progress: Progress, folder: Path) -> str:
     """What the user reads at the end, or after Ctrl-C."""
     clips = f"{progress.clips_seen:,} clips"
     if progress.stopped_by is not None:
-        name = signal.Signals(progress.stopped_by).name
-        command = f"vidgraph train {folder} --resume"
-        return f"stopped by {name} after {clips}; saved. Continue with: {command}"
+        name, command = signal.Signals(progress.stopped_by).name, f"vidgraph train {folder}"
+        return f"stopped by {name} after {clips}; saved. Continue with: {command} --resume"
     best = "" if progress.best is None else f"best on validation {progress.best:.2f} %, "
-    spent = f"{duration(progress.seconds)} of training"
-    return (
-        f"finished: {clips}, {best}{spent}; weights in {folder}\n"
-        f"score them on the test split: vidgraph eval {folder}"
-    )
+    done = f"{clips}, {best}{duration(progress.seconds)} of training; weights in {folder}"
+    return f"finished: {done}\nscore them on the test split: vidgraph eval {folder}"

@@ -14,10 +14,8 @@ from vidgraph.records import ClipBatch, InputSpec
 
 
 def training_loss(model: Any, batch: ClipBatch, spec: InputSpec) -> tuple[Tensor, Tensor]:
-    """The loss of a batch, and how many clips' likeliest class is (one of) the labels.
-
-    A model gives, by `training_logits`, all logits that its loss is taken of, with the weight of
-    each; what counts as right goes by the first.
+    """The loss of a batch, over all of a model's `training_logits` by their weights; and how many
+    clips' likeliest class, by the first of these, is (one of) the labels.
     """
     weighted, label = model.training_logits(**batch.inputs(spec)), batch.label
     losses = [weight * classification_loss(logits, label) for weight, logits in weighted]
@@ -40,11 +38,8 @@ def validate(
     precision: Precision = "fp32",
     world_size: int = 1,
 ) -> tuple[float, float, str]:
-    """Loss and score of all processes' batches together.
-
-    Returns:
-        The mean loss; accuracy or, with several labels per clip, mAP in percent, as `vidgraph eval`
-        reports them; and which of the two it is, "accuracy" or "map".
+    """The mean loss of all processes' batches together; their accuracy or, with several labels per
+    clip, mAP in percent, as `vidgraph eval` reports them; and which it is, "accuracy" or "map".
     """
     mine: list[Tensor] = []
     with evaluating(model):

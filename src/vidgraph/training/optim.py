@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -14,50 +14,29 @@ from vidgraph.training.phases import PhaseOptions
 
 
 def begin_phase(model: nn.Module, learning: Sequence[nn.Parameter], options: PhaseOptions) -> None:
-    """Frees everything that learns at all, then freezes what this phase freezes.
+    """Frees `learning`, which had gradients before the first phase, then freezes what this freezes.
 
-    Args:
-        model: to be trained.
-        learning: its parameters that had a gradient before the first phase.
-        options: of the phase.
-
-    Raises:
-        RecipeError: a prefix in `freeze` or `freeze_norms` that no parameter has.
+    Modules that lie wholly under a frozen prefix also go into evaluation mode, and so do batch
+    norms under one of `freeze_norms`, whose gains and biases go on learning: they keep the
+    statistics that they came with.
     """
+    _check_prefixes("train.freeze", options.freeze, model)
+    _check_prefixes("train.freeze_norms", options.freeze_norms, model)
     for parameter in learning:
         parameter.requires_grad_(True)
-    model.zero_grad(set_to_none=True)
-    freeze(model.train(), options.freeze, options.freeze_norms)
-
-
-def freeze(model: nn.Module, prefixes: Sequence[str], norm_prefixes: Sequence[str] = ()) -> None:
-    """Stops the gradient of parameters whose names start with one of `prefixes`.
-
-    Modules that lie wholly under such a prefix also go into evaluation mode, and so do batch norms
-    under one of `norm_prefixes`, whose gains and biases go on learning: they keep the statistics
-    that they came with.
-
-    Raises:
-        RecipeError: a prefix that no parameter has.
-    """
-    _check_prefixes("train.freeze", prefixes, model)
-    _check_prefixes("train.freeze_norms", norm_prefixes, model)
+    model.train().zero_grad(set_to_none=True)
     for name, parameter in model.named_parameters():
-        if name.startswith(tuple(prefixes)):
+        if name.startswith(tuple(options.freeze)):
             parameter.requires_grad_(False)
     for name, module in model.named_modules():
         is_norm = isinstance(module, nn.modules.batchnorm._BatchNorm)
-        if f"{name}.".startswith((*prefixes, *(norm_prefixes if is_norm else ()))):
+        if f"{name}.".startswith((*options.freeze, *(options.freeze_norms if is_norm else ()))):
             module.eval()
 
 
 def parameter_groups(model: nn.Module, options: PhaseOptions) -> list[dict[str, Any]]:
-    """Groups by rate and decay: vectors are not decayed; the longest `lr_factors` prefix wins.
-
-    Raises:
-        RecipeError: a prefix in `lr_factors` that no parameter has, or nothing left to train.
-    """
-    _check_prefixes("train.lr_factors", list(options.lr_factors), model)
+    """Groups by rate and decay: vectors are not decayed; the longest `lr_factors` prefix wins."""
+    _check_prefixes("train.lr_factors", options.lr_factors, model)
     groups: dict[tuple[float, float], dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
@@ -104,7 +83,7 @@ def set_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
         group["lr"] = group["initial_lr"] * factor
 
 
-def _check_prefixes(key: str, prefixes: Sequence[str], model: nn.Module) -> None:
+def _check_prefixes(key: str, prefixes: Iterable[str], model: nn.Module) -> None:
     names = [name for name, _ in model.named_parameters()]
     for prefix in prefixes:
         if not any(name.startswith(prefix) for name in names):

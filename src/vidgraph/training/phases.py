@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, fields
-from typing import Annotated, Any, Literal
+from dataclasses import field, fields
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field
 
@@ -121,12 +121,10 @@ class TrainOptions(PhaseOptions):
                 "train.phases: each phase needs a name of its own, of letters and digits, as "
                 f"{{name: joint, clips: 1000}}; they are {names}"
             )
-        # Each value in the type of its field, so that a phase from YAML and the same from the
-        # command line are equal.
+        # Each value in the type of its field: equal whether from YAML or from the command line.
         typed = [
-            {"name": phase["name"]}
-            | {key: getattr(of_phase, key) for key in phase if key != "name"}
-            for phase, (_, of_phase) in zip(self.phases, named_phases(self), strict=True)
+            {"name": name} | {key: getattr(full, key) for key in phase if key != "name"}
+            for phase, (name, full) in zip(self.phases, named_phases(self), strict=True)
         ]
         object.__setattr__(self, "phases", typed)
 
@@ -145,31 +143,18 @@ class TrainOptions(PhaseOptions):
                 )
 
 
-@dataclass(frozen=True)
-class Phase:
-    """A part of a training with its own optimiser and schedule; most have one, unnamed.
+class Phase(NamedTuple):
+    """A part of a training with its own optimiser and schedule; most have one, unnamed."""
 
-    Attributes:
-        name: as the recipe has it; empty for a training without phases.
-        options: what holds in this phase.
-        first: clips of the whole training before it.
-        last: and at its end.
-        title: such as "phase 2 of 3, joint", for people; empty without a name.
-    """
-
-    name: str
+    name: str  # as the recipe has it; empty for a training without phases
     options: PhaseOptions
-    first: int
-    last: int
-    title: str = ""
+    first: int  # clips of the whole training before it
+    last: int  # and at its end
+    title: str  # such as "phase 2 of 3, joint"; empty without a name
 
 
 def named_phases(train: TrainOptions) -> list[tuple[str, PhaseOptions]]:
-    """The name of each phase and all that holds in it; the whole training has no name.
-
-    Raises:
-        RecipeError: a key or value that a phase cannot have.
-    """
+    """The name of each phase and all that holds in it; the whole training has no name."""
     if not train.phases:
         return [("", train)]
     shared = {item.name: getattr(train, item.name) for item in fields(PhaseOptions)}
@@ -188,12 +173,7 @@ def named_phases(train: TrainOptions) -> list[tuple[str, PhaseOptions]]:
 
 
 def plan_phases(train: TrainOptions, num_train: int) -> list[Phase]:
-    """The phases in their order, each as long as whole batches that hold its clips.
-
-    Args:
-        train: how to train.
-        num_train: clips of the training split, for lengths in `epochs`.
-    """
+    """The phases in their order, in whole batches; `num_train` clips are one epoch."""
     named, plan, first = named_phases(train), list[Phase](), 0
     for number, (name, phase) in enumerate(named, start=1):
         length = phase.clips if phase.clips is not None else (phase.epochs or 0) * num_train
@@ -204,18 +184,9 @@ def plan_phases(train: TrainOptions, num_train: int) -> list[Phase]:
     return plan
 
 
-def total_clips(train: TrainOptions, num_train: int) -> int:
-    """Training clips in all, each phase rounded up to whole batches."""
-    return plan_phases(train, num_train)[-1].last
-
-
 def check_phases(train: Any, overrides: Collection[str]) -> None:
-    """Raises RecipeError if an override such as `train.lr` would not reach every phase.
-
-    Args:
-        train: keys and values, as a recipe file holds them.
-        overrides: dotted keys of all overrides.
-    """
+    """Raises RecipeError if an override such as `train.lr` would not reach every phase of `train`,
+    which is as a recipe file holds it, for phases that have their own."""
     phases = train.get("phases") if isinstance(train, Mapping) else None
     if not isinstance(phases, list) or "train.phases" in overrides:
         return

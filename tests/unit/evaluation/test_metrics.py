@@ -141,11 +141,6 @@ def test_wilson_interval_of_known_cases():
     assert wilson_interval(0, 10) == pytest.approx((0.0, 27.753), abs=1e-3)
 
 
-def test_wilson_interval_needs_clips():
-    with pytest.raises(DataError, match="no clips"):
-        wilson_interval(0, 0)
-
-
 def test_bootstrap_intervals_repeat_and_agree_with_the_normal_approximation():
     rng = np.random.default_rng(4)
     labels = np.repeat(np.arange(4), 200)

@@ -108,12 +108,12 @@ def test_a_full_disk_keeps_the_old_checkpoint(tmp_path: Path) -> None:
 
 def test_metrics_rows_past_the_checkpoint_are_dropped(tmp_path: Path) -> None:
     path = tmp_path / "metrics.csv"
-    first = MetricsFile(path, 0)
+    first = MetricsFile(tmp_path, 0)
     for clips in (100, 200, 300):
         first.add(clips=clips, train_loss=1 / clips)
     with open(path, "a") as file:
         file.write("400,1.")  # cut short by a crash
-    MetricsFile(path, 200).add(clips=300, train_loss=0.5, val_accuracy=None)
+    MetricsFile(tmp_path, 200).add(clips=300, train_loss=0.5, val_accuracy=None)
     rows = read_metrics(path)
     assert [(row["clips"], row["train_loss"]) for row in rows] == [
         ("100", "0.01"),

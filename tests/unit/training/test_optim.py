@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 import pytest
 import torch
@@ -10,8 +11,8 @@ from torch import nn
 
 from vidgraph.errors import RecipeError
 from vidgraph.training.optim import (
+    begin_phase,
     build_optimizer,
-    freeze,
     parameter_groups,
     schedule_factor,
     set_rate,
@@ -36,7 +37,7 @@ def test_vectors_are_not_decayed_and_factors_apply_by_prefix() -> None:
 
 def test_frozen_parameters_are_in_no_group() -> None:
     model = _model()
-    freeze(model, ["stem.", "norm."])
+    begin_phase(model, [], TrainOptions(freeze=["stem.", "norm."]))
     groups = parameter_groups(model, TrainOptions())
     assert sum(p.numel() for g in groups for p in g["params"]) == 15
 
@@ -44,8 +45,8 @@ def test_frozen_parameters_are_in_no_group() -> None:
 def test_frozen_statistics_stay_while_gains_learn() -> None:
     """A batch norm under `freeze_norms` keeps its mean and variance; one under `freeze` its gain
     and bias too; others follow the batch."""
-    model = nn.ModuleDict({name: nn.BatchNorm1d(2) for name in ("stem", "fixed", "head")}).train()
-    freeze(model, ["fixed."], ["stem."])
+    model = nn.ModuleDict({name: nn.BatchNorm1d(2) for name in ("stem", "fixed", "head")})
+    begin_phase(model, [], TrainOptions(freeze=["fixed."], freeze_norms=["stem."]))
     batch = torch.tensor([[1.0, 2.0], [3.0, 6.0]])
     sum((model[name](batch) ** 3).sum() for name in model).backward()
     assert {name: model[name].running_mean.tolist() for name in model} == {
@@ -58,15 +59,10 @@ def test_frozen_statistics_stay_while_gains_learn() -> None:
 
 
 def test_unknown_prefixes_name_the_nearest() -> None:
-    with pytest.raises(
-        RecipeError,
-        match=r"train\.freeze_norms: no parameter starts with 'nrm\.'; did you mean 'norm\.'",
-    ):
-        freeze(_model(), [], ["nrm."])
-    with pytest.raises(
-        RecipeError, match=r"train.freeze: no parameter starts with 'stm.'; did you mean 'stem.'\?"
-    ):
-        freeze(_model(), ["stm."])
+    for key, prefix, nearest in (("freeze_norms", "nrm.", "norm."), ("freeze", "stm.", "stem.")):
+        message = f"train.{key}: no parameter starts with '{prefix}'; did you mean '{nearest}'"
+        with pytest.raises(RecipeError, match=re.escape(message)):
+            begin_phase(_model(), [], TrainOptions(**{key: [prefix]}))
     with pytest.raises(RecipeError, match=r"train\.lr_factors"):
         parameter_groups(_model(), TrainOptions(lr_factors={"head.": 2.0}))
     model = _model().requires_grad_(False)
@@ -79,9 +75,8 @@ def test_optimizer_kinds() -> None:
     sgd = build_optimizer(_model(), TrainOptions(optimizer="sgd", momentum=0.9))
     assert isinstance(sgd, torch.optim.SGD)
     assert all(g["nesterov"] and g["momentum"] == 0.9 for g in sgd.param_groups)
-    assert not build_optimizer(_model(), TrainOptions(optimizer="sgd", momentum=0.0)).param_groups[
-        0
-    ]["nesterov"]
+    plain = build_optimizer(_model(), TrainOptions(optimizer="sgd", momentum=0.0))
+    assert not plain.param_groups[0]["nesterov"]
 
 
 def test_cosine_with_warmup() -> None:
