@@ -62,7 +62,7 @@ def load_predictor(
     if (Path(name) / "recipe.yaml").is_file():
         from vidgraph.config import load_recipe
 
-        plan = replace(load_recipe(name).eval.without_crops(), num_views=views)
+        plan = replace(load_recipe(name).eval.single(), num_views=views)
     stores = (("--boxes", boxes, spec.boxes_per_frame), ("--flow", flow, spec.flow_length))
     for option, store, takes in stores:
         if store is not None and not takes:

@@ -1,7 +1,6 @@
-"""Which window of a video's frames a clip shows: the views of a test, and the random crops of
-training.
+"""Which window of a video's frames a clip shows: views of a test, random crops of training.
 
-Shapes: H W source pixels, h w pixels of the crop.
+Shapes: H W source pixels.
 """
 
 from __future__ import annotations
@@ -14,9 +13,7 @@ import numpy as np
 from vidgraph.errors import RecipeError
 from vidgraph.records import InputSpec
 
-# Rows and columns of a corner crop are at most so far apart in the list of scales, as in Temporal
-# Segment Networks.
-_MAX_DISTORT = 1
+_MIN_SCALE = 0.8  # smallest side of a training window, as a share of the largest that fits
 
 
 @dataclass(frozen=True)
@@ -43,11 +40,8 @@ class CropPlan:
 
     def cut(self, frames: np.ndarray) -> np.ndarray:
         """The window of frames [..., H, W, C]."""
-        rows, columns = (
-            slice(self.top, self.top + self.height),
-            slice(self.left, self.left + self.width),
-        )
-        return frames[..., rows, columns, :]
+        bottom, end = self.top + self.height, self.left + self.width
+        return frames[..., self.top : bottom, self.left : end, :]
 
     def rescaled(self, height: int, width: int, own_height: int, own_width: int) -> CropPlan:
         """The same window, to the nearest pixel, in frames that are stored at another size."""
@@ -57,9 +51,8 @@ class CropPlan:
         top, bottom = round(self.top * down), round((self.top + self.height) * down)
         left, end = round(self.left * right), round((self.left + self.width) * right)
         top, left = min(top, own_height - 1), min(left, own_width - 1)
-        return replace(
-            self, top=top, left=left, height=max(1, bottom - top), width=max(1, end - left)
-        )
+        rows, columns = max(1, bottom - top), max(1, end - left)
+        return replace(self, top=top, left=left, height=rows, width=columns)
 
 
 def crop_windows(
@@ -72,14 +65,9 @@ def crop_windows(
 ) -> list[CropPlan]:
     """The windows of a test, evenly along the frame's longer side, centred on the other.
 
-    Args:
-        height: rows of the frame.
-        width: columns of the frame.
-        size: rows and columns of a crop.
-        num_crops: how many windows; one is in the centre, several reach from border to border.
-        short_side: pixels that the frame's shorter side is resized to before the cut; None: as
-            large as the crop fills.
-        full_frame: the whole frame as one window, its shape kept, in place of crops.
+    One is in the centre, several reach from border to border; `full_frame` is the whole frame as
+    one window, its shape kept. `short_side`: pixels that the frame's shorter side is resized to
+    before the cut; None: as large as the crop fills.
     """
     scale = fills = min(height / size[0], width / size[1])  # source pixels per pixel of the crop
     if short_side is not None:
@@ -89,16 +77,13 @@ def crop_windows(
         return [CropPlan(0, 0, height, width, False, whole)]
     rows = _scaled(size[0], min(scale, fills), height)
     columns = _scaled(size[1], min(scale, fills), width)
-    windows = []
-    for k in range(num_crops):
-        step, steps = (k, num_crops - 1) if num_crops > 1 else (1, 2)
-        top, left = (height - rows) // 2, (width - columns) // 2
-        if width >= height:
-            left = (width - columns) * step // steps
-        else:
-            top = (height - rows) * step // steps
-        windows.append(CropPlan(top, left, rows, columns, False, size))
-    return windows
+    centre = CropPlan((height - rows) // 2, (width - columns) // 2, rows, columns, False, size)
+    if num_crops == 1:
+        return [centre]
+    places, last = range(num_crops), num_crops - 1
+    if width >= height:
+        return [replace(centre, left=(width - columns) * k // last) for k in places]
+    return [replace(centre, top=(height - rows) * k // last) for k in places]
 
 
 def corner_windows(
@@ -114,25 +99,24 @@ def corner_windows(
 def corner_points(height: int, width: int, rows: int, columns: int) -> list[tuple[int, int]]:
     """Top and left of the thirteen windows of Temporal Segment Networks, on a 5 x 5 grid."""
     down, right = (height - rows) // 4, (width - columns) // 4
-    grid = [(i, j) for i in range(5) for j in range(5) if i % 2 == j % 2]
-    return [(i * down, j * right) for i, j in grid]
+    return [(i * down, j * right) for i in range(5) for j in range(5) if i % 2 == j % 2]
 
 
+@dataclass(frozen=True)
 class CropDraws:
     """The windows of clips: the centre in tests; in training random ones.
 
     In tests the window is the largest that fits, so that the frame's shorter side fills the model's
-    input. In training its size is a random fraction of that, or that of a cut from the frame after
-    its shorter side has been resized to `short_side`, or one of `crop_scales`. Without either, a
-    video that has the model's size already is used whole, in training too: store videos a little
-    larger than the model's input if training is to vary position and scale.
+    input. In training its sides are 80 to 100 % of that, or it is cut from the frame after the
+    frame's shorter side has been resized to `short_side`, or its sides are of `crop_scales`.
+    Without the last two, a video that has the model's size already is used whole, in training too:
+    store videos a little larger than the model's input if training is to vary position and scale.
 
-    Args:
+    Attributes:
         spec: height and width of the result.
         train: random windows.
         flip: in training, mirror every second clip. Leave it off where left and right tell classes
             apart.
-        min_scale: smallest side of a training window, as a share of the largest that fits.
         short_side: least and greatest pixels of the frames' shorter side before a random cut.
         brightness: in training, change all frames of a clip by one amount, up to this share of the
             range up or down.
@@ -144,65 +128,58 @@ class CropDraws:
         RecipeError: `short_side` is smaller than the model's input.
     """
 
-    def __init__(
-        self,
-        spec: InputSpec,
-        train: bool,
-        flip: bool = False,
-        min_scale: float = 0.8,
-        short_side: tuple[int, int] | None = None,
-        brightness: float = 0.0,
-        crop_scales: Sequence[float] = (),
-    ) -> None:
-        if short_side is not None and short_side[0] < min(spec.height, spec.width):
+    spec: InputSpec
+    train: bool
+    flip: bool = False
+    short_side: tuple[int, int] | None = None
+    brightness: float = 0.0
+    crop_scales: Sequence[float] = ()
+
+    def __post_init__(self) -> None:
+        height, width = self.spec.height, self.spec.width
+        if self.short_side is not None and self.short_side[0] < min(height, width):
             raise RecipeError(
-                f"short_side {short_side[0]} is smaller than the model's input of "
-                f"{spec.height}x{spec.width} pixels"
+                f"short_side {self.short_side[0]} is smaller than the model's input of "
+                f"{height}x{width} pixels"
             )
-        self.size, self.train, self.flip = (spec.height, spec.width), train, flip
-        self.min_scale, self.short_side = min_scale, short_side
-        self.brightness, self.crop_scales = brightness, tuple(crop_scales)
 
     def plan(self, height: int, width: int, rng: np.random.Generator | None = None) -> CropPlan:
         """The window of a clip in frames of `height` x `width`."""
+        size = self.spec.height, self.spec.width
         if not self.train:
-            return crop_windows(height, width, self.size)[0]
+            return crop_windows(height, width, size)[0]
         assert rng is not None, "training draws its windows"
         flip = self.flip and bool(rng.random() < 0.5)
-        fills = min(height / self.size[0], width / self.size[1])  # source pixels per crop pixel
+        fills = min(height / size[0], width / size[1])  # source pixels per crop pixel
         if self.crop_scales:
             top, left, rows, columns = self._corner(height, width, fills, rng)
-        elif (height, width) == self.size and self.short_side is None:
+        elif (height, width) == size and self.short_side is None:
             top, left, rows, columns = 0, 0, height, width
         else:
             if self.short_side is None:
-                scale = fills * rng.uniform(self.min_scale, 1.0)
+                scale = fills * rng.uniform(_MIN_SCALE, 1.0)
             else:
                 side = int(rng.integers(self.short_side[0], self.short_side[1] + 1))
                 scale = min(fills, min(height, width) / side)
-            rows, columns = (
-                _scaled(self.size[0], scale, height),
-                _scaled(self.size[1], scale, width),
-            )
+            rows, columns = _scaled(size[0], scale, height), _scaled(size[1], scale, width)
             top = int(rng.integers(0, height - rows + 1))
             left = int(rng.integers(0, width - columns + 1))
         change = self.brightness and round(255 * rng.uniform(-self.brightness, self.brightness))
-        return CropPlan(top, left, rows, columns, flip, self.size, int(change))
+        return CropPlan(top, left, rows, columns, flip, size, int(change))
 
     def _corner(
         self, height: int, width: int, fills: float, rng: np.random.Generator
     ) -> tuple[int, int, int, int]:
         """Multi-scale corner cropping (Wang et al. 2016; `GroupMultiScaleCrop` of their code)."""
         scales = list(enumerate(self.crop_scales))
-        pairs = [(a, b) for i, a in scales for j, b in scales if abs(i - j) <= _MAX_DISTORT]
+        pairs = [(a, b) for i, a in scales for j, b in scales if abs(i - j) <= 1]
         by_row, by_column = pairs[int(rng.integers(len(pairs)))]
         # The authors cut fractions of pixels off: 0.66 of 256 is 168. What rounding errors take
         # from a whole number is given back.
-        rows = max(1, int(self.size[0] * fills * by_row + 1e-6))
-        columns = max(1, int(self.size[1] * fills * by_column + 1e-6))
+        rows = max(1, int(self.spec.height * fills * by_row + 1e-6))
+        columns = max(1, int(self.spec.width * fills * by_column + 1e-6))
         points = corner_points(height, width, rows, columns)
-        top, left = points[int(rng.integers(len(points)))]
-        return top, left, rows, columns
+        return *points[int(rng.integers(len(points)))], rows, columns
 
 
 def _scaled(side: int, scale: float, most: int) -> int:

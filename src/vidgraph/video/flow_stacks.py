@@ -1,5 +1,4 @@
-"""Flow stacks around the frames of a clip: which flow frames, read once each, cropped as the frames
-are.
+"""Flow stacks around the frames of a clip: read once each, cropped as the clip's frames are.
 
 Flow frame i is the motion from frame i to frame i + 1, so a video of N frames has N - 1 of them.
 
@@ -24,16 +23,9 @@ from vidgraph.video.transforms import move_flow
 
 
 class FlowReader(Protocol):
-    """The flow frames of one video, `height` x `width` pixels, stored or computed when read."""
+    """The flow frames of one video, stored or computed when read."""
 
-    @property
-    def num_flow_frames(self) -> int: ...
-
-    @property
-    def height(self) -> int: ...
-
-    @property
-    def width(self) -> int: ...
+    num_flow_frames: int
 
     def read(self, indices: Sequence[int] | NDArray[np.int64]) -> NDArray[np.uint8]:
         """Flow frames in the order asked: x and y, 0 to 255 for -bound to +bound, [n, H, W, 2].
@@ -42,7 +34,6 @@ class FlowReader(Protocol):
             DataError: there is no such flow frame, or it is damaged.
             VideoError: it is computed now, and a frame cannot be decoded.
         """
-        ...
 
 
 def stack_indices(
@@ -64,14 +55,9 @@ def stack_indices(
     Source: Spatiotemporal Pyramid Network (Wang et al. 2017), the authors' slides: "optical flow
         snippets at an interval of tau around t".
 
-    Args:
-        spec: L, S, tau and the layout.
-        frame_indices: the clip's frames, [T].
-        first: first flow frame that may be used.
-        stop: one past the last.
-        interval: tau, in place of the spec's.
-        past_end: "refuse" raises where stacks would have to be moved onto each other or to repeat
-            flow frames.
+    Flow frames from `first` to before `stop` may be used. `interval` takes the place of the spec's
+    tau. `past_end` "refuse" raises where stacks would have to be moved onto each other or to repeat
+    flow frames.
 
     Returns:
         Indices of flow frames, int64 [T, S, L].
@@ -81,17 +67,14 @@ def stack_indices(
     """
     length, count, available = spec.flow_length, spec.num_stacks, stop - first
     if available < 1:
-        raise SpanError(
-            "optical flow needs two frames, and there is one; put the video on the skip list, or "
-            "lengthen the span"
-        )
+        advice = "put the video on the skip list, or lengthen the span"
+        raise SpanError(f"optical flow needs two frames, and there is one; {advice}")
     step = (interval or spec.stack_interval) + (length if spec.stack_layout == "gap" else 0)
     extent = length + (count - 1) * step
     if past_end == "refuse" and available < extent:
-        raise SpanError(
-            f"{count} flow stacks of {length} flow frames take {extent + 1} frames, and there are "
-            f"{available + 1}; let them repeat (past_end clamp), or put the video on the skip list"
-        )
+        problem = f"{count} flow stacks of {length} flow frames take {extent + 1} frames"
+        advice = "let them repeat (past_end clamp), or put the video on the skip list"
+        raise SpanError(f"{problem}, and there are {available + 1}; {advice}")
     offsets = (2 * np.arange(count) - (count - 1)) * step // 2  # [S]
     starts = frame_indices[:, None] + offsets  # [T, S]
     starts = np.clip(starts, first, max(first, stop - length))
@@ -115,7 +98,7 @@ def read_stacks(
     Args:
         reader: of the video.
         indices: of flow frames, [T, S, L].
-        windows: of the views, as the clip's frames are cut.
+        windows: of the views, made for frames of `height` x `width`.
         height: rows of these frames.
         width: columns of these frames.
 

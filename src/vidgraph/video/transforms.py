@@ -1,5 +1,4 @@
-"""Pixels, boxes and optical flow of a clip moved together by one `CropPlan`: cut, resize, flip,
-brightness, luma.
+"""Pixels, boxes and optical flow of a clip moved together by one `CropPlan`.
 
 Cutting first and resizing after gives the crop that resizing the whole frame and cutting it would
 give, to the source pixel, and costs less.
@@ -57,9 +56,6 @@ def move_flow(flow: np.ndarray, plan: CropPlan, height: int, width: int) -> Tens
 
     Args:
         flow: x and y, uint8 [n, H, W, 2]; of the frames' size or another.
-        plan: the clip's.
-        height: rows of the frames that the plan was made for.
-        width: columns of these frames.
 
     Returns:
         x and y, uint8 [n, 2, h, w].
@@ -89,7 +85,7 @@ def move_boxes(boxes: FrameBoxes, plan: CropPlan, height: int, width: int) -> Re
     wide, high = x[..., 1] - x[..., 0], y[..., 1] - y[..., 0]  # [T, K]
     left = (wide >= _MIN_BOX_PIXELS) & (high >= _MIN_BOX_PIXELS)
     mask = left & torch.as_tensor(boxes.mask)
-    moved = torch.stack([x[..., 0], y[..., 0], x[..., 1], y[..., 1]], dim=-1)  # [T, K, 4]
+    moved = torch.stack([x, y], dim=-1).flatten(-2)  # [T, K, 4]
     unit = moved * mask[..., None] / torch.tensor([columns, rows, columns, rows])
     return Regions(unit[None], (torch.as_tensor(boxes.scores) * mask)[None], mask[None])
 
@@ -109,8 +105,7 @@ def _resize(pixels: np.ndarray, size: tuple[int, int]) -> Tensor:
         return torch.empty((*pixels.shape[:2], *size), dtype=torch.uint8)
     if pixels.shape[2:] == size:
         return torch.from_numpy(np.ascontiguousarray(pixels))
-    # [T, C, rows, columns] with channels last in memory, for which a fast uint8 path exists.
-    frames = torch.from_numpy(np.ascontiguousarray(pixels.transpose(1, 2, 3, 0))).permute(
-        0, 3, 1, 2
-    )
+    # Channels last in memory, for which a fast uint8 path exists.
+    frames = torch.from_numpy(np.ascontiguousarray(pixels.transpose(1, 2, 3, 0)))
+    frames = frames.permute(0, 3, 1, 2)  # [T, C, rows, columns]
     return interpolate(frames, size=size, mode="bilinear", antialias=True).transpose(0, 1)

@@ -1,9 +1,7 @@
-"""The views of a video in a test: which clips, and which crops of each. Evaluation and prediction
-both take them from here.
+"""The views of a video in a test, of evaluation and prediction: which clips, and crops of each.
 
-Shapes: N frames of the video, V views of one clip, C channels, T frames, K boxes per frame, S
-    snippets of flow, L fields per snippet,
-h w pixels of a view.
+Shapes: V views of one clip, C channels, T frames, K boxes per frame, S flow stacks of L flow
+    frames, H W source pixels, h w pixels of a view.
 """
 
 from __future__ import annotations
@@ -89,12 +87,8 @@ class ViewPlan:
 
     def single(self) -> ViewPlan:
         """One clip and its centre, at the size that is scored: for training and validation."""
-        return replace(self.without_crops(), num_views=1)
-
-    def without_crops(self) -> ViewPlan:
-        """The centre of every clip."""
         plain: Any = {"crops": 1, "crop_places": "line", "mirrored": False, "full_frame": False}
-        return replace(self, crop_size=None, stack_interval=None, **plain)
+        return replace(self, num_views=1, crop_size=None, stack_interval=None, **plain)
 
     @property
     def views_per_clip(self) -> int:
@@ -111,11 +105,7 @@ class ViewPlan:
         Raises:
             RecipeError: it does not fit into frames of `short_side`.
         """
-        size = (
-            (spec.height, spec.width)
-            if self.crop_size is None
-            else (self.crop_size, self.crop_size)
-        )
+        size = (self.crop_size, self.crop_size) if self.crop_size else (spec.height, spec.width)
         if self.short_side is not None and self.short_side < min(size) and not self.full_frame:
             raise RecipeError(
                 f"crops of {size[0]}x{size[1]} pixels do not fit into frames whose shorter side "
@@ -129,14 +119,9 @@ class ViewPlan:
         if self.crop_places == "corners":
             windows = corner_windows(height, width, size, self.short_side)
         else:
-            windows = crop_windows(
-                height, width, size, self.crops, self.short_side, self.full_frame
-            )
-        return (
-            windows + [replace(window, flip=True) for window in windows]
-            if self.mirrored
-            else windows
-        )
+            how = self.crops, self.short_side, self.full_frame
+            windows = crop_windows(height, width, size, *how)
+        return windows + [replace(window, flip=True) for window in windows if self.mirrored]
 
 
 def read_views(
@@ -148,26 +133,19 @@ def read_views(
     end_seconds: float | None = None,
     boxes_at: Callable[[np.ndarray], FrameBoxes] | None = None,
 ) -> tuple[Tensor, np.ndarray, Regions | None]:
-    """Reads the views of one clip; its frames are decoded once.
+    """Reads the views of one clip of the plan, from 0; its frames are decoded once.
 
-    Args:
-        video: open.
-        spec: what the model takes.
-        plan: which views.
-        clip: which of the plan's clips, from 0.
-        start_seconds: take frames shown at or after this time only.
-        end_seconds: take frames shown before this time only.
-        boxes_at: gives the boxes of source frames [T]; they are moved as the pixels of each view
-            are.
+    It lies between `start_seconds` and `end_seconds`, see `sample_frames`. `boxes_at` gives the
+    boxes of source frames [T]; they are moved as the pixels of each view are.
 
     Returns:
-        pixels, uint8 [V, C, T, h, w]; nothing is decoded for a model without channels;
+        pixels, uint8 [V, C, T, h, w];
         the clip's source frames, int64 [T];
         the boxes in each view, [V, T, K, ...]; None without `boxes_at`.
 
     Raises:
         VideoError: a frame cannot be decoded.
-        SpanError: the clip cannot be taken from the span, see `sample_frames`.
+        SpanError: the clip cannot be taken from the span.
     """
     indices = sample_frames(
         spec,
@@ -187,29 +165,14 @@ def read_views(
         return pixels, indices, None
     boxes = boxes_at(indices)
     views = [move_boxes(boxes, window, height, width) for window in windows]
-    return (
-        pixels,
-        indices,
-        Regions(
-            *(
-                torch.cat([getattr(view, name) for view in views])
-                for name in ("boxes_xyxy", "scores", "mask")
-            )
-        ),
-    )
+    return pixels, indices, Regions.joined(views)
 
 
 def read_frames(video: Video, spec: InputSpec, indices: np.ndarray) -> np.ndarray:
-    """The frames of a clip, uint8 [T, H, W, 3]; nothing is decoded for flow alone.
-
-    Raises:
-        VideoError: a frame cannot be decoded.
-    """
-    return (
-        video.read(indices)
-        if spec.channels
-        else np.empty((len(indices), video.height, video.width, 0), np.uint8)
-    )
+    """The frames of a clip, uint8 [T, H, W, 3]; nothing is decoded for flow alone."""
+    if not spec.channels:
+        return np.empty((len(indices), video.height, video.width, 0), np.uint8)
+    return video.read(indices)
 
 
 def read_flow_views(
@@ -221,16 +184,9 @@ def read_flow_views(
     start_seconds: float | None = None,
     end_seconds: float | None = None,
 ) -> Tensor:
-    """The flow stacks of the views that `read_views` reads.
+    """The flow stacks of the views that `read_views` reads, from the clip's source frames [T].
 
-    Args:
-        reader: of the video's flow.
-        video: open.
-        spec: what the model takes.
-        plan: which views.
-        frame_indices: the clip's source frames, [T], as `read_views` gives them.
-        start_seconds: as for `read_views`; stacks stay within the span.
-        end_seconds: likewise.
+    Stacks stay between `start_seconds` and `end_seconds`.
 
     Returns:
         uint8 [V, T, S, 2 L, h, w], cut and mirrored as the pixels are.

@@ -35,8 +35,7 @@ def write_video(
 
     Args:
         path: the file to write; must end in `.mp4`.
-        frames: uint8 [T, H, W, 3] in RGB, or [T, H, W] in grey; what gives one frame after another
-            need not hold them all.
+        frames: uint8 [T, H, W, 3] in RGB, or [T, H, W] in grey; may be an iterator.
         fps: frames per second.
         crf: constant rate factor of x264: 0 nearly exact, 18 hardly visible loss, 51 worst.
         lossless: every pixel is read back exactly by `open_video`. Such files use profiles that
@@ -45,14 +44,13 @@ def write_video(
             reads cheap.
 
     Raises:
-        VideoError: wrong suffix, shape, dtype or rate; frames of several sizes; or the encoder
-            refuses them.
+        VideoError: wrong suffix, shape, dtype or rate; or the encoder refuses the frames.
         RunError: the folder cannot be written or the disk is full.
     """
     if Path(path).suffix.lower() != ".mp4":
         raise VideoError(path, "the name of a video to write must end in .mp4")
-    whole = _checked(path, frames)
-    first = next(whole)
+    checked = _checked(path, frames)
+    first = next(checked)
     if not (math.isfinite(fps) and fps > 0):
         raise VideoError(path, f"fps must be above 0; got {fps}")
     is_grey = first.ndim == 2
@@ -69,41 +67,31 @@ def write_video(
                 stream.codec_context.gop_size = key_frame_every
                 if pixel_format == "gray":
                     stream.codec_context.color_range = ColorRange.JPEG
-                for index, pixels in enumerate(chain([first], whole)):
-                    frame = av.VideoFrame.from_ndarray(
-                        np.ascontiguousarray(pixels), format="gray" if is_grey else "rgb24"
-                    )
+                for index, pixels in enumerate(chain([first], checked)):
+                    whole = np.ascontiguousarray(pixels)
+                    frame = av.VideoFrame.from_ndarray(whole, "gray" if is_grey else "rgb24")
                     frame.pts, frame.time_base = index, 1 / rate
                     if pixel_format == "gray":
                         frame.color_range = ColorRange.JPEG
                     container.mux(stream.encode(frame))
                 container.mux(stream.encode())
         except av.FFmpegError as error:
-            if (
-                error.errno in errno.errorcode and error.errno != errno.EINVAL
-            ):  # the system's refusal, not the encoder's
+            # The system's refusal, not the encoder's
+            if error.errno in errno.errorcode and error.errno != errno.EINVAL:
                 raise OSError(error.errno, error.strerror) from error
             raise VideoError(path, f"the frames cannot be encoded ({error.strerror})") from error
 
 
 def _checked(path: str | Path, frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
     """The frames, at least one, each of the first one's shape."""
-    shape = None
+    shape: tuple[int, ...] | None = None
     for pixels in frames:
-        is_picture = (
-            pixels.dtype == np.uint8
-            and pixels.size
-            and (pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] == 3))
-        )
-        if not is_picture or pixels.shape != (shape or pixels.shape):
-            wanted = (
-                "[H, W, 3] or [H, W] and not empty"
-                if shape is None
-                else f"{list(shape)} as the first"
-            )
-            raise VideoError(
-                path, f"each frame must be uint8 {wanted}; got {pixels.dtype} {list(pixels.shape)}"
-            )
+        is_picture = pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] == 3)
+        fits = pixels.shape == (shape or pixels.shape) and pixels.size
+        if pixels.dtype != np.uint8 or not is_picture or not fits:
+            wanted = f"{list(shape)} as the first" if shape else "[H, W, 3] or [H, W] and not empty"
+            found = f"{pixels.dtype} {list(pixels.shape)}"
+            raise VideoError(path, f"each frame must be uint8 {wanted}; got {found}")
         shape = pixels.shape
         yield pixels
     if shape is None:

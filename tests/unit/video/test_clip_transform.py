@@ -32,8 +32,7 @@ def extent(mask: torch.Tensor) -> list[int]:
 def moved(
     crops: CropDraws, frames: np.ndarray, boxes: np.ndarray, seed: int = 0
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Pixels of a crop, boxes in its pixels [T, K, 4] and which are left [T, K], from boxes in
-    source pixels."""
+    """A crop's pixels, its boxes in them [T, K, 4], which are left [T, K]; of boxes in pixels."""
     (height, width), shape = frames.shape[1:3], boxes.shape[:2]
     plan = crops.plan(height, width, np.random.default_rng(seed))
     unit = (boxes / np.array([width, height] * 2)).astype(np.float32)
@@ -48,7 +47,7 @@ BOXES = np.array([[[30, 20, 60, 44]], [[40, 24, 72, 50]], [[22, 30, 50, 70]], [[
 
 def test_boxes_follow_pixels_through_random_crops_and_mirroring() -> None:
     frames = painted(BOXES, 90, 120)
-    transform = CropDraws(spec(64, 64), train=True, flip=True, min_scale=0.7)
+    transform = CropDraws(spec(64, 64), train=True, flip=True)
     has_flipped = set()
     for seed in range(30):
         pixels, boxes, mask = moved(transform, frames, BOXES, seed)
@@ -56,12 +55,9 @@ def test_boxes_follow_pixels_through_random_crops_and_mirroring() -> None:
         assert pixels.shape == (3, 4, 64, 64)
         for time in range(4):
             if mask[time, 0]:
-                # Where the picture is at least half white; a border falls on a pixel's centre at
-                # worst.
-                assert (
-                    np.abs(np.array(extent(pixels[0, time] >= 128)) - boxes[time, 0].numpy()).max()
-                    <= 0.51
-                )
+                # Where at least half white; a border falls on a pixel's centre at worst.
+                white = torch.tensor(extent(pixels[0, time] >= 128))
+                assert (white - boxes[time, 0]).abs().max() <= 0.51
             else:
                 assert (pixels[0, time] >= 128).sum() <= 64
                 assert boxes[time, 0].tolist() == [0, 0, 0, 0]
@@ -130,9 +126,7 @@ def test_luma() -> None:
     mixed = np.concatenate([grey, np.full_like(grey, (1, 2, 3))])
     assert np.array_equal(to_luma(grey)[..., 0], grey[..., 0])
     assert np.array_equal(to_luma(mixed)[0, :, 0], grey[0, :, 0])
-    frames = np.repeat(
-        np.random.default_rng(0).integers(0, 256, (2, 16, 16, 1), dtype=np.uint8), 3, axis=3
-    )
+    frames = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 1), np.uint8).repeat(3, 3)
     pixels = move_pixels(frames, CropDraws(spec(16, 16), train=False).plan(16, 16), channels=1)
     assert np.array_equal(pixels[0].numpy(), frames[..., 0])
     small = move_pixels(frames, CropDraws(spec(9, 9), train=False).plan(16, 16), channels=1)
@@ -140,8 +134,7 @@ def test_luma() -> None:
 
 
 def test_short_side_sets_the_size_of_the_window() -> None:
-    """A crop of 224 from frames whose shorter side is 256 keeps 7/8 of the shorter side; from 320,
-    7/10."""
+    """A crop of 224 from frames with a shorter side of 256 keeps 7/8 of it; from 320, 7/10."""
     fixed = CropDraws(spec(224, 224), train=True, short_side=(256, 256))
     plans = [fixed.plan(240, 427, np.random.default_rng(seed)) for seed in range(200)]
     assert {(plan.height, plan.width, plan.size) for plan in plans} == {(210, 210, (224, 224))}
@@ -153,13 +146,11 @@ def test_short_side_sets_the_size_of_the_window() -> None:
     assert (min(sides), max(sides)) == (168, 210)
     # Also for a video of the model's own size, and where a wide crop leaves no room.
     assert fixed.plan(224, 224, np.random.default_rng(0)).height == 196
-    wide = CropDraws(spec(128, 288), train=True, short_side=(256, 256)).plan(
-        200, 210, np.random.default_rng(0)
-    )
-    assert (wide.height, wide.width) == (93, 210)
-    with pytest.raises(
-        RecipeError, match="short_side 200 is smaller than the model's input of 224x224"
-    ):
+    wide = CropDraws(spec(128, 288), train=True, short_side=(256, 256))
+    plan = wide.plan(200, 210, np.random.default_rng(0))
+    assert (plan.height, plan.width) == (93, 210)
+    message = "short_side 200 is smaller than the model's input of 224x224"
+    with pytest.raises(RecipeError, match=message):
         CropDraws(spec(224, 224), train=True, short_side=(200, 256))
 
 
@@ -176,30 +167,24 @@ def test_brightness_moves_all_frames_by_one_amount() -> None:
     # 0.1 * 255 = 25.5, which rounding reaches at the very end only
     assert (min(changes), max(changes)) == (-25, 25)
     assert abs(np.mean(changes)) < 3
-    assert transform.plan(24, 24, np.random.default_rng(3)) == transform.plan(
-        24, 24, np.random.default_rng(3)
-    )
+    first, second = (transform.plan(24, 24, np.random.default_rng(3)) for _ in range(2))
+    assert first == second
     assert CropDraws(spec(24, 24), train=False, brightness=0.1).plan(24, 24).brightness == 0
 
 
 def test_test_windows_lie_evenly_along_the_longer_side() -> None:
-    lefts = [w.left for w in crop_windows(256, 341, (256, 256), 11)]
-    assert lefts == [0, 8, 17, 25, 34, 42, 51, 59, 68, 76, 85]  # int(85 * k / 10)
-    assert {(w.top, w.height, w.width, w.size) for w in crop_windows(256, 341, (256, 256), 11)} == {
-        (0, 256, 256, (256, 256))
-    }
+    windows = crop_windows(256, 341, (256, 256), 11)
+    # int(85 * k / 10)
+    assert [w.left for w in windows] == [0, 8, 17, 25, 34, 42, 51, 59, 68, 76, 85]
+    assert {(w.top, w.height, w.width, w.size) for w in windows} == {(0, 256, 256, (256, 256))}
     assert [w.top for w in crop_windows(341, 256, (256, 256), 3)] == [0, 42, 85]
     # Frames of 120 x 200 with the shorter side at 256: 224 pixels are 105 of them.
     small = crop_windows(120, 200, (224, 224), 3, short_side=256)
-    assert [(w.top, w.left, w.height, w.width) for w in small] == [
-        (7, 0, 105, 105),
-        (7, 47, 105, 105),
-        (7, 95, 105, 105),
-    ]
+    places = [(w.top, w.left, w.height, w.width) for w in small]
+    assert places == [(7, left, 105, 105) for left in (0, 47, 95)]
+    (centre,) = crop_windows(97, 150, (64, 64))
     for count in (1, 3, 5, 11):
-        assert (
-            crop_windows(97, 150, (64, 64), count)[count // 2] == crop_windows(97, 150, (64, 64))[0]
-        )
+        assert crop_windows(97, 150, (64, 64), count)[count // 2] == centre
     (whole,) = crop_windows(120, 200, (224, 224), short_side=256, full_frame=True)
     assert (whole.top, whole.left, whole.height, whole.width) == (0, 0, 120, 200)
     assert whole.size == (256, 427)

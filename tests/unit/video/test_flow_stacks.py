@@ -1,6 +1,4 @@
-"""Which flow fields make a snippet, and that they are read once, cropped and mirrored as the frames
-are.
-"""
+"""Which flow frames make a stack; they are read once, cropped and mirrored as the frames are."""
 
 from __future__ import annotations
 
@@ -16,15 +14,7 @@ from vidgraph.video.flow_stacks import draw_interval, read_stacks, stack_indices
 from vidgraph.video.sampling import SpanError
 from vidgraph.video.transforms import move_flow
 
-SPEC = InputSpec(
-    num_frames=1,
-    height=16,
-    width=16,
-    whole_video=True,
-    flow_length=10,
-    num_stacks=3,
-    stack_interval=5,
-)
+SPEC = InputSpec(1, 16, 16, whole_video=True, flow_length=10, num_stacks=3, stack_interval=5)
 
 
 def starts(
@@ -43,12 +33,8 @@ def starts(
         ("interval", 3, 2, [0, 2, 7]),
         ("interval", 3, 37, [32, 37, 39]),  # fields 39 to 48 are the last ten
         ("interval", 3, 49, [39, 39, 39]),
-        (
-            "gap",
-            3,
-            20,
-            [5, 20, 35],
-        ),  # five frames lie between the tenth field of one and the first of the next
+        # Five frames lie between the tenth of one and the first of the next.
+        ("gap", 3, 20, [5, 20, 35]),
         ("gap", 3, 30, [15, 30, 39]),
     ],
 )
@@ -70,23 +56,16 @@ def test_spans_bound_the_fields() -> None:
 
 
 def test_short_videos_repeat_their_last_field() -> None:
-    assert stack_indices(SPEC, np.array([3]), 0, 6).tolist() == [
-        [[0, 1, 2, 3, 4, 5, 5, 5, 5, 5]] * 3
-    ]
+    repeated = [0, 1, 2, 3, 4, 5, 5, 5, 5, 5]
+    assert stack_indices(SPEC, np.array([3]), 0, 6).tolist() == [[repeated] * 3]
     assert stack_indices(SPEC, np.array([1]), 0, 1).tolist() == [[[0] * 10] * 3]
 
 
 def test_refuse_says_what_is_needed() -> None:
     """Three snippets of ten fields, five apart, span twenty fields, which lie between 21 frames."""
-    assert stack_indices(SPEC, np.array([10]), 0, 20, past_end="refuse")[0, :, 0].tolist() == [
-        5,
-        10,
-        10,
-    ]
-    with pytest.raises(
-        SpanError,
-        match=r"^3 flow stacks of 10 flow frames take 21 frames, and there are 20; let them repeat",
-    ):
+    assert starts(SPEC, 10, stop=20, past_end="refuse") == [[5, 10, 10]]
+    message = "^3 flow stacks of 10 flow frames take 21 frames, and there are 20; let them repeat"
+    with pytest.raises(SpanError, match=message):
         stack_indices(SPEC, np.array([10]), 0, 19, past_end="refuse")
     with pytest.raises(SpanError, match=r"take 41 frames, and there are 31"):
         stack_indices(replace(SPEC, stack_layout="gap"), np.array([10]), 0, 30, past_end="refuse")
@@ -106,25 +85,24 @@ def test_intervals_are_drawn_from_one_to_the_greatest() -> None:
 class Counting:
     """Fields whose x is their own number and whose y is the column; remembers what was read."""
 
-    def __init__(self, num_flow_frames: int = 49, height: int = 24, width: int = 40) -> None:
-        self.num_flow_frames, self.height, self.width = num_flow_frames, height, width
+    num_flow_frames = 49
+
+    def __init__(self) -> None:
         self.asked: list[int] = []
 
     def read(self, indices: np.ndarray) -> np.ndarray:
         self.asked += list(indices)
-        fields = np.empty((len(indices), self.height, self.width, 2), np.uint8)
+        fields = np.empty((len(indices), 24, 40, 2), np.uint8)
         fields[..., 0] = np.asarray(indices)[:, None, None]
-        fields[..., 1] = np.arange(self.width)
+        fields[..., 1] = np.arange(40)
         return fields
 
 
 def test_snippets_stand_where_the_record_says() -> None:
     """Channels x0 y0 x1 y1 ...; views in order; each field is read once though snippets overlap."""
     fields = stack_indices(SPEC, np.array([8, 30]), 0, 49)
-    windows = [
-        CropPlan(4, left, 16, 16, flip, (16, 16))
-        for left, flip in ((0, False), (10, False), (10, True))
-    ]
+    places = ((0, False), (10, False), (10, True))
+    windows = [CropPlan(4, left, 16, 16, flip, (16, 16)) for left, flip in places]
     reader = Counting()
     flow = read_stacks(reader, fields, windows, 24, 40)
     assert flow.shape == (3, 2, 3, 20, 16, 16)
@@ -143,9 +121,8 @@ def test_mirroring_is_exact_and_its_own_inverse() -> None:
     rng = np.random.default_rng(0)
     fields = rng.integers(0, 256, (5, 30, 44, 2), dtype=np.uint8)
     plan = CropPlan(3, 5, 24, 27, False, (16, 16))
-    plain, mirrored = (
-        move_flow(fields, replace(plan, flip=flip), 30, 44) for flip in (False, True)
-    )
+    plain = move_flow(fields, plan, 30, 44)
+    mirrored = move_flow(fields, replace(plan, flip=True), 30, 44)
     assert torch.equal(mirrored[:, 1], plain[:, 1].flip(2))
     assert torch.equal(mirrored[:, 0], 255 - plain[:, 0].flip(2))
     zero = mirrored[:, 0].flip(2).float() - 127.5

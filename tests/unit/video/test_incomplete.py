@@ -1,6 +1,4 @@
-"""Videos of which a part is missing: a folder with a gap in its numbers, a WebM file that broke
-off.
-"""
+"""Videos of which a part is missing: a folder with a gap in its numbers, a broken-off WebM file."""
 
 from __future__ import annotations
 
@@ -77,26 +75,16 @@ def test_a_file_that_is_shorter_than_it_says(tmp_path: Path, encode: Encode, suf
         cut.write_bytes(content[:kept])
         with pytest.raises(VideoError) as caught:
             open_video(cut)
-        missing = f"{len(content) - kept:,}"
-        assert (
-            str(caught.value)
-            == f"{cut}: the file is cut short, {missing} bytes that it announces are missing; "
-            "fetch it again"
-        )
+        problem = f"{len(content) - kept:,} bytes that it announces are missing; fetch it again"
+        assert str(caught.value) == f"{cut}: the file is cut short, {problem}"
     longer = tmp_path / f"longer{suffix}"
     longer.write_bytes(content + b"left over")
     assert missing_bytes(longer) == 0
 
 
 def test_a_live_recording_does_not_know_its_length(tmp_path: Path, encode: Encode) -> None:
-    path = encode(
-        tmp_path / "live.mkv",
-        codec="mpeg4",
-        max_b_frames=0,
-        num_frames=24,
-        container_options={"live": "1"},
-    )
-    content = path.read_bytes()
+    how = {"codec": "mpeg4", "max_b_frames": 0, "container_options": {"live": "1"}}
+    content = encode(tmp_path / "live.mkv", num_frames=24, **how).read_bytes()
     assert b"\x18\x53\x80\x67\x01\xff\xff\xff\xff\xff\xff\xff" in content[:100]
     cut = tmp_path / "cut.mkv"
     cut.write_bytes(content[: len(content) * 3 // 4])
@@ -108,15 +96,11 @@ def test_a_live_recording_does_not_know_its_length(tmp_path: Path, encode: Encod
 def test_other_files_are_none_of_its_business(tmp_path: Path, encode: Encode) -> None:
     assert missing_bytes(encode(tmp_path / "a.mp4", num_frames=3)) == 0
     assert missing_bytes(tmp_path / "absent.webm") == 0
-    for content in (
-        b"",
-        b"\x1a",
-        b"\x1a\x45\xdf\xa3",
-        b"\x1a\x45\xdf\xa3\x80\x18\x53\x80\x67",
-        b"\x1a\x45\xdf\xa3\x00\x00",
-    ):
+    header = b"\x1a\x45\xdf\xa3"
+    segment = header + b"\x80\x18\x53\x80\x67"
+    for content in (b"", header[:1], header, segment, header + b"\x00\x00"):
         (tmp_path / "odd.webm").write_bytes(content)
         assert missing_bytes(tmp_path / "odd.webm") == 0
     # two bytes say 10; 5 are there
-    (tmp_path / "odd.webm").write_bytes(b"\x1a\x45\xdf\xa3\x80\x18\x53\x80\x67\x40\x0a12345")
+    (tmp_path / "odd.webm").write_bytes(segment + b"\x40\x0a12345")
     assert missing_bytes(tmp_path / "odd.webm") == 5

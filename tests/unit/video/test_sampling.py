@@ -26,9 +26,8 @@ def test_stride_takes_the_middle_in_test_and_spreads_views() -> None:
 
 def test_stride_in_training_reaches_every_start_and_no_other() -> None:
     rng = np.random.default_rng(0)
-    clips = np.stack(
-        [sample_frames(spec(4, stride_frames=3), TIMES[:12], rng=rng) for _ in range(200)]
-    )
+    four = spec(4, stride_frames=3)
+    clips = np.stack([sample_frames(four, TIMES[:12], rng=rng) for _ in range(200)])
     assert np.array_equal(np.diff(clips, axis=1), np.full((200, 3), 3))
     assert sorted(set(clips[:, 0].tolist())) == [0, 1, 2]
 
@@ -41,9 +40,8 @@ def test_a_clip_longer_than_the_video() -> None:
     looped = sample_frames(spec(6, sample_fps=25), TIMES[:4], past_end="loop")
     assert looped.tolist() == [0, 1, 2, 3, 0, 1]
     assert sample_frames(spec(3, sample_fps=25), TIMES[:1], past_end="loop").tolist() == [0, 0, 0]
-    assert sample_frames(
-        spec(3, stride_frames=4), TIMES[:1], rng=np.random.default_rng(0)
-    ).tolist() == [0, 0, 0]
+    drawn = sample_frames(spec(3, stride_frames=4), TIMES[:1], rng=np.random.default_rng(0))
+    assert drawn.tolist() == [0, 0, 0]
     assert sample_frames(spec(4, whole_video=True), TIMES[:2]).tolist() == [0, 0, 1, 1]
 
 
@@ -55,12 +53,8 @@ def test_segments_take_their_centres_or_any_frame() -> None:
     rng = np.random.default_rng(0)
     clips = np.stack([sample_frames(segments, TIMES[:10], rng=rng) for _ in range(500)])
     # Parts of 2.5 frames: the third frame belongs half to the first part and half to the second.
-    assert [sorted(set(column.tolist())) for column in clips.T] == [
-        [0, 1, 2],
-        [2, 3, 4],
-        [5, 6, 7],
-        [7, 8, 9],
-    ]
+    found = [sorted(set(column.tolist())) for column in clips.T]
+    assert found == [[0, 1, 2], [2, 3, 4], [5, 6, 7], [7, 8, 9]]
 
 
 def test_rate_goes_by_time() -> None:
@@ -86,14 +80,9 @@ def test_spans() -> None:
     assert sample_frames(one, TIMES, start_seconds=3.9, end_seconds=100.0).tolist() == [98, 99]
     # between two frames
     assert sample_frames(one, TIMES, start_seconds=1.01, end_seconds=1.02).tolist() == [25, 25]
+    four, rng = spec(4, stride_frames=1), np.random.default_rng(0)
     for _ in range(20):
-        clip = sample_frames(
-            spec(4, stride_frames=1),
-            TIMES,
-            start_seconds=1,
-            end_seconds=2,
-            rng=np.random.default_rng(0),
-        )
+        clip = sample_frames(four, TIMES, start_seconds=1, end_seconds=2, rng=rng)
         assert 25 <= clip.min() <= clip.max() < 50
 
 
@@ -118,30 +107,19 @@ def test_a_view_that_does_not_exist() -> None:
 
 def test_linspace_runs_from_the_first_frame_to_the_last_and_draws_nothing() -> None:
     whole = spec(4, whole_video=True)
-    for length, expected in (
-        (10, [0, 3, 6, 9]),
-        (6, [0, 1, 3, 5]),
-        (4, [0, 1, 2, 3]),
-        (3, [0, 0, 1, 2]),
-        (1, [0, 0, 0, 0]),
-    ):
+    by_length = {10: [0, 3, 6, 9], 6: [0, 1, 3, 5], 4: [0, 1, 2, 3], 3: [0, 0, 1, 2], 1: [0] * 4}
+    for length, expected in by_length.items():
         for rng in (None, np.random.default_rng(length)):
             clip = sample_frames(whole, TIMES[:length], rng=rng, spread="linspace")
             assert clip.tolist() == expected
     # The RSTG authors' second clip lies half a step, round(0.5 * 40 / 4) = 5 frames, further;
     # nothing lies after the end.
-    views = [
-        sample_frames(whole, TIMES[:40], view=view, num_views=2, spread="linspace").tolist()
-        for view in range(2)
-    ]
+    two = {"num_views": 2, "spread": "linspace"}
+    views = [sample_frames(whole, TIMES[:40], view=v, **two).tolist() for v in range(2)]
     assert views == [[0, 13, 26, 39], [5, 18, 31, 39]]
     # Their own numbers: 32 frames of a video of 48, the second clip round(0.75) = 1 later.
-    first, second = (
-        sample_frames(
-            spec(32, whole_video=True), TIMES[:48], view=v, num_views=2, spread="linspace"
-        )
-        for v in range(2)
-    )
+    many = spec(32, whole_video=True)
+    first, second = (sample_frames(many, TIMES[:48], view=v, **two) for v in range(2))
     assert first[:8].tolist() == [0, 1, 3, 4, 6, 7, 9, 10]
     assert first[-1] == 47
     assert second.tolist() == np.minimum(first + 1, 47).tolist()
@@ -150,25 +128,17 @@ def test_linspace_runs_from_the_first_frame_to_the_last_and_draws_nothing() -> N
 def test_a_looped_clip_longer_than_its_span_starts_at_other_frames() -> None:
     """Starts are floor(i * frames / clips), as in video-nonlocal-net."""
     long = spec(4, stride_frames=3)  # needs 10 frames of 7
-    views = [
-        sample_frames(long, TIMES[:7], view=view, num_views=3, past_end="loop").tolist()
-        for view in range(3)
-    ]
-    assert views == [[0, 3, 6, 2], [2, 5, 1, 4], [4, 0, 3, 6]]
-    # clamped ones cannot differ
-    assert (
-        len({tuple(sample_frames(long, TIMES[:7], view=view, num_views=3)) for view in range(3)})
-        == 1
+    clamped, looped = (
+        [sample_frames(long, TIMES[:7], view=v, num_views=3, past_end=p).tolist() for v in range(3)]
+        for p in ("clamp", "loop")
     )
+    assert looped == [[0, 3, 6, 2], [2, 5, 1, 4], [4, 0, 3, 6]]
+    assert clamped == [clamped[0]] * 3  # they cannot differ
     rng = np.random.default_rng(0)
     starts = {int(sample_frames(long, TIMES[:7], rng=rng, past_end="loop")[0]) for _ in range(100)}
     assert starts == set(range(7))
-    by_time = [
-        sample_frames(
-            spec(6, sample_fps=25), TIMES[:4], view=v, num_views=2, past_end="loop"
-        ).tolist()
-        for v in range(2)
-    ]
+    six, two = spec(6, sample_fps=25), {"num_views": 2, "past_end": "loop"}
+    by_time = [sample_frames(six, TIMES[:4], view=v, **two).tolist() for v in range(2)]
     assert by_time == [[0, 1, 2, 3, 0, 1], [2, 3, 0, 1, 2, 3]]
 
 

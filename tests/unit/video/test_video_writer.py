@@ -1,6 +1,4 @@
-"""`write_video`: what is written is read back, exactly where asked, and nothing half-written
-stays.
-"""
+"""`write_video`: what is written is read back, exactly if so asked, and never left half-written."""
 
 from __future__ import annotations
 
@@ -36,13 +34,8 @@ def test_default_quality_is_close_and_keeps_odd_sizes(
     tmp_path: Path, size: tuple[int, int]
 ) -> None:
     rows, columns = np.mgrid[: size[0], : size[1]]
-    frames = (
-        np.stack(
-            [np.stack([4 * rows, 4 * columns, np.full(size, 20 * t)], axis=2) for t in range(8)]
-        )
-        .clip(0, 255)
-        .astype(np.uint8)
-    )
+    pictures = [np.stack([4 * rows, 4 * columns, np.full(size, 20 * t)], 2) for t in range(8)]
+    frames = np.stack(pictures).clip(0, 255).astype(np.uint8)
     write_video(tmp_path / "a.mp4", frames, fps=12.5)
     with open_video(tmp_path / "a.mp4") as video:
         assert (video.height, video.width, video.fps) == (*size, 12.5)
@@ -55,12 +48,12 @@ def test_equal_frames_give_equal_files_and_key_frames_at_most_30_apart(tmp_path:
         write_video(tmp_path / name, frames, fps=25)
     assert (tmp_path / "a.mp4").read_bytes() == (tmp_path / "b.mp4").read_bytes()
     with av.open(str(tmp_path / "a.mp4")) as container:
-        keys = [
-            number
-            for number, packet in enumerate(container.demux(video=0))
-            if packet.size and packet.is_keyframe
-        ]
+        packets = [packet for packet in container.demux(video=0) if packet.size]
+        keys = [number for number, packet in enumerate(packets) if packet.is_keyframe]
     assert max(np.diff([*keys, 70])) <= 30
+
+
+TWO_SIZES = [np.zeros((16, 16), np.uint8), np.zeros((16, 18), np.uint8)]
 
 
 @pytest.mark.parametrize(
@@ -71,12 +64,7 @@ def test_equal_frames_give_equal_files_and_key_frames_at_most_30_apart(tmp_path:
         ("a.mp4", np.zeros((0, 16, 16), np.uint8), 25, "there are no frames to write"),
         ("a.mp4", np.zeros((2, 0, 16), np.uint8), 25, "not empty"),
         ("a.mp4", np.zeros((2, 16, 16, 4), np.uint8), 25, "[16, 16, 4]"),
-        (
-            "a.mp4",
-            [np.zeros((16, 16), np.uint8), np.zeros((16, 18), np.uint8)],
-            25,
-            "uint8 [16, 16] as the first; got uint8 [16, 18]",
-        ),
+        ("a.mp4", TWO_SIZES, 25, "uint8 [16, 16] as the first; got uint8 [16, 18]"),
         ("a.mp4", np.zeros((2, 16, 16), np.uint8), 0, "fps must be above 0"),
     ],
 )
@@ -94,10 +82,8 @@ def test_a_disk_without_room_leaves_the_old_file(tmp_path: Path) -> None:
     target = tmp_path / "a.mp4"
     target.write_bytes(b"old")
     noise = np.random.default_rng(0).integers(0, 256, (40, 64, 64), dtype=np.uint8)
-    limits, handler = (
-        resource.getrlimit(resource.RLIMIT_FSIZE),
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN),
-    )
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
     try:
         with pytest.raises(RunError, match="cannot be written"):

@@ -26,9 +26,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("frames")
     for t in range(30):
         columns = np.arange(36, dtype=np.uint8) + 7 * t % 200
-        Image.fromarray(np.broadcast_to(columns[None, :, None], (16, 36, 3)).copy()).save(
-            folder / f"{t:04d}.png"
-        )
+        picture = np.broadcast_to(columns[None, :, None], (16, 36, 3)).copy()
+        Image.fromarray(picture).save(folder / f"{t:04d}.png")
     return folder
 
 
@@ -36,9 +35,8 @@ def test_the_default_plan_is_the_single_centre_view(folder: Path) -> None:
     with open_video(folder) as video:
         pixels, indices, regions = read_views(video, SPEC, ViewPlan(), 0)
         expected = sample_frames(SPEC, video.timestamps_seconds)
-        centre = move_pixels(
-            video.read(expected), CropDraws(SPEC, False).plan(video.height, video.width)
-        )
+        plan = CropDraws(SPEC, False).plan(video.height, video.width)
+        centre = move_pixels(video.read(expected), plan)
     assert indices.tolist() == expected.tolist() == [12, 14, 16, 18]
     assert torch.equal(pixels, centre[None])
     assert regions is None
@@ -58,9 +56,8 @@ def test_crops_and_clips_are_where_they_should_be(folder: Path) -> None:
 
 def test_sizes_of_crops_and_whole_frames(folder: Path) -> None:
     with open_video(folder) as video:
-        assert read_views(video, SPEC, ViewPlan(crops=3, short_side=32, crop_size=24), 0)[
-            0
-        ].shape == (3, 3, 4, 24, 24)
+        crops = read_views(video, SPEC, ViewPlan(crops=3, short_side=32, crop_size=24), 0)[0]
+        assert crops.shape == (3, 3, 4, 24, 24)
         whole = read_views(video, SPEC, ViewPlan(full_frame=True, short_side=32), 0)[0]
         assert whole.shape == (1, 3, 4, 32, 72)
         native = read_views(video, SPEC, ViewPlan(full_frame=True), 0)[0]
