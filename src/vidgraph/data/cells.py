@@ -24,17 +24,9 @@ def read_columns(
     renamed: Mapping[str, str] | None = None,
     hint: str = "",
 ) -> pd.DataFrame:
-    """Some columns of a .csv or .parquet file as stripped text; blank lines are left out.
+    """Columns of a .csv or .parquet file as stripped text; blank lines are left out.
 
-    Args:
-        source: the file.
-        required: columns that it must have.
-        optional: columns that are read where it has them.
-        renamed: our name of a column -> the file's.
-        hint: what to do where a column is missing, after a full stop.
-
-    Raises:
-        TableError: the file cannot be read, or a column is missing or there twice.
+    `renamed` has our names of columns -> the file's; `hint` says what to do where one is missing.
     """
     cells, columns, renamed = _read_cells(source), {}, renamed or {}
     header = list(cells.columns)
@@ -61,14 +53,8 @@ def _read_cells(source: Path) -> pd.DataFrame:
             cells = cells.fillna("").astype(object)
             cells.index = pd.RangeIndex(1, len(cells) + 1, name="row")
         else:  # without a header, so that the number of columns and their names are as in the file
-            cells = pd.read_csv(
-                source,
-                header=None,
-                dtype=str,
-                keep_default_na=False,
-                skip_blank_lines=False,
-                encoding="utf-8-sig",
-            ).astype(object)
+            text: dict[str, Any] = {"encoding": "utf-8-sig", "dtype": str, "keep_default_na": False}
+            cells = pd.read_csv(source, header=None, skip_blank_lines=False, **text).astype(object)
     except FileNotFoundError as error:
         raise TableError(f"{source}: there is no such file") from error
     except pd.errors.EmptyDataError as error:
@@ -88,11 +74,7 @@ def _read_cells(source: Path) -> pd.DataFrame:
 
 
 def read_text(source: Path) -> str:
-    """The text of a label file.
-
-    Raises:
-        DataError: it cannot be read, or is not text.
-    """
+    """The text of a label file."""
     try:
         return source.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -102,11 +84,8 @@ def read_text(source: Path) -> str:
 
 
 def read_lines(source: Path, pattern: str, example: str) -> pd.DataFrame:
-    """The lines of a label file, a column for each named group of a regular expression.
-
-    Raises:
-        DataError: the file cannot be read, or is not text.
-        TableError: a line is not of that form; `example` shows it.
+    """The lines of a label file, a column for each named group of a regular expression, whose form
+    `example` shows.
     """
     text = pd.Series(read_text(source).splitlines(), dtype=object).str.strip()
     text.index = pd.RangeIndex(1, len(text) + 1, name="line")
@@ -131,21 +110,15 @@ def refuse_unknown(
     source: Path, values: pd.Series, known: Collection[str], what: str, where: str
 ) -> None:
     """Raises TableError at the first row whose value is unknown, with the nearest known one."""
-    if not (wrong := ~values.isin(known)).any():
-        return
-    value = values[wrong].iloc[0]
-    problem = f"{what} {{}} is not among the {len(known)} {where}{near_only(value, known)}"
-    refuse(source, values, wrong, problem)
+    if (wrong := ~values.isin(known)).any():
+        near = near_only(values[wrong].iloc[0], known)
+        refuse(source, values, wrong, f"{what} {{}} is not among the {len(known)} {where}{near}")
 
 
 def to_numbers(
     source: Path, texts: pd.Series, least: float = 0.0, may_be_empty: bool = False
 ) -> pd.Series:
-    """Finite numbers of at least `least`, float; NaN for empty texts, where there may be some.
-
-    Raises:
-        TableError: a text that is none.
-    """
+    """Finite numbers of at least `least`, float; NaN for empty texts, where there may be some."""
     numbers = pd.to_numeric(texts, errors="coerce").astype(float)
     wrong = ~(np.isfinite(numbers) & (numbers >= least)) & ~((texts == "") & may_be_empty)
     kind = f"a number from {least:g} on" if np.isfinite(least) else "a number"

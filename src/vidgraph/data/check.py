@@ -7,16 +7,18 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import median
 
+import pandas as pd
+
 from vidgraph.data.intervals import Intervals
-from vidgraph.data.probe import CheckedFile, Probe, probe_file
-from vidgraph.data.table import VideoTable, near_only, split_labels
+from vidgraph.data.probe import CheckedFile, probe_file
+from vidgraph.data.table import VideoTable, near_only
 from vidgraph.errors import DataError
 from vidgraph.precompute.boxes import BoxStore
 from vidgraph.precompute.flow import FlowSource
@@ -45,14 +47,8 @@ FEW_FILES = 256  # below this many, starting processes costs more than it saves
 
 @dataclass(frozen=True)
 class Finding:
-    """One fault.
-
-    Attributes:
-        kind: one of `KINDS`.
-        file: the video as the table writes it; the first of several; empty where no file is at
-            fault.
-        rows: the table's rows at fault, counted as `VideoTable.frame` does.
-        message: what is wrong, without file and rows.
+    """One fault, of one of `KINDS`: the video as the table writes it (the first of several; empty
+    where none is at fault), the rows at fault as `VideoTable.frame` counts them, and what is wrong.
     """
 
     kind: str
@@ -70,8 +66,8 @@ class CheckReport:
         findings: in the order of `KINDS`, then of the table.
         num_files: different videos named.
         num_classes: that are known.
-        frames: numbers of frames of the readable files.
-        fps: frame rates of these.
+        frames: in each readable file.
+        fps: frames per second of each of these.
         notes: what is no fault and should be known.
     """
 
@@ -89,16 +85,16 @@ class CheckReport:
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many findings there are of each kind that occurs."""
+        """How many findings there are of each kind."""
         return dict(Counter(finding.kind for finding in self.findings))
 
     def lines(self, limit: int = 20) -> list[str]:
         """The report for people: a summary, then at most `limit` findings of each kind."""
-        splits = self.table.splits
-        rows = ", ".join(f"{split} {len(self.table.rows(split))}" for split in splits)
+        table = self.table
+        rows = ", ".join(f"{split} {len(table.rows(split))}" for split in table.splits)
         lines = [
-            f"{self.table.source}: rows {len(self.table)} ({rows}), files {self.num_files}, "
-            f"classes {self.num_classes}"
+            f"{table.source}: rows {len(table)} ({rows}), files {self.num_files}, classes "
+            f"{self.num_classes}"
         ]
         if self.frames:
             rates = " to ".join(dict.fromkeys(f"{fps:g}" for fps in (min(self.fps), max(self.fps))))
@@ -109,47 +105,31 @@ class CheckReport:
         lines += [f"note: {note}" for note in self.notes]
         for kind, count in self.counts.items():
             lines.append(f"{count} {kind}: {KINDS[kind]}")
-            found = [finding for finding in self.findings if finding.kind == kind]
-            lines += [f"  {self._line(finding)}" for finding in found[:limit]]
+            for f in [finding for finding in self.findings if finding.kind == kind][:limit]:
+                where = _row_list(table, f.rows)
+                lines.append("  " + ": ".join(filter(None, (where, f.file, f.message))))
             if count > limit:
                 lines.append(f"  and {count - limit} more")
         return lines if self.findings else [*lines, "no faults found"]
 
-    def _line(self, finding: Finding) -> str:
-        where = _row_list(self.table.row_word, finding.rows)
-        return ": ".join(filter(None, (where, finding.file, finding.message)))
-
     def write_skip_list(self, path: str | Path) -> int:
-        """Writes the files that no row can use, one per line with a `# reason`.
-
-        Returns how many they are.
-
-        Raises:
-            RunError: the file cannot be written.
-        """
+        """Writes the files that no row can use, one per line with a `# reason`; says how many."""
         unusable: dict[str, Finding] = {}
         for finding in self.findings:
             if finding.kind in UNUSABLE:
                 unusable.setdefault(finding.file, finding)
         name = self.table.source.name
         lines = [f"# {len(unusable)} of {self.num_files} files of {name} that cannot be used"]
-        # "./" before a name that begins with "#", which would read as a comment
-        lines += [
-            f"{'./' * file.startswith('#')}{file}  # {f.kind} "
-            f"({_row_list(self.table.row_word, f.rows)}): {f.message}"
-            for file, f in unusable.items()
-        ]
+        for file, f in unusable.items():
+            safe = f"./{file}" if file.startswith("#") else file  # else it would read as a comment
+            lines.append(f"{safe}  # {f.kind} ({_row_list(self.table, f.rows)}): {f.message}")
         with atomic_write(path) as temporary:
             temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
         return len(unusable)
 
 
 def read_skip_list(path: str | Path) -> set[str]:
-    """The videos named in a skip list: one per line, `#` after a blank starts a comment.
-
-    Raises:
-        DataError: the file does not exist or is not text.
-    """
+    """The videos named in a skip list: one per line, `#` after a blank starts a comment."""
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -190,167 +170,139 @@ def check_table(
         flow: the videos' optical flow, likewise.
         intervals: of the table; their actions are held against the videos' lengths and rows.
         progress: called with (files done, files in all) as the check goes on.
-
-    Raises:
-        DataError: no process can be started.
     """
     files = _files(table)
     if workers is None:
         workers = available_cores() if len(files) > FEW_FILES else 1
-    probe, found = partial(probe_file, full=full, boxes=boxes, flow=flow), dict[int, Probe]()
-    for index, result in parallel_map(probe, files, workers=workers):
+    probe, probed = partial(probe_file, full=full, boxes=boxes, flow=flow), list(files)
+    results = parallel_map(probe, files, workers=workers)
+    for done, (index, result) in enumerate(results, start=1):
         if isinstance(result, WorkerDied):
-            result = Probe("unreadable", str(result))
-        found[index] = result
-        progress(len(found), len(files))
-    probes = [found[index] for index in range(len(files))]
+            result = files[index]._replace(faults=(("unreadable", str(result)),))
+        probed[index] = result
+        progress(done, len(files))
     needed = max(min_frames, spec.num_frames if spec else 0)
     if spec and spec.flow_length:
         needed = max(needed, spec.flow_length + 1)  # L flow frames lie between L + 1 frames
-    known = class_names or table.class_names
+    known, notes, labels = class_names or table.class_names, table.notes, _labels(table)
     findings = [
-        *_file_findings(files, probes, needed),
-        *_copy_findings(table, files, probes),
-        *_label_findings(table, known),
+        *_file_findings(probed, needed),
+        *_copy_findings(table, probed),
+        *_label_findings(table, labels, known),
     ]
-    notes = table.notes
     if intervals is not None:
-        findings += _action_findings(table, intervals, files, probes)
-        notes += _action_notes(table, intervals)
+        findings += _action_findings(table, labels, intervals, probed)
+        notes += _action_notes(labels, intervals)
     order = list(KINDS)
-    readable = [probe for probe in probes if not probe.problem]
+    readable = [file for file in probed if file.num_frames]
     return CheckReport(
         table,
         tuple(sorted(findings, key=lambda f: (order.index(f.kind), f.rows[:1]))),
         len(files),
         len(known),
-        tuple(probe.num_frames for probe in readable),
-        tuple(probe.fps for probe in readable),
+        tuple(file.num_frames for file in readable),
+        tuple(file.fps for file in readable),
         notes,
     )
 
 
 def _files(table: VideoTable) -> list[CheckedFile]:
-    files: dict[str, CheckedFile] = {}
     frame = table.frame.fillna({"start_seconds": 0.0, "end_seconds": math.inf})
-    columns = ("row", "name", "video", "start_seconds", "end_seconds")
-    for row, name, video, *span in zip(*(frame[c].tolist() for c in columns), strict=True):
-        file = files.setdefault(name, CheckedFile(name, video, [], []))
-        file.rows.append(row)
-        file.spans.append(tuple(span))
-    return list(files.values())
+    frame["span"] = list(zip(frame["start_seconds"], frame["end_seconds"], strict=True))
+    found = frame.groupby("name", sort=False).agg({"video": "first", "row": list, "span": list})
+    return [CheckedFile(*file) for file in found.itertuples()]
 
 
-# ---- findings ------------------------------------------------------------------------------------
+def _labels(table: VideoTable) -> pd.DataFrame:
+    """The table with a row for each label of each of its rows."""
+    labels = table.frame.assign(label=table.frame["label"].str.split("|")).explode("label")
+    return labels[labels["label"] != ""]
 
 
-def _file_findings(files: list[CheckedFile], probes: list[Probe], needed: int) -> list[Finding]:
-    findings = []
-    for file, probe in zip(files, probes, strict=True):
+def _file_findings(files: list[CheckedFile], needed: int) -> Iterator[Finding]:
+    for file in files:
         rows = tuple(file.rows)
-        if probe.problem:
-            findings.append(Finding(probe.kind, file.name, rows, probe.problem))
+        for kind, problem in file.faults:
+            yield Finding(kind, file.name, rows, problem)
+        if not file.num_frames:
             continue
-        findings += [Finding(kind, file.name, rows, what) for kind, what in probe.of_stores]
-        short = {row: n for row, n in zip(rows, probe.span_frames, strict=True) if n < needed}
+        short = {row: n for row, n in zip(rows, file.span_frames, strict=True) if n < needed}
         if len(short) == len(rows):
             most = max(short.values())
-            where = f" in the span (the file has {probe.num_frames})"
-            message = f"{most} of the {needed} frames needed{where * (most != probe.num_frames)}"
-            findings.append(Finding("short", file.name, rows, message))
+            where = f" in the span (the file has {file.num_frames})"
+            message = f"{most} of the {needed} frames needed{where * (most != file.num_frames)}"
+            yield Finding("short", file.name, rows, message)
         elif short:
             counts = ", ".join(map(str, short.values()))
             message = f"{counts} of the {needed} frames needed in the span; mend or remove the row"
-            findings.append(Finding("short_span", file.name, tuple(short), message))
-    return findings
+            yield Finding("short_span", file.name, tuple(short), message)
 
 
-def _copy_findings(
-    table: VideoTable, files: list[CheckedFile], probes: list[Probe]
-) -> list[Finding]:
+def _copy_findings(table: VideoTable, files: list[CheckedFile]) -> Iterator[Finding]:
     """Files, or copies of one file, in two splits; copies and repeated rows within one."""
-    readable = [file for file, probe in zip(files, probes, strict=True) if not probe.problem]
-    sizes = {file.name: size_bytes(file.video) for file in readable}
+    readable = {file.name: file.video for file in files if file.num_frames}
+    sizes = {name: size_bytes(video) for name, video in readable.items()}
     of_size = Counter(sizes.values())
     # Two files that cannot be read, such as empty ones, are no copies: their names stand for them.
     content = {file.name: file.name for file in files} | {
-        file.name: fingerprint(file.video) for file in readable if of_size[sizes[file.name]] > 1
+        name: fingerprint(video) for name, video in readable.items() if of_size[sizes[name]] > 1
     }
-    frame, findings = table.frame.assign(content=table.frame["name"].map(content)), []
+    frame = table.frame.assign(content=table.frame["name"].map(content))
     for _, same in frame[frame.duplicated("content", keep=False)].groupby("content", sort=False):
         first, *others = same["name"].unique()
         copies = f"same content as {', '.join(others)}" * bool(others)
         rows = {split: part.tolist() for split, part in same.groupby("split", sort=False)["row"]}
         if len(rows) > 1:
-            lists = (f"{s!s} ({_row_list(table.row_word, n)})" for s, n in rows.items())
+            lists = (f"{s!s} ({_row_list(table, n)})" for s, n in rows.items())
             message = "; ".join(filter(None, (copies, f"in {' and '.join(lists)}")))
-            findings.append(Finding("two_splits", first, tuple(same["row"]), message))
+            yield Finding("two_splits", first, tuple(same["row"]), message)
         elif copies:
-            findings.append(Finding("duplicate", first, tuple(same["row"]), copies))
+            yield Finding("duplicate", first, tuple(same["row"]), copies)
     keys = ["name", "split", "start_seconds", "end_seconds"]
     repeated = frame[frame.duplicated(keys, keep=False)]
     for (name, *_), same in repeated.groupby(keys, sort=False, dropna=False):
-        findings.append(
-            Finding("duplicate", str(name), tuple(same["row"]), "the same sample again")
-        )
-    return findings
+        yield Finding("duplicate", str(name), tuple(same["row"]), "the same sample again")
 
 
-def _label_findings(table: VideoTable, class_names: Sequence[str]) -> list[Finding]:
-    labels = table.frame.assign(label=table.frame["label"].map(split_labels))
-    labels = labels.explode("label").dropna(subset="label")
-    findings = []
-    unknown = labels[~labels["label"].isin(class_names)]
-    for label, rows in unknown.groupby("label", sort=False):
-        message = (
-            f"label {label!r} is not among the {len(class_names)} classes"
-            f"{near_only(str(label), class_names)}"
-        )
-        findings.append(Finding("unknown_label", rows["name"].iloc[0], tuple(rows["row"]), message))
+def _label_findings(
+    table: VideoTable, labels: pd.DataFrame, class_names: Sequence[str]
+) -> Iterator[Finding]:
+    for label, rows in labels[~labels["label"].isin(class_names)].groupby("label", sort=False):
+        near = near_only(str(label), class_names)
+        message = f"label {label!r} is not among the {len(class_names)} classes{near}"
+        yield Finding("unknown_label", rows["name"].iloc[0], tuple(rows["row"]), message)
     counts = labels.value_counts(["label", "split"])
     for name in class_names:
         having = {split: int(counts.get((name, split), 0)) for split in table.splits}
         if absent := [split for split, n in having.items() if not n]:
             there = ", ".join(f"{split} has {n}" for split, n in having.items() if n)
             message = f"class {name!r} has no row in {' or '.join(absent)}"
-            findings.append(
-                Finding("absent_class", "", (), message + (f" ({there})" if there else ""))
-            )
-    return findings
+            yield Finding("absent_class", "", (), message + (f" ({there})" if there else ""))
 
 
 def _action_findings(
-    table: VideoTable, intervals: Intervals, files: list[CheckedFile], probes: list[Probe]
-) -> list[Finding]:
+    table: VideoTable, labels: pd.DataFrame, intervals: Intervals, files: list[CheckedFile]
+) -> Iterator[Finding]:
     """Actions that a training would stop at, or that the table of videos does not know."""
-    findings: list[Finding] = []
-    named: dict[str, set[str]] = defaultdict(set)
-    for name, text in zip(table.frame["name"], table.frame["label"], strict=True):
-        named[name] |= set(split_labels(text))
-    for file, probe in zip(files, probes, strict=True):
+    named, source = set(zip(labels["name"], labels["label"], strict=True)), intervals.source.name
+    for file in files:
         actions = intervals.by_video.get(os.path.normpath(file.video), ())
-        if late := [action for action in actions if action.start_seconds >= probe.end_seconds]:
-            message = (
-                f"{intervals.source.name}: at {late[0].start_seconds:g} s, and the video "
-                f"ends at {probe.end_seconds:.6g} s"
-            )
-            rows = tuple(action.row for action in late)
-            findings.append(Finding("late_action", file.name, rows, message))
+        if late := [action for action in actions if action.start_seconds >= file.end_seconds]:
+            start, end = late[0].start_seconds, file.end_seconds
+            message = f"{source}: at {start:g} s, and the video ends at {end:.6g} s"
+            yield Finding("late_action", file.name, tuple(a.row for a in late), message)
         for label in dict.fromkeys(action.label for action in actions):
             class_name = table.class_names[label]
-            if class_name not in named[file.name]:
+            if (file.name, class_name) not in named:
                 rows = tuple(action.row for action in actions if action.label == label)
-                message = (
-                    f"{intervals.source.name}: {class_name!r} is not among the labels of "
-                    f"the video in {table.source.name}"
-                )
-                findings.append(Finding("action_label", file.name, rows, message))
-    return findings
+                what = f"{class_name!r} is not among the labels of the video"
+                message = f"{source}: {what} in {table.source.name}"
+                yield Finding("action_label", file.name, rows, message)
 
 
-def _action_notes(table: VideoTable, intervals: Intervals) -> tuple[str, ...]:
+def _action_notes(labels: pd.DataFrame, intervals: Intervals) -> tuple[str, ...]:
     """How many videos have labels and no action: their training clips would show nothing."""
-    labelled = {os.path.normpath(v) for v in table.frame["video"][table.frame["label"] != ""]}
+    labelled = set(map(os.path.normpath, labels["video"].unique()))
     if count := len(labelled - intervals.by_video.keys()):
         return (
             f"{count} videos have labels and no action in {intervals.source.name}; their training "
@@ -359,7 +311,8 @@ def _action_notes(table: VideoTable, intervals: Intervals) -> tuple[str, ...]:
     return ()
 
 
-def _row_list(word: str, rows: Sequence[int]) -> str:
+def _row_list(table: VideoTable, rows: Sequence[int]) -> str:
     """`line 4`, or `lines 4, 9, 12 and 7 more`."""
     more = f" and {len(rows) - 5} more" if len(rows) > 5 else ""
-    return f"{word}{'s' * (len(rows) > 1)} {', '.join(map(str, rows[:5]))}{more}" if rows else ""
+    word = table.row_word + "s" * (len(rows) > 1)
+    return f"{word} {', '.join(map(str, rows[:5]))}{more}" if rows else ""

@@ -1,13 +1,12 @@
 """A table and an `InputSpec` make clips: which frames, decoded, cropped; the same ones for the same
 (seed, epoch, index).
 
-Shapes: B batch, V views of one clip, C channels, T frames, K boxes per frame, S flow stacks, L flow
-    frames per stack, h w pixels of the crop.
+Shapes: V views of one clip, C channels, T frames, S flow stacks, L flow frames per stack, h w
+    pixels of the crop.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Collection
 from dataclasses import replace
 from functools import partial
@@ -24,9 +23,9 @@ from vidgraph.data.table import VideoTable
 from vidgraph.errors import DataError, RecipeError, VideoError
 from vidgraph.precompute.boxes import BoxStore
 from vidgraph.precompute.flow import FlowSource, no_flow
-from vidgraph.records import ClipBatch, InputSpec, Regions
+from vidgraph.records import ClipBatch, InputSpec
 from vidgraph.video.base import Video
-from vidgraph.video.crops import CropDraws, CropPlan
+from vidgraph.video.crops import CropDraws
 from vidgraph.video.flow_stacks import draw_interval, read_stacks, stack_indices
 from vidgraph.video.reader import open_video
 from vidgraph.video.sampling import sample_frames, span_frames
@@ -59,7 +58,7 @@ class ClipDataset(Dataset[ClipBatch]):
         train: random frames and crops rather than fixed ones.
         seed: of the random draws.
         skip: videos to leave out, as `read_skip_list` gives them.
-        views: clips and crops per row when testing; of training, what it says beside these and
+        views: clips and crops per row when testing; in training, what it says beside these and
             sizes.
         crops: how training clips are cut, mirrored and lit; None: crops of 80 to 100 %, and no
             more. The labels of mirrored clips follow, see `mirrored_classes`.
@@ -112,14 +111,11 @@ class ClipDataset(Dataset[ClipBatch]):
             )
         self.class_names, self.labels = list(table.class_names), torch.tensor(table.targets(kept))
         self.skipped = len(rows) - len(kept)
-        self.spec, self.split, self.train, self.seed = spec, split, train, seed
+        self.spec, self.train, self.seed, self._epoch = spec, train, seed, 0
         self._videos: list[str] = kept["video"].tolist()
         self._lines = [table.where(row) for row in kept["row"]]
-        starts, ends = (kept[name].tolist() for name in ("start_seconds", "end_seconds"))
-        self._spans = [
-            tuple(None if math.isnan(seconds) else seconds for seconds in span)
-            for span in zip(starts, ends, strict=True)
-        ]
+        spans = kept[["start_seconds", "end_seconds"]].astype(object)
+        self._spans = spans.where(spans.notna(), None).to_numpy().tolist()
         self._crops = crops or CropDraws(spec, train)
         self._boxes, self._intervals = boxes if spec.boxes_per_frame else None, intervals
         self._flow = flow if spec.flow_length else None
@@ -133,7 +129,6 @@ class ClipDataset(Dataset[ClipBatch]):
                 f"class {told[0]!r} tells left from right, so its mirrored views are not of it; "
                 "leave out eval.mirrored"
             )
-        self._epoch = 0
 
     def __len__(self) -> int:
         return len(self._videos) * self.views.num_views
@@ -156,32 +151,37 @@ class ClipDataset(Dataset[ClipBatch]):
         path = self._videos[row]
         try:
             with open_video(path, folder_fps=self.views.folder_fps) as video:
-                return self._draw(video, row, i) if self.train else self._look(video, row, clip)
+                seen, label = (
+                    self._draw(video, row, i) if self.train else self._look(video, row, clip)
+                )
         except VideoError as error:
             problem = f"{error.problem} ({self._lines[row]})"
             raise VideoError(error.path, problem, error.frame) from error
         except DataError as error:
             raise VideoError(path, f"{error} ({self._lines[row]})") from error
+        seen.label = label.expand(len(seen), *label.shape[1:]).clone()
+        seen.index = torch.full((len(seen),), row)
+        return seen
 
-    def _look(self, video: Video, row: int, clip: int) -> ClipBatch:
-        """The test views of one clip."""
-        start, end = self._spans[row]
+    def _look(self, video: Video, row: int, clip: int) -> tuple[ClipBatch, Tensor]:
+        """The test views of one clip, and its label [1, ...]."""
+        path, spec, views, (start, end) = self._videos[row], self.spec, self.views, self._spans[row]
         pixels, frame_indices, regions = read_views(
-            video, self.spec, self.views, clip, start, end, self._boxes_at(row)
+            video, spec, views, clip, start, end, self._boxes_at(row)
         )
         flow = None
         if self._flow is not None:
-            reader = self._flow.reader(self._videos[row], video)
-            flow = read_flow_views(reader, video, self.spec, self.views, frame_indices, start, end)
-        return self._batch(row, pixels, frame_indices, self.labels[row : row + 1], regions, flow)
+            reader = self._flow.reader(path, video)
+            flow = read_flow_views(reader, video, spec, views, frame_indices, start, end)
+        seen = ClipBatch.unlabelled(pixels, frame_indices, path, regions, flow)
+        return seen, self.labels[row : row + 1]
 
-    def _draw(self, video: Video, row: int, i: int) -> ClipBatch:
-        """A training clip, with the label of what is seen."""
-        rng, plan = np.random.default_rng([self.seed, self._epoch, i]), self.views
-        start, end = self._spans[row]
-        times = video.timestamps_seconds
+    def _draw(self, video: Video, row: int, i: int) -> tuple[ClipBatch, Tensor]:
+        """A training clip, and the label [1, ...] of what is seen."""
+        rng, plan, spec = np.random.default_rng([self.seed, self._epoch, i]), self.views, self.spec
+        path, (start, end), times = self._videos[row], self._spans[row], video.timestamps_seconds
         frame_indices = sample_frames(
-            self.spec,
+            spec,
             times,
             start_seconds=start,
             end_seconds=end,
@@ -189,68 +189,34 @@ class ClipDataset(Dataset[ClipBatch]):
             past_end=plan.past_end,
             spread=plan.spread,
         )
-        frames = read_frames(video, self.spec, frame_indices)
+        frames = read_frames(video, spec, frame_indices)
         height, width = frames.shape[1:3]
         window, label = self._crops.plan(height, width, rng), self.labels[row : row + 1]
         if self._intervals is not None:
-            label = self._intervals.seen(self._videos[row], times, frame_indices)
+            label = self._intervals.seen(path, times, frame_indices)
         if window.flip:
             mirrored = self._mirrored_label(label)
             window = replace(window, flip=mirrored is not None)
             label = label if mirrored is None else mirrored
-        flow = self._drawn_flow(video, row, frame_indices, window, rng)
-        boxes_at, regions = self._boxes_at(row), None
-        if boxes_at is not None:
+        flow = regions = None
+        if self._flow is not None:
+            reader, interval = self._flow.reader(path, video), draw_interval(spec, rng)
+            first, stop = span_frames(times, start, end)
+            last, past_end = min(stop - 1, reader.num_flow_frames), plan.past_end
+            stacks = stack_indices(
+                spec, frame_indices, first, last, interval=interval, past_end=past_end
+            )
+            flow = read_stacks(reader, stacks, [window], height, width)  # [1, T, S, 2 L, h, w]
+        if (boxes_at := self._boxes_at(row)) is not None:
             regions = move_boxes(boxes_at(frame_indices), window, height, width)
-        pixels = move_pixels(frames, window, self.spec.channels)[None]
-        return self._batch(row, pixels, frame_indices, label, regions, flow)
-
-    def _batch(
-        self,
-        row: int,
-        pixels: Tensor,
-        frame_indices: np.ndarray[Any, Any],
-        label: Tensor,
-        regions: Regions | None,
-        flow: Tensor | None,
-    ) -> ClipBatch:
-        """Views of one clip, [V, C, T, h, w], with its frames [T] and its label [1, ...]."""
-        count = len(pixels)
-        return ClipBatch(
-            video=pixels,
-            label=label.expand(count, *label.shape[1:]).clone(),
-            index=torch.full((count,), row),
-            frame_indices=torch.from_numpy(frame_indices).repeat(count, 1),
-            names=[self._videos[row]] * count,
-            regions=regions,
-            flow=flow,
-        )
+        pixels = move_pixels(frames, window, spec.channels)[None]  # [1, C, T, h, w]
+        return ClipBatch.unlabelled(pixels, frame_indices, path, regions, flow), label
 
     def _boxes_at(self, row: int) -> Callable[[np.ndarray[Any, Any]], FrameBoxes] | None:
         """What gives the boxes of a row's video by frame; None for models without boxes."""
         if self._boxes is None:
             return None
         return partial(self._boxes.boxes(self._videos[row]).at, count=self.spec.boxes_per_frame)
-
-    def _drawn_flow(
-        self,
-        video: Video,
-        row: int,
-        frame_indices: np.ndarray[Any, Any],
-        window: CropPlan,
-        rng: np.random.Generator,
-    ) -> Tensor | None:
-        """The flow stacks of a training clip, at a random distance: uint8 [1, T, S, 2 L, h, w]."""
-        if self._flow is None:
-            return None
-        reader = self._flow.reader(self._videos[row], video)
-        interval = draw_interval(self.spec, rng)
-        first, stop = span_frames(video.timestamps_seconds, *self._spans[row])
-        last, past_end = min(stop - 1, reader.num_flow_frames), self.views.past_end
-        chosen = stack_indices(
-            self.spec, frame_indices, first, last, interval=interval, past_end=past_end
-        )
-        return read_stacks(reader, chosen, [window], video.height, video.width)
 
     def _mirrored_label(self, label: Tensor) -> Tensor | None:
         """The label of the mirrored clip; None where a class has no mirror image."""

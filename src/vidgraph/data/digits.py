@@ -21,15 +21,10 @@ SPLITS = ("train", "val", "test")
 
 @dataclass(frozen=True)
 class Digits:
-    """Images of handwritten digits.
+    """Images of handwritten digits, bright ink on black, and their classes 0..9."""
 
-    Attributes:
-        images: uint8 [M, 28, 28], bright ink on black.
-        labels: classes 0..9, int64 [M].
-    """
-
-    images: NDArray[np.uint8]
-    labels: NDArray[np.int64]
+    images: NDArray[np.uint8]  # [M, 28, 28]
+    labels: NDArray[np.int64]  # [M]
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -41,17 +36,11 @@ class Digits:
 
 
 def load_digits(source: str | Path, split: str) -> Digits:
-    """Reads the digit images of one split.
+    """The digit images of one split, "train", "val" or "test".
 
-    Args:
-        source: "mnist" (downloaded once by torchvision into the cache), "embedded" (scikit-learn's
-            1,797 digits, enlarged from 8x8), or a folder with MNIST's four idx files, gzipped or
-            not.
-        split: "train", "val" or "test". MNIST: the first 55,000 and the last 5,000 training digits,
-            and its test set. Embedded: the first 1,197, the next 300 and the last 300.
-
-    Raises:
-        DataError: an unknown split, a missing or broken file, or no network for the download.
+    `source` is "mnist" (downloaded once by torchvision into the cache) or a folder with MNIST's
+    four idx files, gzipped or not: the first 55,000 and the last 5,000 training digits, and the
+    test set. Or "embedded": scikit-learn's 1,797 digits; the first 1,197, the next 300, the last.
     """
     if split not in SPLITS:
         raise DataError(f"digits have no split {split!r}; use one of {', '.join(SPLITS)}")
@@ -64,12 +53,10 @@ def load_digits(source: str | Path, split: str) -> Digits:
     images = _read_idx(folder, f"{prefix}-images-idx3-ubyte")
     labels = _read_idx(folder, f"{prefix}-labels-idx1-ubyte").astype(np.int64)
     if images.shape != (len(labels), DIGIT, DIGIT) or labels.max(initial=0) > 9:
-        raise DataError(
-            f"{folder}: not digits: {prefix} images are {images.shape} for {len(labels)} labels "
-            f"up to {labels.max(initial=0)}"
-        )
-    held = slice(-NUM_VALIDATION, None)
-    part = {"train": slice(0, -NUM_VALIDATION), "val": held, "test": slice(None)}[split]
+        found = f"{images.shape} for {len(labels)} labels up to {labels.max(initial=0)}"
+        raise DataError(f"{folder}: not digits: {prefix} images are {found}")
+    parts = {"train": slice(-NUM_VALIDATION), "val": slice(-NUM_VALIDATION, None)}
+    part = parts.get(split, slice(None))
     return Digits(images[part], labels[part])
 
 
@@ -103,18 +90,15 @@ def _mnist_folder() -> Path:
 
 
 def _read_idx(folder: Path, name: str) -> NDArray[np.uint8]:
-    """Reads one file of bytes: 0, 0, 8, number of axes; big-endian lengths; the bytes.
-
-    torchvision reads unpacked files only, and would unpack into a folder that may not be ours.
+    """One file of bytes: 0, 0, 8, number of axes; big-endian lengths; the bytes. (torchvision reads
+    unpacked files only, and would unpack into a folder that may not be ours.)
     """
     below = (folder, folder / "MNIST" / "raw")
     files = [at / file for at in below for file in (name, f"{name}.gz")]
     path = next((file for file in files if file.is_file()), None)
     if path is None:
-        raise DataError(
-            f"{folder}: no {name} or {name}.gz; pass mnist, embedded, or a folder with MNIST's "
-            "four idx files"
-        )
+        what = "mnist, embedded, or a folder with MNIST's four idx files"
+        raise DataError(f"{folder}: no {name} or {name}.gz; pass {what}")
     try:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
         lengths = np.frombuffer(content, ">u4", content[3], 4)

@@ -7,30 +7,21 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from vidgraph.data.box_files import csv_tasks
-from vidgraph.data.something_boxes import something_else_tasks
+from vidgraph.data.box_files import csv_tasks, something_else_tasks
 from vidgraph.data.table import load_table, parse_columns
 from vidgraph.errors import DataError
 from vidgraph.precompute.boxes_given import GivenBoxesJob, Unit
 from vidgraph.precompute.extract import Task
 from vidgraph.video.listing import list_videos
 
-_TABLES = (".csv", ".parquet")
-
 
 def video_tasks(paths: Sequence[Path], columns: str = "") -> list[Task]:
-    """The videos of files, folders and tables, each once, named below what they share.
-
-    Args:
-        paths: of all of these.
-        columns: other names of a table's columns, as `parse_columns` takes them.
-
-    Raises:
-        VidgraphError: a table that cannot be read, or a folder without videos.
+    """The videos of files, folders and tables, each once, named below what they share; `columns` as
+    `parse_columns` takes them.
     """
     videos: dict[str, None] = {}
     for path in paths:
-        is_table = path.suffix.lower() in _TABLES and not path.is_dir()
+        is_table = path.suffix.lower() in (".csv", ".parquet") and not path.is_dir()
         renamed = parse_columns(columns)
         found = load_table(path, renamed).frame["video"] if is_table else list_videos(path)
         videos |= dict.fromkeys(os.path.abspath(video) for video in found)
@@ -50,19 +41,8 @@ def _root(paths: Sequence[Path], videos: Sequence[str]) -> str:
 def given_boxes(
     files: Sequence[Path], videos: Path, unit: Unit = "pixels", reach_frames: int = 0
 ) -> tuple[GivenBoxesJob, list[Task], int]:
-    """What stores boxes that are given in CSV files, or in Something-Else's annotations.
-
-    Args:
-        files: all of one kind.
-        videos: the folder that the videos' names are relative to.
-        unit: of the corners.
-        reach_frames: boxes also stand for frames up to so many away.
-
-    Returns:
-        the job, the videos, and how many of the annotated videos are not there.
-
-    Raises:
-        VidgraphError: files that are not such files, or hold no boxes of any video.
+    """What stores boxes that are given in CSV files, or in Something-Else's annotations: the job,
+    the videos, whose names are relative to a folder, and how many of the annotated ones are absent.
     """
     kinds = {file.suffix.lower() for file in files}
     if kinds not in ({".csv"}, {".json"}):
@@ -70,20 +50,18 @@ def given_boxes(
             f"{' '.join(map(str, files))}: boxes come from .csv files, or from the .json files of "
             "Something-Else; name one kind"
         )
-    tasks, absent = list[Task](), 0
+    is_csv, tasks, absent = kinds == {".csv"}, list[Task](), 0
     for file in files:
-        if kinds == {".csv"}:
-            tasks += csv_tasks(file, videos)
-        else:
-            found, lacking = something_else_tasks(file, videos)
-            tasks, absent = tasks + found, absent + lacking
+        found, lacking = (
+            (csv_tasks(file, videos), 0) if is_csv else something_else_tasks(file, videos)
+        )
+        tasks, absent = [*tasks, *found], absent + lacking
     if not tasks:
         raise DataError(
             f"{videos}: holds none of the {absent:,} videos of {files[0]}; say with --videos where "
             "they are"
         )
-    digest = hashlib.sha256()
-    for file in sorted(files, key=lambda file: file.name):
-        digest.update(hashlib.sha256(file.read_bytes()).digest())
-    origin = "csv" if kinds == {".csv"} else "something-else"
+    contents = (file.read_bytes() for file in sorted(files, key=lambda file: file.name))
+    digest = hashlib.sha256(b"".join(hashlib.sha256(content).digest() for content in contents))
+    origin = "csv" if is_csv else "something-else"
     return GivenBoxesJob(origin, digest.hexdigest(), unit, reach_frames), tasks, absent

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,7 +53,7 @@ class Intervals:
 
     @property
     def sha256(self) -> str:
-        """Of the file, for the fingerprint of the data."""
+        """Of the file."""
         return hashlib.sha256(self.source.read_bytes()).hexdigest()
 
     def seen(self, video: str, times_seconds: np.ndarray, frame_indices: np.ndarray) -> Tensor:
@@ -65,7 +64,7 @@ class Intervals:
 
         Args:
             video: its path, as the table of videos has it.
-            times_seconds: when each frame of the video is shown, increasing.
+            times_seconds: when each frame of the video is shown, [N].
             frame_indices: the clip's frames, [T].
 
         Returns:
@@ -99,23 +98,22 @@ def load_intervals(path: str | Path, table: VideoTable) -> Intervals:
     """Reads the actions of the videos of `table`.
 
     Raises:
-        TableError: no such file, a column is absent, a video or class that `table` does not have,
+        TableError: the file cannot be read, or holds a video or class that `table` does not have,
             or times that are none.
     """
     source = Path(path)
     rows = read_columns(source, COLUMNS)
     videos = rows["video"].map(lambda name: os.path.normpath(source.parent / name))
     known = {os.path.normpath(video) for video in table.frame["video"]}
-    problem = f"video {{}} is not in {table.source.name}"
-    refuse(source, rows["video"], ~videos.isin(known), problem)
-    where = f"classes of {table.source.name}"
-    refuse_unknown(source, rows["label"], table.class_names, "label", where)
+    name, num_classes = table.source.name, len(table.class_names)
+    refuse(source, rows["video"], ~videos.isin(known), f"video {{}} is not in {name}")
+    refuse_unknown(source, rows["label"], table.class_names, "label", f"classes of {name}")
     for column in COLUMNS[2:]:
         what = f"{column} is empty; an action needs both its times"
         refuse(source, rows[column], rows[column] == "", what)
     labels = rows["label"].map({name: k for k, name in enumerate(table.class_names)})
-    by_video = defaultdict(list)
+    by_video: dict[str, list[Interval]] = {}
     columns = (labels, *read_spans(source, rows), rows.index)
     for video, *action in zip(videos, *(column.tolist() for column in columns), strict=True):
-        by_video[video].append(Interval(*action))
-    return Intervals(source, dict(by_video), len(table.class_names), str(rows.index.name))
+        by_video.setdefault(video, []).append(Interval(*action))
+    return Intervals(source, by_video, num_classes, str(rows.index.name))

@@ -54,8 +54,8 @@ def make_table(
         labelled: as `read_labels` of the data set gives it.
         videos: the folder of the videos: files or folders of frames, at any depth.
         out: the .csv file; paths in it are relative to its folder where `videos` lies below it.
-        hold_out: share of the training groups that become a split of their own, 0 to below 1; which
-            ones follows from a hash of their names.
+        hold_out: share of the training groups that become a split of their own, 0 to below 1, by a
+            hash of their names.
         present_only: list only videos that are there; otherwise the absent ones are listed as well,
             for `vidgraph data check` to put on a skip list, so that every score counts them.
 
@@ -65,7 +65,6 @@ def make_table(
     Raises:
         DataError: the folder holds none of the videos, or a share or suffix that is none.
         TableError: a video that is listed twice.
-        RunError: a table cannot be written.
     """
     videos, out = Path(videos), Path(out)
     if out.suffix.lower() != ".csv":
@@ -104,16 +103,12 @@ def make_table(
 
 
 def share_of(name: str) -> float:
-    """A number in [0, 1) that depends on the name alone, on every machine alike."""
+    """A number in [0, 1) that depends on the name alone."""
     return hash64(name) / 2**64
 
 
 def find_videos(folder: Path, names: Collection[str]) -> dict[str, str]:
-    """Every video below a folder, a file or a folder of frames, by its name without suffix.
-
-    Raises:
-        DataError: there is no such folder.
-    """
+    """Where videos lie below a folder, files or folders of frames, by their name without suffix."""
     if not folder.is_dir():
         raise DataError(f"{folder}: there is no such folder; give the folder of the videos")
     found: dict[str, str] = {}
@@ -129,15 +124,14 @@ def find_videos(folder: Path, names: Collection[str]) -> dict[str, str]:
 
 def _paths(labels: pd.Series, videos: Path, out: Path) -> pd.DataFrame:
     """`video`, by which a table at `out` names each video, and `is_there`. Absent videos are named
-    as if they lay beside another one of their label."""
+    as if they lay beside another one of their label.
+    """
     names = labels.index.to_series()
     found = find_videos(videos, set(names))
     if not found:
-        example = names.iloc[0] if len(names) else "none listed"
-        raise DataError(
-            f"{videos}: holds none of the {len(names):,} videos; expected files such as "
-            f"{example}.mp4, or folders of frames"
-        )
+        example = f"{names.iloc[0] if len(names) else 'none listed'}.mp4, or folders of frames"
+        what = f"holds none of the {len(names):,} videos"
+        raise DataError(f"{videos}: {what}; expected files such as {example}")
     paths = names.map(found)
     beside = paths.dropna().map(os.path.dirname).groupby(labels).first()
     of_class = (beside != "") & (beside == beside.index)  # folders named as their labels

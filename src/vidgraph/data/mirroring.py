@@ -10,12 +10,8 @@ _DIRECTION = re.compile(
     r"(?<![a-z])(?:(?P<counter>(?:counter|anti)[-_ ]?clockwise)|clockwise|left|right)(?![a-z])",
     re.IGNORECASE,
 )
-_OPPOSITE = {
-    "left": "right",
-    "right": "left",
-    "clockwise": "counterclockwise",
-    "counterclockwise": "clockwise",
-}
+_OPPOSITE = {"left": "right", "clockwise": "counterclockwise"}
+_OPPOSITE |= {other: word for word, other in _OPPOSITE.items()}
 
 
 def mirrored_classes(class_names: Sequence[str]) -> list[int]:

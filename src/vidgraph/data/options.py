@@ -48,9 +48,9 @@ class SyncMnistOptions:
     @property
     def is_published(self) -> bool:
         """Whether the test set is the authors'; variants of the task have a generated one."""
-        as_released = self.classes is None and self.no_sync_probability is None
-        as_released = as_released and not self.shuffle_layers and self.num_frames == 10
-        return as_released and self.task == "sync" and self.digits != "embedded"
+        varied = (self.classes, self.no_sync_probability, self.shuffle_layers, self.num_frames)
+        as_released = varied == (None, None, False, 10) and self.task == "sync"
+        return as_released and self.digits != "embedded"
 
     def title(self, split: str) -> str:
         """What is measured on, in words."""

@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from vidgraph.data.check import read_skip_list
 from vidgraph.data.clips import ClipDataset
-from vidgraph.data.digits import Digits, load_digits
+from vidgraph.data.digits import SPLITS, load_digits
 from vidgraph.data.intervals import load_intervals
 from vidgraph.data.options import DataOptions, SyncMnistOptions, TableOptions
 from vidgraph.data.syncmnist import DigitClips, DigitStream, SyncMnistStream, SyncMnistTest
@@ -19,24 +19,18 @@ from vidgraph.data.table import load_table
 from vidgraph.data.trajectories import released_trajectories
 from vidgraph.errors import DataError, RecipeError, nearest
 from vidgraph.precompute.boxes import BoxStore
-from vidgraph.precompute.flow import FlowSource, open_flow
+from vidgraph.precompute.flow import open_flow
 from vidgraph.records import ClipBatch, InputSpec
 from vidgraph.video.crops import CropDraws
 from vidgraph.video.views import ViewPlan
 
 VALIDATION_SEED, TEST_SEED = 20_190_411, 20_190_412  # of generated clips: the same for every row
-SPLITS = ("train", "val", "test")
 
 
 @dataclass(frozen=True)
 class ScoredSplit:
-    """A split to be scored.
-
-    Attributes:
-        dataset: its clips.
-        class_names: in the order of the model's outputs.
-        skipped: samples that a skip list leaves out.
-        title: what is measured on, in words.
+    """A split to be scored: its clips, the classes in the order of the model's outputs, how many
+    samples a skip list leaves out, and what is measured on, in words.
     """
 
     dataset: Dataset[ClipBatch]
@@ -47,20 +41,12 @@ class ScoredSplit:
 
 @dataclass(frozen=True)
 class TrainingSplits:
-    """What a network is trained and validated on.
-
-    Attributes:
-        train: training clips.
-        val: validation clips; None: there is no such split.
-        shuffle: the order is drawn anew in every epoch; generated clips are random already.
-        fingerprint: what `data.json` says of the data.
-        notes: what a person should know.
-    """
+    """What a network is trained and validated on, and what a person should know of it."""
 
     train: Dataset[ClipBatch]
-    val: Dataset[ClipBatch] | None
-    shuffle: bool
-    fingerprint: dict[str, Any]
+    val: Dataset[ClipBatch] | None  # None: there is no such split
+    shuffle: bool  # the order is drawn anew in every epoch; generated clips are random already
+    fingerprint: dict[str, Any]  # what `data.json` says of the data
     notes: list[str]
 
 
@@ -69,12 +55,7 @@ def open_source(
 ) -> SyncMnistSource | TableSource:
     """Opens the data of a recipe: first their classes, then, for a model's clips, their splits.
 
-    Args:
-        data: of the recipe.
-        class_names: a model's classes, in its order; None for the data's own.
-
-    Raises:
-        VidgraphError: the data cannot be read, or their labels are not among the model's classes.
+    `class_names` are a model's, in its order; None for the data's own.
     """
     if data.table is not None:
         return TableSource(data.table, class_names)
@@ -83,18 +64,13 @@ def open_source(
 
 
 class SyncMnistSource:
-    """Synchronous digits.
-
-    Attributes:
-        class_names: all classes, in the order of the class indices.
-        multi_label: a clip may have several labels.
-    """
+    """Synchronous digits; generated clips have one view."""
 
     multi_label = False
 
     def __init__(self, data: SyncMnistOptions, class_names: Sequence[str] | None = None) -> None:
         self.data = data
-        self.class_names = list(self._stream(load_digits(data.digits, "train"), 1, 0).class_names)
+        self.class_names = list(self._stream("train", 1, 0).class_names)
         if class_names is not None and list(class_names) != self.class_names:
             raise DataError(
                 f"the model's {len(class_names)} classes are not the {len(self.class_names)} of "
@@ -104,46 +80,35 @@ class SyncMnistSource:
     def training(
         self, spec: InputSpec, views: ViewPlan, num_clips: int, seed: int
     ) -> TrainingSplits:
-        """Training and validation clips for what a model takes.
-
-        Args:
-            spec: of the model.
-            views: of tests; generated clips have one.
-            num_clips: length of the training.
-            seed: of the random draws.
-
-        Raises:
-            RecipeError: the model takes clips of another size.
-        """
-        digits = load_digits(self.data.digits, "train")
-        train = self._stream(digits, num_clips, seed)
+        """Training clips, as many as a training takes, and validation clips."""
+        train = self._stream("train", num_clips, seed)
         _check_fits(train, spec)
+        digits = train.digits
         content = hashlib.sha256(digits.images.tobytes() + digits.labels.tobytes()).hexdigest()
         fingerprint = {"files": len(digits), "missing": 0, "skipped": 0, "sha256": content}
         val = self._split("val") if self.data.val_clips else None
         return TrainingSplits(train, val, False, fingerprint, [])
 
     def scored(self, split: str, spec: InputSpec, views: ViewPlan) -> ScoredSplit:
-        """One split of `train`, `val` and `test`; generated clips have one view."""
+        """One split of `train`, `val` and `test`."""
         dataset = self._split(split)
         _check_fits(dataset, spec)
         return ScoredSplit(dataset, self.class_names, 0, self.data.title(split))
 
     def _split(self, split: str) -> DigitClips:
-        data = self.data
+        data, num_test = self.data, self.data.test_clips or 10_000
         if split not in SPLITS:
             raise RecipeError(f"synchronous digits have no split {split!r}{nearest(split, SPLITS)}")
-        num_test = data.test_clips or 10_000
         if split == "test" and data.is_published:
             released = data.num_digits == 5 or data.test_paths is not None
             walks = released_trajectories(data.test_paths) if released else None
             return SyncMnistTest(load_digits(data.digits, "test"), data.num_digits, num_test, walks)
-        sizes = {"train": 10_000, "val": data.val_clips, "test": num_test}
-        seeds = {"train": 0, "val": VALIDATION_SEED, "test": TEST_SEED}
-        return self._stream(load_digits(data.digits, split), sizes[split], seeds[split])
+        num_clips = {"train": 10_000, "val": data.val_clips, "test": num_test}[split]
+        seed = {"train": 0, "val": VALIDATION_SEED, "test": TEST_SEED}[split]
+        return self._stream(split, num_clips, seed)
 
-    def _stream(self, digits: Digits, num_clips: int, seed: int) -> DigitClips:
-        data = self.data
+    def _stream(self, split: str, num_clips: int, seed: int) -> DigitClips:
+        data, digits = self.data, load_digits(self.data.digits, split)
         if data.task == "digit":
             return DigitStream(digits, num_clips, seed, data.num_digits)
         return SyncMnistStream(digits, data, num_clips, seed)
@@ -161,41 +126,25 @@ def _check_fits(dataset: DigitClips, spec: InputSpec) -> None:
 
 
 class TableSource:
-    """Videos of a table.
-
-    Attributes:
-        class_names: all classes, in the order of the class indices.
-        multi_label: a clip may have several labels.
-        table: the table.
-        skip: videos to leave out.
-    """
+    """Videos of a table."""
 
     def __init__(self, data: TableOptions, class_names: Sequence[str] | None = None) -> None:
         self.data = data
         several = data.intervals is not None
-        self.table = load_table(data.path, data.columns or None, multi_label=several)
-        if class_names is not None:
-            self.table = self.table.with_class_names(class_names)
+        self.table = load_table(
+            data.path, data.columns, class_names=class_names, multi_label=several
+        )
         self.class_names, self.multi_label = list(self.table.class_names), self.table.multi_label
         self.skip = frozenset(read_skip_list(data.skip_list) if data.skip_list else ())
 
     def training(
         self, spec: InputSpec, views: ViewPlan, num_clips: int, seed: int
     ) -> TrainingSplits:
-        """Training and validation clips for what a model takes.
-
-        Args:
-            spec: of the model.
-            views: how clips are taken; training and validation take one clip and crop per video.
-            num_clips: length of the training, which a table does not need.
-            seed: of the random draws.
-
-        Raises:
-            VidgraphError: splits, stores or intervals that do not fit.
+        """Training and validation clips, one clip and crop per video; how many are seen, a table
+        does not need to know.
         """
-        data, table = self.data, self.table
-        boxes, flow, side = self._boxes(spec), self._flow(spec), data.short_side
-        intervals = None
+        data, table, side = self.data, self.table, self.data.short_side
+        stores, views, intervals = self._stores(spec), views.single(), None
         if data.intervals is not None and data.label_scope == "clip":
             intervals = load_intervals(data.intervals, table)
         crops = CropDraws(
@@ -206,19 +155,10 @@ class TableSource:
             brightness=data.brightness,
             crop_scales=data.crop_scales,
         )
-        views = views.single()
-        common: dict[str, Any] = {"skip": self.skip, "views": views, "boxes": boxes, "flow": flow}
-        train = ClipDataset(
-            table,
-            data.train_split,
-            spec,
-            train=True,
-            seed=seed,
-            intervals=intervals,
-            crops=crops,
-            **common,
-        )
-        val, notes = None, [*table.notes, *self._notes(train, spec)]
+        common: dict[str, Any] = {"skip": self.skip, "views": views, **stores}
+        drawn: dict[str, Any] = {"seed": seed, "intervals": intervals, "crops": crops}
+        train = ClipDataset(table, data.train_split, spec, train=True, **drawn, **common)
+        val, notes = None, [*table.notes, *self._notes(train)]
         if data.val_split in table.splits:
             val = ClipDataset(table, data.val_split, spec, train=False, **common)
         else:
@@ -227,10 +167,7 @@ class TableSource:
                 "be kept, not the best on validation"
             )
         fingerprint = table.fingerprint(self.skip)
-        if boxes is not None:
-            fingerprint["boxes"] = boxes.method.to_dict()
-        if flow is not None:
-            fingerprint["flow"] = flow.method.to_dict()
+        fingerprint |= {key: store.method.to_dict() for key, store in stores.items() if store}
         if intervals is not None:
             fingerprint["intervals"] = intervals.sha256
         return TrainingSplits(train, val, True, fingerprint, notes)
@@ -238,15 +175,13 @@ class TableSource:
     def scored(self, split: str, spec: InputSpec, views: ViewPlan) -> ScoredSplit:
         """One split, `train`, `val`, `test` or a name of the table's, with all its views."""
         name = self.data.split(split)
-        stores: dict[str, Any] = {"boxes": self._boxes(spec), "flow": self._flow(spec)}
-        dataset = ClipDataset(
-            self.table, name, spec, train=False, skip=self.skip, views=views, **stores
-        )
+        common: dict[str, Any] = {"skip": self.skip, "views": views, **self._stores(spec)}
+        dataset = ClipDataset(self.table, name, spec, train=False, **common)
         title = f"{self.data.path} ({name})"
         return ScoredSplit(dataset, self.class_names, dataset.skipped, title)
 
-    def _notes(self, train: ClipDataset, spec: InputSpec) -> list[str]:
-        notes, data = [], self.data
+    def _notes(self, train: ClipDataset) -> list[str]:
+        notes, data, spec = [], self.data, train.spec
         if train.never_flipped:
             notes.append(
                 "never mirrored, for left and right tell no other class apart from them: "
@@ -263,11 +198,9 @@ class TableSource:
             notes.append(f"the skip list leaves out {train.skipped} of {total} training rows")
         return notes
 
-    def _boxes(self, spec: InputSpec) -> BoxStore | None:
-        """The store of boxes, if the model takes boxes and one is named."""
-        return BoxStore(self.data.boxes) if spec.boxes_per_frame and self.data.boxes else None
-
-    def _flow(self, spec: InputSpec) -> FlowSource | None:
-        """The optical flow, if the model takes it and a store of it, or `live`, is named."""
-        data, takes = self.data, spec.flow_length
-        return open_flow(data.flow, data.flow_bound) if takes and data.flow else None
+    def _stores(self, spec: InputSpec) -> dict[str, Any]:
+        """Boxes and flow, where the model takes them and they are named."""
+        data = self.data
+        boxes = BoxStore(data.boxes) if spec.boxes_per_frame and data.boxes else None
+        flow = open_flow(data.flow, data.flow_bound) if spec.flow_length and data.flow else None
+        return {"boxes": boxes, "flow": flow}

@@ -53,7 +53,8 @@ class DigitClips(Dataset[ClipBatch]):
     @abstractmethod
     def plan(self, rows: NDArray[np.int64]) -> Plan:
         """What clips `rows` [B] show, undrawn: images [B, n], top-left corners on the canvas [B, T,
-        n, 2], labels [B] or [B, num_classes]."""
+        n, 2], labels [B] or [B, num_classes].
+        """
 
     def __len__(self) -> int:
         return self.num_clips
@@ -71,17 +72,13 @@ class DigitClips(Dataset[ClipBatch]):
         if outside := rows[(rows < 0) | (rows >= self.num_clips)].tolist():
             raise IndexError(f"clip {outside[0]} of {self.num_clips}")
         images, walks, label = self.plan(rows)
-        shape = walks.shape[:3]  # (B, T, n)
+        scores = torch.ones(walks.shape[:3])  # [B, T, n]
         return ClipBatch(
             video=torch.from_numpy(draw_clips(self.digits.images, images, walks)[:, None]),
             label=torch.from_numpy(label),
             index=torch.from_numpy(rows),
-            frame_indices=torch.arange(shape[1]).expand(len(rows), -1).contiguous(),
-            regions=Regions(
-                torch.from_numpy(digit_boxes(walks)),
-                torch.ones(shape),
-                torch.ones(shape, dtype=torch.bool),
-            ),
+            frame_indices=torch.arange(scores.shape[1]).repeat(len(rows), 1),
+            regions=Regions(torch.from_numpy(digit_boxes(walks)), scores, scores.bool()),
         )
 
 
@@ -95,7 +92,7 @@ class SyncMnistStream(DigitClips):
 
     Args:
         digits: the images to draw.
-        options: what clips show: digits, frames, classes, the share of "none", the order of layers.
+        options: what clips show.
         num_clips: length of one pass.
         seed: picks the clips.
 
@@ -117,12 +114,8 @@ class SyncMnistStream(DigitClips):
         self._starts = np.cumsum(self._counts) - self._counts
 
     def plan(self, rows: NDArray[np.int64]) -> Plan:
-        """See `DigitClips.plan`."""
-        n, num_frames, num_classes = (
-            self.options.num_digits,
-            self.options.num_frames,
-            len(self.classes),
-        )
+        n, num_frames = self.options.num_digits, self.options.num_frames
+        num_classes = len(self.classes)
         counts = [1, num_classes, n, n, num_walk_draws(n, num_frames)]
         bits = random_bits(self.seed, rows, sum(counts))
         sync_bits, class_bits, image_bits, layer_bits, walk_bits = np.split(
@@ -139,7 +132,7 @@ class SyncMnistStream(DigitClips):
         classes = np.argsort(keys, axis=1, kind="stable")[:, :n]  # [B, n] indices of self.classes
         chosen = self._starts[classes] + random_below(image_bits, self._counts[classes])
         chosen[:, 0] = first
-        label = pair_label(classes[:, 0], classes[:, 1], synchronous, num_classes)
+        label = pair_label(classes[:, :2], synchronous, num_classes)
         walks = random_walks(walk_bits, n, num_frames, synchronous)  # [B, T, n, 2]
         images = self._pool[chosen]
         if self.options.shuffle_layers:
@@ -152,24 +145,9 @@ class SyncMnistStream(DigitClips):
 class SyncMnistTest(DigitClips):
     """A fixed set of clips, made as the authors make theirs; frames are drawn when asked for.
 
-    Published are 5 MNIST digits that walk the released trajectories, and 3 that walk those of the
-    sequential generator.
-
-    Args:
-        digits: the images that the trajectories are about: the MNIST test digits, for the published
-            sets.
-        num_digits: digits per clip.
-        num_clips: the first so many clips. The generator draws them one after the other, so a
-            shorter set is the beginning of a longer one.
-        trajectories: to draw, from `released_trajectories`; None: the authors' sequential
-            generator, with seed 0.
-
-    Attributes:
-        labels: label of every clip, int64 [num_clips].
-
-    Raises:
-        DataError: trajectories that are too few, have another number of digits, or belong to other
-            digit images.
+    Published are, of the MNIST test digits, 5 that walk the released trajectories, and 3 that walk
+    those of the authors' sequential generator with seed 0, which `trajectories` None stands for. A
+    shorter set is the beginning of a longer one. `labels` is the label of every clip, [num_clips].
     """
 
     def __init__(
@@ -187,10 +165,8 @@ class SyncMnistTest(DigitClips):
                 f"asked for {num_clips} of {num_digits}"
             )
         # Digits of one clip are of different classes, so other digit images fail at once.
-        if (
-            found.images.max() >= len(digits)
-            or not np.diff(np.sort(digits.labels[found.images], axis=1)).all()
-        ):
+        fits = found.images.max() < len(digits)
+        if not fits or not np.diff(np.sort(digits.labels[found.images], axis=1)).all():
             raise DataError(
                 "the trajectories were made for other digit images; use them with the MNIST test "
                 "digits"
@@ -198,11 +174,10 @@ class SyncMnistTest(DigitClips):
         self.digits, self.num_digits, self.num_clips = digits, num_digits, num_clips
         self.coordinates, self.images = found.coordinates[:num_clips], found.images[:num_clips]
         pair = digits.labels[self.images[:, :2]]
-        self.labels = pair_label(pair[:, 0], pair[:, 1], found.synchronous[:num_clips], 10)
+        self.labels = pair_label(pair, found.synchronous[:num_clips], 10)
         self.class_names = pair_names()
 
     def plan(self, rows: NDArray[np.int64]) -> Plan:
-        """See `DigitClips.plan`."""
         return self.images[rows], self.coordinates[rows], self.labels[rows]
 
 
@@ -211,25 +186,18 @@ class DigitStream(DigitClips):
 
     With one digit per frame the label is its class; with several, of different classes, 0/1 for
     every class that is in view. The latter teaches a backbone to tell digits apart where others lie
-    over them, which single digits cannot.
-
-    Args:
-        digits: the images to draw.
-        num_clips: length of one pass.
-        seed: picks the clips; clip i is a function of (seed, i) alone.
-        num_digits: digits per frame.
+    over them, which single digits cannot. Clip i is a function of (seed, i) alone.
     """
 
     def __init__(self, digits: Digits, num_clips: int, seed: int, num_digits: int = 1) -> None:
         self.digits, self.num_clips, self.seed = digits, num_clips, seed
         self.class_names = [str(c) for c in range(10)]
-        several = SyncMnistOptions(num_digits, num_frames=1, shuffle_layers=True)
-        self._several = (
-            SyncMnistStream(digits, several, num_clips, seed) if num_digits > 1 else None
-        )
+        self._several: SyncMnistStream | None = None
+        if num_digits > 1:
+            options = SyncMnistOptions(num_digits, num_frames=1, shuffle_layers=True)
+            self._several = SyncMnistStream(digits, options, num_clips, seed)
 
     def plan(self, rows: NDArray[np.int64]) -> Plan:
-        """See `DigitClips.plan`."""
         if self._several is None:
             bits = random_bits(self.seed, rows, 3)
             images = random_below(bits[:, :1], len(self.digits))  # [B, 1]
@@ -243,18 +211,14 @@ class DigitStream(DigitClips):
 
 def pair_names(classes: Sequence[int] = range(10)) -> list[str]:
     """Label names "1-0", "2-0", "2-1", ... of the pairs of `classes`, then "none"."""
-    ordered = sorted(classes)
-    return [f"{a}-{b}" for i, a in enumerate(ordered) for b in ordered[:i]] + ["none"]
+    return [f"{a}-{b}" for a in sorted(classes) for b in sorted(classes) if b < a] + ["none"]
 
 
 def pair_label(
-    first: NDArray[np.int64],
-    second: NDArray[np.int64],
-    synchronous: NDArray[np.bool_],
-    num_classes: int,
+    pair: NDArray[np.int64], synchronous: NDArray[np.bool_], num_classes: int
 ) -> NDArray[np.int64]:
-    """Label of each clip, in the order of `pair_names`, whichever digit comes first."""
-    high, low = np.maximum(first, second), np.minimum(first, second)
+    """Label of each clip, in the order of `pair_names`, by the classes [B, 2] of its pair."""
+    high, low = pair.max(1), pair.min(1)
     return np.where(synchronous, high * (high - 1) // 2 + low, num_classes * (num_classes - 1) // 2)
 
 
@@ -263,13 +227,8 @@ def draw_clips(
 ) -> NDArray[np.uint8]:
     """Draws digits, later ones on top, stretches frames to 0..255 and resizes them to 64x64.
 
-    Args:
-        digits: all digit images, uint8 [M, 28, 28].
-        images: which of them each digit shows, [B, n].
-        walks: top-left corners on the 100x100 canvas, [B, T, n, 2].
-
-    Returns:
-        uint8 [B, T, 64, 64].
+    Of the images [M, 28, 28], `images` [B, n] says which are shown, and `walks` [B, T, n, 2] where:
+    uint8 [B, T, 64, 64].
     """
     clips = np.empty((*walks.shape[:2], FRAME, FRAME), np.uint8)
     for clip, shown, corners in zip(clips, digits[images], walks, strict=True):
@@ -295,12 +254,8 @@ def digit_boxes(walks: NDArray[np.int64]) -> NDArray[np.float32]:
 
 def _check_digits(digits: Digits, num_digits: int, classes: Sequence[int]) -> None:
     if not 2 <= num_digits <= len(classes):
-        raise DataError(
-            f"num_digits is {num_digits}; give 2 to {len(classes)}, the number of different classes"
-        )
-    absent = [c for c in classes if not 0 <= c <= 9 or not len(digits.by_class[c])]
-    if absent:
-        raise DataError(
-            f"the digits have no image of class {absent[0]}; choose classes from 0 to 9 that they "
-            "show"
-        )
+        most = f"{len(classes)}, the number of different classes"
+        raise DataError(f"num_digits is {num_digits}; give 2 to {most}")
+    if absent := [c for c in classes if c not in digits.labels]:
+        what = f"the digits have no image of class {absent[0]}"
+        raise DataError(f"{what}; choose classes from 0 to 9 that they show")

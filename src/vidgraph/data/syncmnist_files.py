@@ -55,28 +55,23 @@ def make_dataset(
 
     Raises:
         DataError: the folder holds something else or was begun with other settings; or as
-            `load_digits` and `SyncMnistStream`.
-        RunError: the folder cannot be written or the disk is full; what is whole stays, and the
-            same call continues.
+            `SyncMnistStream`.
+        RunError: the folder cannot be written; what is whole stays, and the same call continues.
     """
     folder = Path(out_folder).expanduser()
-    counts = {split: counts[split] for split in SPLITS if counts.get(split)}
+    counts, streams = {split: counts[split] for split in SPLITS if counts.get(split)}, {}
     if not counts:
         raise DataError(f"no clips to write; give counts for some of {', '.join(SPLITS)}")
-    streams = {
-        split: SyncMnistStream(
-            load_digits(options.digits, split), options, count, 3 * seed + SPLITS.index(split)
-        )
-        for split, count in counts.items()
-    }
+    for split, count in counts.items():
+        digits, own_seed = load_digits(options.digits, split), 3 * seed + SPLITS.index(split)
+        streams[split] = SyncMnistStream(digits, options, count, own_seed)
     _begin(folder, {"counts": counts, "seed": seed, **asdict(options)})
     table = folder / "table.csv"
     if not table.is_file():
         _write_videos(folder, streams, progress)
-        tracks = pd.concat([_tracks(split, stream) for split, stream in streams.items()])
-        labels = pd.concat([_labels(split, stream) for split, stream in streams.items()])
         # The table comes last: where it is, all is there.
-        for path, rows in ((folder / "boxes.csv", tracks), (table, labels)):
+        for path, rows_of in ((folder / "boxes.csv", _tracks), (table, _labels)):
+            rows = pd.concat([rows_of(split, stream) for split, stream in streams.items()])
             with atomic_write(path) as temporary:
                 rows.to_csv(temporary, index=False, float_format="%.2f", lineterminator="\r\n")
     return table
@@ -117,11 +112,9 @@ def _write_videos(
 
 
 def _labels(split: str, stream: SyncMnistStream) -> pd.DataFrame:
-    labels = stream.plan(np.arange(len(stream)))[2]
+    labels = [stream.class_names[k] for k in stream.plan(np.arange(len(stream)))[2]]
     names = [_name(split, clip) for clip in range(len(stream))]
-    return pd.DataFrame(
-        {"video": names, "label": [stream.class_names[k] for k in labels], "split": split}
-    )
+    return pd.DataFrame({"video": names, "label": labels, "split": split})
 
 
 def _tracks(split: str, stream: SyncMnistStream) -> pd.DataFrame:
@@ -131,10 +124,7 @@ def _tracks(split: str, stream: SyncMnistStream) -> pd.DataFrame:
     order = np.argsort(digits, axis=1)
     boxes = FRAME * np.take_along_axis(digit_boxes(walks), order[:, None, :, None], 2)
     clip, frame, digit = (index.ravel() for index in np.indices(boxes.shape[:3]))
-    columns = {
-        "video": [_name(split, number) for number in clip.tolist()],
-        "frame": frame,
-        "digit": np.take_along_axis(digits, order, 1)[clip, digit],
-    }
-    corners = zip(("x0", "y0", "x1", "y1"), boxes.reshape(-1, 4).T, strict=True)
-    return pd.DataFrame(columns | dict(corners))
+    names, classes = [_name(split, number) for number in clip.tolist()], np.sort(digits, axis=1)
+    rows = pd.DataFrame({"video": names, "frame": frame, "digit": classes[clip, digit]})
+    rows[["x0", "y0", "x1", "y1"]] = boxes.reshape(-1, 4)
+    return rows

@@ -22,14 +22,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from vidgraph.data.cells import (
-    hash64,
-    near_only,
-    read_columns,
-    refuse,
-    refuse_unknown,
-    to_numbers,
-)
+from vidgraph.data.cells import hash64, near_only, read_columns, refuse, refuse_unknown, to_numbers
 from vidgraph.errors import TableError, nearest
 from vidgraph.util import natural_key
 from vidgraph.video.listing import scan_folder
@@ -73,11 +66,7 @@ class VideoTable:
         return [s for s in FOLDER_SPLITS if s in found] + sorted(found - set(FOLDER_SPLITS))
 
     def rows(self, split: str) -> pd.DataFrame:
-        """The rows of one split.
-
-        Raises:
-            TableError: there are none; the line names the nearest split that exists.
-        """
+        """The rows of one split; TableError, with the nearest split that exists, if it has none."""
         rows = self.frame[self.frame["split"] == split]
         if rows.empty:
             counts = ", ".join(f"{s} ({n})" for s, n in self.frame["split"].value_counts().items())
@@ -100,10 +89,8 @@ class VideoTable:
         return hot.to_numpy(np.float32, copy=True)
 
     def with_class_names(self, class_names: Sequence[str]) -> VideoTable:
-        """The same rows under a given list of classes, such as that of a trained model.
-
-        Raises:
-            TableError: a row's label is not in the list.
+        """The same rows under given classes, such as a trained model's; TableError if a row's label
+        is not among them.
         """
         labels = self.frame.set_index("row")["label"].str.split("|").explode()
         labels.index.name = self.row_word
@@ -112,15 +99,14 @@ class VideoTable:
 
     def is_skipped(self, name: str, skip: Collection[str]) -> bool:
         """Whether a video is in a skip list, by its name in the table or its full path."""
-        forms = (name, os.path.normpath(name), str(self.folder / name))
-        return any(form in skip for form in forms)
+        return not {name, os.path.normpath(name), str(self.folder / name)}.isdisjoint(skip)
 
     @property
     def folder(self) -> Path:
         """What relative paths are relative to."""
         return self.source if self.source.is_dir() else self.source.parent
 
-    def fingerprint(self, skip: frozenset[str] | set[str] = frozenset()) -> dict[str, Any]:
+    def fingerprint(self, skip: Collection[str] = frozenset()) -> dict[str, Any]:
         """What a run stores about its data: `files` (different videos named), `missing` and
         `skipped` (how many of them are not on disk, or in the skip list), `sha256` (of the table
         file's bytes; of the sorted split, class and path lines of a folder)."""
@@ -183,60 +169,35 @@ def load_table(
         what = "the label is empty; only a multi-label table may have rows without a label"
         refuse(source, label, label == "", what)
     start, end = read_spans(source, rows)
+    classes = sorted(set(label.str.split("|").explode()) - {""}, key=natural_key)
     folder = source if source.is_dir() else source.parent
-    frame = pd.DataFrame(
-        {
-            "row": rows.index,
-            "name": rows["video"],
-            "video": [str(folder / name) for name in rows["video"]],
-            "label": label,
-            "split": rows["split"],
-            "start_seconds": start,
-            "end_seconds": end,
-        }
-    ).reset_index(drop=True)
-    found = {label for text in frame["label"].unique() for label in split_labels(text)}
-    classes = tuple(sorted(found, key=natural_key))
-    table = VideoTable(source, frame, classes, multi_label, str(rows.index.name), notes)
+    videos = [str(folder / name) for name in rows["video"]]
+    frame = rows.assign(row=rows.index, name=rows["video"], video=videos, label=label)
+    frame = frame.assign(start_seconds=start, end_seconds=end).reset_index(drop=True)
+    row_word = str(rows.index.name)
+    table = VideoTable(source, frame, tuple(classes), multi_label, row_word, notes)
     return table if class_names is None else table.with_class_names(class_names)
 
 
 def read_spans(source: Path, rows: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
-    """`start_seconds` and `end_seconds` of rows of text, NaN where they are empty or absent.
-
-    Raises:
-        TableError: a text that is no time, or a start that is not before its end.
-    """
+    """`start_seconds` and `end_seconds` of rows of text, NaN where they are empty or absent."""
     texts = (rows.get(name, pd.Series("", rows.index, name=name)) for name in OPTIONAL)
     start, end = (to_numbers(source, text, may_be_empty=True) for text in texts)
-    spans = start.fillna(0.0).map("{:g}".format) + " s to " + end.map("{:g} s".format)
-    refuse(
-        source,
-        spans,
-        ~(start.fillna(0.0) < end.fillna(np.inf)),
-        "the span {} holds nothing; start_seconds must be less than end_seconds",
-    )
+    first = start.fillna(0.0)
+    spans = first.map("{:g}".format) + " s to " + end.map("{:g} s".format)
+    problem = "the span {} holds nothing; start_seconds must be less than end_seconds"
+    refuse(source, spans, ~(first < end.fillna(np.inf)), problem)
     return start, end
 
 
 def parse_columns(text: str) -> dict[str, str]:
-    """`"label=class,split=split01"` -> `{"label": "class", "split": "split01"}`.
-
-    Raises:
-        TableError: a part that is not `ours=theirs`.
-    """
+    """`"label=class,split=split01"` -> `{"label": "class", "split": "split01"}`."""
     pairs = [part.split("=") for part in text.split(",") if part.strip()]
     if wrong := [pair for pair in pairs if len(pair) != 2]:
-        raise TableError(
-            f"--columns: {'='.join(wrong[0]).strip()!r} is not of the form OURS=THEIRS, such as "
-            "label=class,split=split01"
-        )
+        given = "=".join(wrong[0]).strip()
+        form = "OURS=THEIRS, such as label=class,split=split01"
+        raise TableError(f"--columns: {given!r} is not of the form {form}")
     return {ours.strip(): theirs.strip() for ours, theirs in pairs}
-
-
-def split_labels(text: str) -> list[str]:
-    """`"run|jump"` -> `["run", "jump"]`; an empty text has no labels."""
-    return text.split("|") if text else []
 
 
 def split_by_hash(name: str) -> str:
@@ -252,8 +213,7 @@ def split_by_hash(name: str) -> str:
 def _scan_folder(root: Path) -> tuple[pd.DataFrame, tuple[str, ...]]:
     """The rows of `root/split/class/*` or `root/class/*`, in natural order, and notes."""
     videos, others = scan_folder(root)
-    top = _folders(root)
-    if not top:
+    if not (top := _folders(root)):
         raise TableError(
             f"{root}: holds no class folders; expected one folder per class (root/walk/*.mp4) or a "
             "table file"
@@ -270,14 +230,14 @@ def _scan_folder(root: Path) -> tuple[pd.DataFrame, tuple[str, ...]]:
         raise TableError(f"{stray[0]}: does not lie directly in a class folder; expected {form}")
     if empty := sorted(classes - {video.parent for video in videos}):
         raise TableError(f"{empty[0]}: class folder without a video or a folder of frames")
-    names = [video.relative_to(root).as_posix() for video in videos]
-    splits = [name.split("/")[0] if in_splits else split_by_hash(name) for name in names]
-    labels = [video.parent.name for video in videos]
-    rows = pd.DataFrame({"video": names, "label": labels, "split": splits})
+    rows = pd.DataFrame({"video": [video.relative_to(root).as_posix() for video in videos]})
+    rows["label"] = [video.parent.name for video in videos]
     notes = []
     if in_splits:
+        rows["split"] = rows["video"].str.partition("/")[0]
         rows = rows.sort_values("split", key=lambda s: s.map(FOLDER_SPLITS.index), kind="stable")
     else:
+        rows["split"] = rows["video"].map(split_by_hash)
         notes.append(
             "splits follow from a hash of each path: about 80 % train, 10 % val, 10 % test (or "
             "make train, val and test folders)"

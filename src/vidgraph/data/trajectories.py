@@ -12,10 +12,8 @@ import io
 import urllib.request
 import zipfile
 import zlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,17 +35,13 @@ RELEASED_SHA256 = "204da74687d06031cf7b31f844e17dc49d527b30fd10d2d9127e1a0379e66
 
 @dataclass(frozen=True)
 class Trajectories:
-    """Which digits a list of clips shows and where they walk.
-
-    Attributes:
-        coordinates: top-left corners (row, column), int64 [N, T, n, 2].
-        images: which image each digit shows, int64 [N, n].
-        synchronous: whether digits 0 and 1 move together, bool [N].
+    """Where the digits of N clips walk, the image that each shows, and whether digits 0 and 1 move
+    together.
     """
 
-    coordinates: NDArray[np.int64]
-    images: NDArray[np.int64]
-    synchronous: NDArray[np.bool_]
+    coordinates: NDArray[np.int64]  # [N, T, n, 2]
+    images: NDArray[np.int64]  # [N, n]
+    synchronous: NDArray[np.bool_]  # [N]
 
     def __len__(self) -> int:
         return len(self.synchronous)
@@ -61,13 +55,7 @@ def sequential_trajectories(
     Digit 0 of clip i is image i (starting again after the last); the others are of different
     classes. The order of the draws, from numpy's legacy generator, is that of their script:
     corners; classes; images; together or not (a share of 1/92 is not); then per frame the common
-    step, column first, and the free steps, row first.
-
-    Args:
-        labels: classes of all images, [M]; all ten must occur.
-        num_digits: n, 2 to 10.
-        num_clips: N.
-        seed: of the generator.
+    step, column first, and the free steps, row first. `labels` are the classes of all images.
     """
     random = np.random.RandomState(seed)
     randint = random.randint
@@ -82,9 +70,7 @@ def sequential_trajectories(
         return int(randint(low, high)) if low < high else 0
 
     for clip in range(num_clips):
-        corners = [
-            [int(randint(0, HIGHEST + 1)), int(randint(0, HIGHEST + 1))] for _ in range(num_digits)
-        ]
+        corners = [[int(randint(0, HIGHEST + 1)) for _ in range(2)] for _ in range(num_digits)]
         first = clip % len(labels)
         others = [c for c in range(10) if c != labels[first]]
         pools = [by_class[others[k]] for k in random.permutation(9)[: num_digits - 1]]
@@ -93,16 +79,12 @@ def sequential_trajectories(
         for frame in range(10):
             if synchronous[clip]:
                 columns, rows = step(corners[:2], 1), step(corners[:2], 0)
-                for corner in corners[:2]:
-                    corner[0], corner[1] = corner[0] + rows, corner[1] + columns
+                corners[:2] = [[row + rows, column + columns] for row, column in corners[:2]]
             for corner in corners[2 * int(synchronous[clip]) :]:
                 rows, columns = step([corner], 0), step([corner], 1)
-                corner[0], corner[1] = corner[0] + rows, corner[1] + columns
+                corner[:] = corner[0] + rows, corner[1] + columns
             coordinates[clip, frame] = corners
     return Trajectories(coordinates, images, synchronous)
-
-
-# ---- clips that do not depend on each other ------------------------------------------------------
 
 
 def random_bits(seed: int, indices: NDArray[np.int64], count: int) -> NDArray[np.uint64]:
@@ -112,13 +94,10 @@ def random_bits(seed: int, indices: NDArray[np.int64], count: int) -> NDArray[np
     of the clip's key plus j times an odd constant, so that a whole batch is drawn in a few array
     operations.
     """
-    keys = _mix(
-        _mix(np.array([seed % 2**64], np.uint64))
-        ^ _mix(indices.astype(np.uint64) + np.uint64(0x632BE59BD9B4E019))
-    )
-    return _mix(
-        keys[:, None] + np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-    )
+    clips = _mix(indices.astype(np.uint64) + np.uint64(0x632BE59BD9B4E019))
+    keys = _mix(_mix(np.array([seed % 2**64], np.uint64)) ^ clips)
+    steps = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    return _mix(keys[:, None] + steps)
 
 
 def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
@@ -141,20 +120,13 @@ def num_walk_draws(num_digits: int, num_frames: int) -> int:
 def random_walks(
     bits: NDArray[np.uint64], num_digits: int, num_frames: int, synchronous: NDArray[np.bool_]
 ) -> NDArray[np.int64]:
-    """Random walks of the digits; digits 0 and 1 of a synchronous clip share every displacement.
+    """Walks of the digits, int64 [B, T, n, 2]; digits 0 and 1 of a synchronous clip share every
+    displacement.
 
     Each axis moves by a number from max(-10, -c) to min(10, 71 - c), the upper bound exclusive, so
     that no digit leaves the canvas; the common move is bounded by both digits, and an axis with no
-    room does not move. The first frame is already after one move.
-
-    Args:
-        bits: uint64 [B, num_walk_draws(num_digits, num_frames)].
-        num_digits: n, at least 2 unless no clip is synchronous.
-        num_frames: T.
-        synchronous: [B].
-
-    Returns:
-        int64 [B, T, n, 2], (row, column).
+    room does not move. The first frame is already after one move. `bits` are uint64 [B,
+    num_walk_draws(n, T)].
     """
     starts, moves = bits[:, : 2 * num_digits], bits[:, 2 * num_digits :]
     position = random_below(starts, HIGHEST + 1).reshape(-1, num_digits, 2)
@@ -172,19 +144,12 @@ def random_walks(
     return walks
 
 
-# ---- what the authors released -------------------------------------------------------------------
-
-
 def released_trajectories(path: str | Path | None = None) -> Trajectories:
     """The 10,000 trajectories of the authors' 5-digit test set.
 
-    Args:
-        path: a copy of the authors' `predefined_path_test.pickle`, or an .npz with its arrays.
-            None: downloaded once from the authors' repository (at commit 788a7a3) into the cache.
-
-    Raises:
-        DataError: no file, no network, a file that does not hold such arrays (one that would run
-            code is refused), or other numbers than the released ones.
+    `path` is a copy of their `predefined_path_test.pickle`, or an .npz with its arrays; None:
+    downloaded once from their repository (at commit 788a7a3) into the cache. A file that would run
+    code is refused.
     """
     cached = cache_folder() / "rstg" / "predefined_path_test.pickle"
     if path is None and not cached.is_file():
@@ -212,17 +177,12 @@ def released_trajectories(path: str | Path | None = None) -> Trajectories:
 
 def _trajectories(content: bytes, source: str) -> Trajectories:
     """The authors' arrays, which have a leading axis of passes over MNIST, then clips."""
+    is_npz = content[:2] == b"PK"
     try:
-        arrays: Mapping[str, NDArray[Any]] = (
-            np.load(io.BytesIO(content), allow_pickle=False)
-            if content[:2] == b"PK"
-            else unpickle_arrays(content)
-        )
+        arrays = np.load(io.BytesIO(content)) if is_npz else unpickle_arrays(content)
         coordinates, images, synchronous = (
-            np.concatenate(arrays[name]) for name in ("coords_digits", "ind_digits", "sincron_prob")
-        )
-        found = Trajectories(
-            coordinates.astype(np.int64), images.astype(np.int64), synchronous.astype(bool)
+            np.concatenate(arrays[name]).astype(kind)
+            for name, kind in (("coords_digits", int), ("ind_digits", int), ("sincron_prob", bool))
         )
     except (ValueError, TypeError, LookupError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(
@@ -230,11 +190,11 @@ def _trajectories(content: bytes, source: str) -> Trajectories:
             "run, fetch it again"
         ) from error
     # Of the numbers, so that it is the same for every file format.
-    numbers = (found.coordinates, found.images, found.synchronous)
-    content = b"".join(np.ascontiguousarray(array, "<i8").tobytes() for array in numbers)
+    found = coordinates, images, synchronous
+    content = b"".join(np.ascontiguousarray(array, "<i8").tobytes() for array in found)
     if hashlib.sha256(content).hexdigest() != RELEASED_SHA256:
         raise DataError(
             f"{source}: these are not the released test trajectories (checksum differs); remove "
             "the file or pass another"
         )
-    return found
+    return Trajectories(*found)

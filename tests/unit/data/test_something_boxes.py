@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vidgraph.data.something_boxes import something_else_tasks
+from vidgraph.data.box_files import something_else_tasks
 from vidgraph.errors import DataError
 from vidgraph.precompute.boxes import BoxStore
 from vidgraph.precompute.boxes_given import GivenBoxesJob

@@ -25,26 +25,19 @@ CLASSES = "Charades_v1_classes.txt"
 
 
 def read_labels(folder: str | Path) -> LabelledVideos:
-    """Reads the files of a folder: splits `train` and `test`, the official ones, and when what
-    happens. A held-out person leaves `train` with all videos of theirs: the official splits, too,
-    have no person in common.
-
-    Raises:
-        DataError: a file is missing or unreadable.
-        TableError: a file of another form, or an action of an unknown class.
+    """Splits `train` and `test`, the official ones, and when what happens. A held-out person leaves
+    `train` with all videos of theirs: the official splits, too, have no person in common.
     """
-    lines = read_lines(
-        Path(folder) / CLASSES, r"(?P<code>c\d+)\s+(?P<name>[^\s|][^|]*)", "c008 Opening a door"
-    )
+    pattern = r"(?P<code>c\d+)\s+(?P<name>[^\s|][^|]*)"
+    lines = read_lines(Path(folder) / CLASSES, pattern, "c008 Opening a door")
     classes = dict(zip(lines["code"], lines["code"] + " " + lines["name"], strict=True))
     rows, actions = [], []
     for split in ("train", "test"):
         videos, happened = _read_annotations(Path(folder) / f"Charades_v1_{split}.csv", classes)
         rows.append(videos.assign(split=split, column="split"))
         actions.append(happened)
-    return LabelledVideos(
-        "Charades", pd.concat(rows), actions=pd.concat(actions, ignore_index=True)
-    )
+    happened = pd.concat(actions, ignore_index=True)
+    return LabelledVideos("Charades", pd.concat(rows), actions=happened)
 
 
 def _read_annotations(path: Path, classes: dict[str, str]) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -54,20 +47,14 @@ def _read_annotations(path: Path, classes: dict[str, str]) -> tuple[pd.DataFrame
     texts = rows["actions"].str.split(";").explode().str.strip()
     texts = texts[texts != ""]
     words = texts.str.extract(r"^(c\d+)\s+(\S+)\s+(\S+)$")
-    problem = "action {} is not of the form c092 11.90 21.20"
-    refuse(path, texts, words[0].isna(), problem)
+    refuse(path, texts, words[0].isna(), "action {} is not of the form c092 11.90 21.20")
     refuse_unknown(path, words[0], classes, "label", f"classes of {CLASSES}")
     length = rows.get("length", pd.Series("", rows.index, name="length"))  # older files have none
     length = to_numbers(path, length, may_be_empty=True).fillna(np.inf)
-    actions = pd.DataFrame(
-        {
-            "name": rows["id"].loc[words.index],
-            "label": words[0].map(classes),
-            "start_seconds": to_numbers(path, words[1].rename("a time of an action")),
-            "end_seconds": to_numbers(path, words[2].rename("a time of an action")),
-            "length": length.loc[words.index],
-        }
-    )
+    actions = pd.DataFrame({"name": rows["id"].loc[words.index], "label": words[0].map(classes)})
+    for column, times in (("start_seconds", words[1]), ("end_seconds", words[2])):
+        actions[column] = to_numbers(path, times.rename("a time of an action"))
+    actions["length"] = length.loc[words.index]
     # As the official evaluation counts: a video shows every action, also one outside of it.
     label = actions["label"].groupby(level=0).agg(lambda found: "|".join(sorted(set(found))))
     videos = pd.DataFrame({"name": rows["id"], "group": rows.get("subject", rows["id"])})

@@ -12,6 +12,7 @@ training clips.
 from __future__ import annotations
 
 import re
+from itertools import product
 from pathlib import Path
 
 import pandas as pd
@@ -25,26 +26,22 @@ _SPLITS = {"0": UNUSED, "1": "train", "2": "test"}
 
 
 def read_labels(folder: str | Path) -> LabelledVideos:
-    """Columns `split01` to `split03`; `unused` clips belong to neither part of a split.
-
-    Raises:
-        DataError: there is no file, one cannot be read, or a class lacks that of a split.
-        TableError: a line of another form.
-    """
-    files = {}
-    for path in sorted(Path(folder).glob("*_test_split?.txt")):
-        if found := re.fullmatch(r"(\w+)_test_split([123])\.txt", path.name):
-            files[found[1], found[2]] = path
+    """Columns `split01` to `split03`; `unused` clips belong to neither part of a split."""
+    files = {
+        (found[1], found[2]): path
+        for path in sorted(Path(folder).glob("*_test_split?.txt"))
+        if (found := re.fullmatch(r"(\w+)_test_split([123])\.txt", path.name))
+    }
     if not files:
         raise DataError(
             f"{folder}: holds no file such as wave_test_split1.txt; give the folder of the "
             "official split files"
         )
-    for label in {label for label, _ in files}:
-        for split in {split for _, split in files}:
-            if (label, split) not in files:
-                missing = f"{label}_test_split{split}.txt"
-                raise DataError(f"{folder}: lacks {missing}; other classes have that split")
+    labels, splits = zip(*files, strict=True)
+    for label, split in product(sorted(set(labels)), sorted(set(splits))):
+        if (label, split) not in files:
+            missing = f"{label}_test_split{split}.txt"
+            raise DataError(f"{folder}: lacks {missing}; other classes have that split")
     lists = []
     for (label, split), path in files.items():
         rows = read_lines(path, _LINE, _EXAMPLE)

@@ -9,6 +9,7 @@ data set are the same. Published numbers are on the validation clips.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -17,43 +18,25 @@ from vidgraph.data.cells import read_columns, read_text, refuse, refuse_unknown,
 from vidgraph.data.label_files import LabelledVideos
 from vidgraph.errors import DataError
 
-_FILES = {
-    "train": ("train.csv",),
-    "val": ("validate.csv", "val.csv", "validation.csv"),
-    "test": ("test.csv",),
-}
+_FILES = {"train": "train", "val": "validate|val|validation", "test": "test"}
 _COLUMNS = ("label", "youtube_id", "time_start", "time_end")
 
 
 def read_labels(folder: str | Path, classes: str | Path | None = None) -> LabelledVideos:
-    """Reads the lists of a folder; held-out training clips become split `held`, so that checkpoints
-    can be chosen on clips that no number is reported on.
+    """Held-out training clips become split `held`, so that checkpoints can be chosen on clips that
+    no number is reported on. A list of the test without labels, as some releases have, is left out.
 
-    The list of the test has no labels in some releases, and is then left out.
-
-    Args:
-        folder: of the lists.
-        classes: file of the known classes, one per line; None: those that occur.
-
-    Raises:
-        DataError: there is no list, several of one split, or one that cannot be read.
-        TableError: a list of another form, or an unknown class.
+    `classes` is a file of the known classes, one per line; None: those that occur.
     """
     known = None if classes is None else set(read_text(Path(classes)).splitlines())
     lists = []
     for split, names in _FILES.items():
-        endings = tuple(mark + name for name in names for mark in ("-", "_"))
-        files = [
-            file
-            for file in sorted(Path(folder).glob("*.csv"))
-            if file.name in names or file.name.endswith(endings)
-        ]
-        if len(files) > 1:
-            raise DataError(
-                f"{folder}: holds several lists of {split} "
-                f"({', '.join(file.name for file in files)}); keep one data set per folder"
-            )
-        for path in files:
+        found = sorted(Path(folder).glob("*.csv"))
+        found = [path for path in found if re.fullmatch(rf"(.*[-_])?({names})\.csv", path.name)]
+        if len(found) > 1:
+            several = f"several lists of {split} ({', '.join(path.name for path in found)})"
+            raise DataError(f"{folder}: holds {several}; keep one data set per folder")
+        for path in found:
             if split == "test" and "label" not in read_text(path).partition("\n")[0]:
                 continue
             rows = _read_list(path)

@@ -27,13 +27,9 @@ from vidgraph.errors import DataError
 
 
 def read_labels(folder: str | Path) -> LabelledVideos:
-    """Reads the files of one version: splits `train`, `val` (official validation) and, with
-    answers, `test`; held-out training videos become split `held`, so that checkpoints can be chosen
-    on videos that no number is reported on.
-
-    Raises:
-        DataError: a file is missing, unreadable, or of another form.
-        TableError: a class that the class list does not have.
+    """Splits `train`, `val` (official validation) and, with answers, `test`, of one version;
+    held-out training videos become split `held`, so that checkpoints can be chosen on videos that
+    no number is reported on.
     """
     folder = Path(folder)
     class_file = _find(folder, "labels")
@@ -53,7 +49,7 @@ def read_labels(folder: str | Path) -> LabelledVideos:
 
 
 def _find(folder: Path, kind: str) -> Path:
-    """The file named `KIND.csv` or `KIND.json`, or so with the data set's name in front."""
+    """The file named `KIND.csv` or `KIND.json`, with the data set's name in front or without."""
     names = (f"{kind}.csv", f"{kind}.json")
     found = [path for name in names for path in (*folder.glob(name), *folder.glob(f"*-{name}"))]
     if len(found) != 1:

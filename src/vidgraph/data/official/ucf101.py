@@ -24,15 +24,11 @@ _EXAMPLE = "ApplyEyeMakeup/v_ApplyEyeMakeup_g08_c01.avi 1"
 
 
 def read_labels(folder: str | Path, whole_train: bool = False) -> LabelledVideos:
-    """Columns `split01` to `split03` from the lists of a folder, those that are there.
+    """Columns `split01` to `split03`, those whose lists are there.
 
     The official splits have no validation videos. Those of the training groups 22 to 25, which are
     the same in all three splits, become split `val`, so that checkpoints are not chosen on test
     videos; with `whole_train` they stay in `train`.
-
-    Raises:
-        DataError: there is no list, or it cannot be read.
-        TableError: a line of another form.
     """
     numbers = [n for n in ("01", "02", "03") if (Path(folder) / f"trainlist{n}.txt").is_file()]
     if not numbers:
