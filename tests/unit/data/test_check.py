@@ -12,9 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
+from tables import SPANS, write_table
 
 from vidgraph.data.check import check_table, read_skip_list
-from vidgraph.data.table import VideoTable, load_table, parse_columns
+from vidgraph.data.table import load_table, parse_columns
 from vidgraph.errors import DataError
 from vidgraph.records import InputSpec
 from vidgraph.video.writer import write_video
@@ -27,12 +29,6 @@ def moving_square(path: Path, num_frames: int, seed: int = 0, fps: float = 10) -
         frames[t, 8:24, t % 48 : t % 48 + 16] = (250, 200, 40 + seed)
     write_video(path, frames, fps)
     return path
-
-
-def make_table(folder: Path, *rows: str, header: str = "video,label,split") -> VideoTable:
-    path = folder / "clips.csv"
-    path.write_text("\n".join([header, *rows]) + "\n")
-    return load_table(path)
 
 
 @pytest.fixture(scope="module")
@@ -51,14 +47,14 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_good_table_has_no_faults(videos: Path) -> None:
-    report = check_table(make_table(videos, "a.mp4,walk,train", "b.mp4,walk,test"))
+    report = check_table(write_table(videos, "a.mp4,walk,train", "b.mp4,walk,test"))
     assert report.is_good
     assert report.findings == ()
     assert (report.num_files, report.num_classes) == (2, 1)
     assert report.frames == (20, 12)
     assert report.fps == pytest.approx((10, 10))
     assert report.lines() == [
-        f"{videos / 'clips.csv'}: rows 2 (train 1, test 1), files 2, classes 1",
+        f"{videos / 't.csv'}: rows 2 (train 1, test 1), files 2, classes 1",
         "12 to 20 frames per file (median 16) at 10 frames per second",
         "no faults found",
     ]
@@ -81,9 +77,8 @@ FAULTY = [
 
 
 def test_every_fault_is_found_with_its_rows(videos: Path) -> None:
-    report = check_table(
-        make_table(videos, *FAULTY), min_frames=2, class_names=["walk", "run", "hopp"]
-    )
+    table = write_table(videos, *FAULTY)
+    report = check_table(table, min_frames=2, class_names=["walk", "run", "hopp"])
     found = [(f.kind, f.file, f.rows) for f in report.findings]
     assert found == [
         ("missing", "gone.mp4", (3, 12)),
@@ -115,7 +110,7 @@ def test_every_fault_is_found_with_its_rows(videos: Path) -> None:
 
 
 def test_long_lists_are_cut(tmp_path: Path) -> None:
-    report = check_table(make_table(tmp_path, *[f"{i}.mp4,walk,train" for i in range(30)]))
+    report = check_table(write_table(tmp_path, *[f"{i}.mp4,walk,train" for i in range(30)]))
     lines = report.lines(limit=3)
     assert lines[1:] == [
         "30 missing: files that do not exist",
@@ -129,44 +124,36 @@ def test_long_lists_are_cut(tmp_path: Path) -> None:
 def test_spans_are_counted_in_frames(videos: Path) -> None:
     """At 10 frames per second [0.5, 1.0) s holds frames 5 to 9; a file is of no use only if none of
     its rows can be sampled."""
-    rows = [
-        "a.mp4,x,train,0.5,1.0",
-        "a.mp4,x,train,1.0,",
-        "a.mp4,y,train,5,6",
-        "b.mp4,x,train,1.1,9",
-    ]
-    table = make_table(videos, *rows, header="video,label,split,start_seconds,end_seconds")
+    rows = ["a.mp4,x,train,0.5,1.0", "a.mp4,x,train,1.0,", "a.mp4,y,train,5,6"]
+    rows.append("b.mp4,x,train,1.1,9")
+    table = write_table(videos, *rows, header=SPANS)
     assert check_table(table).counts == {"short_span": 1}
     report = check_table(table, spec=InputSpec(num_frames=6, height=32, width=32, stride_frames=1))
+    needed = "of the 6 frames needed"
     assert [(f.kind, f.file, f.rows, f.message) for f in report.findings] == [
-        ("short", "b.mp4", (5,), "1 of the 6 frames needed in the span (the file has 12)"),
-        (
-            "short_span",
-            "a.mp4",
-            (2, 4),
-            "5, 0 of the 6 frames needed in the span; mend or remove the row",
-        ),
+        ("short", "b.mp4", (5,), f"1 {needed} in the span (the file has 12)"),
+        ("short_span", "a.mp4", (2, 4), f"5, 0 {needed} in the span; mend or remove the row"),
     ]
 
 
 def test_skip_list_holds_what_cannot_be_used(videos: Path, tmp_path: Path) -> None:
-    table = make_table(videos, *FAULTY)
+    table = write_table(videos, *FAULTY)
     report = check_table(table, min_frames=2)
     path = tmp_path / "skip.txt"
     assert report.write_skip_list(path) == 6
     lines = path.read_text().splitlines()
-    assert lines[0] == "# 6 of 9 files of clips.csv that cannot be used"
+    assert lines[0] == "# 6 of 9 files of t.csv that cannot be used"
     assert lines[1] == "gone.mp4  # missing (lines 3, 12): does not exist"
     skip = read_skip_list(path)
     assert skip == {"gone.mp4", "text.mp4", "empty.mp4", "empty2.mp4", "half.mp4", "one_frame.mp4"}
     assert table.fingerprint(skip)["skipped"] == 6
-    assert check_table(make_table(videos, "a.mp4,walk,train")).write_skip_list(path) == 0
+    assert check_table(write_table(videos, "a.mp4,walk,train")).write_skip_list(path) == 0
     assert read_skip_list(path) == set()
 
 
 def test_skip_list_with_difficult_names_and_by_hand(tmp_path: Path) -> None:
     names = ["#1.mp4", "take # 2.mp4", "ünï cöde.mp4"]
-    table = make_table(tmp_path, *[f'"{name}",walk,train' for name in names])
+    table = write_table(tmp_path, *[f'"{name}",walk,train' for name in names])
     check_table(table).write_skip_list(tmp_path / "skip.txt")
     skip = read_skip_list(tmp_path / "skip.txt")
     assert skip == set(names)
@@ -187,19 +174,16 @@ def test_damage_in_the_middle_needs_a_full_check(tmp_path: Path) -> None:
     third = len(content) // 4
     content[third : third + 12_000] = rng.bytes(12_000)
     path.write_bytes(content)
-    report = check_table(make_table(tmp_path, "noise.mp4,walk,train"), full=True)
+    report = check_table(write_table(tmp_path, "noise.mp4,walk,train"), full=True)
     assert [f.kind for f in report.findings] == ["unreadable"]
 
 
 def test_frame_folders_are_checked_and_compared(tmp_path: Path) -> None:
-    from PIL import Image
-
     for name, shade in (("f1", 10), ("f2", 10), ("f3", 99)):
-        (tmp_path / "walk" / name).mkdir(parents=True)
+        folder = tmp_path / "walk" / name
+        folder.mkdir(parents=True)
         for t in range(3):
-            Image.new("RGB", (32, 24), (shade, t, 0)).save(
-                tmp_path / "walk" / name / f"{t:03d}.png"
-            )
+            Image.new("RGB", (32, 24), (shade, t, 0)).save(folder / f"{t:03d}.png")
     (tmp_path / "walk" / "f3" / "001.png").write_bytes(b"no image")
     report = check_table(load_table(tmp_path), full=True)
     assert next((f.kind, f.file) for f in report.findings) == ("unreadable", "walk/f3")
@@ -208,7 +192,7 @@ def test_frame_folders_are_checked_and_compared(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_processes_give_the_same_report_and_outlive_a_crash(videos: Path) -> None:
-    table = make_table(videos, *FAULTY)
+    table = write_table(videos, *FAULTY)
     alone = check_table(table, min_frames=2, workers=1)
     seen: list[tuple[int, int]] = []
 
@@ -225,14 +209,11 @@ def test_processes_give_the_same_report_and_outlive_a_crash(videos: Path) -> Non
 @pytest.mark.slow
 def test_weizmann_and_ucf101_are_good(shared_data: Path) -> None:
     folder = shared_data / "data"
-    table = load_table(
-        folder / "weizmann" / "manifest.csv", parse_columns("video=path,label=class,split=person")
-    )
-    report = check_table(table, full=True)
+    columns = parse_columns("video=path,label=class,split=person")
+    report = check_table(load_table(folder / "weizmann" / "manifest.csv", columns), full=True)
     assert report.counts == {}
     assert (min(report.frames), max(report.frames)) == (36, 146)
-    quick = check_table(
-        load_table(folder / "ucf101_8" / "manifest.csv", parse_columns("split=split01"))
-    )
+    table = load_table(folder / "ucf101_8" / "manifest.csv", parse_columns("split=split01"))
+    quick = check_table(table)
     assert quick.counts == {}
     assert (min(quick.fps), max(quick.fps)) == pytest.approx((25, 29.97), abs=0.01)

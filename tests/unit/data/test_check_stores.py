@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from tables import write_table
 
 from vidgraph.cli import main
 from vidgraph.data.check import check_table, read_skip_list
 from vidgraph.data.intervals import load_intervals
-from vidgraph.data.table import VideoTable, load_table
+from vidgraph.data.table import VideoTable
 from vidgraph.errors import DataError
 from vidgraph.precompute.boxes import BoxStore
 from vidgraph.precompute.boxes_proposed import ProposalJob
@@ -25,6 +26,7 @@ from vidgraph.records import InputSpec
 from vidgraph.video.writer import write_video
 
 FRAMES = {"a.mp4": 20, "b.mp4": 12, "c.mp4": 8, "d.mp4": 1}
+ROWS = ["a.mp4,walk|wave,train", "b.mp4,walk,train", "c.mp4,wave|walk,test", "d.mp4,wave,test"]
 
 
 @pytest.fixture(scope="module")
@@ -33,20 +35,13 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> VideoTable:
     the other three."""
     folder, rng = tmp_path_factory.mktemp("check"), np.random.default_rng(0)
     for name, num_frames in FRAMES.items():
-        texture = np.asarray(
-            Image.fromarray(rng.integers(0, 255, (6, 8, 3), dtype=np.uint8)).resize((64, 48))
-        )
-        write_video(
-            folder / name,
-            np.stack([np.roll(texture, t, axis=1) for t in range(num_frames)]),
-            fps=10,
-        )
-    rows = ["a.mp4,walk|wave,train", "b.mp4,walk,train", "c.mp4,wave|walk,test", "d.mp4,wave,test"]
-    (folder / "t.csv").write_text("video,label,split\n" + "\n".join(rows) + "\n")
-    extract(
-        FlowJob("dis"), [Task(folder / name, name) for name in list(FRAMES)[:3]], folder / "flow"
-    )
-    return load_table(folder / "t.csv")
+        small = Image.fromarray(rng.integers(0, 255, (6, 8, 3), dtype=np.uint8))
+        texture = np.asarray(small.resize((64, 48)))
+        frames = [np.roll(texture, t, axis=1) for t in range(num_frames)]
+        write_video(folder / name, np.stack(frames), fps=10)
+    tasks = [Task(folder / name, name) for name in list(FRAMES)[:3]]
+    extract(FlowJob("dis"), tasks, folder / "flow")
+    return write_table(folder, *ROWS)
 
 
 @pytest.fixture
@@ -56,9 +51,7 @@ def store(table: VideoTable, tmp_path: Path) -> Path:
 
 def three(table: VideoTable) -> VideoTable:
     """Without the video of one frame."""
-    rows = (table.folder / "t.csv").read_text().splitlines()[:-1]
-    (table.folder / "three.csv").write_text("\n".join(rows) + "\n")
-    return load_table(table.folder / "three.csv")
+    return write_table(table.folder, *ROWS[:3], name="three.csv")
 
 
 def record(store: Path, name: str) -> Path:
@@ -88,15 +81,10 @@ def test_a_store_of_other_videos_is_found(table: VideoTable, store: Path, tmp_pa
     """The same names, other pixels."""
     rng = np.random.default_rng(9)
     for name, num_frames in list(FRAMES.items())[:3]:
-        write_video(
-            tmp_path / name, rng.integers(0, 255, (num_frames, 48, 64, 3), dtype=np.uint8), fps=10
-        )
-    shutil.copy(table.folder / "t.csv", tmp_path / "t.csv")
-    found = [
-        f
-        for f in check_table(load_table(tmp_path / "t.csv"), flow=FlowStore(store)).findings
-        if f.kind == "flow"
-    ]
+        noise = rng.integers(0, 255, (num_frames, 48, 64, 3), dtype=np.uint8)
+        write_video(tmp_path / name, noise, fps=10)
+    report = check_table(write_table(tmp_path, *ROWS), flow=FlowStore(store))
+    found = [f for f in report.findings if f.kind == "flow"]
     assert [f.file for f in found] == ["a.mp4", "b.mp4", "c.mp4"]
     assert all("another video" in f.message for f in found)
 
@@ -149,40 +137,25 @@ def test_boxes_are_looked_at_too(table: VideoTable, tmp_path: Path) -> None:
 
 
 def intervals_file(folder: Path, table: VideoTable, *rows: str) -> Path:
-    path = folder / "actions.csv"
-    path.write_text(
-        "video,label,start_seconds,end_seconds\n"
-        + "".join(f"{table.folder}/{row}\n" for row in rows)
-    )
-    return path
+    lines = ["video,label,start_seconds,end_seconds", *(f"{table.folder}/{row}" for row in rows)]
+    (folder / "actions.csv").write_text("\n".join(lines) + "\n")
+    return folder / "actions.csv"
 
 
 def test_actions_are_held_against_videos_and_labels(table: VideoTable, tmp_path: Path) -> None:
     """b lasts 1.2 s, c 0.8 s; what ends after its video is no fault, for it is cut there."""
-    rows = [
-        "a.mp4,walk,0,1",
-        "a.mp4,wave,1.9,9",
-        "b.mp4,walk,1.3,2",
-        "b.mp4,walk,1.1,2",
-        "b.mp4,wave,0,1",
-        "b.mp4,wave,0.5,1",
-    ]
-    report = check_table(
-        table, intervals=load_intervals(intervals_file(tmp_path, table, *rows), table)
-    )
+    rows = ["a.mp4,walk,0,1", "a.mp4,wave,1.9,9", "b.mp4,walk,1.3,2", "b.mp4,walk,1.1,2"]
+    rows += ["b.mp4,wave,0,1", "b.mp4,wave,0.5,1"]
+    intervals = load_intervals(intervals_file(tmp_path, table, *rows), table)
+    report = check_table(table, intervals=intervals)
+    late = "actions.csv: at 1.3 s, and the video ends at 1.2 s"
+    unnamed = "actions.csv: 'wave' is not among the labels of the video in t.csv"
     assert [(f.kind, f.file, f.rows, f.message) for f in report.findings] == [
-        ("late_action", "b.mp4", (4,), "actions.csv: at 1.3 s, and the video ends at 1.2 s"),
-        (
-            "action_label",
-            "b.mp4",
-            (6, 7),
-            "actions.csv: 'wave' is not among the labels of the video in t.csv",
-        ),
+        ("late_action", "b.mp4", (4,), late),
+        ("action_label", "b.mp4", (6, 7), unnamed),
     ]
-    assert report.notes == (
-        "2 videos have labels and no action in actions.csv; their training clips are labelled "
-        "with nothing",
-    )
+    note = "2 videos have labels and no action in actions.csv; their training clips are labelled "
+    assert report.notes == (f"{note}with nothing",)
     assert "1 late_action: actions that begin after their video ends" in report.lines()
 
 
@@ -191,15 +164,12 @@ def test_a_late_action_is_what_training_stops_at(table: VideoTable, tmp_path: Pa
     for start, late in ((1.15, False), (1.25, True)):
         intervals = load_intervals(intervals_file(tmp_path, table, f"b.mp4,walk,{start},3"), table)
         assert ("late_action" in check_table(table, intervals=intervals).counts) is late
-        times = np.arange(12) / 10
+        video, times = str(table.folder / "b.mp4"), np.arange(12) / 10
         if late:
             with pytest.raises(DataError, match="lies outside the video"):
-                intervals.seen(str(table.folder / "b.mp4"), times, np.array([0]))
-        else:
-            # shown from 1.1 s on
-            assert intervals.seen(str(table.folder / "b.mp4"), times, np.array([11])).tolist() == [
-                [0.0, 0.0]
-            ]
+                intervals.seen(video, times, np.array([0]))
+        else:  # the last frame is shown from 1.1 s on
+            assert intervals.seen(video, times, np.array([11])).tolist() == [[0.0, 0.0]]
 
 
 def test_command(
@@ -209,17 +179,10 @@ def test_command(
     assert main(["data", "check", csv, "--flow", str(store)]) == 0
     actions = intervals_file(tmp_path, table, "b.mp4,walk,5,6")
     assert main(["data", "check", csv, "--flow", str(store), "--intervals", str(actions)]) == 1
-    assert (
-        "line 2: b.mp4: actions.csv: at 5 s, and the video ends at 1.2 s" in capsys.readouterr().out
-    )
+    late = "line 2: b.mp4: actions.csv: at 5 s, and the video ends at 1.2 s"
+    assert late in capsys.readouterr().out
     assert main(["data", "check", csv, "--flow", str(store), "--flow-bound", "10"]) == 2
-    (tmp_path / "actions.csv").write_text(
-        "video,label,start_seconds,end_seconds\ngone.mp4,walk,0,1\n"
-    )
+    actions.write_text("video,label,start_seconds,end_seconds\ngone.mp4,walk,0,1\n")
     assert main(["data", "check", csv, "--intervals", str(actions)]) == 2
-    assert (
-        capsys.readouterr()
-        .err.strip()
-        .splitlines()[-1]
-        .startswith(f"vidgraph: {actions}, line 2: video 'gone.mp4' is not in")
-    )
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith(f"vidgraph: {actions}, line 2: video 'gone.mp4' is not in")

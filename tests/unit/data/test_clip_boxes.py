@@ -4,15 +4,18 @@ boxes say; what is outside is masked.
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from tables import write_table
 from torch import Tensor, nn
 
 from vidgraph.data.clips import ClipDataset
-from vidgraph.data.table import VideoTable, load_table
+from vidgraph.data.table import VideoTable
 from vidgraph.errors import DataError, VideoError
 from vidgraph.evaluation.inference import evaluate
 from vidgraph.precompute.boxes import BoxStore
@@ -49,23 +52,13 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> VideoTable:
             for (x0, y0, x1, y1), colour in zip(found, COLOURS, strict=True):
                 frame[y0:y1, x0:x1] = colour
         write_video(folder / f"{seed}.mp4", frames, fps=10, lossless=True)
-        given = GivenBoxes(
-            np.arange(T),
-            np.arange(T).repeat(3),
-            boxes.reshape(-1, 4).astype(float),
-            np.tile([0.9, 0.8, 0.7], T),
-            "boxes.csv",
-            np.arange(3 * T),
-        )
+        every, corners = np.arange(T), boxes.reshape(-1, 4).astype(float)
+        scores, lines = np.tile([0.9, 0.8, 0.7], T), np.arange(3 * T)
+        given = GivenBoxes(every, every.repeat(3), corners, scores, "boxes.csv", lines)
         tasks.append(Task(folder / f"{seed}.mp4", f"{seed}.mp4", given))
-    rows = [
-        f"{seed}.mp4,{'left' if seed % 2 else 'right'},{split}"
-        for seed in range(4)
-        for split in ("train", "test")
-    ]
-    (folder / "t.csv").write_text("video,label,split\n" + "\n".join(rows) + "\n")
+    videos = [f"{seed}.mp4,{'left' if seed % 2 else 'right'}" for seed in range(4)]
     assert extract(GivenBoxesJob("csv", "ab"), tasks, folder / "boxes").done == 4
-    return load_table(folder / "t.csv")
+    return write_table(folder, *(f"{v},{split}" for v in videos for split in ("train", "test")))
 
 
 def store(table: VideoTable) -> BoxStore:
@@ -85,10 +78,8 @@ def check_painted(clip: ClipBatch, tolerance: float) -> tuple[int, int]:
     seen = masked = 0
     for view, t, k in np.ndindex(views, frames, K):
         painted = clip.video[view, k, t] >= 128  # [h, w]
-        box, score, exists = (
-            value[view, t, k]
-            for value in (clip.regions.boxes_xyxy, clip.regions.scores, clip.regions.mask)
-        )
+        regions = clip.regions.boxes_xyxy, clip.regions.scores, clip.regions.mask
+        box, score, exists = (value[view, t, k] for value in regions)
         if not exists:
             assert (box.abs().sum(), score) == (0, 0)
             assert painted.sum() <= max(painted.shape)  # less than a pixel of one side is left
@@ -130,12 +121,8 @@ def test_training_clips_have_their_boxes(table: VideoTable) -> None:
 )
 def test_every_view_of_a_test_has_its_boxes(table: VideoTable, views: ViewPlan) -> None:
     dataset = ClipDataset(table, "test", SPEC, train=False, views=views, boxes=store(table))
-    totals = np.array(
-        [
-            check_painted(dataset[i], tolerance=1.0 if views.short_side != 90 else 1.6)
-            for i in range(len(dataset))
-        ]
-    )
+    tolerance = 1.0 if views.short_side != 90 else 1.6
+    totals = np.array([check_painted(dataset[i], tolerance) for i in range(len(dataset))])
     assert totals[:, 0].min() > 0
     # the third box lies outside of the centre, and inside of the frame
     assert (totals[:, 1].sum() > 0) == (not views.full_frame)
@@ -146,50 +133,37 @@ def test_boxes_without_resampling_are_exact(table: VideoTable) -> None:
     clip = ClipDataset(table, "test", spec, train=False, boxes=store(table))[2]
     assert clip.regions is not None
     expected = tracks(2)[clip.frame_indices[0].numpy()] / [WIDTH, HEIGHT, WIDTH, HEIGHT]
-    torch.testing.assert_close(
-        clip.regions.boxes_xyxy[0], torch.from_numpy(expected).float(), atol=1e-6, rtol=0
-    )
+    found = clip.regions.boxes_xyxy[0]
+    torch.testing.assert_close(found, torch.from_numpy(expected).float(), atol=1e-6, rtol=0)
     assert clip.regions.mask.all()
 
 
 def test_fewer_and_more_boxes_than_there_are(table: VideoTable) -> None:
     for count in (1, 5):
-        spec = InputSpec(
-            num_frames=4, height=HEIGHT, width=WIDTH, stride_frames=2, boxes_per_frame=count
-        )
+        spec = replace(SPEC, height=HEIGHT, width=WIDTH, boxes_per_frame=count)
         regions = ClipDataset(table, "test", spec, train=False, boxes=store(table))[0].regions
         assert regions is not None
-        assert (
-            regions.mask[0].tolist()
-            == [[True] * min(count, 3) + [False] * (count - min(count, 3))] * 4
-        )
+        assert regions.mask[0].tolist() == [[True, True, True, False, False][:count]] * 4
         assert regions.scores[0, 0].tolist() == pytest.approx([0.9, 0.8, 0.7, 0, 0][:count])
 
 
 def test_without_boxes_nothing_is_asked_of_a_store(table: VideoTable) -> None:
-    spec = InputSpec(num_frames=4, height=32, width=32, stride_frames=2)
+    spec = replace(SPEC, boxes_per_frame=0)
     assert ClipDataset(table, "test", spec, train=False)[0].regions is None
     assert ClipDataset(table, "test", spec, train=False, boxes=store(table))[0].regions is None
-    with pytest.raises(
-        DataError,
-        match=r"t\.csv: the model takes 3 boxes per frame, and no store of boxes is given; make "
-        r"one with vidgraph",
-    ):
+    words = r"t\.csv: the model takes 3 boxes per frame, and no store of boxes is given; make one "
+    with pytest.raises(DataError, match=f"{words}with vidgraph"):
         ClipDataset(table, "test", SPEC, train=False)
 
 
 def test_faults_of_a_store_name_the_row(table: VideoTable, tmp_path: Path) -> None:
-    import shutil
-
     shutil.copytree(table.folder / "boxes", tmp_path / "boxes")
     half, gone = (tmp_path / "boxes" / f"{row}.mp4.safetensors" for row in (1, 2))
     half.write_bytes(half.read_bytes()[:-9])
     gone.unlink()
     dataset = ClipDataset(table, "test", SPEC, train=False, boxes=BoxStore(tmp_path / "boxes"))
-    for row, message, line in (
-        (1, "1.mp4.safetensors: is cut short", 5),
-        (2, "boxes: holds no boxes of", 7),
-    ):
+    cases = (1, "1.mp4.safetensors: is cut short", 5), (2, "boxes: holds no boxes of", 7)
+    for row, message, line in cases:
         with pytest.raises(VideoError) as error:
             dataset[row]
         assert str(error.value).startswith(f"{table.folder / f'{row}.mp4'}: ")
@@ -219,14 +193,11 @@ class Looking(nn.Module):
 def test_prediction_equals_evaluation_with_many_views(table: VideoTable, plan: ViewPlan) -> None:
     model = Looking()
     dataset = ClipDataset(table, "test", SPEC, train=False, views=plan, boxes=store(table))
-    batches = [
-        ClipBatch.joined([dataset[i] for i in range(start, start + plan.num_views)])
-        for start in range(0, len(dataset), plan.num_views)
-    ]
-    scores = evaluate(model, batches, class_names=dataset.class_names, batch_size=2)
-    one_by_one = evaluate(
-        model, [dataset[i] for i in range(len(dataset))], class_names=dataset.class_names
-    )
+    clips, names = [dataset[i] for i in range(len(dataset))], dataset.class_names
+    starts = range(0, len(clips), plan.num_views)
+    batches = [ClipBatch.joined(clips[start : start + plan.num_views]) for start in starts]
+    scores = evaluate(model, batches, class_names=names, batch_size=2)
+    one_by_one = evaluate(model, clips, class_names=names)
     np.testing.assert_allclose(scores.probabilities, one_by_one.probabilities, atol=1e-5)
     predictor = Predictor(model, plan, "cpu", boxes=store(table))
     for row, name in zip(scores.probabilities, scores.names, strict=True):
@@ -236,8 +207,6 @@ def test_prediction_equals_evaluation_with_many_views(table: VideoTable, plan: V
 
 
 def test_a_prediction_without_boxes_says_what_to_do(table: VideoTable) -> None:
-    with pytest.raises(
-        DataError,
-        match=r"takes 3 boxes per frame.*vidgraph extract proposals, and name it with --boxes",
-    ):
+    words = "takes 3 boxes per frame.*vidgraph extract proposals, and name it with --boxes"
+    with pytest.raises(DataError, match=words):
         Predictor(Looking(), device="cpu")

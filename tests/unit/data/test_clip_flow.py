@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tables import SPANS, write_table
 from torch import Tensor, nn
 
 from vidgraph.data.clips import ClipDataset
@@ -65,18 +66,11 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> VideoTable:
         method = Method(FLOW, "by-hand", 1, {"bound": 20.0})
         header = Header(method, name, *known, *size, list(range(FRAMES - 1)))
         save_file(path_in_store(folder / "flow", name), header, flow)
-    rows = [
-        f"videos/{name},{label},{split}"
-        for name, label in (("a", "run"), ("b", "walk"))
-        for split in ("train", "test")
-    ]
-    (folder / "t.csv").write_text(
-        "video,label,split,start_seconds,end_seconds\n" + "".join(f"{row},,\n" for row in rows)
-    )
-    with open(folder / "t.csv", "a") as file:
-        # frames 5 to 14, and frame 5; a folder has 25 per second
-        file.write("videos/a,run,span,0.2,0.6\nvideos/a,run,single,0.2,0.24\n")
-    return load_table(folder / "t.csv")
+    videos = ("videos/a,run", "videos/b,walk")
+    rows = [f"{video},{split},," for video in videos for split in ("train", "test")]
+    # frames 5 to 14, and frame 5; a folder has 25 per second
+    rows += ["videos/a,run,span,0.2,0.6", "videos/a,run,single,0.2,0.24"]
+    return write_table(folder, *rows, header=SPANS)
 
 
 @pytest.fixture(scope="module")
@@ -125,9 +119,7 @@ def test_training_crops_and_mirrors_all_alike(table: VideoTable, drawn: FlowStor
         assert steps == {1, 2, 3}
 
 
-def test_test_views_hold_the_snippets_around_their_frames(
-    table: VideoTable, drawn: FlowStore
-) -> None:
+def test_views_hold_the_snippets_around_their_frames(table: VideoTable, drawn: FlowStore) -> None:
     dataset = ClipDataset(table, "test", SPEC, train=False, flow=drawn, views=TEN)
     assert len(dataset) == 6
     for i in range(3):
@@ -145,27 +137,20 @@ def test_test_views_hold_the_snippets_around_their_frames(
     assert (fields_of(wide, mirrored=False)[0, 0, :, 0] == first).all()
 
 
-def test_twenty_five_anchors_are_the_centres_of_equal_parts(
-    table: VideoTable, drawn: FlowStore
-) -> None:
-    spec = replace(SPEC, num_frames=1)
-    dataset = ClipDataset(
-        table, "test", spec, train=False, flow=drawn, views=ViewPlan(num_views=25)
-    )
+def test_25_anchors_are_the_centres_of_equal_parts(table: VideoTable, drawn: FlowStore) -> None:
+    spec, views = replace(SPEC, num_frames=1), ViewPlan(num_views=25)
+    dataset = ClipDataset(table, "test", spec, train=False, flow=drawn, views=views)
     assert [int(dataset[i].frame_indices) for i in range(25)] == list(range(25))
 
 
 def test_snippets_stay_within_the_span(table: VideoTable, drawn: FlowStore) -> None:
     for train in (False, True):
-        numbers = fields_of(
-            ClipDataset(table, "span", SPEC, train=train, flow=drawn)[0], mirrored=False
-        )
+        clip = ClipDataset(table, "span", SPEC, train=train, flow=drawn)[0]
+        numbers = fields_of(clip, mirrored=False)
         assert numbers.min() >= 5
         assert numbers.max() <= 13
-    with pytest.raises(
-        VideoError,
-        match=r"a: optical flow needs two frames, and there is one; .*\(t\.csv, line 7\)$",
-    ):
+    words = r"a: optical flow needs two frames, and there is one; .*\(t\.csv, line 7\)$"
+    with pytest.raises(VideoError, match=words):
         ClipDataset(table, "single", SPEC, train=False, flow=drawn)[0]
 
 
@@ -183,29 +168,17 @@ def test_a_mirrored_label_keeps_pixels_and_flow_together(
     table: VideoTable, drawn: FlowStore, tmp_path: Path
 ) -> None:
     """`left` without a partner is never mirrored: neither its pixels nor its flow."""
-    (tmp_path / "t.csv").write_text(
-        f"video,label,split\n{table.folder}/videos/a,left,train\n{table.folder}/videos/b,walk,tra"
-        "in\n"
-    )
+    videos = table.folder / "videos"
+    left = write_table(tmp_path, f"{videos}/a,left,train", f"{videos}/b,walk,train")
     flip = CropDraws(SPEC, train=True, flip=True)
-    dataset = ClipDataset(
-        load_table(tmp_path / "t.csv"), "train", SPEC, train=True, crops=flip, flow=drawn
-    )
+    dataset = ClipDataset(left, "train", SPEC, train=True, crops=flip, flow=drawn)
     assert dataset.never_flipped == ["left"]
     for epoch in range(10):
         dataset.set_epoch(epoch)
         fields_of(dataset[0], mirrored=False)
-    with pytest.raises(
-        RecipeError, match=r"class 'left' tells left from right.*leave out eval\.mirrored"
-    ):
-        ClipDataset(
-            load_table(tmp_path / "t.csv"),
-            "train",
-            SPEC,
-            train=False,
-            flow=drawn,
-            views=ViewPlan(mirrored=True),
-        )
+    words, views = "class 'left' tells .*leave out eval.mirrored", ViewPlan(mirrored=True)
+    with pytest.raises(RecipeError, match=words):
+        ClipDataset(left, "train", SPEC, train=False, flow=drawn, views=views)
 
 
 def test_draws_without_flow_are_what_they_were(table: VideoTable, drawn: FlowStore) -> None:
@@ -237,17 +210,13 @@ def moving(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("moving")
     rng, rows = np.random.default_rng(0), []
     for seed, name in enumerate(("left.mp4", "right.mp4")):
-        texture = np.asarray(
-            Image.fromarray(rng.integers(0, 255, (8, 12, 3), dtype=np.uint8)).resize(
-                (96, 64), Image.Resampling.BICUBIC
-            )
-        )
-        frames = np.stack(
-            [np.roll(texture, (2 * seed - 1) * (seed + 1) * t, axis=1) for t in range(26)]
-        )
+        small = Image.fromarray(rng.integers(0, 255, (8, 12, 3), dtype=np.uint8))
+        texture = np.asarray(small.resize((96, 64), Image.Resampling.BICUBIC))
+        step = (2 * seed - 1) * (seed + 1)
+        frames = np.stack([np.roll(texture, step * t, axis=1) for t in range(26)])
         write_video(folder / name, frames, fps=10)
         rows.append(f"{name},{'slow' if seed else 'fast'},test")
-    (folder / "t.csv").write_text("video,label,split\n" + "\n".join(rows) + "\n")
+    write_table(folder, *rows)
     tasks = [Task(folder / name, name) for name in ("left.mp4", "right.mp4")]
     assert extract(FlowJob("dis"), tasks, folder / "store").done == 2
     return folder
@@ -280,9 +249,8 @@ class Motion(nn.Module):
     def forward(self, flow: Tensor, video: Tensor | None = None) -> Tensor:
         # [B, S 2 L]; mirrored views would cancel x
         motion = (flow.float() - 127.5).abs().mean((1, 4, 5)).flatten(1)
-        return self.layer(motion / 4) + (
-            0 if video is None else video.float().mean((1, 2, 3, 4))[:, None] / 255
-        )
+        shade = 0 if video is None else video.float().mean((1, 2, 3, 4))[:, None] / 255
+        return self.layer(motion / 4) + shade
 
 
 @pytest.mark.parametrize(
@@ -292,20 +260,14 @@ def test_prediction_equals_evaluation(moving: Path, plan: ViewPlan, channels: in
     spec, plan = replace(SPEC, channels=channels), replace(plan, fusion="logits")
     model, table, flow = (Motion(spec), load_table(moving / "t.csv"), open_flow(moving / "store"))
     dataset = ClipDataset(table, "test", spec, train=False, flow=flow, views=plan)
-    scores = evaluate(
-        model,
-        [dataset[i] for i in range(len(dataset))],
-        class_names=dataset.class_names,
-        fusion="logits",
-        batch_size=7,
-    )
+    clips, names = [dataset[i] for i in range(len(dataset))], dataset.class_names
+    scores = evaluate(model, clips, class_names=names, fusion="logits", batch_size=7)
     # the videos differ, or the test would say nothing
     assert np.ptp(scores.probabilities[:, 0]) > 0.05
     for predictor in (Predictor(model, plan, "cpu", flow=flow), Predictor(model, plan, "cpu")):
         for row, name in zip(scores.probabilities, scores.names, strict=True):
-            np.testing.assert_allclose(
-                predictor.predict(name).probabilities.numpy(), row, atol=1e-5
-            )
+            found = predictor.predict(name).probabilities.numpy()
+            np.testing.assert_allclose(found, row, atol=1e-5)
 
 
 def test_a_prediction_says_where_its_flow_is_from(moving: Path, tmp_path: Path) -> None:
@@ -315,31 +277,26 @@ def test_a_prediction_says_where_its_flow_is_from(moving: Path, tmp_path: Path) 
     now = "Optical flow was computed now (dis); --flow is faster."
     assert live.predict(moving / "left.mp4").notes == [now]
     assert stored.predict(moving / "left.mp4").notes == []
-    rng = np.random.default_rng(0)
-    write_video(
-        tmp_path / "short.mp4", rng.integers(0, 255, (3, 64, 64, 3), dtype=np.uint8), fps=10
-    )
+    noise = np.random.default_rng(0).integers(0, 255, (3, 64, 64, 3), dtype=np.uint8)
+    write_video(tmp_path / "short.mp4", noise, fps=10)
     repeated = "The video holds 2 flow frames, and a stack takes 4: the last one was repeated."
     assert live.predict(tmp_path / "short.mp4").notes == [now, repeated]
-    write_video(tmp_path / "one.mp4", rng.integers(0, 255, (1, 64, 64, 3), dtype=np.uint8), fps=10)
+    write_video(tmp_path / "one.mp4", noise[:1], fps=10)
     with pytest.raises(VideoError, match=r"one\.mp4: the video has one frame"):
         live.predict(tmp_path / "one.mp4")
 
 
 def test_flow_is_computed_as_the_run_was_trained(moving: Path, tmp_path: Path) -> None:
     assert flow_as_trained("rstg_small_sync3", None) == FlowJob()
-    write_json(
-        tmp_path / "data.json", {"files": 2, "flow": FlowJob("tvl1", 12.0, 40).method.to_dict()}
-    )
+    method = FlowJob("tvl1", 12.0, 40).method.to_dict()
+    write_json(tmp_path / "data.json", {"files": 2, "flow": method})
     assert flow_as_trained(tmp_path, None) == FlowJob("tvl1", 12.0, 40)
     with open_video(moving / "left.mp4") as video:
         reader = flow_as_trained(tmp_path, None).reader(video.path, video)
         assert (reader.height, reader.width, reader.num_flow_frames) == (40, 60, 25)
     with pytest.raises(DataError, match="bound"):
         flow_as_trained(tmp_path, moving / "store")
-    write_json(
-        tmp_path / "data.json",
-        {"files": 2, "flow": {"method": "images", "settings": {"bound": 20.0}}},
-    )
+    images = {"method": "images", "settings": {"bound": 20.0}}
+    write_json(tmp_path / "data.json", {"files": 2, "flow": images})
     assert flow_as_trained(tmp_path, None) == FlowJob()
     assert not flow_as_trained(tmp_path, moving / "store").is_live

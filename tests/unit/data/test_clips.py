@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tables import SPANS, write_table
 from torch.utils.data import DataLoader
 
 from vidgraph.data.clips import ClipDataset
@@ -35,20 +36,12 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> VideoTable:
     folder = tmp_path_factory.mktemp("clips")
     for i in range(6):
         shaded(folder / f"{i}.mp4", 20 + i, i)
-    rows = [
-        f"{i}.mp4,{'walk' if i % 2 else 'run'},{'train' if i < 4 else 'test'},," for i in range(6)
-    ]
-    rows += [
-        "0.mp4,run,span,1.0,1.5",
-        "gone.mp4,run,broken,,",
-        "text.mp4,run,broken,,",
-        "0.mp4,run,late,7,8",
-    ]
+    labels, splits = ("run", "walk") * 3, ("train",) * 4 + ("test",) * 2
+    rows = [f"{i}.mp4,{labels[i]},{splits[i]},," for i in range(6)]
+    rows += ["0.mp4,run,span,1.0,1.5", "gone.mp4,run,broken,,", "text.mp4,run,broken,,"]
+    rows += ["0.mp4,run,late,7,8"]
     (folder / "text.mp4").write_text("no video")
-    (folder / "clips.csv").write_text(
-        "video,label,split,start_seconds,end_seconds\n" + "\n".join(rows) + "\n"
-    )
-    return load_table(folder / "clips.csv")
+    return write_table(folder, *rows, header=SPANS, name="clips.csv")
 
 
 def same(a: ClipBatch, b: ClipBatch) -> bool:
@@ -60,12 +53,8 @@ def same(a: ClipBatch, b: ClipBatch) -> bool:
 
 def test_a_clip_holds_the_frames_that_it_names(table: VideoTable) -> None:
     dataset = ClipDataset(table, "train", SPEC, train=False)
-    assert (len(dataset), dataset.class_names, dataset.labels.tolist(), dataset.skipped) == (
-        4,
-        ["run", "walk"],
-        [0, 1, 0, 1],
-        0,
-    )
+    assert (len(dataset), dataset.skipped) == (4, 0)
+    assert (dataset.class_names, dataset.labels.tolist()) == (["run", "walk"], [0, 1, 0, 1])
     clip = dataset[1]
     assert clip.video.shape == (1, 3, 4, 32, 32)
     assert clip.video.dtype == torch.uint8
@@ -142,13 +131,8 @@ def test_a_span_beyond_the_end_is_named_with_its_row(table: VideoTable) -> None:
 
 
 def test_skipped_rows_are_left_out_and_counted(table: VideoTable) -> None:
-    dataset = ClipDataset(
-        table,
-        "train",
-        SPEC,
-        train=False,
-        skip={"0.mp4", str(table.folder / "2.mp4"), "elsewhere.mp4"},
-    )
+    skip = {"0.mp4", str(table.folder / "2.mp4"), "elsewhere.mp4"}
+    dataset = ClipDataset(table, "train", SPEC, train=False, skip=skip)
     assert (len(dataset), dataset.skipped, dataset.labels.tolist()) == (2, 2, [1, 1])
     assert [Path(dataset[i].names[0]).name for i in range(2)] == ["1.mp4", "3.mp4"]
     with pytest.raises(DataError, match="leaves none of the 2 rows of split 'broken'"):
@@ -159,11 +143,9 @@ def test_skipped_rows_are_left_out_and_counted(table: VideoTable) -> None:
 
 def test_luma_and_multi_label(tmp_path: Path) -> None:
     shaded(tmp_path / "0.mp4", 10, 5)
-    (tmp_path / "t.csv").write_text(
-        "video,label,split\n0.mp4,a|c,train\n0.mp4,,train\n0.mp4,b,train\n"
-    )
+    table = write_table(tmp_path, "0.mp4,a|c,train", "0.mp4,,train", "0.mp4,b,train")
     spec = InputSpec(num_frames=3, height=24, width=24, channels=1, whole_video=True)
-    dataset = ClipDataset(load_table(tmp_path / "t.csv"), "train", spec, train=False)
+    dataset = ClipDataset(table, "train", spec, train=False)
     batch = ClipBatch.joined([dataset[i] for i in range(3)])
     assert batch.video.shape == (3, 1, 3, 24, 24)
     assert batch.label.tolist() == [[1, 0, 1], [0, 0, 0], [0, 1, 0]]
@@ -173,14 +155,11 @@ def test_luma_and_multi_label(tmp_path: Path) -> None:
 def test_batches_join_their_regions_or_refuse(table: VideoTable) -> None:
     dataset = ClipDataset(table, "train", SPEC, train=False)
     clips = [dataset[0], dataset[1]]
-    clips[0].regions = Regions(
-        torch.zeros(1, 4, 2, 4), torch.ones(1, 4, 2), torch.ones(1, 4, 2, dtype=torch.bool)
-    )
+    exists = torch.ones(1, 4, 2, dtype=torch.bool)
+    clips[0].regions = Regions(torch.zeros(1, 4, 2, 4), torch.ones(1, 4, 2), exists)
     with pytest.raises(ValueError, match="1 of 2 samples have regions"):
         ClipBatch.joined(clips)
-    clips[1].regions = Regions(
-        torch.ones(1, 4, 2, 4), torch.ones(1, 4, 2), torch.ones(1, 4, 2, dtype=torch.bool)
-    )
+    clips[1].regions = Regions(torch.ones(1, 4, 2, 4), torch.ones(1, 4, 2), exists)
     batch = ClipBatch.joined(clips)
     assert batch.regions is not None
     assert batch.regions.boxes_xyxy.mean((1, 2, 3)).tolist() == [0.0, 1.0]
@@ -189,13 +168,8 @@ def test_batches_join_their_regions_or_refuse(table: VideoTable) -> None:
 
 def epochs(dataset: ClipDataset, workers: int, context: str | None) -> list[ClipBatch]:
     """Two epochs, each with workers of its own."""
-    loader = DataLoader(
-        dataset,
-        batch_size=3,
-        num_workers=workers,
-        collate_fn=ClipBatch.joined,
-        multiprocessing_context=context,
-    )
+    how = {"num_workers": workers, "multiprocessing_context": context}
+    loader = DataLoader(dataset, batch_size=3, collate_fn=ClipBatch.joined, **how)
     batches = []
     for epoch in range(2):
         dataset.set_epoch(epoch)

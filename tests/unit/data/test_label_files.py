@@ -57,10 +57,8 @@ def test_ucf101_has_a_column_per_split(tmp_path: Path) -> None:
     ]
     whole = ucf101.read_labels(labels, whole_train=True)
     lines = make_table(whole, videos, tmp_path / "t.csv", present_only=True)
-    assert [row[2] for row in rows_of(tmp_path / "t.csv")[1:]] == [
-        *("test", "train", "train"),
-        *("test", "train"),
-    ]
+    splits = [row[2] for row in rows_of(tmp_path / "t.csv")[1:]]
+    assert splits == ["test", "train", "train", "test", "train"]
     assert lines[-2] == f"note: {videos} lacks 1 of the listed videos, which are left out"
 
 
@@ -84,23 +82,16 @@ def test_hmdb51_has_unused_clips_and_holds_whole_films_out(tmp_path: Path) -> No
 
 def test_kinetics_names_files_by_video_and_seconds(tmp_path: Path) -> None:
     """A test list without labels is no part of it; absent clips are named where their class is."""
-    labels = write(tmp_path, KINETICS_FILES)
-    clips = [
-        "abseiling/-3B32lodo2M_000059_000069.mp4",
-        "air_drumming/0gR5FP7HpZ4_000010_000020.MP4",
-    ]
+    labels, abseiling = write(tmp_path, KINETICS_FILES), "abseiling/-3B32lodo2M_000059_000069.mp4"
+    clips = [abseiling, "air_drumming/0gR5FP7HpZ4_000010_000020.MP4"]
     videos = place(tmp_path, *clips, "air_drumming/xyz_-12_000007_000017.mkv")
     share = share_of("0gR5FP7HpZ4") + 1e-9
     make_table(kinetics.read_labels(labels), videos, tmp_path / "t.csv", hold_out=share)
-    held = {name: share_of(name) < share for name in ("-3B32lodo2M", "gone")}
+    first, gone = ("held" if share_of(n) < share else "train" for n in ("-3B32lodo2M", "gone"))
     assert rows_of(tmp_path / "t.csv")[1:] == [
-        [f"videos/{clips[0]}", "abseiling", "held" if held["-3B32lodo2M"] else "train"],
+        [f"videos/{clips[0]}", "abseiling", first],
         [f"videos/{clips[1]}", "air drumming", "held"],
-        [
-            "videos/abseiling/gone_000000_000010.mp4",
-            "abseiling",
-            "held" if held["gone"] else "train",
-        ],
+        ["videos/abseiling/gone_000000_000010.mp4", "abseiling", gone],
         ["videos/air_drumming/xyz_-12_000007_000017.mkv", "air drumming", "val"],
     ]
 
@@ -191,9 +182,8 @@ def test_groups_are_held_out_by_a_hash_of_their_names(tmp_path: Path) -> None:
     people = [f"P{i:03}" for i in range(400)]
 
     def held(share: float, count: int) -> set[str]:
-        text = "id,subject,actions\n" + "".join(
-            f"V{p}{k},{p},\n" for p in people[:count] for k in "ab"
-        )
+        rows = "".join(f"V{p}{k},{p},\n" for p in people[:count] for k in "ab")
+        text = f"id,subject,actions\n{rows}"
         folder = tmp_path / f"{share}{count}"
         labels = write(folder, {**CHARADES_FILES, "Charades_v1_train.csv": text})
         videos = place(folder, "VP000a.mp4")
@@ -235,27 +225,22 @@ def test_real_ucf101_lists(shared_data: Path, tmp_path: Path) -> None:
         f"note: {videos} lacks 12,280 of the listed videos",
         f"look for faults: vidgraph data check {out} --columns split=split01",
     ]
-    assert (
-        sum("val 2,107" in line for line in make_table(ucf101.read_labels(labels), videos, out))
-        == 3
-    )
+    lines = make_table(ucf101.read_labels(labels), videos, out)
+    assert sum("val 2,107" in line for line in lines) == 3
     make_table(ucf101.read_labels(labels), videos, out, present_only=True)
     frame = load_table(out, {"split": "split01"}).frame
     assert Counter(frame["split"]) == {"train": 572, "val": 171, "test": 297}
     manifest = load_table(videos / "manifest.csv", {"split": "split01"}).frame
-    official = dict(
-        zip(manifest["video"].map(lambda v: Path(v).name), manifest["split"], strict=True)
-    )
+    names = manifest["video"].map(lambda video: Path(video).name)
+    official = dict(zip(names, manifest["split"], strict=True))
     for video, split in zip(frame["video"], frame["split"], strict=True):
         assert official[Path(video).name] == split.replace("val", "train")
 
 
 def test_real_hmdb51_files(shared_data: Path, tmp_path: Path) -> None:
     """51 classes, 70 training and 30 test clips of each in every split."""
-    labels = shared_data / "data" / "splits" / "hmdb51_splits"
-    lines = make_table(
-        hmdb51.read_labels(labels), place(tmp_path, f"{WAVE[0]}.mp4"), tmp_path / "t.csv"
-    )
+    labelled = hmdb51.read_labels(shared_data / "data" / "splits" / "hmdb51_splits")
+    lines = make_table(labelled, place(tmp_path, f"{WAVE[0]}.mp4"), tmp_path / "t.csv")
     assert "HMDB51, 6,766 videos, 51 classes" in lines[0]
     assert all("train 3,570, test 1,530, unused 1,666" in line for line in lines[1:4])
     table = load_table(tmp_path / "t.csv", {"split": "split03"})

@@ -17,12 +17,7 @@ TEST = "Charades_v1_test.csv"
 BAD_FILES = [
     ("ucf101", "trainlist02.txt", "v_A.avi 1\n", "02.txt, line 1: 'v_A.avi 1' is not of the form"),
     ("ucf101", "testlist01.txt", f"{UCF[1]}.avi\n", "v_Archery_g08_c02 is listed a second time in"),
-    (
-        "hmdb51",
-        "wave_test_split1.txt",
-        "a.avi 3\n",
-        "line 1: 'a.avi 3' is not of the form NAME",
-    ),
+    ("hmdb51", "wave_test_split1.txt", "a.avi 3\n", "line 1: 'a.avi 3' is not of the form NAME"),
     ("hmdb51", "wave_test_split3.txt", "", "lacks shake_hands_test_split3.txt; other classes have"),
     ("kinetics", TRAIN, "label,youtube\n", "no column 'youtube_id'; did you mean 'youtube'?"),
     ("kinetics", TRAIN, CLIP_HEADER + "run,a,x,1,,\n", "line 2: time_start is 'x', which is not a"),

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tables import write_table
 
 from vidgraph.data.check import check_table
 from vidgraph.data.clips import ClipDataset
 from vidgraph.data.mirroring import mirrored_classes
-from vidgraph.data.table import VideoTable, load_table
+from vidgraph.data.table import VideoTable
 from vidgraph.errors import VideoError
 from vidgraph.records import ClipBatch, InputSpec
 from vidgraph.video.crops import CropDraws
@@ -51,10 +52,7 @@ def test_every_pair_of_the_v2_classes() -> None:
     ("names", "expected"),
     [
         (["left", "right"], [1, 0]),
-        (
-            ["Turn Left", "turn right", "stand"],
-            [-1, -1, 2],
-        ),  # other letters elsewhere: not the same class
+        (["Turn Left", "turn right", "stand"], [-1, -1, 2]),  # of other letters: another class
         (["swipe_left", "swipe_right"], [1, 0]),
         (["SwipeLeft", "SwipeRight", "Swipe"], [1, 0, 2]),
         (["LEFT", "Right"], [1, 0]),
@@ -75,12 +73,8 @@ def test_pairs_by_their_words(names: list[str], expected: list[int]) -> None:
 def ramp(path: Path, num_frames: int = 6) -> None:
     """Bright on the right."""
     columns = np.linspace(0, 255, 48).astype(np.uint8)
-    write_video(
-        path,
-        np.broadcast_to(columns[None, None, :, None], (num_frames, 32, 48, 3)).copy(),
-        10,
-        lossless=True,
-    )
+    frames = np.broadcast_to(columns[None, None, :, None], (num_frames, 32, 48, 3)).copy()
+    write_video(path, frames, 10, lossless=True)
 
 
 def is_mirrored(video: torch.Tensor) -> bool:
@@ -90,29 +84,18 @@ def is_mirrored(video: torch.Tensor) -> bool:
 def test_a_mirrored_clip_has_the_mirrored_label(tmp_path: Path) -> None:
     ramp(tmp_path / "a.mp4")
     labels = ["push left", "push right", "lift", "pull it right out"]
-    (tmp_path / "t.csv").write_text(
-        "video,label,split\n" + "".join(f"a.mp4,{label},train\n" for label in labels)
-    )
-    table = load_table(tmp_path / "t.csv").with_class_names(labels)
+    table = write_table(tmp_path, *(f"a.mp4,{label},train" for label in labels))
+    table = table.with_class_names(labels)
     spec = InputSpec(num_frames=2, height=16, width=16, stride_frames=1)
-    dataset = ClipDataset(
-        table, "train", spec, train=True, crops=CropDraws(spec, train=True, flip=True)
-    )
-    seen = []
+    flip = CropDraws(spec, train=True, flip=True)
+    dataset = ClipDataset(table, "train", spec, train=True, crops=flip)
+    seen = set()
     for epoch in range(20):
         dataset.set_epoch(epoch)
-        seen += [
-            (row, is_mirrored(dataset[row].video), int(dataset[row].label)) for row in range(4)
-        ]
-    assert set(seen) == {
-        (0, False, 0),
-        (0, True, 1),
-        (1, False, 1),
-        (1, True, 0),
-        (2, False, 2),
-        (2, True, 2),
-        (3, False, 3),
-    }
+        clips = [dataset[row] for row in range(4)]
+        seen |= {(row, is_mirrored(c.video), int(c.label)) for row, c in enumerate(clips)}
+    mirrored = {(0, True, 1), (1, True, 0), (2, True, 2)}
+    assert seen == {(k, False, k) for k in range(4)} | mirrored
     assert dataset.never_flipped == ["pull it right out"]
     assert dataset.labels.tolist() == [0, 1, 2, 3]  # the table's own
     still = ClipDataset(table, "train", spec, train=True)
@@ -121,29 +104,23 @@ def test_a_mirrored_clip_has_the_mirrored_label(tmp_path: Path) -> None:
         still.set_epoch(epoch)
         assert not any(is_mirrored(still[row].video) for row in range(4))
     test = ClipDataset(table, "train", spec, train=False)
-    assert [(is_mirrored(test[row].video), int(test[row].label)) for row in range(4)] == [
-        (False, k) for k in range(4)
-    ]
+    found = [(is_mirrored(test[row].video), int(test[row].label)) for row in range(4)]
+    assert found == [(False, k) for k in range(4)]
 
 
 def test_several_labels_are_mirrored_together(tmp_path: Path) -> None:
     ramp(tmp_path / "a.mp4")
-    (tmp_path / "t.csv").write_text(
-        "video,label,split\na.mp4,push left|lift,train\na.mp4,lift|bend "
-        "right,train\na.mp4,,train\na.mp4,push right,train\n"
-    )
+    labels = ["push left|lift", "lift|bend right", "", "push right"]
+    table = write_table(tmp_path, *(f"a.mp4,{label},train" for label in labels))
     spec = InputSpec(num_frames=2, height=16, width=16, stride_frames=1)
-    table, flip = load_table(tmp_path / "t.csv"), CropDraws(spec, train=True, flip=True)
+    flip = CropDraws(spec, train=True, flip=True)
     dataset = ClipDataset(table, "train", spec, train=True, crops=flip)
     assert dataset.class_names == ["bend right", "lift", "push left", "push right"]
     seen = set()
     for epoch in range(20):
         dataset.set_epoch(epoch)
-        seen |= {
-            (row, is_mirrored(clip.video), tuple(clip.label[0].tolist()))
-            for row in range(4)
-            for clip in [dataset[row]]
-        }
+        clips = [dataset[row] for row in range(4)]
+        seen |= {(k, is_mirrored(c.video), tuple(c.label[0].tolist())) for k, c in enumerate(clips)}
     assert seen == {
         (0, False, (0, 1, 1, 0)),
         (0, True, (0, 1, 0, 1)),
@@ -163,10 +140,7 @@ def samples(shared_data: Path, tmp_path: Path) -> VideoTable:
     """The 13 real videos, each a class of its own."""
     folder = shared_data / "data" / "something_else_samples" / "videos"
     names = sorted((video.name for video in folder.iterdir()), key=int)
-    (tmp_path / "samples.csv").write_text(
-        "video,label,split\n" + "".join(f"{folder / name},{name},train\n" for name in names)
-    )
-    return load_table(tmp_path / "samples.csv")
+    return write_table(tmp_path, *(f"{folder / name},{name},train" for name in names))
 
 
 def test_real_samples_are_sound(samples: VideoTable) -> None:
@@ -213,31 +187,23 @@ def test_the_22_views_of_the_rstg_authors(samples: VideoTable) -> None:
 def frame_table(folder: Path, numbers: list[int]) -> VideoTable:
     (folder / "7").mkdir()
     for number in numbers:
-        Image.fromarray(np.full((20, 30, 3), 3 * number, np.uint8)).save(
-            folder / "7" / f"{number:05d}.jpg"
-        )
-    (folder / "t.csv").write_text("video,label,split\n7,x,train\n")
-    return load_table(folder / "t.csv")
+        image = Image.fromarray(np.full((20, 30, 3), 3 * number, np.uint8))
+        image.save(folder / "7" / f"{number:05d}.jpg")
+    return write_table(folder, "7,x,train")
 
 
 def test_short_videos(tmp_path: Path) -> None:
     table = frame_table(tmp_path, [1, 2, 3, 4, 5])
     long = InputSpec(num_frames=4, height=16, width=16, stride_frames=2)
-    frames = {
-        past_end: ClipDataset(table, "train", long, train=False, views=ViewPlan(past_end=past_end))[
-            0
-        ]
-        .frame_indices[0]
-        .tolist()
-        for past_end in ("clamp", "loop")
-    }
-    assert frames == {"clamp": [0, 2, 4, 4], "loop": [0, 2, 4, 1]}
+    for past_end, frames in (("clamp", [0, 2, 4, 4]), ("loop", [0, 2, 4, 1])):
+        views = ViewPlan(past_end=past_end)
+        clip = ClipDataset(table, "train", long, train=False, views=views)[0]
+        assert clip.frame_indices[0].tolist() == frames
     for train in (True, False):
         with pytest.raises(VideoError) as caught:
             ClipDataset(table, "train", long, train=train, views=ViewPlan(past_end="refuse"))[0]
-        assert str(caught.value).startswith(
-            f"{tmp_path / '7'}: a clip needs 7 frames, and the video has 5;"
-        )
+        message = f"{tmp_path / '7'}: a clip needs 7 frames, and the video has 5;"
+        assert str(caught.value).startswith(message)
         assert str(caught.value).endswith("(t.csv, line 2)")
     many = ClipDataset(table, "train", long, train=False, views=ViewPlan(num_views=6))
     assert [many[i].frame_indices[0].tolist() for i in range(6)] == [[0, 2, 4, 4]] * 6
