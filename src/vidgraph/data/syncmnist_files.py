@@ -59,9 +59,10 @@ def make_dataset(
         RunError: the folder cannot be written; what is whole stays, and the same call continues.
     """
     folder = Path(out_folder).expanduser()
-    counts, streams = {split: counts[split] for split in SPLITS if counts.get(split)}, {}
+    counts = {split: counts[split] for split in SPLITS if counts.get(split)}
     if not counts:
         raise DataError(f"no clips to write; give counts for some of {', '.join(SPLITS)}")
+    streams = {}
     for split, count in counts.items():
         digits, own_seed = load_digits(options.digits, split), 3 * seed + SPLITS.index(split)
         streams[split] = SyncMnistStream(digits, options, count, own_seed)

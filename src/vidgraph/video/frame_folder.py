@@ -31,16 +31,16 @@ class FrameFolder(Video):
                 path, f"the rate of a folder of images must be above 0 frames per second; got {fps}"
             )
         names = sorted((file.name for file in path.iterdir()), key=natural_key)
-        self._files = [
+        self.files = [
             path / name
             for name in names
             if Path(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith(".")
         ]
-        if not self._files:
+        if not self.files:
             suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
             raise VideoError(path, f"the folder holds no images ({suffixes})")
-        _refuse_gaps(path, self._files)
-        self.path, self.fps, self.num_frames = path, float(fps), len(self._files)
+        _refuse_gaps(path, self.files)
+        self.path, self.fps, self.num_frames = path, float(fps), len(self.files)
         self.timestamps_seconds = np.arange(self.num_frames, dtype=np.float64) / self.fps
 
     @cached_property
@@ -58,11 +58,11 @@ class FrameFolder(Video):
             if (height, width) != self._size:
                 sizes = f"{width}x{height} differs from {self.width}x{self.height}"
                 problem = f"its size {sizes} of the folder's first image"
-                raise VideoError(self._files[index], problem, index)
+                raise VideoError(self.files[index], problem, index)
             yield index, pixels
 
     def _decode(self, index: int) -> np.ndarray:
-        file = self._files[index]
+        file = self.files[index]
         try:
             with Image.open(file) as image:
                 return np.asarray(image.convert("RGB"))  # [H, W, 3]
