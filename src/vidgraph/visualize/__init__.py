@@ -1,3 +1,1 @@
-"""Pictures: graph over frames, curves, matrices, the HTML report. The only importer of
-matplotlib.
-"""
+"""Pictures: graph over frames, curves, matrices, the report. The only importer of matplotlib."""

@@ -20,11 +20,7 @@ _SCALE = (0.5, 0.95)  # the part of the colour map from an even share up
 
 
 class AttentionPictures:
-    """Draws the attention of a clip; one scale for all its frames.
-
-    Args:
-        explanation: of a model that attends to cells.
-    """
+    """Draws the attention of a clip to cells; one scale for all its frames."""
 
     def __init__(self, explanation: Explanation) -> None:
         assert explanation.maps is not None
@@ -33,11 +29,8 @@ class AttentionPictures:
         self.scale = max(_LEAST_SCALE, float(self.shares.max()))
 
     def over_frame(self, frame: np.ndarray, t: int, *, side: int = 512) -> np.ndarray:
-        """One frame, dark where it gets less than an even share, warmer the more it gets.
-
-        Even attention leaves the frame as it is. Between the centres of cells the weights are
-        interpolated; see `Pictures.over_frame`.
-        """
+        """A frame, dark where it gets less than an even share, warmer the more it gets; even
+        attention leaves it as it is. Between the centres of cells the weights are interpolated."""
         picture = enlarge(frame, side).astype(np.float64)
         size = picture.shape[1], picture.shape[0]
         cells = Image.fromarray(self.shares[t].astype(np.float32))

@@ -6,7 +6,7 @@ Positions are fractions of the frame; line widths scale with its shorter side.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib import colormaps
@@ -33,13 +33,9 @@ class Legend(NamedTuple):
 
 
 class Canvas:
-    """A frame to draw on.
+    """A frame, uint8 [H, W, 3], resized to a shorter side of `side` pixels and dimmed, to draw on.
 
-    Args:
-        frame: uint8 [H, W, 3].
-        side: shorter side of the drawing in pixels; small frames are enlarged.
-        dim: brightness of the frame under the drawing.
-        boldness: factor on line widths, for drawings that are shown small.
+    `boldness` is a factor on line widths, for drawings that are shown small.
     """
 
     def __init__(self, frame: np.ndarray, side: int, dim: float, boldness: float = 1.0) -> None:
@@ -67,12 +63,10 @@ class Canvas:
     def arrow(
         self, source: Point, target: Point, strength: float, colour: str, bow: float = 0.16
     ) -> None:
-        """An arrow, the wider the higher its `strength` from 0 to 1.
-
-        It is bowed, so that two that run against each other stay apart, and has a dark rim that
-        keeps it visible on bright pixels.
-        """
+        """An arrow, the wider the higher its `strength` from 0 to 1; bowed, so that two that run
+        against each other stay apart, with a dark rim that keeps it visible on bright pixels."""
         width = (1.6 + 5.4 * strength) * self.unit
+        rim = withStroke(linewidth=width + 3.2 * self.unit, foreground=_RIM)
         arrow = FancyArrowPatch(
             self._at(source),
             self._at(target),
@@ -84,7 +78,7 @@ class Canvas:
             color=colour,
             joinstyle="miter",
             linewidth=width,
-            path_effects=[withStroke(linewidth=width + 3.2 * self.unit, foreground=_RIM)],
+            path_effects=[rim],
         )
         self.axes.add_artist(arrow)
 
@@ -95,22 +89,18 @@ class Canvas:
         self.axes.plot(across, down, color=colour, linewidth=width, path_effects=[rim])
         self.axes.plot(across, down, "o", color=colour, markersize=6 * self.unit)
 
-    def disc(self, centre: Point, colour: str, weight: float) -> None:
+    def disc(self, middle: Point, colour: str, weight: float) -> None:
         """A node; `weight` from 0 to 1 sets its size."""
-        style = {"facecolor": colour, "edgecolor": "black", "linewidth": 1.8 * self.unit}
-        self.axes.add_artist(
-            Circle(self._at(centre), (4.9 + 5.5 * weight) * self.unit, zorder=3, **style)
-        )
+        radius, rim = (4.9 + 5.5 * weight) * self.unit, 1.8 * self.unit
+        style = {"facecolor": colour, "edgecolor": "black", "linewidth": rim, "zorder": 3}
+        self.axes.add_artist(Circle(self._at(middle), radius, **style))
 
     def label(self, box: np.ndarray, text: str) -> None:
         """A name in the middle of a box, as large as fits."""
-        x, y = self._at(((box[0] + box[2]) / 2, (box[1] + box[3]) / 2))
-        fitting = 1.4 * (box[2] - box[0]) * self.width / len(text)
+        size = min(22 * self.unit, 1.4 * (box[2] - box[0]) * self.width / len(text))
         rim = withStroke(linewidth=4 * self.unit, foreground="black")
-        size = min(22 * self.unit, fitting)
-        self.axes.text(
-            x, y, text, size=size, ha="center", va="center", color="white", path_effects=[rim]
-        )
+        style: Any = {"ha": "center", "va": "center", "color": "white", "path_effects": [rim]}
+        self.axes.text(*self._at(centre(box)), text, size=size, **style)
 
     def _at(self, point: Point) -> Point:
         return point[0] * self.width, point[1] * self.height

@@ -1,6 +1,4 @@
-"""Charts as PNG bytes: learning curves, scores beside chance, confusion. Drawn without pyplot, so
-that nothing global changes.
-"""
+"""Charts as PNG files: learning curves, scores, confusion; without the global state of pyplot."""
 
 from __future__ import annotations
 
@@ -20,9 +18,9 @@ _INK, _FAINT, _GRID = "#222222", "#8a8a8a", "#e6e6e6"
 
 
 class Curve(NamedTuple):
-    """Accuracy against training clips, for one line of `learning_curves`."""
+    """One line of `learning_curves`."""
 
-    name: str
+    name: str  # of the model
     clips: Sequence[float]  # training clips seen so far, rising
     accuracy: Sequence[float]  # in percent, one per entry of `clips`
 
@@ -62,8 +60,7 @@ def score_chart(scores: Sequence[ScoreLine], chance: float) -> bytes:
         low, high = score.ci95
         axes.hlines(row, low, high, color=colour, linewidth=3, alpha=0.55)
         axes.plot([score.accuracy], [row], "o", color=colour, markersize=7)
-        middle = min(95.0, max(5.0, score.accuracy))
-        text = f"{score.accuracy:.1f} %"
+        middle, text = np.clip(score.accuracy, 5, 95), f"{score.accuracy:.1f} %"
         axes.text(middle, row - 0.16, text, va="bottom", ha="center", **_bold(colour))
     axes.axvline(chance, color=_FAINT, linestyle="--", linewidth=1.2)
     upwards, text = axes.get_xaxis_transform(), f"chance {chance:.3g} %"
@@ -76,16 +73,10 @@ def score_chart(scores: Sequence[ScoreLine], chance: float) -> bytes:
 
 
 def confusion_chart(confusion: np.ndarray, class_names: Sequence[str]) -> bytes:
-    """Share of each true class (row) taken for each class (column); numbers up to 12 classes.
-
-    Args:
-        confusion: counts, [K, K], truth in rows.
-        class_names: K names.
-    """
+    """Share of each true class (row) taken for each class (column), from counts [K, K]; numbers up
+    to 12 classes."""
     num_classes, totals = len(class_names), confusion.sum(1, keepdims=True)
-    shares = np.divide(
-        100.0 * confusion, totals, out=np.full(confusion.shape, np.nan), where=totals > 0
-    )
+    shares = 100.0 * confusion / np.where(totals > 0, totals, np.nan)
     side = min(9.5, 2.6 + 0.42 * num_classes)
     figure, axes = new_figure(side + 0.9, side, layout="compressed")  # keeps labels beside a square
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=100)

@@ -37,40 +37,32 @@ class Edge(NamedTuple):
 
 
 class GraphPictures:
-    """Draws the graph of a clip.
+    """Draws the graph of a clip, of a model whose graph is fixed.
 
     A receiver's shares of attention among its true neighbours sum to 1. What is drawn is
     preference: share less an even share. Plain attention would call edges strong only because their
     receiver has few neighbours to choose from: a corner of RSTG's grid has 4, its coarsest node 13.
-
-    Args:
-        explanation: of a model with a fixed graph.
-
-    Attributes:
-        num_stages: space stages with attention (S); 0 for a model that sends nothing.
-        shares: of source j in destination i at [i, j], [S, T, N, N]; raw products count by
-            magnitude.
-        preferences: `shares` less an even share, zero where there is no edge, [S, T, N, N].
-        scale: the preference that is drawn widest and brightest, one for all stages and frames;
-            never so small that even attention looks strong.
-        groups: of each node, by the size of its box in the first frame, smallest first.
     """
 
     def __init__(self, explanation: Explanation) -> None:
         self.explanation = explanation
         linked = explanation.adjacency.bool().cpu().numpy()  # [N, N]
+        # Raw products count by their magnitude.
         weights = np.abs(explanation.attention.detach().float().cpu().numpy()) * linked
         totals = weights.sum(-1, keepdims=True)
+        # Of source j in destination i at [i, j], [S, T, N, N]; S = 0 if the model sends nothing.
         self.shares = np.divide(weights, totals, out=np.zeros_like(weights), where=totals > 0)
         self.num_stages = len(self.shares)
         self._even = 1 / linked.sum(1).clip(min=1)  # [N]
         self.preferences = np.where(linked, self.shares - self._even[:, None], 0)
+        # What is drawn widest and brightest, one for all stages and frames.
         self.scale = max(_LEAST_SCALE, float(self.preferences.max(initial=0)))
         self._boxes = explanation.node_boxes_xyxy.double().cpu().numpy()  # [T, N, 4]
 
     @cached_property
     def groups(self) -> list[int]:
-        """One group if there are too many different sizes to tell them by colour."""
+        """Of each node, by the size of its box in the first frame, smallest first; one group if
+        there are too many different sizes to tell them by colour."""
         areas = np.prod(self._boxes[0, :, 2:] - self._boxes[0, :, :2], axis=-1).round(4)
         sizes, groups = np.unique(areas, return_inverse=True)
         return [0] * len(areas) if len(sizes) > len(NODE_COLOURS) else groups.tolist()
@@ -78,9 +70,8 @@ class GraphPictures:
     def strongest_edges(self, stage: int, count: int = 5) -> list[Edge]:
         """The `count` edges that receivers prefer most over an even share, over all frames."""
         names, preference = self.explanation.names, self.preferences[stage].mean(0)
-        pairs = [(i, j) for i, j in self.explanation.adjacency.nonzero().tolist()]
-        edges = []
-        for i, j in sorted(pairs, key=lambda pair: -preference[pair])[:count]:
+        pairs, edges = self.explanation.adjacency.nonzero().tolist(), []
+        for i, j in sorted(pairs, key=lambda pair: -preference[*pair])[:count]:
             share = self.shares[stage, :, i, j]  # [T]
             figures = float(share.mean()), float(share.max()), int(share.argmax())
             edges.append(Edge(stage, names[j], names[i], *figures, float(self._even[i])))
@@ -96,19 +87,11 @@ class GraphPictures:
         side: int = 512,
         boldness: float = 1.0,
     ) -> np.ndarray:
-        """Node boxes and the strongest edges of one frame and stage; see `Pictures.over_frame`.
+        """Node boxes and the strongest edges, at most `num_edges`, of a frame and a space stage.
 
         An arrow runs from the sender to the receiver; the wider and brighter it is, the more the
         receiver prefers it over an even share of its attention. The disc of a node grows with the
         attention that others pay to it.
-
-        Args:
-            frame: uint8 [H, W, 3].
-            t: sampled frame, from 0.
-            stage: space stage, from 0; negative counts from the last.
-            num_edges: how many edges to draw at most.
-            side: shorter side of the drawing in pixels.
-            boldness: factor on line widths.
         """
         canvas = Canvas(frame, side, dim=0.7, boldness=boldness)
         boxes, largest = self._boxes[t], max(self.groups)
@@ -143,39 +126,33 @@ class GraphPictures:
 
     def node_colours(self) -> list[tuple[str, str]]:
         """The colour of each group, and its first and last node."""
-        entries = []
-        for group in sorted(set(self.groups)):
-            named = zip(self.explanation.names, self.groups, strict=True)
-            members = [name for name, g in named if g == group]
-            text = members[0] if len(members) == 1 else f"{members[0]} to {members[-1]}"
-            entries.append((NODE_COLOURS[group], text))
-        return entries
+        members: dict[int, list[str]] = {}
+        for name, group in zip(self.explanation.names, self.groups, strict=True):
+            members.setdefault(group, []).append(name)
+        texts = {g: n[0] if len(n) == 1 else f"{n[0]} to {n[-1]}" for g, n in members.items()}
+        return [(NODE_COLOURS[group], texts[group]) for group in sorted(texts)]
 
-    def legend(self, stage: int = -1) -> Legend | None:
+    def legend(self) -> Legend | None:
         """The scale of the edges; None for a model that sends nothing."""
         if not self.num_stages:
             return None
-        title = f"stage {stage % self.num_stages + 1} of {self.num_stages}: attention"
+        title = f"stage {self.num_stages} of {self.num_stages}: attention"
         return Legend(title, (), scale_colours(*_SCALE), "an even share", f"+{self.scale:.2f}")
 
 
 def attention_colour(strength: float) -> str:
     """Colour of an edge: 0 weakest, 1 strongest of the clip."""
-    low, high = _SCALE
-    return to_hex(colormaps["plasma"](low + (high - low) * min(1.0, max(0.0, float(strength)))))
+    return to_hex(colormaps["plasma"](np.interp(strength, (0, 1), _SCALE)))
 
 
 def _disc_centres(boxes: np.ndarray, groups: list[int], aspect: float) -> list[Point]:
     """Each node's disc: the centre of its box, or beside it where a smaller node is."""
     width, height = max(aspect, 1.0), max(1 / aspect, 1.0)  # in units of the shorter side
-    taken: dict[int, Point] = {}
+    angles, taken = np.arange(-1.309, 4.9, math.pi / 6), dict[int, Point]()
+    shifts = [(0.0, 0.0), *((_SHIFT * math.cos(a), _SHIFT * math.sin(a)) for a in angles)]
     for node in sorted(range(len(boxes)), key=lambda n: groups[n]):
         x, y = centre(boxes[node])
-        around = [
-            (x * width + _SHIFT * math.cos(a), y * height + _SHIFT * math.sin(a))
-            for a in np.arange(-1.309, 4.9, math.pi / 6)
-        ]
-        options = [(x * width, y * height), *around]
+        options = [(x * width + right, y * height + down) for right, down in shifts]
         free = (p for p in options if all(math.dist(p, q) >= _MIN_GAP for q in taken.values()))
         taken[node] = next(free, options[0])
     return [(taken[n][0] / width, taken[n][1] / height) for n in range(len(boxes))]

@@ -18,6 +18,7 @@ from vidgraph.visualize.canvas import Canvas, Legend, centre, enlarge, evenly
 Node = tuple[int, int]  # a step of the map and one of its boxes
 
 PROPOSAL_COLOUR, QUERY_COLOUR, NEIGHBOUR_COLOUR = "#78e182", "#ff9628", "#4696ff"
+QUERY_KEY = ((QUERY_COLOUR, "one region"), (NEIGHBOUR_COLOUR, "most similar to it"))
 TRACK_COLOURS = ("#4696ff", "#f0a0cd", "#f0e442", "#96ebf0")
 _DIM = 0.8  # brightness of the frame under the boxes
 _GAP = 6  # pixels between the frames of a strip
@@ -46,11 +47,7 @@ class Query(NamedTuple):
 
 
 class RegionPictures:
-    """Draws the regions of a clip.
-
-    Args:
-        explanation: of a model with regions.
-    """
+    """Draws the regions of a clip and how they are linked."""
 
     def __init__(self, explanation: Explanation) -> None:
         assert explanation.regions is not None
@@ -61,12 +58,12 @@ class RegionPictures:
         self.queries = find_queries(self.links, self.boxes)
 
     def over_frame(self, frame: np.ndarray, t: int, *, side: int = 512) -> np.ndarray:
-        """One frame with all its regions, faint, and over them the trajectories that pass, each
-        with the way that it came; without overlap graphs, the boxes of the first query that lie in
-        it; see `Pictures.over_frame`."""
+        """A frame with all its regions, faint, and over them the trajectories that pass, each with
+        the way that it came; without overlap graphs, the boxes of the first query that lie in it.
+        """
         step = int((self.links.frames <= t).sum()) - 1  # the last one that has begun
         canvas = Canvas(frame, side, _DIM)
-        self._draw_proposals(canvas, step)
+        self._draw_proposals(canvas, self.boxes, step)
         for track, colour in zip(self.tracks, TRACK_COLOURS, strict=False):
             passed = [self.boxes[node] for node in track.nodes if node[0] <= step]
             if passed and track.nodes[-1][0] >= step:
@@ -81,15 +78,8 @@ class RegionPictures:
     ) -> list[tuple[np.ndarray, int]]:
         """Figure 3 of the paper: a box in orange, the most similar in blue, others faint.
 
-        Args:
-            frames: uint8 [T, H, W, 3].
-            query: one of `queries`.
-            count: frames at most: the query's, those of its neighbours from the most similar on,
-                then others, evenly.
-            side: shorter side of each picture in pixels.
-
-        Returns:
-            (picture, sampled frame) in order of time.
+        Drawn are at most `count` frames of [T, H, W, 3]: the query's, those of its neighbours from
+        the most similar on, then others, evenly; (picture, sampled frame) in order of time.
         """
         others = evenly(len(self.boxes), count)
         wanted = [query.node[0], *(step for step, _ in query.neighbours), *others]
@@ -97,7 +87,7 @@ class RegionPictures:
         for step in sorted(list(dict.fromkeys(wanted))[: min(count, len(self.boxes))]):
             t = int(self.links.frames[step])
             canvas = Canvas(frames[t], side, _DIM, boldness=1.4)
-            self._draw_proposals(canvas, step)
+            self._draw_proposals(canvas, self.boxes, step)
             self._draw_query(canvas, query, step)
             drawn.append((canvas.pixels(), t))
         return drawn
@@ -111,15 +101,13 @@ class RegionPictures:
         padded = [np.pad(p, ((0, 0), (0, _GAP), (0, 0)), constant_values=255) for p in shown]
         pictures = np.concatenate(padded, axis=1)[:, :-_GAP]
         canvas = Canvas(pictures, side, _DIM, boldness=1.8)
-        # Of each step: where its frame begins, and its width, in fractions of the strip.
-        spans = {
-            step: np.array([column * (width + _GAP), width]) / pictures.shape[1]
-            for column, step in enumerate(steps)
-        }
-        for step, span in spans.items():
-            self._draw_proposals(canvas, step, *span)
+        boxes = self.boxes.copy()  # as fractions of the strip
+        boxes[..., ::2] *= width / pictures.shape[1]
+        for column, step in enumerate(steps):
+            boxes[step, :, ::2] += column * (width + _GAP) / pictures.shape[1]
+            self._draw_proposals(canvas, boxes, step)
         for track, colour in zip(self.tracks, TRACK_COLOURS, strict=False):
-            found = [_squeezed(self.boxes[p, k], *spans[p]) for p, k in track.nodes if p in spans]
+            found = [boxes[node] for node in track.nodes if node[0] in steps]
             for box in found:
                 canvas.box(box, colour)
             for before, after in pairwise(found):
@@ -132,14 +120,11 @@ class RegionPictures:
         if self.tracks:
             entries.append((TRACK_COLOURS[0], "followed by overlap"))
         elif self.queries:
-            entries += [(QUERY_COLOUR, "one region"), (NEIGHBOUR_COLOUR, "most similar to it")]
+            entries += QUERY_KEY
         return Legend("boxes", entries)
 
-    def _draw_proposals(
-        self, canvas: Canvas, step: int, left: float = 0.0, share: float = 1.0
-    ) -> None:
-        for k in self.links.mask[step].nonzero()[:, 0].tolist():
-            box = _squeezed(self.boxes[step, k], left, share)
+    def _draw_proposals(self, canvas: Canvas, boxes: np.ndarray, step: int) -> None:
+        for box in boxes[step, self.links.mask[step].numpy()]:
             canvas.box(box, PROPOSAL_COLOUR, width=1.1, alpha=0.55)
 
     def _draw_query(self, canvas: Canvas, query: Query, step: int) -> None:
@@ -150,36 +135,34 @@ class RegionPictures:
             canvas.box(self.boxes[query.node], QUERY_COLOUR, width=3.4)
 
 
-def find_trajectories(
-    links: RegionLinks, boxes: np.ndarray, count: int = len(TRACK_COLOURS)
-) -> list[Trajectory]:
-    """Long trajectories of boxes that overlap well and have high scores, of different things; none
-    without overlap graphs. `boxes` are those of every step, [P, K, 4]."""
+def find_trajectories(links: RegionLinks, boxes: np.ndarray) -> list[Trajectory]:
+    """Long trajectories of boxes [P, K, 4] that overlap well and have high scores, of different
+    things; none without overlap graphs."""
     if links.overlap is None:
         return []
     overlap, scores = links.overlap.float().numpy(), links.scores.float().numpy()
     # The next box of each, -1 for none, [P, K]
     following = np.where(overlap.max(-1) >= _FOLLOWS, overlap.argmax(-1), -1)
-    leading = [(p, i) for p, i in np.argwhere(following >= 0).tolist()]
-    reached = {(p + 1, int(following[p, i])) for p, i in leading}
-    found = []
-    for start in leading:
-        if start not in reached:
-            path = _path(start, following)
-            ious = [overlap[p, i, j] for (p, i), (_, j) in pairwise(path)]
-            found.append(Trajectory(tuple(path), float(np.mean(ious))))
+    after = {(p, i): (p + 1, int(following[p, i])) for p, i in np.argwhere(following >= 0).tolist()}
+    found, chosen, reached = list[Trajectory](), list[Trajectory](), set(after.values())
+    for start in (node for node in after if node not in reached):
+        path = [start]
+        while path[-1] in after:
+            path.append(after[path[-1]])
+        ious = [overlap[p, i, j] for (p, i), (_, j) in pairwise(path)]
+        found.append(Trajectory(tuple(path), float(np.mean(ious))))
     found.sort(key=lambda t: -t.mean_iou * sum(scores[node] for node in t.nodes))
     found.sort(key=lambda t: _fills(boxes, t.nodes))
-    chosen: list[Trajectory] = []
     for track in found:
-        if len(chosen) < count and not any(_alike(boxes, track, other) for other in chosen):
+        alike = (_alike(boxes, track, other) for other in chosen)
+        if len(chosen) < len(TRACK_COLOURS) and not any(alike):
             chosen.append(track)
     return chosen
 
 
-def find_queries(links: RegionLinks, boxes: np.ndarray, count: int = 3) -> list[Query]:
-    """Regions that the similarity graph links most unevenly, of different steps; none without
-    similarity graph. `boxes` are those of every step, [P, K, 4]."""
+def find_queries(links: RegionLinks, boxes: np.ndarray) -> list[Query]:
+    """The three regions, boxes [P, K, 4], that the similarity graph links most unevenly, of
+    different steps and things; none without similarity graph."""
     if not links.neighbours.shape[-1]:
         return []
     strength = links.weights.sum(-1) / links.even[:, None]  # [P, K]
@@ -188,7 +171,7 @@ def find_queries(links: RegionLinks, boxes: np.ndarray, count: int = 3) -> list[
     chosen: list[Node] = []
     for node in nodes:
         near = (node[0] == o[0] or _iou(boxes[node], boxes[o]) > _SAME for o in chosen)
-        if len(chosen) < count and not any(near):
+        if len(chosen) < 3 and not any(near):
             chosen.append(node)
     return [_query(links, node) for node in chosen]
 
@@ -198,14 +181,6 @@ def _query(links: RegionLinks, node: Node) -> Query:
     indices, weights = links.neighbours[node][kept].tolist(), links.weights[node][kept].tolist()
     neighbours = tuple(divmod(index, links.mask.shape[1]) for index in indices)
     return Query(node, neighbours, tuple(weights), float(links.even[node[0]]))
-
-
-def _path(start: Node, following: np.ndarray) -> list[Node]:
-    path = [start]
-    while following[path[-1]] >= 0:
-        step, box = path[-1]
-        path.append((step + 1, int(following[step, box])))
-    return path
 
 
 def _alike(boxes: np.ndarray, first: Trajectory, second: Trajectory) -> bool:
@@ -228,8 +203,3 @@ def _iou(first: np.ndarray, second: np.ndarray) -> float:
     shared = float(sides.clip(min=0).prod())
     union = float((first[2:] - first[:2]).prod() + (second[2:] - second[:2]).prod()) - shared
     return shared / union if union > 0 else 0.0
-
-
-def _squeezed(box: np.ndarray, left: float, share: float) -> np.ndarray:
-    """A box of one frame in fractions of a wider picture that it is a part of."""
-    return np.array([left + box[0] * share, box[1], left + box[2] * share, box[3]])

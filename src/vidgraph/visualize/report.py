@@ -25,38 +25,23 @@ from vidgraph.visualize.canvas import enlarge, evenly
 from vidgraph.visualize.charts import Curve, ScoreLine
 from vidgraph.visualize.graph import GraphPictures
 from vidgraph.visualize.overlay import pictures_of
-from vidgraph.visualize.regions import (
-    NEIGHBOUR_COLOUR,
-    PROPOSAL_COLOUR,
-    QUERY_COLOUR,
-    TRACK_COLOURS,
-    RegionPictures,
-)
+from vidgraph.visualize.regions import PROPOSAL_COLOUR, QUERY_KEY, TRACK_COLOURS, RegionPictures
 
-_SHOWN_FRAMES = 5  # per row of drawings
+Values = dict[str, Any]  # of the template
 _STRIP_FRAMES = 10
 _CHART_WIDTH = 760  # in CSS pixels; charts are drawn at a higher resolution
 
 
 @dataclass(frozen=True)
 class Training:
-    """How some models were trained and tested under equal budget.
+    """How some models were trained and tested under equal budget."""
 
-    Attributes:
-        facts: (term, value) lines: data, budget, hardware, time.
-        curves: learning curves.
-        scores: on the test split.
-        chance: accuracy of guessing, in percent.
-        confusion: (model, counts [K, K] with truth in rows, class names).
-        findings: sentences on what is seen.
-    """
-
-    facts: Sequence[tuple[str, str]]
+    facts: Sequence[tuple[str, str]]  # (term, value): data, budget, hardware, time
     curves: Sequence[Curve]
-    scores: Sequence[ScoreLine]
-    chance: float
-    confusion: tuple[str, np.ndarray, Sequence[str]]
-    findings: Sequence[str]
+    scores: Sequence[ScoreLine]  # on the test split
+    chance: float  # accuracy of guessing, in percent
+    confusion: tuple[str, np.ndarray, Sequence[str]]  # model, counts [K, K], class names
+    findings: Sequence[str]  # sentences on what is seen
 
 
 def write_report(
@@ -72,29 +57,14 @@ def write_report(
 ) -> None:
     """What the model says of one video, the frames it saw, and the graph over them.
 
-    Args:
-        path: the .html file; written whole or not at all.
-        prediction: of the video.
-        frames: the part of the picture that the model saw, one per entry of
-            `prediction.frame_indices`, uint8 [T, H, W, 3].
-        model_name: shown with the answer.
-        title: of the page, in place of the video's name.
-        lead: its first sentence, in place of what was predicted by what.
-        truth: the right class, if it is known.
-        training: shown above the prediction.
-
-    Raises:
-        RunError: the file cannot be written.
+    `frames` are what it saw at `prediction.frame_indices`, uint8 [T, H, W, 3]. Title and lead, the
+    first sentence, replace what tells of the prediction; `training` stands above it.
     """
     name, by = Path(prediction.video).name, f" by {model_name}" if model_name else ""
     said = f"What happens in {name}, as recognised{by} from {len(prediction.frame_indices)} frames."
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    how: Any = {"autoescape": True, "trim_blocks": True, "lstrip_blocks": True}
+    loader = FileSystemLoader(Path(__file__).parent)
+    environment = Environment(loader=loader, undefined=StrictUndefined, **how)
     environment.filters["png"] = _data_address
     text = environment.get_template("report.html.j2").render(
         title=title or name,
@@ -113,7 +83,7 @@ def write_report(
         temporary.write_text(text, encoding="utf-8")
 
 
-def _training_values(training: Training) -> dict[str, Any]:
+def _training_values(training: Training) -> Values:
     model, counts, names = training.confusion
     curves = [curve for curve in training.curves if len(curve.clips)]
     ends = [f"{curve.name} ends at {curve.accuracy[-1]:.1f} percent" for curve in curves]
@@ -143,15 +113,13 @@ def _data_address(picture: np.ndarray | bytes) -> str:
     return f"data:image/png;base64,{base64.b64encode(picture).decode('ascii')}"
 
 
-def _explanation_values(prediction: Prediction, frames: np.ndarray) -> dict[str, Any]:
-    pictures, indices = pictures_of(prediction.explanation), prediction.frame_indices
+def _explanation_values(prediction: Prediction, frames: np.ndarray) -> Values:
+    pictures = pictures_of(prediction.explanation)
     if isinstance(pictures, GraphPictures):
-        return {"kind": "graph", **_graph_values(pictures, indices, frames)}
+        return _graph_values(pictures, prediction.frame_indices, frames)
     if isinstance(pictures, RegionPictures):
-        return {"kind": "regions", **_region_values(pictures, indices, frames)}
-    if isinstance(pictures, AttentionPictures):
-        return {"kind": "maps", **_map_values(pictures, indices, frames)}
-    return {"kind": "none"}
+        return _region_values(pictures, prediction.frame_indices, frames)
+    return _map_values(pictures, prediction.frame_indices, frames) if pictures else {"kind": "none"}
 
 
 def _drawings(pictures: Any, frames: np.ndarray, count: int, **how: Any) -> list[Any]:
@@ -160,70 +128,48 @@ def _drawings(pictures: Any, frames: np.ndarray, count: int, **how: Any) -> list
     return [(pictures.over_frame(frames[t], t, **how), t) for t in shown]
 
 
-def _graph_values(
-    pictures: GraphPictures, indices: Sequence[int], frames: np.ndarray
-) -> dict[str, Any]:
+def _graph_values(pictures: GraphPictures, indices: Sequence[int], frames: np.ndarray) -> Values:
     edges = [e for s in range(pictures.num_stages) for e in pictures.strongest_edges(s, 4)]
-    how = {"num_edges": 6, "side": 400, "boldness": 1.5}
+    rows = []
+    for edge in edges:
+        highest = f"{edge.highest:.2f} in frame {indices[edge.frame]}"
+        shares = f"{edge.mean:.2f}", f"{edge.even_share:.2f}", highest
+        rows.append((edge.stage + 1, f"{edge.destination} listens to {edge.source}", *shares))
+    stages = [{"stage": s, "num_edges": 6, "side": 400} for s in range(max(1, pictures.num_stages))]
     return {
+        "kind": "graph",
         "node_colours": pictures.node_colours(),
         "legend": pictures.legend(),
-        "stages": [
-            _drawings(pictures, frames, _SHOWN_FRAMES, stage=stage, **how)
-            for stage in range(max(1, pictures.num_stages))
-        ],
-        "edge_rows": [
-            (
-                e.stage + 1,
-                f"{e.destination} listens to {e.source}",
-                f"{e.mean:.2f}",
-                f"{e.even_share:.2f}",
-                f"{e.highest:.2f} in frame {indices[e.frame]}",
-            )
-            for e in edges
-        ],
+        "stages": [_drawings(pictures, frames, 5, boldness=1.5, **stage) for stage in stages],
+        "edge_rows": rows,
         "boldest": max((edge.mean / edge.even_share for edge in edges), default=1.0),
         "node_key": pictures.node_key(frames[0], side=340),
     }
 
 
-def _region_values(
-    pictures: RegionPictures, indices: Sequence[int], frames: np.ndarray
-) -> dict[str, Any]:
+def _region_values(pictures: RegionPictures, indices: Sequence[int], frames: np.ndarray) -> Values:
     links, tracks, queries = pictures.links, pictures.tracks, pictures.queries
     times = [indices[t] for t in links.frames.tolist()]  # frame of the video of each step
-    names = [f"trajectory {number}" for number in range(1, len(tracks) + 1)]
-    spans = [f"{times[t.nodes[0][0]]} to {times[t.nodes[-1][0]]}" for t in tracks]
-    figures = [(len(t.nodes), f"{t.mean_iou:.2f}") for t in tracks]
+    rows = []
+    for number, track in enumerate(tracks, start=1):
+        span = f"{times[track.nodes[0][0]]} to {times[track.nodes[-1][0]]}"
+        rows.append((f"trajectory {number}", span, len(track.nodes), f"{track.mean_iou:.2f}"))
     bare = not tracks and not queries
     return {
+        "kind": "regions",
         "counts": links.mask.sum(1).tolist(),
         "lost": links.overlap is not None and not tracks,
-        "bare": _drawings(pictures, frames, _SHOWN_FRAMES, side=300) if bare else [],
-        "track_key": list(zip(TRACK_COLOURS, names, strict=False)),
+        "bare": _drawings(pictures, frames, 5, side=300) if bare else [],
+        "track_key": [(colour, row[0]) for colour, row in zip(TRACK_COLOURS, rows, strict=False)],
         "track_strip": pictures.strip(frames) if tracks else None,
-        "track_rows": [(n, s, *f) for n, s, f in zip(names, spans, figures, strict=True)],
-        "query_key": [
-            (QUERY_COLOUR, "one region"),
-            (NEIGHBOUR_COLOUR, "most similar to it"),
-            (PROPOSAL_COLOUR, "other regions"),
-        ],
-        "queries": [
-            {
-                "frame": times[query.node[0]],
-                "drawings": pictures.query(frames, query),
-                "weights": ", ".join(f"{weight:.4f}" for weight in query.weights),
-                "even": f"{query.even:.4f}",
-            }
-            for query in queries
-        ],
+        "track_rows": rows,
+        "query_key": [*QUERY_KEY, (PROPOSAL_COLOUR, "other regions")],
+        "queries": [(q, times[q.node[0]], pictures.query(frames, q)) for q in queries],
         "boldest": max((query.weights[0] / query.even for query in queries), default=0.0),
     }
 
 
-def _map_values(
-    pictures: AttentionPictures, indices: Sequence[int], frames: np.ndarray
-) -> dict[str, Any]:
+def _map_values(pictures: AttentionPictures, indices: Sequence[int], frames: np.ndarray) -> Values:
     rows = []
     for t in evenly(len(frames), _STRIP_FRAMES):
         across, down = pictures.peak(t)
@@ -231,6 +177,7 @@ def _map_values(
         figures = f"{pictures.shares[t].max():.2f}", f"{100 * pictures.spread(t):.0f} %"
         rows.append((f"frame {indices[t]}", where, *figures))
     return {
+        "kind": "maps",
         "legend": pictures.legend(),
         "drawings": _drawings(pictures, frames, _STRIP_FRAMES, side=300),
         "rows": rows,
