@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -35,3 +36,9 @@ def error_of(capsys: pytest.CaptureFixture[str], *words: object, code: int = 2) 
 def json_of(capsys: pytest.CaptureFixture[str], *words: object, code: int = 0) -> Any:
     """What the command prints with --json."""
     return json.loads(text_of(capsys, *words, "--json", code=code))
+
+
+def files_of(store: Path) -> dict[str, bytes]:
+    """All files of a store, hidden ones too, less the lock."""
+    files = (file for file in store.rglob("*") if file.is_file() and file.name != ".lock")
+    return {file.relative_to(store).as_posix(): file.read_bytes() for file in files}

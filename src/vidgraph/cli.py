@@ -40,12 +40,15 @@ Json = Annotated[bool, Option("--json", help="plain values instead of text")]
 Device = Annotated[
     Literal["cpu", "cuda"] | None, Option(help="where it runs (default: a GPU if there is one)")
 ]
+Model = Annotated[
+    str, Argument(metavar="MODEL", help="shipped weights, a run folder, or a model on the hub")
+]
 
 
 @app.callback(invoke_without_command=True)
 def start(
     ctx: typer.Context,
-    version: Annotated[bool, Option("--version", help="print the version and stop")] = False,
+    version: bool = Option(False, "--version", help="print the version and stop"),
 ) -> int:
     if version:
         print(vidgraph.__version__)
@@ -79,7 +82,7 @@ def models() -> int:
 @app.command(epilog="example: vidgraph demo --out demo")
 def demo(
     ctx: typer.Context,
-    out: Annotated[Path, Option(metavar="FOLDER", help="where everything goes")] = Path("demo"),
+    out: Path = Option(Path("demo"), metavar="FOLDER", help="where everything goes"),
 ) -> int:
     """Train a small graph network on moving digits, score it, explain one video."""
     from vidgraph.demo import run_demo
@@ -94,18 +97,11 @@ def demo(
 )
 def train(
     ctx: typer.Context,
-    recipe: Annotated[
-        str,
-        Argument(
-            metavar="RECIPE[:ROW]", help="a recipe of the package, FILE.yaml[:ROW], or a run folder"
-        ),
-    ],
-    out: Annotated[
-        Path | None, Option(metavar="FOLDER", help="the run folder (default runs/RECIPE-ROW)")
-    ] = None,
-    resume: Annotated[
-        bool, Option("--resume", help="continue the training in the run folder")
-    ] = False,
+    recipe: str = Argument(
+        metavar="RECIPE[:ROW]", help="a recipe of the package, FILE.yaml[:ROW], or a run folder"
+    ),
+    out: Path | None = Option(None, metavar="FOLDER", help="run folder (default runs/RECIPE-ROW)"),
+    resume: bool = Option(False, "--resume", help="continue the training in the run folder"),
 ) -> int:
     """Train a recipe row; --KEY VALUE overrides any of its values, as --train.lr 1e-3."""
     from vidgraph.config import load_recipe
@@ -124,31 +120,22 @@ def train(
 @app.command("eval", epilog="example: vidgraph eval runs/mine --data syncmnist3 --split val")
 def evaluate(
     ctx: typer.Context,
-    model: Annotated[
-        str, Argument(metavar="MODEL", help="shipped weights, a run folder, or a model on the hub")
-    ],
-    data: Annotated[
-        str | None,
-        Option(
-            metavar="RECIPE|TABLE|FOLDER",
-            help="what to score on (default: what a run folder was trained on)",
-        ),
-    ] = None,
-    split: Annotated[str, Option(help="train, val or test")] = "test",
-    views: Annotated[
-        int | None,
-        Option(min=1, help="clips per video (default: the recipe's, else 1); crops: --eval.crops"),
-    ] = None,
-    batch_size: Annotated[
-        int | None, Option(min=1, help="views per forward pass (default: the recipe's, else 64)")
-    ] = None,
+    model: Model,
+    data: str | None = Option(
+        None,
+        metavar="RECIPE|TABLE|FOLDER",
+        help="what to score on (default: what a run folder was trained on)",
+    ),
+    split: str = Option("test", help="train, val or test"),
+    views: int | None = Option(
+        None, min=1, help="clips per video (default: the recipe's, else 1); crops: --eval.crops"
+    ),
+    batch_size: int | None = Option(
+        None, min=1, help="views per forward pass (default: the recipe's, else 64)"
+    ),
     device: Device = None,
-    workers: Annotated[
-        int | None, Option(min=0, help="processes that read clips (default: one per core)")
-    ] = None,
-    scores: Annotated[
-        Path | None, Option(metavar="FILE.npz", help="also write the scores of every clip")
-    ] = None,
+    workers: int | None = Option(None, min=0, help="that read clips (default: one per core)"),
+    scores: Path | None = Option(None, metavar="FILE.npz", help="write every clip's scores too"),
     json_: Json = False,
 ) -> int:
     """Score a model on a split."""
@@ -187,32 +174,19 @@ def print_scores(title: str, scores: Scores) -> None:
 
 @app.command(epilog="example: vidgraph predict runs/mine clip.mp4 --save overlay.mp4")
 def predict(
-    model: Annotated[
-        str, Argument(metavar="MODEL", help="shipped weights, a run folder, or a model on the hub")
-    ],
-    videos: Annotated[list[Path], Argument(metavar="VIDEO|FOLDER")],
-    top: Annotated[int, Option(min=1, help="classes to show")] = 5,
-    views: Annotated[int, Option(min=1, help="clips per video that are averaged")] = 1,
-    boxes: Annotated[
-        Path | None,
-        Option(
-            metavar="STORE", help="boxes of the videos, from vidgraph extract; for region models"
-        ),
-    ] = None,
-    flow: Annotated[
-        str | None,
-        Option(
-            metavar="STORE",
-            help="optical flow of the videos, for models that take it (default: computed now)",
-        ),
-    ] = None,
-    save: Annotated[
-        Path | None,
-        Option(
-            metavar="FILE",
-            help="draw the graph over the video: an .mp4 overlay or an .html report",
-        ),
-    ] = None,
+    model: Model,
+    videos: list[Path] = Argument(metavar="VIDEO|FOLDER"),
+    top: int = Option(5, min=1, help="classes to show"),
+    views: int = Option(1, min=1, help="clips per video that are averaged"),
+    boxes: Path | None = Option(
+        None, metavar="STORE", help="boxes of the videos, from vidgraph extract; for region models"
+    ),
+    flow: str | None = Option(
+        None, metavar="STORE", help="optical flow, for models that take it (default: computed now)"
+    ),
+    save: Path | None = Option(
+        None, metavar="FILE", help="draw the graph over the video: an .mp4 overlay or .html report"
+    ),
     device: Device = None,
     json_: Json = False,
 ) -> int:
@@ -266,10 +240,10 @@ def print_prediction(prediction: Prediction, count: int) -> None:
 @app.command(epilog="example: vidgraph profile rstg_small")
 def profile(
     ctx: typer.Context,
-    model: Annotated[str, Argument(metavar="ARCHITECTURE|MODEL")],
-    num_classes: Annotated[
-        int | None, Option(min=1, help="classes of an architecture, or of weights re-headed")
-    ] = None,
+    model: str = Argument(metavar="ARCHITECTURE|MODEL"),
+    num_classes: int | None = Option(
+        None, min=1, help="classes of an architecture, or of weights re-headed"
+    ),
     json_: Json = False,
 ) -> int:
     """Parameters and multiply-adds of a model, part by part; --model.KEY VALUE as in recipes."""
@@ -279,15 +253,13 @@ def profile(
     options = model_overrides(ctx.obj)
     if model in vidgraph.list_models():
         network = vidgraph.create_model(model, num_classes, **options)
-    elif options:
-        raise RecipeError("--model. options belong to an architecture; weights bring their own")
-    elif re.fullmatch(r"\w+", model) and not Path(model).exists():
+    else:
+        if options:
+            raise RecipeError("--model. options belong to an architecture; weights bring their own")
         known = [*vidgraph.list_models(), *vidgraph.list_models(pretrained=True)]
-        if model not in known:
+        if re.fullmatch(r"\w+", model) and model not in known and not Path(model).exists():
             hint = nearest(model, known)
             raise RecipeError(f"no architecture and no weights are called {model!r}{hint}")
-        network = vidgraph.from_pretrained(model, num_classes)
-    else:
         network = vidgraph.from_pretrained(model, num_classes)
     result = profile_model(network)
     print(json.dumps(result, indent=2) if json_ else to_text(result))
@@ -299,21 +271,15 @@ def profile(
 )
 def convert(
     ctx: typer.Context,
-    file: Annotated[
-        Path,
-        Argument(
-            metavar="FILE",
-            help="a checkpoint, or an .npz file of the RSTG authors' variables (name -> array)",
-        ),
-    ],
-    out: Annotated[Path, Option(metavar="FOLDER")],
-    architecture: Annotated[
-        str | None, Option(help="default i3d_r50; for .npz files rstg_syncmnist")
-    ] = None,
-    num_classes: Annotated[
-        int | None,
-        Option(min=1, help="default: the checkpoint's; another number leaves its classifier out"),
-    ] = None,
+    file: Path = Argument(
+        metavar="FILE",
+        help="a checkpoint, or an .npz file of the RSTG authors' variables (name -> array)",
+    ),
+    out: Path = Option(metavar="FOLDER"),
+    architecture: str | None = Option(None, help="default i3d_r50; for .npz files rstg_syncmnist"),
+    num_classes: int | None = Option(
+        None, min=1, help="default: the checkpoint's; another number leaves its classifier out"
+    ),
 ) -> int:
     """Turn checkpoints of other codebases into weights: 3D ResNets, image networks, RSTG."""
     from vidgraph.config import model_overrides

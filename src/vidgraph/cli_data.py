@@ -33,30 +33,22 @@ Columns = Annotated[
 
 @data.command(epilog="example: vidgraph data check clips.csv --skip-list skip.txt")
 def check(
-    path: Annotated[
-        Path,
-        Argument(
-            metavar="TABLE|FOLDER", help="a .csv or .parquet table, or a folder per class in one"
-        ),
-    ],
+    path: Path = Argument(
+        metavar="TABLE|FOLDER", help="a .csv or .parquet table, or a folder per class in one"
+    ),
     columns: Columns = "",
-    min_frames: Annotated[int, Option(min=1, help="report videos with fewer frames")] = 1,
-    model: Annotated[
-        str | None,
-        Option(help="report videos shorter than this model's clips, and labels it does not know"),
-    ] = None,
-    boxes: Annotated[Path | None, Option(metavar="STORE", help="also look at their boxes")] = None,
-    flow: Annotated[
-        Path | None, Option(metavar="STORE", help="also look at their optical flow")
-    ] = None,
-    flow_bound: Annotated[float, Option(min=0, help="the bound that it was made with")] = 20.0,
-    intervals: Annotated[
-        Path | None, Option(metavar="FILE", help="also hold a table of actions against the videos")
-    ] = None,
-    full: Annotated[bool, Option("--full", help="decode every frame, not a few per file")] = False,
-    skip_list: Annotated[
-        Path | None, Option(metavar="FILE", help="write the unusable files there")
-    ] = None,
+    min_frames: int = Option(1, min=1, help="report videos with fewer frames"),
+    model: str | None = Option(
+        None, help="report videos shorter than this model's clips, and labels it does not know"
+    ),
+    boxes: Path | None = Option(None, metavar="STORE", help="also look at their boxes"),
+    flow: Path | None = Option(None, metavar="STORE", help="also look at their optical flow"),
+    flow_bound: float = Option(20.0, min=0, help="the bound that it was made with"),
+    intervals: Path | None = Option(
+        None, metavar="FILE", help="also hold a table of actions against the videos"
+    ),
+    full: bool = Option(False, "--full", help="decode every frame, not a few per file"),
+    skip_list: Path | None = Option(None, metavar="FILE", help="write the unusable files there"),
 ) -> int:
     """Find files and rows that training would stumble over."""
     from vidgraph.data.check import check_table
@@ -92,19 +84,16 @@ def check(
 
 @make.command(epilog="example: vidgraph data make syncmnist --out digits3 --digits embedded")
 def syncmnist(
-    out: Annotated[Path, Option(metavar="FOLDER")],
-    num_digits: Annotated[int, Option(min=2, help="digits per clip")] = 3,
-    classes: Annotated[
-        str, Option(metavar="C,...", help="digits that take part")
-    ] = "0,1,2,3,4,5,6,7,8,9",
-    digits: Annotated[
-        str,
-        Option(metavar="SOURCE", help="mnist, embedded, or a folder with MNIST's four files"),
-    ] = "mnist",
-    train: Annotated[int, Option(min=0, help="videos for train")] = 1000,
-    val: Annotated[int, Option(min=0, help="videos for val")] = 200,
-    test: Annotated[int, Option(min=0, help="videos for test")] = 200,
-    seed: Annotated[int, Option(min=0)] = 0,
+    out: Path = Option(metavar="FOLDER"),
+    num_digits: int = Option(3, min=2, help="digits per clip"),
+    classes: str = Option("0,1,2,3,4,5,6,7,8,9", metavar="C,...", help="digits that take part"),
+    digits: str = Option(
+        "mnist", metavar="SOURCE", help="mnist, embedded, or a folder with MNIST's four files"
+    ),
+    train: int = Option(1000, min=0, help="videos for train"),
+    val: int = Option(200, min=0, help="videos for val"),
+    test: int = Option(200, min=0, help="videos for test"),
+    seed: int = Option(0, min=0),
 ) -> int:
     """Write synchronous digits as .mp4 files, with a table and digit boxes."""
     from vidgraph.data.options import SyncMnistOptions
@@ -128,19 +117,13 @@ def _add_official(name: str) -> None:
     """Adds the verb of one file in `data/official`; a data set needs that file alone."""
 
     def verb(
-        labels: Annotated[Path, Option(metavar="FOLDER", help="where its official files are")],
-        videos: Annotated[Path, Option(metavar="FOLDER", help="where its videos are")],
-        out: Annotated[Path, Option(metavar="TABLE.csv", help="the table to write")],
-        hold_out: Annotated[
-            float, Option(metavar="SHARE", min=0, max=1, help="of train, for a validation split")
-        ] = 0.0,
-        present: Annotated[bool, Option("--present", help="list only videos that exist")] = False,
-        whole_train: Annotated[
-            bool, Option("--whole-train", help="hold nothing of the training groups out")
-        ] = False,
-        classes: Annotated[
-            Path | None, Option(metavar="FILE", help="the classes, one per line; refuse others")
-        ] = None,
+        labels: Path = Option(metavar="FOLDER", help="where its official files are"),
+        videos: Path = Option(metavar="FOLDER", help="where its videos are"),
+        out: Path = Option(metavar="TABLE.csv", help="the table to write"),
+        hold_out: float = Option(0.0, metavar="SHARE", min=0, max=1, help="of train, for val"),
+        present: bool = Option(False, "--present", help="list only videos that exist"),
+        whole_train: bool = Option(False, "--whole-train", help="hold no training groups out"),
+        classes: Path | None = Option(None, metavar="FILE", help="one per line; refuse others"),
     ) -> int:
         from vidgraph.data.label_files import make_table
 
@@ -187,12 +170,10 @@ Cluster = Annotated[
 def proposals(
     videos: Sources,
     out: Store,
-    source: Annotated[
-        Literal["motion", "rpn"], Option(help="what proposes; rpn is a network with weights")
-    ],
-    count: Annotated[int, Option(min=1, help="most boxes per frame, the best ones")] = 50,
-    every: Annotated[int | None, Option(min=1, help="look at every N-th frame")] = None,
-    fps: Annotated[float | None, Option(help="look at so many frames per second instead")] = None,
+    source: Literal["motion", "rpn"] = Option(help="what proposes; rpn is a network with weights"),
+    count: int = Option(50, min=1, help="most boxes per frame, the best ones"),
+    every: int | None = Option(None, min=1, help="look at every N-th frame"),
+    fps: float | None = Option(None, help="look at so many frames per second instead"),
     short_side: ShortSide = None,
     weights: Weights = None,
     columns: Columns = "",
@@ -213,13 +194,10 @@ def proposals(
 def flow(
     videos: Sources,
     out: Store,
-    method: Annotated[
-        Literal["dis", "tvl1", "raft"],
-        Option(help="dis is fast, tvl1 the papers', raft needs weights and a GPU"),
-    ] = "dis",
-    bound: Annotated[
-        float, Option(min=0, help="pixels of a frame of 340x256 that 8 bits reach to")
-    ] = 20.0,
+    method: Literal["dis", "tvl1", "raft"] = Option(
+        "dis", help="dis is fast, tvl1 the papers', raft needs weights and a GPU"
+    ),
+    bound: float = Option(20.0, min=0, help="pixels of a frame of 340x256 that 8 bits reach to"),
     short_side: ShortSide = None,
     weights: Weights = None,
     columns: Columns = "",
@@ -236,20 +214,16 @@ def flow(
 
 @extract.command(epilog="example: vidgraph extract boxes boxes.csv --videos videos --out boxes")
 def boxes(
-    files: Annotated[
-        list[Path],
-        Argument(
-            metavar="FILE.csv|FILE.json",
-            help="video, frame, x0, y0, x1, y1, score; or the .json files of Something-Else",
-        ),
-    ],
     out: Store,
-    videos: Annotated[
-        Path | None,
-        Option(metavar="FOLDER", help="what names are relative to (default: the file's folder)"),
-    ] = None,
-    unit: Annotated[Literal["pixels", "fractions"], Option(help="of the corners")] = "pixels",
-    reach: Annotated[int, Option(min=0, help="boxes also stand for frames up to N away")] = 0,
+    files: list[Path] = Argument(
+        metavar="FILE.csv|FILE.json",
+        help="video, frame, x0, y0, x1, y1, score; or the .json files of Something-Else",
+    ),
+    videos: Path | None = Option(
+        None, metavar="FOLDER", help="what names are relative to (default: the file's folder)"
+    ),
+    unit: Literal["pixels", "fractions"] = Option("pixels", help="of the corners"),
+    reach: int = Option(0, min=0, help="boxes also stand for frames up to N away"),
     workers: Workers = None,
 ) -> int:
     """Store boxes that you have: CSV files, or Something-Else's annotations."""

@@ -36,17 +36,11 @@ TABLE_SUFFIXES = (".csv", ".parquet")
 
 @options
 class ModelRecipe:
-    """The network. In files its options stand beside the name, as `model.head.num_stages`.
+    """The network. In files its options stand beside the name, as `model.head.num_stages`."""
 
-    Attributes:
-        name: a name that `vidgraph models` lists.
-        options: of every part, complete.
-        initial_weights: shipped name or run folder; tensors that match in name and shape are taken.
-    """
-
-    name: str
-    options: NetworkOptions
-    initial_weights: str | None = None
+    name: str  # that `vidgraph models` lists
+    options: NetworkOptions  # of every part, complete
+    initial_weights: str | None = None  # whose tensors are taken that match in name and shape
 
 
 @options
@@ -83,11 +77,7 @@ def list_recipes() -> dict[str, list[str]]:
 
 
 def recipe_rows(name: str) -> tuple[str, list[str]]:
-    """The name of a recipe with several rows, and its rows in the order of the file.
-
-    Raises:
-        RecipeError: no such recipe, one row of it, or a recipe without rows.
-    """
+    """The name of a recipe with several rows, and its rows in the order of the file."""
     path, row = _locate(name)
     content = _read_yaml(path)
     if row or not content.get("rows"):
@@ -122,11 +112,7 @@ def load_recipe(name: str | Path, overrides: Mapping[str, Any] | None = None) ->
 
 
 def load_data(name: str, overrides: Mapping[str, Any] | None = None) -> DataOptions:
-    """The data of a recipe (rows share theirs), of a run folder, or of a table or folder.
-
-    Raises:
-        RecipeError: no such recipe or file, or an override that is not of `data`.
-    """
+    """The data of a recipe (rows share theirs), of a run folder, or of a table or folder."""
     is_run = (Path(name) / "recipe.yaml").exists()
     if name.lower().endswith(TABLE_SUFFIXES) or (Path(name).is_dir() and not is_run):
         content: dict[str, Any] = {"table": {"path": name}}
@@ -150,11 +136,7 @@ def load_views(run: str | Path | None, overrides: Mapping[str, Any]) -> ViewPlan
 
 
 def model_overrides(overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """What `--model.head.width 64` says, as `create_model` takes it.
-
-    Raises:
-        RecipeError: another override.
-    """
+    """What `--model.head.width 64` says, as `create_model` takes it."""
     if wrong := next((key for key in overrides if not key.startswith("model.")), None):
         raise RecipeError(f"--{wrong} is no option of a model; write --model.PART.NAME VALUE")
     model: dict[str, Any] = nested(overrides).get("model", {})
@@ -310,9 +292,6 @@ def nested(overrides: Mapping[str, Any]) -> dict[str, Any]:
 def overlay(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
     """`base` with the values of `top` over it, key by key at every depth. A list of records with
     names, such as the phases of a training, is entered by name.
-
-    Raises:
-        RecipeError: no record of a list has that name.
     """
     merged = dict(base)
     for key, value in top.items():
@@ -321,13 +300,12 @@ def overlay(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
             value = overlay(below, value)
         elif isinstance(value, Mapping) and isinstance(below, list):
             records = {record.get("name"): record for record in below}
-            if unknown := next((name for name in value if name not in records), None):
-                hint = nearest(unknown, map(str, records))
-                raise RecipeError(f"{key} has no entry named {unknown!r}{hint}")
-            if wrong := next(
-                (name for name in value if not isinstance(value[name], Mapping)), None
-            ):
-                raise RecipeError(f"{key}.{wrong} must hold keys and values, not {value[wrong]!r}")
+            for name, entry in value.items():
+                if name not in records:
+                    hint = nearest(name, map(str, records))
+                    raise RecipeError(f"{key} has no entry named {name!r}{hint}")
+                if not isinstance(entry, Mapping):
+                    raise RecipeError(f"{key}.{name} must hold keys and values, not {entry!r}")
             value = [overlay(record, value.get(name, {})) for name, record in records.items()]
         merged[key] = value
     return merged

@@ -43,9 +43,8 @@ TASK = (
 def run_demo(
     folder: Path, overrides: Mapping[str, str] | None = None, counts: dict[str, int] | None = None
 ) -> Path:
-    """Writes videos, checks them, trains RSTG and Mean + LSTM alike, scores both, explains one.
-
-    The same call continues an interrupted demo, and a finished one only writes its report anew.
+    """Writes videos, checks them, trains RSTG and Mean + LSTM alike, scores both, explains one; the
+    same call continues an interrupted demo, and a finished one only writes its report anew.
 
     Args:
         folder: where everything goes.
@@ -54,9 +53,6 @@ def run_demo(
 
     Returns:
         The path of the report.
-
-    Raises:
-        VidgraphError: the folder holds something else or cannot be written.
     """
     start, table = time.perf_counter(), folder / "digits" / "table.csv"
     given = {"data.table.path": str(table), **(overrides or {})}
@@ -118,9 +114,8 @@ def _explain(folder: Path, table: Path, scores: dict[str, Scores], recipe: Recip
     print(f"\nOne unseen video, {video} (label {truth!r}):")
     for name, probability in prediction.top(2):
         print(f"  {100 * probability:5.1f} %  {name}")
-    budget = (
-        f"{recipe.train.clips:,} training clips for each model, batch {recipe.train.batch_size}"
-    )
+    train = recipe.train
+    budget = f"{train.clips:,} training clips for each model, batch {train.batch_size}"
     num_test = f"{scores[GRAPH].n:,} videos of digit images that no training saw"
     training = Training(
         facts=[
@@ -137,16 +132,9 @@ def _explain(folder: Path, table: Path, scores: dict[str, Scores], recipe: Recip
         confusion=(MODELS[GRAPH], scores[GRAPH].confusion, list(prediction.class_names)),
         findings=[_finding(scores[GRAPH], scores[PLAIN])],
     )
-    report = folder / "report.html"
-    write_report(
-        report,
-        prediction,
-        predictor.frames_seen(prediction),
-        title="Do two digits move together?",
-        lead=TASK,
-        truth=truth,
-        training=training,
-    )
+    report, seen = folder / "report.html", predictor.frames_seen(prediction)
+    texts = {"title": "Do two digits move together?", "lead": TASK, "truth": truth}
+    write_report(report, prediction, seen, training=training, **texts)
     return report
 
 

@@ -4,7 +4,6 @@ not.
 
 from __future__ import annotations
 
-import os
 import platform
 import shutil
 import sys
@@ -18,6 +17,8 @@ import numpy as np
 import torch
 from packaging.requirements import Requirement
 from torch.utils import collect_env
+
+from vidgraph.util import available_cores
 
 _GIB = 2**30
 
@@ -128,8 +129,8 @@ def _try_video() -> str:
 
 
 def _machine() -> Iterator[Check]:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    slow = torch.get_num_threads() > (cores or 1)
+    cores = available_cores()
+    slow = torch.get_num_threads() > cores
     advice = f"more threads than cores slow each other down: set OMP_NUM_THREADS={cores}"
     value = f"{describe_hardware()}, {cores} cores for this process"
     yield Check("hardware", True, value, advice if slow else "")

@@ -15,14 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from vidgraph.config import (
-    Recipe,
-    first_difference,
-    load_data,
-    load_recipe,
-    load_views,
-    save_recipe,
-)
+from vidgraph import config
+from vidgraph.config import Recipe, load_recipe
 from vidgraph.data.splits import ScoredSplit, TrainingSplits, open_source
 from vidgraph.errors import RecipeError, RunError
 from vidgraph.evaluation.inference import eval_batches, evaluate, read_batches
@@ -47,43 +41,25 @@ MAY_CHANGE = (
 
 @dataclass(frozen=True)
 class Experiment:
-    """What a recipe asks for.
-
-    Attributes:
-        recipe: as it was read.
-        model: with fresh or initial weights, and the data's class names.
-        data: what it is trained and validated on.
-        notes: what a person should know, such as tensors that initial weights did not fill.
-    """
+    """What a recipe asks for."""
 
     recipe: Recipe
-    model: VideoModel
+    model: VideoModel  # with fresh or initial weights, and the data's class names
     data: TrainingSplits
-    notes: list[str]
+    notes: list[str]  # such as tensors that initial weights did not fill
 
 
 def prepare(recipe: Recipe, continued: bool = False) -> Experiment:
-    """Builds the model and opens its training and validation data.
-
-    Args:
-        recipe: what is trained on what.
-        continued: a checkpoint holds the weights, so that the initial ones are not read; they need
-            not be there any more.
-
-    Raises:
-        VidgraphError: names, options or files in the recipe that do not exist or do not fit.
+    """Builds the model and opens its training and validation data. Where a training is continued,
+    its checkpoint holds the weights, and the initial ones need not be there any more.
     """
     from vidgraph.training.phases import plan_phases
 
     torch.manual_seed(recipe.train.seed)  # the initial weights
     source = open_source(recipe.data)
-    options = recipe.model.options
-    model = create_model(
-        recipe.model.name,
-        class_names=source.class_names,
-        multi_label=source.multi_label,
-        **{name: getattr(options, name) for name in options.__dataclass_fields__},
-    )
+    options, known = recipe.model.options, (None, source.class_names)
+    parts = {name: getattr(options, name) for name in options.__dataclass_fields__}
+    model = create_model(recipe.model.name, *known, multi_label=source.multi_label, **parts)
     notes = [] if continued else _load_initial(model, recipe.model.initial_weights)
     num_clips = 0 if recipe.data.table else plan_phases(recipe.train, 0)[-1].last
     data = source.training(model.spec, recipe.eval, num_clips, recipe.train.seed)
@@ -147,19 +123,15 @@ def _check_folder(recipe: Recipe, folder: Path, resume: bool, checkpoint: str) -
     stored = folder / "recipe.yaml"
     if not resume:
         if (folder / checkpoint).exists():
-            raise RunError(
-                f"{folder} already holds a training; add --resume to continue it, or choose "
-                "another --out"
-            )
+            how = "add --resume to continue it, or choose another --out"
+            raise RunError(f"{folder} already holds a training; {how}")
         return
     if not stored.exists():
         raise RunError(f"{folder} holds no training to resume (no recipe.yaml); leave out --resume")
-    difference = first_difference(load_recipe(folder), recipe, MAY_CHANGE)
+    difference = config.first_difference(load_recipe(folder), recipe, MAY_CHANGE)
     if difference is not None:
-        raise RunError(
-            f"{folder} was trained with another recipe: {difference}; choose another --out, or "
-            "resume it as it was"
-        )
+        what = f"was trained with another recipe: {difference}"
+        raise RunError(f"{folder} {what}; choose another --out, or resume it as it was")
 
 
 def _open_folder(experiment: Experiment, folder: Path, resume: bool) -> None:
@@ -171,17 +143,14 @@ def _open_folder(experiment: Experiment, folder: Path, resume: bool) -> None:
         try:
             before = json.loads(data_file.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise RunError(
-                f"{data_file} cannot be read ({error}); start again in another --out"
-            ) from error
+            what = f"{data_file} cannot be read ({error})"
+            raise RunError(f"{what}; start again in another --out") from error
         if before != experiment.data.fingerprint:
-            raise RunError(
-                f"the data are not those that {folder} was trained on (see {data_file}); start "
-                "again in another --out"
-            )
+            what = f"the data are not those that {folder} was trained on (see {data_file})"
+            raise RunError(f"{what}; start again in another --out")
     for leftover in folder.glob(".*.partial*"):  # of a process that was killed while it wrote
         leftover.unlink()
-    save_recipe(experiment.recipe, folder / "recipe.yaml")
+    config.save_recipe(experiment.recipe, folder / "recipe.yaml")
     write_json(data_file, experiment.data.fingerprint)
     recipe, data = experiment.recipe, experiment.data
     clips = plan_phases(recipe.train, len(data.train))[-1].last  # type: ignore[arg-type]
@@ -245,15 +214,13 @@ def score_model(
 def open_split(
     name: str, data: str | None, overrides: Mapping[str, Any], split: str
 ) -> tuple[VideoModel, ScoredSplit, ViewPlan]:
-    """Loads saved weights, and opens the split that they are to be scored on, with the views that
-    are taken of it; arguments and errors as `score_model`."""
+    """Saved weights, the split that they are to be scored on, and the views taken of it."""
     model = from_pretrained(name)  # first, so that a misspelt name is called that
     is_run = (Path(name) / "recipe.yaml").is_file()
     if data is None and not is_run:
-        raise RecipeError(
-            f"{name} does not say what it was trained on; add --data RECIPE, TABLE or FOLDER"
-        )
-    views = load_views(name if is_run else None, overrides)
+        how = "add --data RECIPE, TABLE or FOLDER"
+        raise RecipeError(f"{name} does not say what it was trained on; {how}")
+    views = config.load_views(name if is_run else None, overrides)
     rest = {key: value for key, value in overrides.items() if not key.startswith("eval.")}
-    source = open_source(load_data(data or name, rest), model.class_names)
+    source = open_source(config.load_data(data or name, rest), model.class_names)
     return model, source.scored(split, model.spec, views), views

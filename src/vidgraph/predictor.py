@@ -67,13 +67,9 @@ def load_predictor(
     for option, store, takes in stores:
         if store is not None and not takes:
             raise VidgraphError(f"{option} {store}: {name} takes no {option[2:]}; leave it out")
-    return Predictor(
-        model,
-        plan,
-        device,
-        boxes=None if boxes is None else BoxStore(boxes),
-        flow=flow_as_trained(name, flow) if spec.flow_length else None,
-    )
+    found = None if boxes is None else BoxStore(boxes)
+    trained = flow_as_trained(name, flow) if spec.flow_length else None
+    return Predictor(model, plan, device, boxes=found, flow=trained)
 
 
 class Predictor:
@@ -111,10 +107,9 @@ class Predictor:
         self.multi_label = model.multi_label if multi_label is None else multi_label
         self.plan.crop_shape(self.spec)
         if self.spec.boxes_per_frame and boxes is None:
-            raise DataError(
-                f"the model takes {self.spec.boxes_per_frame} boxes per frame, and no store of "
-                "boxes is given; make one with vidgraph extract proposals, and name it with --boxes"
-            )
+            takes = f"the model takes {self.spec.boxes_per_frame} boxes per frame"
+            how = "make one with vidgraph extract proposals, and name it with --boxes"
+            raise DataError(f"{takes}, and no store of boxes is given; {how}")
         self._boxes = boxes if self.spec.boxes_per_frame else None
         self._flow = (flow or FlowJob()) if self.spec.flow_length else None
 
@@ -203,45 +198,39 @@ class Predictor:
                 boxes_at = partial(self._boxes.boxes(path).at, count=self.spec.boxes_per_frame)
             for clip in range(self.plan.num_views):
                 try:
-                    pixels, indices, regions = read_views(
-                        video, self.spec, self.plan, clip, boxes_at=boxes_at
-                    )  # [V, C, T, h, w], [T], [V, T, K, ...]
+                    read = read_views(video, self.spec, self.plan, clip, boxes_at=boxes_at)
+                    pixels, indices, regions = read  # [V, C, T, h, w], [T], [V, T, K, ...]
                     flow = None  # [V, T, S, 2 L, h, w]
                     if reader is not None:
                         flow = read_flow_views(reader, video, self.spec, self.plan, indices)
                 except SpanError as error:
                     raise VideoError(path, str(error)) from error
-                yield ClipBatch.unlabelled(pixels, indices, str(path), regions, flow)
+                count, label = len(pixels), torch.zeros(len(pixels), dtype=torch.int64)
+                frames = torch.as_tensor(indices).expand(count, -1)
+                names = [str(path)] * count
+                yield ClipBatch(pixels, label, label, frames, names, regions, flow)
 
     def _notes(self, path: str, first: Sequence[int], num_boxes: int) -> list[str]:
         """What a reader of the prediction must know."""
         notes = []
         if len(used := set(first)) < len(first):
-            notes.append(
-                f"The video is shorter than a clip of {len(first)} frames: {len(used)} different "
-                "frames were used, some of them repeatedly."
-            )
+            what = f"{len(used)} different frames were used, some of them repeatedly"
+            notes.append(f"The video is shorter than a clip of {len(first)} frames: {what}.")
         if self._boxes is not None and not num_boxes:
-            notes.append(
-                "There is not a single box in the frames used: the answer comes from the whole "
-                "frames alone."
-            )
+            what = "the answer comes from the whole frames alone"
+            notes.append(f"There is not a single box in the frames used: {what}.")
         if self._flow is not None and self._flow.is_live:
             name = self._flow.method.name
             notes.append(f"Optical flow was computed now ({name}); --flow is faster.")
         if self._flow is not None:
             with open_video(path) as video:
                 num_flow = video.num_frames - 1
-            if num_flow < self.spec.flow_length:
-                notes.append(
-                    f"The video holds {num_flow} flow frames, and a stack takes "
-                    f"{self.spec.flow_length}: the last one was repeated."
-                )
+            if num_flow < (length := self.spec.flow_length):
+                what = f"The video holds {num_flow} flow frames, and a stack takes {length}"
+                notes.append(f"{what}: the last one was repeated.")
         if self.model.multi_label and not self.multi_label:
-            notes.append(
-                "The model was trained on videos with several labels each, but its scores went "
-                "through a softmax: they sum to 1."
-            )
+            what = "its scores went through a softmax: they sum to 1"
+            notes.append(f"The model was trained on videos with several labels each, but {what}.")
         return notes
 
     def _read_pictures(self, path: str | Path, indices: Sequence[int]) -> Iterator[np.ndarray]:
@@ -257,16 +246,8 @@ class Predictor:
 
 
 def check_save_target(target: str | Path, videos: Sequence[str | Path] = ()) -> None:
-    """Fails early, before a model runs, if a prediction could not be saved there.
-
-    Args:
-        target: the file.
-        videos: what is predicted, and must not be overwritten.
-
-    Raises:
-        VidgraphError: a suffix other than `.mp4` and `.html`, one of the videos, or a file that
-            cannot be written.
-    """
+    """Fails early, before a model runs, if a prediction could not be saved there: another suffix,
+    one of the `videos` that are predicted, or a file that cannot be written."""
     if Path(target).suffix.lower() not in SAVE_SUFFIXES:
         kinds = " or ".join(f"{suffix} ({kind})" for suffix, kind in SAVE_SUFFIXES.items())
         raise VidgraphError(f"{target}: a prediction is saved as {kinds}; choose one of these")

@@ -12,6 +12,7 @@ import functools
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
+from operator import methodcaller
 from typing import Annotated, Any, Literal, TypeVar, dataclass_transform
 
 import torch
@@ -45,12 +46,10 @@ def validated(kind: Any, content: Any, where: str, prefix: str = "") -> Any:
     Args:
         kind: a class made by `options`, or a union of them.
         content: nested mappings; a text becomes the number or the boolean that its field asks for.
-        where: what is read, for messages.
-        prefix: of its keys, such as "model.", for messages.
+        where: what is read, and `prefix` of its keys, such as "model.", for messages.
 
     Raises:
-        RecipeError: an unknown key (the nearest is named), a missing one, or a value that its
-            field does not take.
+        RecipeError: a key that is unknown (the nearest is named) or missing, or a wrong value.
     """
     try:
         return _adapter(kind).validate_python(content)
@@ -81,9 +80,7 @@ _adapter = functools.cache(TypeAdapter[Any])
 def _keys_beside(kind: Any, path: Sequence[int | str]) -> list[str]:
     """The fields of the record that the last key of a path was meant for."""
     for part in path[:-1]:
-        records = [
-            member for member in _members(kind) if isinstance(member, type) and is_dataclass(member)
-        ]
+        records = [m for m in _members(kind) if isinstance(m, type) and is_dataclass(m)]
         tagged = [record for record in records if getattr(record, "type", None) == part]
         hints = {} if tagged or not records else typing.get_type_hints(records[0], None, None, True)
         kind = tagged[0] if tagged else hints.get(str(part), kind)
@@ -141,51 +138,49 @@ class InputSpec:
             raise RecipeError("input has neither channels nor flow; give one of them")
 
 
-def _mapped(record: Record, change: Callable[[Any], Any]) -> Record:
-    """A copy of a dataclass whose tensors, at any depth, and lists are changed."""
-
-    def changed(value: Any) -> Any:
-        if is_dataclass(value) and not isinstance(value, type):
-            return _mapped(value, change)
-        return change(value) if isinstance(value, (Tensor, list)) else value
-
-    values = {item.name: changed(getattr(record, item.name)) for item in fields(record)}  # type: ignore[arg-type]
-    return type(record)(**values)
-
-
 class Batch:
-    """What all records of tensors share whose first axis is the clip."""
+    """What all records of tensors share whose first axis is the clip, or the step of a map."""
+
+    def changed(self, change: Callable[[Any], Any]) -> typing.Self:
+        """A copy whose tensors and lists are changed, those of the records in it too."""
+
+        def of(value: Any) -> Any:
+            if isinstance(value, Batch):
+                return value.changed(change)
+            return change(value) if isinstance(value, (Tensor, list)) else value
+
+        return type(self)(**{name: of(value) for name, value in vars(self).items()})
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> typing.Self:
         """All tensors on a device."""
-        return _mapped(
-            self, lambda x: x.to(device, non_blocking=non_blocking) if isinstance(x, Tensor) else x
-        )
+        move = methodcaller("to", device, non_blocking=non_blocking)
+        return self.changed(lambda x: move(x) if isinstance(x, Tensor) else x)
 
     def part(self, start: int, stop: int) -> typing.Self:
         """The clips from `start` to before `stop`."""
-        return _mapped(self, lambda x: x[start:stop])
+        return self.changed(lambda x: x[start:stop])
 
     def pin_memory(self) -> typing.Self:
         """All tensors in memory that a GPU copies from without waiting."""
-        return _mapped(self, lambda x: x.pin_memory() if isinstance(x, Tensor) else x)
+        return self.changed(lambda x: x.pin_memory() if isinstance(x, Tensor) else x)
 
     @classmethod
     def joined(cls, batches: Sequence[typing.Self]) -> typing.Self:
         """Batches of clips, laid one behind the other as one batch."""
 
         def joint(name: str, values: list[Any]) -> Any:
-            if given := [value for value in values if value is not None]:
-                if len(given) < len(values):
-                    raise ValueError(f"{len(given)} of {len(values)} samples have {name}")
-                if isinstance(given[0], Batch):
-                    return type(given[0]).joined(given)
-                if isinstance(given[0], list):
-                    return [item for value in given for item in value]
-                return torch.cat(given)
-            return None
+            given = [value for value in values if value is not None]
+            if not given:
+                return None
+            if len(given) < len(values):
+                raise ValueError(f"{len(given)} of {len(values)} samples have {name}")
+            if isinstance(given[0], Batch):
+                return type(given[0]).joined(given)
+            if isinstance(given[0], list):
+                return [item for value in given for item in value]
+            return torch.cat(given)
 
-        names = [item.name for item in fields(cls)]  # type: ignore[arg-type]
+        names = vars(batches[0])
         return cls(**{name: joint(name, [getattr(b, name) for b in batches]) for name in names})
 
 
@@ -231,20 +226,6 @@ class ClipBatch(Batch):
     def __len__(self) -> int:
         return self.video.shape[0]
 
-    @classmethod
-    def unlabelled(
-        cls,
-        views: Tensor,
-        frame_indices: Any,
-        name: str,
-        regions: Regions | None = None,
-        flow: Tensor | None = None,
-    ) -> ClipBatch:
-        """The views of one clip of a video, [V, C, T, H, W], for prediction; source frames [T]."""
-        unknown, count = torch.zeros(len(views), dtype=torch.int64), len(views)
-        frames = torch.as_tensor(frame_indices).expand(count, -1)
-        return cls(views, unknown, unknown, frames, [name] * count, regions, flow)
-
     def inputs(self, spec: InputSpec) -> dict[str, Any]:
         """The arguments of a model's `forward`: what its `spec` asks for."""
         inputs: dict[str, Any] = {"video": self.video} if spec.channels else {}
@@ -256,7 +237,7 @@ class ClipBatch(Batch):
 
 
 @dataclass
-class RegionLinks:
+class RegionLinks(Batch):
     """How the regions of a clip are linked; node p * K + k is box k of step p.
 
     Attributes:
@@ -265,8 +246,7 @@ class RegionLinks:
         mask: True where a box exists, [P, K].
         neighbours: the nodes most similar to each one, most similar first, without itself, int64
             [P, K, M]; M = 0 without similarity graph.
-        weights: of each neighbour in the similarity graph, [P, K, M]; zero where there are fewer
-            than M.
+        weights: of these in the similarity graph, [P, K, M]; zero where there are fewer than M.
         even: what each region of the clip would weigh if all weighed the same, [P].
         overlap: IoU of box i of step p with box j of step p + 1 at [p, i, j], zero in the last
             step, [P, K, K]; None without such graphs.
@@ -309,9 +289,8 @@ class Explanation:
     @classmethod
     def of_maps(cls, maps: Tensor) -> Explanation:
         """Of a model without nodes, from the weight of every cell, [T, h, w]."""
-        frames = len(maps)
-        nobody = torch.zeros(0, 0, dtype=torch.bool)
-        return cls(torch.zeros(frames, 0, 4), nobody, torch.zeros(0, frames, 0, 0), (), maps=maps)
+        boxes, attention = torch.zeros(len(maps), 0, 4), torch.zeros(0, len(maps), 0, 0)
+        return cls(boxes, torch.zeros(0, 0, dtype=torch.bool), attention, (), maps=maps)
 
     def at_frames(self, num_frames: int) -> Explanation:
         """The same per frame of the clip: each frame shows the last step that has begun at it."""
@@ -348,17 +327,7 @@ def _joined_links(links: Sequence[RegionLinks], num_frames: int) -> RegionLinks:
         replace(link, frames=link.frames + i * num_frames, neighbours=link.neighbours + i * size)
         for i, link in enumerate(links)
     ]
-    joined: dict[str, Any] = {
-        item.name: _cat([getattr(link, item.name) for link in moved])
-        for item in fields(RegionLinks)
-    }
-    return RegionLinks(**joined)
-
-
-def _cat(parts: Sequence[Tensor | None]) -> Tensor | None:
-    """Joined along the first axis; nothing of nothing."""
-    there = [part for part in parts if part is not None]
-    return torch.cat(there) if there else None
+    return RegionLinks.joined(moved)
 
 
 def step_frames(num_frames: int, num_steps: int, device: torch.device | str = "cpu") -> Tensor:
@@ -389,9 +358,8 @@ class Prediction:
     def top(self, count: int = 5) -> list[tuple[str, float]]:
         """The `count` likeliest classes with their probabilities, likeliest first."""
         values, order = self.probabilities.topk(min(count, len(self.class_names)))
-        return [
-            (self.class_names[i], v) for i, v in zip(order.tolist(), values.tolist(), strict=True)
-        ]
+        names = [self.class_names[i] for i in order.tolist()]
+        return list(zip(names, values.tolist(), strict=True))
 
     def to_dict(self, count: int = 5) -> dict[str, Any]:
         """Plain values for `predict --json`."""

@@ -11,15 +11,12 @@ import pickle
 import re
 import sys
 import time
-import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from vidgraph.errors import RecipeError, RunError, WeightsError
 
@@ -30,11 +27,7 @@ SMALL_MODEL = 5_000_000  # parameters
 
 
 def choose_device(wanted: str | None) -> str:
-    """`cuda` or `cpu`; for None and `auto` a GPU where there is one.
-
-    Raises:
-        RecipeError: a GPU is asked for and there is none.
-    """
+    """`cuda` or `cpu`; for None and `auto` a GPU where there is one."""
     import torch
 
     available = torch.cuda.is_available()
@@ -57,17 +50,13 @@ def cache_folder() -> Path:
 def torch_threads(model: nn.Module) -> int:
     """CPU threads for a model: OMP_NUM_THREADS, else one if it is small, all if it is large.
 
-    The operations of a small model are so short that threads spend their time waiting for each
-    other, which becomes ruinous as soon as another process, such as the one that reads the clips,
-    takes one of the cores. By benchmarks/threads.py, clips/s of training on two cores of an AMD
-    EPYC with one and with two threads, alone and beside a busy process:
+    The operations of a small model are so short that its threads mostly wait for each other, which
+    becomes ruinous as soon as another process, such as one that reads clips, takes a core. By
+    benchmarks/threads.py, clips/s of training on two cores (AMD EPYC) with one and two threads:
 
-        rstg_small, 0.5 M parameters    alone 40 and 57    beside 37 and 20
-        i3d_small, 1.1 M parameters     alone 12 and 24    beside 13 and 8
-        i3d_r50, 27 M parameters        alone 1.0 and 1.6  beside 0.8 and 0.6
-
-    With one thread the other cores are left to the processes that read clips. A large model is what
-    everything waits for, so it gets all cores.
+        rstg_small, 0.5 M parameters    alone 40 and 57    beside a busy process 37 and 20
+        i3d_small, 1.1 M parameters     alone 12 and 24    beside a busy process 13 and 8
+        i3d_r50, 27 M parameters        alone 1.0 and 1.6  beside a busy process 0.8 and 0.6
     """
     if threads := os.environ.get("OMP_NUM_THREADS", ""):
         return max(1, int(threads)) if threads.isdigit() else 1
@@ -76,43 +65,30 @@ def torch_threads(model: nn.Module) -> int:
 
 
 def check_target(path: str | Path, inputs: Iterable[str | Path] = ()) -> None:
-    """Fails early, before the work, if a file could not be written.
-
-    Args:
-        path: the file.
-        inputs: what is read, and must not be overwritten.
-
-    Raises:
-        RunError: a folder, a link, a device or a pipe, an input, or a folder above it that cannot
-            be written.
-    """
+    """Fails early, before the work, if a file could not be written, or is one of the `inputs`."""
     target = Path(path)
     _check_can_be_replaced(target)
     for given in map(Path, inputs):
         if target.exists() and given.exists() and target.samefile(given):
-            raise RunError(
-                f"{target}: is read here, and would be overwritten; name another file to write"
-            )
+            what = "is read here, and would be overwritten; name another file to write"
+            raise RunError(f"{target}: {what}")
     parent = next(folder for folder in target.absolute().parents if folder.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise RunError(
-            f"{target}: cannot be written, {parent} is not a folder that you may write to"
-        )
+        what = f"cannot be written, {parent} is not a folder that you may write to"
+        raise RunError(f"{target}: {what}")
 
 
 def _check_can_be_replaced(target: Path) -> None:
     """A rename over a link, device or pipe would lose it."""
     if not target.name or target.is_dir():  # the current folder has no name
-        raise RunError(f"{target}: cannot be written, it is a folder; name a file to write")
-    if target.is_symlink():
-        raise RunError(
-            f"{target}: cannot be written, it is a symbolic link; name the file that it points "
-            "to, or another one"
-        )
-    if target.exists() and not target.is_file():
-        raise RunError(
-            f"{target}: cannot be written, it is a device, pipe or socket; name a regular file"
-        )
+        what = "a folder; name a file to write"
+    elif target.is_symlink():
+        what = "a symbolic link; name the file that it points to, or another one"
+    elif target.exists() and not target.is_file():
+        what = "a device, pipe or socket; name a regular file"
+    else:
+        return
+    raise RunError(f"{target}: cannot be written, it is {what}")
 
 
 @contextmanager
@@ -137,10 +113,8 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     except OSError as error:
         with suppress(OSError):  # where the folder itself is no folder, there is nothing to remove
             temporary.unlink(missing_ok=True)
-        raise RunError(
-            f"{target}: cannot be written ({error.strerror or error}); an older file there is "
-            "intact"
-        ) from error
+        what = f"cannot be written ({error.strerror or error}); an older file there is intact"
+        raise RunError(f"{target}: {what}") from error
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -177,13 +151,10 @@ def natural_key(name: str) -> tuple[list[tuple[int, str]], str]:
     """Sorts `class2` before `class10`: runs of digits compare as numbers, the rest as text.
 
     Names of equal numbers, such as `1` and `01`, are ordered as text, so no two names are equal.
-    Digits are compared by length and then as text, because Python converts no more than 4,300 of
-    them to a number.
+    Digits are compared by length and then as text: Python converts no more than 4,300 to a number.
     """
     pieces = [(0, piece) for piece in re.split(r"([0-9]+)", name)]  # text and digits in turn
-    for i in range(1, len(pieces), 2):
-        digits = pieces[i][1].lstrip("0")
-        pieces[i] = (len(digits), digits)
+    pieces[1::2] = [(len(digits.lstrip("0")), digits.lstrip("0")) for _, digits in pieces[1::2]]
     return pieces, name
 
 
@@ -191,13 +162,9 @@ def natural_key(name: str) -> tuple[list[tuple[int, str]], str]:
 def counter(
     what: str, every_seconds: float = 15.0, note: Callable[[], str] = str
 ) -> Iterator[Callable[[int, int], None]]:
-    """Yields a function to be called with (done, in all), which tells how many per second, and the
-    time left: beside a moving bar on a terminal; in a log file by a line every few seconds.
-
-    Args:
-        what: is counted.
-        every_seconds: distance of lines in a log file.
-        note: what else a line says; it is only asked when one is shown.
+    """Yields a function to be called with (done, in all), which tells how many per second, the time
+    left, and what `note` says: beside a moving bar on a terminal; in a log file by a line now and
+    then.
     """
     on_terminal, begin = sys.stderr.isatty(), time.monotonic()
     every, shown, first = 0.5 if on_terminal else every_seconds, begin, -1
@@ -239,10 +206,8 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-_TORCH_STARTS = (
-    b"PK\x03\x04",
-    b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19",
-)  # torch's zip, and what it wrote before version 1.6
+# Torch's zip, and what it wrote before version 1.6.
+_TORCH_STARTS = (b"PK\x03\x04", b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19")
 # Where training codes put the weights among other things.
 _NESTED = ("model_state", "state_dict", "model", "blobs")
 
@@ -261,26 +226,19 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     except OSError as error:
         raise WeightsError(f"{file}: cannot be read ({error.strerror or error})") from error
     except ValueError as error:
-        raise WeightsError(
-            f"{file}: not a whole checkpoint of plain tensors ({error}); nothing in it was run; "
-            "download it again"
-        ) from error
+        what = f"not a whole checkpoint of plain tensors ({error}); nothing in it was run"
+        raise WeightsError(f"{file}: {what}; download it again") from error
     for key in _NESTED:
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
     if not isinstance(content, dict):
-        raise WeightsError(
-            f"{file}: holds a {type(content).__name__}, not named tensors; give a checkpoint"
-        )
+        kind = type(content).__name__
+        raise WeightsError(f"{file}: holds a {kind}, not named tensors; give a checkpoint")
     return {str(name): value for name, value in content.items()}
 
 
 def _read_plain(file: Path) -> Any:
-    """What a file holds.
-
-    Raises:
-        ValueError: it holds something else than numbers and texts, or is cut short.
-    """
+    """What a file holds; ValueError where it is cut short or holds more than numbers and texts."""
     import safetensors.torch
     import torch
 
@@ -296,33 +254,21 @@ def _read_plain(file: Path) -> Any:
             return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         refused = re.search(r"GLOBAL (\S+)", str(error))
-        raise ValueError(
-            f"{refused[1]} is not allowed" if refused else "cut short, or more than tensors"
-        ) from error
-    except (
-        *(RuntimeError, ValueError, EOFError, LookupError, AttributeError, TypeError, OSError),
-        *(safetensors.SafetensorError, zipfile.BadZipFile, zlib.error),
-    ) as error:
+        what = f"{refused[1]} is not allowed" if refused else "cut short, or more than tensors"
+        raise ValueError(what) from error
+    except Exception as error:  # whatever a damaged file makes its reader raise
         raise ValueError(" ".join(str(error).split()).partition(". ")[0] or "cut short") from error
     return unpickle_arrays(file.read_bytes())
 
 
 def unpickle_arrays(content: bytes) -> Any:
-    """Containers, texts, numbers and arrays of a pickle, also Python 2's; no code runs.
-
-    Raises:
-        ValueError: anything else is in it, functions above all, or it is no whole pickle.
+    """Containers, texts, numbers and arrays of a pickle, also Python 2's; no code runs. ValueError:
+    anything else is in it, functions above all, or it is no whole pickle.
     """
-    broken = (pickle.UnpicklingError, EOFError, TypeError, LookupError, AttributeError)
     try:
         return _ArrayUnpickler(io.BytesIO(content), encoding="latin1").load()
-    except (*broken, MemoryError, OverflowError) as error:
+    except Exception as error:  # whatever a damaged one raises
         raise ValueError(" ".join(str(error).split())) from error
-
-
-def _empty_array(kind: type, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
-    """What numpy's own reconstruction does, for plain arrays only."""
-    return np.empty(0, np.uint8)
 
 
 def _number_dtype(code: str, *_flags: bool) -> np.dtype[Any]:
@@ -342,9 +288,10 @@ class _ArrayUnpickler(pickle.Unpickler):
     """Builds plain containers and arrays of numbers; all else is refused."""
 
     allowed: ClassVar[dict[tuple[str, str], Callable[..., Any]]] = {
-        ("numpy.core.multiarray", "_reconstruct"): _empty_array,
-        ("numpy._core.multiarray", "_reconstruct"): _empty_array,
-        ("numpy", "ndarray"): object,  # only ever handed to `_empty_array`, which ignores it
+        # What numpy's own reconstruction does, for plain arrays only.
+        ("numpy.core.multiarray", "_reconstruct"): lambda *_: np.empty(0, np.uint8),
+        ("numpy._core.multiarray", "_reconstruct"): lambda *_: np.empty(0, np.uint8),
+        ("numpy", "ndarray"): object,  # only ever handed to these, which ignore it
         ("numpy", "dtype"): _number_dtype,
         ("_codecs", "encode"): _latin1,
         # How old pickles store the bytes of an empty array.

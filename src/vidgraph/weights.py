@@ -24,7 +24,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from vidgraph.errors import RecipeError, RunError, WeightsError, nearest
+from vidgraph.errors import RecipeError, WeightsError, nearest
 from vidgraph.models.base import VideoModel
 from vidgraph.models.build import NetworkOptions, build_model, list_models, resolve_options
 from vidgraph.models.compat import upgrade_config, upgrade_tensor
@@ -43,25 +43,15 @@ _REFUSAL = "is a pickle, which can run code when it is opened, so it is not read
 
 @options
 class Config:
-    """What rebuilds a model.
+    """What rebuilds a model."""
 
-    Attributes:
-        name: that it was created by.
-        options: of every part, complete.
-        num_classes: of its scores.
-        class_names: one per class, where they are known.
-        multi_label: a clip may have several labels.
-        version: of vidgraph that wrote it.
-        upgraded_from: the architecture of version 0.1, whose names of tensors the file has.
-    """
-
-    name: str
-    options: NetworkOptions
+    name: str  # that it was created by
+    options: NetworkOptions  # of every part, complete
     num_classes: Positive
     class_names: list[str] | None = None
     multi_label: bool = False
-    version: str = "unknown"
-    upgraded_from: str | None = None
+    version: str = "unknown"  # of vidgraph that wrote it
+    upgraded_from: str | None = None  # architecture of 0.1, whose names of tensors the file has
 
     def __post_init__(self) -> None:
         if self.class_names is not None and len(self.class_names) != self.num_classes:
@@ -91,16 +81,9 @@ def save_weights(model: VideoModel, folder: str | Path) -> None:
         raise WeightsError(f"{model.name}: {error}; correct model.class_names") from error
     del config["upgraded_from"]
     # Safetensors refuses tied tensors, so each name gets its copy, and loading ties them again.
-    tensors = {
-        name: tensor.detach().to("cpu", copy=True).contiguous()
-        for name, tensor in model.state_dict().items()
-    }
+    state = model.state_dict()
+    tensors = {key: x.detach().to("cpu", copy=True).contiguous() for key, x in state.items()}
     content = safetensors.torch.save(tensors, metadata={_HEADER_KEY: json.dumps(config)})
-    try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        reason = error.strerror or error
-        raise RunError(f"{folder}: cannot be written ({reason}); give another folder") from error
     with atomic_write(Path(folder) / WEIGHTS_FILE) as file:
         file.write_bytes(content)
     write_json(Path(folder) / CONFIG_FILE, config)
@@ -154,10 +137,8 @@ def from_pretrained(
     missing = [key for key in report.missing if key not in head]
     faults = LoadReport([], report.skipped_shape, missing, report.unexpected)
     if not faults.complete:
-        raise WeightsError(
-            f"{file}: not the weights of {config.name!r}: {faults.summary()}; load the file that "
-            "belongs to it"
-        )
+        what = f"not the weights of {config.name!r}: {faults.summary()}"
+        raise WeightsError(f"{file}: {what}; load the file that belongs to it")
     if other:
         here = model.state_dict()
         there = {key: kind_of(state[key]) if key in state else "absent" for key in sorted(head)}
@@ -176,9 +157,8 @@ def _task(
     """Whether a task has other classes than the weights, how many it has, and their names."""
     wanted = num_classes if class_names is None else len(class_names)
     if num_classes not in (None, wanted):
-        raise WeightsError(
-            f"num_classes is {num_classes} but class_names has {wanted} names; give one of the two"
-        )
+        what = f"num_classes is {num_classes} but class_names has {wanted} names"
+        raise WeightsError(f"{what}; give one of the two")
     if wanted is not None and wanted < 1:
         raise WeightsError(f"a model needs at least one class; got {wanted}")
     given, known = None if class_names is None else list(class_names), config.class_names
@@ -191,20 +171,17 @@ def _build(file: Path, config: Config, num_classes: int, multi_label: bool) -> V
     try:
         model = build_model(config.options, num_classes, multi_label)
     except (TypeError, ValueError) as error:
-        raise WeightsError(
-            f"{file} (written by vidgraph {config.version}): {config.name!r} cannot be built from "
-            f"it: {error}"
-        ) from error
+        what = f"{config.name!r} cannot be built from it: {error}"
+        raise WeightsError(f"{file} (written by vidgraph {config.version}): {what}") from error
     model.name = config.name
     return model
 
 
 def _classifier_tensors(config: Config) -> frozenset[str]:
     """Names of the tensors whose shape depends on the number of classes."""
+    counts = config.num_classes, config.num_classes + 1
     with torch.device("meta"):
-        one, other = (
-            build_model(config.options, config.num_classes + more).state_dict() for more in (0, 1)
-        )
+        one, other = (build_model(config.options, count).state_dict() for count in counts)
     return frozenset(key for key in one if one[key].shape != other[key].shape)
 
 
@@ -223,34 +200,27 @@ def load_state(name: str | Path) -> dict[str, Tensor]:
 
 
 def load_config(file: Path) -> Config:
-    """What rebuilds a model: from the file's header, or, of 0.1, the `config.json` beside it.
-
-    Raises:
-        WeightsError: neither has it, or the file is no safetensors file.
-    """
+    """What rebuilds a model: from the file's header, or, of 0.1, the `config.json` beside it."""
     header = _header(file).get(_HEADER_KEY)
     source = file if header is not None else file.with_name(CONFIG_FILE)
     try:
         content = json.loads(source.read_text(encoding="utf-8") if header is None else header)
         if isinstance(content, dict) and "architecture" in content:
             content = upgrade_config(content, str(source))
-            name, overrides = content["name"], content["options"]
-            resolved = resolve_options(name, overrides, str(source), "options.")
-            content["options"] = asdict(resolved)
+            given = content["name"], content["options"]
+            content["options"] = asdict(resolve_options(*given, str(source), "options."))
         config: Config = validated(Config, content, str(source))
     except FileNotFoundError as error:
-        raise WeightsError(
-            f"{file.parent}: has weights but no {CONFIG_FILE}, so the model cannot be rebuilt; "
-            "copy it from where the weights are from"
-        ) from error
+        what = f"has weights but no {CONFIG_FILE}, so the model cannot be rebuilt"
+        how = "copy it from where the weights are from"
+        raise WeightsError(f"{file.parent}: {what}; {how}") from error
     except RecipeError as error:
         raise WeightsError(str(error)) from error
     except (OSError, ValueError) as error:
         raise WeightsError(f"{source}: is not readable JSON ({error}); copy it again") from error
     if config.name not in (known := list_models()):
-        raise WeightsError(
-            f"{source}: there is no model {config.name!r}{nearest(config.name, known)}"
-        )
+        hint = nearest(config.name, known)
+        raise WeightsError(f"{source}: there is no model {config.name!r}{hint}")
     return config
 
 
@@ -263,13 +233,10 @@ def _header(file: Path) -> dict[str, str]:
         with open(file, "rb") as raw:
             start = raw.read(4)
         if start.startswith(_PICKLE_STARTS):
-            raise WeightsError(
-                f"{file} {_REFUSAL}, whatever its name says; get the weights as safetensors"
-            ) from error
-        raise WeightsError(
-            f"{file}: truncated or no safetensors file ({file.stat().st_size:,} bytes: {error}); "
-            "copy or download it again"
-        ) from error
+            what = f"{_REFUSAL}, whatever its name says; get the weights as safetensors"
+            raise WeightsError(f"{file} {what}") from error
+        what = f"truncated or no safetensors file ({file.stat().st_size:,} bytes: {error})"
+        raise WeightsError(f"{file}: {what}; copy or download it again") from error
     except OSError as error:
         raise WeightsError(f"{file}: cannot be read ({error.strerror or error})") from error
 
@@ -282,10 +249,8 @@ def _locate(name: str | Path) -> Path:
     if path.is_dir():
         return _in_folder(path)
     if path.suffix.lower() in _PICKLE_SUFFIXES:
-        raise WeightsError(
-            f"{path} {_REFUSAL}; give the run folder with its {WEIGHTS_FILE}, or get the weights "
-            "as safetensors"
-        )
+        how = f"give the run folder with its {WEIGHTS_FILE}, or get the weights as safetensors"
+        raise WeightsError(f"{path} {_REFUSAL}; {how}")
     if path.is_file():
         if path.suffix != ".safetensors":
             raise WeightsError(f"{path}: is neither a run folder nor a .safetensors file")
@@ -295,21 +260,18 @@ def _locate(name: str | Path) -> Path:
         return _from_hub(str(name))
     is_path = path.suffix == ".safetensors" or len(path.parts) > 1
     problem = "no such folder" if is_path else "no weights are called that"
-    raise WeightsError(
-        f"{name}: {problem}{nearest(str(name), list_shipped())}; give a shipped name, a run "
-        "folder, or owner/repository on the hub"
-    )
+    problem += nearest(str(name), list_shipped())
+    how = "give a shipped name, a run folder, or owner/repository on the hub"
+    raise WeightsError(f"{name}: {problem}; {how}")
 
 
 def _in_folder(folder: Path) -> Path:
     if (folder / WEIGHTS_FILE).is_file():
         return folder / WEIGHTS_FILE
     pickles = [entry.name for entry in folder.iterdir() if entry.suffix.lower() in _PICKLE_SUFFIXES]
-    hint = f"; {min(pickles)} {_REFUSAL}" if pickles else ""
-    raise WeightsError(
-        f"{folder}: is not a run folder: it has no {WEIGHTS_FILE}{hint}; give a folder that "
-        "training or save_weights wrote"
-    )
+    what = f"it has no {WEIGHTS_FILE}" + (f"; {min(pickles)} {_REFUSAL}" if pickles else "")
+    how = "give a folder that training or save_weights wrote"
+    raise WeightsError(f"{folder}: is not a run folder: {what}; {how}")
 
 
 def _from_hub(hub_id: str) -> Path:

@@ -33,9 +33,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         lines = []
         for number in range(count):
             video, order = f"{split.upper()}{number:02}", rng.permutation(3)[: 2 + number % 2]
-            frames = np.concatenate(
-                [np.tile(np.uint8(COLOURS[k]), (SHOWN, 48, 64, 1)) for k in order]
-            )
+            lights = [np.tile(np.uint8(COLOURS[k]), (SHOWN, 48, 64, 1)) for k in order]
+            frames = np.concatenate(lights)
             for t, frame in enumerate(frames):
                 frame[20:30, t % 50 : t % 50 + 10] = 255
             write_video(folder / "videos" / f"{video}.mp4", frames, FPS, lossless=True)
@@ -110,49 +109,32 @@ def test_lights_are_learnt_from_what_clips_show_and_compared(
           "second", 2),
     ]  # fmt: skip
     assert compared[0]["scores"][0] == measured["map"]
-    assert compared[0]["difference"] == pytest.approx(
-        compared[0]["scores"][0] - compared[0]["scores"][1], abs=2e-3
-    )
+    first, second = compared[0]["scores"]
+    assert compared[0]["difference"] == pytest.approx(first - second, abs=2e-3)
     assert (tmp_path / "chart.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_bad_input_is_one_line(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    train = [
-        "train",
-        f"{_recipe(folder, tmp_path)}:graph",
-        "--out",
-        tmp_path / "run",
-        "--train.workers",
-        0,
-    ]
+    train = ["train", f"{_recipe(folder, tmp_path)}:graph", "--out", tmp_path / "run"]
+    train += ["--train.workers", 0, "--data.table.intervals"]
     actions = tmp_path / "actions.csv"
     video = folder / "videos" / "TRAIN00.mp4"
 
     # An action that begins after its video, an unknown label, an unknown video, no such file.
-    rows = "".join(
-        f"{path},c000 Red light,90,91\n" for path in sorted((folder / "videos").glob("T*.mp4"))
-    )
-    actions.write_text("video,label,start_seconds,end_seconds\n" + rows)
-    error = error_of(capsys, *train, "--data.table.intervals", actions)
-    assert "the action from 90 s to 91 s (actions.csv, line " in error
-    assert "lies outside the video, whose last frame is shown at " in error
-    actions.write_text(f"video,label,start_seconds,end_seconds\n{video},c009 Purple light,0,1\n")
-    error = error_of(capsys, *train, "--data.table.intervals", actions)
-    assert (
-        "actions.csv, line 2: label 'c009 Purple light' is not among the 3 classes of charades.csv"
-        in error
-    )
-    actions.write_text(
-        f"video,label,start_seconds,end_seconds\n{tmp_path}/absent.mp4,c000 Red light,0,1\n"
-    )
-    assert "actions.csv, line 2: video " in error_of(
-        capsys, *train, "--data.table.intervals", actions
-    )
-    assert "there is no such file" in error_of(
-        capsys, *train, "--data.table.intervals", tmp_path / "nowhere.csv"
-    )
-    assert "data.table.label_scope: should be 'clip' or 'video', not 'row'" in error_of(
-        capsys, *train, "--data.table.label_scope", "row"
-    )
+    videos = sorted((folder / "videos").glob("T*.mp4"))
+    header = "video,label,start_seconds,end_seconds"
+    late = "\n".join(f"{path},c000 Red light,90,91" for path in videos)
+    for rows, message in (
+        (late, "the action from 90 s to 91 s (actions.csv, line "),
+        (late, "lies outside the video, whose last frame is shown at "),
+        (f"{video},c009 Purple light,0,1", "actions.csv, line 2: label 'c009 Purple light' is not "
+         "among the 3 classes of charades.csv"),
+        (f"{tmp_path}/absent.mp4,c000 Red light,0,1", "actions.csv, line 2: video "),
+    ):  # fmt: skip
+        actions.write_text(f"{header}\n{rows}\n")
+        assert message in error_of(capsys, *train, actions)
+    assert "there is no such file" in error_of(capsys, *train, tmp_path / "nowhere.csv")
+    error = error_of(capsys, *train[:-1], "--data.table.label_scope", "row")
+    assert "data.table.label_scope: should be 'clip' or 'video', not 'row'" in error

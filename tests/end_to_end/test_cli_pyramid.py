@@ -4,15 +4,14 @@ and attention.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import error_of
+from commands import error_of, json_of, text_of
+from commands import run as command
 
 import tsne
-from vidgraph.cli import main
 from vidgraph.video.writer import write_video
 from vidgraph.weights import from_pretrained
 
@@ -43,8 +42,7 @@ def run(table: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     data = ["--data.table.path", str(table), "--data.table.flow", "live"]
     options = [f"--model.{key}={value}" for key, value in OPTIONS.items()]
     options += [f"--train.{key}={value}" for key, value in TRAIN.items()]
-    words = ["train", "ucf101_small:stpyramid_small", *data, *options]
-    assert main([*words, "--out", str(folder)]) == 0
+    command("train", "ucf101_small:stpyramid_small", *data, *options, "--out", folder)
     return folder
 
 
@@ -55,34 +53,27 @@ def test_features_are_drawn_while_scoring(
     assert tsne.main([str(run), str(tmp_path / "features.png"), *views]) == 0
     assert "features of 2 classes drawn in" in capsys.readouterr().out
     assert (tmp_path / "features.png").read_bytes().startswith(b"\x89PNG")
-    assert main(["eval", str(run), *views, "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["n"] == 6
+    assert json_of(capsys, "eval", run, *views)["n"] == 6
 
 
 def test_attention_is_drawn_over_frames_of_a_video_without_stored_flow(
     run: Path, table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    video = str(table.with_name("2.mp4"))
-    assert (
-        main(["predict", str(run), video, "--views", "3", "--save", str(tmp_path / "out.html")])
-        == 0
-    )
-    assert "Optical flow was computed now" in capsys.readouterr().out
+    words = "predict", run, table.with_name("2.mp4"), "--save"
+    said = text_of(capsys, *words, tmp_path / "out.html", "--views", 3)
+    assert "Optical flow was computed now" in said
     text = (tmp_path / "out.html").read_text()
     assert "Where the model looks" in text
     assert text.count("Attention over frame") == 3
-    assert main(["predict", str(run), video, "--save", str(tmp_path / "out.mp4")]) == 0
+    command(*words, tmp_path / "out.mp4")
     assert (tmp_path / "out.mp4").stat().st_size > 1000
 
 
 def test_the_saved_model_is_the_trained_one(run: Path) -> None:
     model = from_pretrained(run)
     assert model.class_names == ["across", "upward"]
-    assert (
-        model.spec.flow_length,
-        model.spec.num_stacks,
-        model.classifier.in_features,
-    ) == (2, 3, 32)
+    spec = model.spec
+    assert (spec.flow_length, spec.num_stacks, model.classifier.in_features) == (2, 3, 32)
 
 
 def test_bad_input_is_one_line(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,23 +15,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from commands import error_of, json_of
+from commands import error_of, files_of, json_of, run
 
 import vidgraph
-from vidgraph.cli import main
 from vidgraph.precompute.boxes import BoxStore
 from vidgraph.video.writer import write_video
 from vidgraph.weights import save_weights
 
 CLASSES = ["JugglingBalls", "Lunges"]
-
-
-def _files(store: Path) -> dict[str, bytes]:
-    return {
-        f.relative_to(store).as_posix(): f.read_bytes()
-        for f in store.rglob("*")
-        if f.is_file() and f.name != ".lock"
-    }
 
 
 @pytest.fixture(scope="module")
@@ -51,10 +42,8 @@ def videos(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def boxes(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Moving regions of every 30th frame."""
     store = tmp_path_factory.mktemp("boxes") / "store"
-    words = (
-        f"extract proposals {videos} --source motion --out {store} --count 5 --every 30 --workers 1"
-    )
-    assert main(words.split()) == 0
+    how = "--source motion --count 5 --every 30 --workers 1"
+    run("extract", "proposals", videos, "--out", store, *how.split())
     return store
 
 
@@ -69,21 +58,17 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(*words: object) -> None:
-    assert main([*map(str, words)]) == 0
-
-
 def test_files_folders_and_tables_are_the_same_videos(
     videos: Path, boxes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    expected = _files(boxes)
+    expected = files_of(boxes)
     assert len(expected) == 6
     settings = ["--source", "motion", "--count", "5", "--every", "30", "--workers", "1"]
     folders = [videos / "JugglingBalls", videos / "Lunges"]
     for number, what in enumerate(([videos / "table.csv"], folders, sorted(videos.glob("*/*")))):
         store = tmp_path / str(number)
         run("extract", "proposals", *what, "--out", store, *settings)
-        assert _files(store) == expected
+        assert files_of(store) == expected
         assert f"{store}: 6 videos done; " in capsys.readouterr().out
     run("extract", "proposals", videos, "--out", tmp_path / "0", *settings)
     assert f"{tmp_path / '0'}: 0 videos done, 6 were there\n" in capsys.readouterr().out
@@ -105,12 +90,12 @@ def test_killed_in_the_middle_and_called_again(videos: Path, tmp_path: Path) -> 
         time.sleep(0.02)
     process.kill()
     assert process.wait() == -signal.SIGKILL
-    there = {name: content for name, content in _files(store).items() if "partial" not in name}
+    there = {name: content for name, content in files_of(store).items() if "partial" not in name}
     assert 1 <= len(there) < 6
-    assert all(_files(whole)[name] == content for name, content in there.items())
+    assert all(files_of(whole)[name] == content for name, content in there.items())
     done = subprocess.run([*command, store], check=True, capture_output=True, text=True)
     assert "were there" in done.stdout
-    assert _files(store) == _files(whole)
+    assert files_of(store) == files_of(whole)
 
 
 def test_some_of_many_fail(
@@ -122,7 +107,7 @@ def test_some_of_many_fail(
     (folder / "bad.mp4").write_text("no video")
     how = f"--source motion --every 50 --workers 1 --out {store}".split()
     assert "bad.mp4: " in error_of(capsys, "extract", "proposals", folder, *how, code=1)
-    assert len(_files(store)) == 3
+    assert len(files_of(store)) == 3
     assert "bad.mp4: " in error_of(capsys, "extract", "proposals", folder / "bad.mp4", *how)
 
 
@@ -178,10 +163,7 @@ def test_boxes_of_ones_own(
     assert len(json_of(capsys, "predict", model, *clips[:2], *how)) == 2
     mine.write_text(mine.read_text().replace("100", "99"))
     assert "holds boxes of csv version 1 (sha256 " in error_of(capsys, *words)
-    for file, problem in (
-        (tmp_path / "x.csv", "x.csv: "),
-        (clips[0], "boxes come from .csv files"),
-    ):
+    for file, problem in ((tmp_path / "x.csv", "x.csv: "), (clips[0], "boxes come from .csv file")):
         assert problem in error_of(capsys, "extract", "boxes", file, "--out", tmp_path / "x")
 
 
@@ -202,10 +184,7 @@ def test_stores_and_words_that_do_not_fit_are_one_line(
     for words, problem in (
         (["predict", model, clip], none),
         (["eval", model, "--data", videos / "table.csv"], "--data.table.boxes STORE"),
-        (
-            ["predict", model, clip, "--boxes", gone],
-            "gone: does not exist; extract again: vidgraph",
-        ),
+        (["predict", model, clip, "--boxes", gone], "gone: does not exist; extract again: vidgr"),
         (["predict", small, clip, "--boxes", gone], f"--boxes {gone}: {small} takes no boxes"),
         (["predict", small, clip, "--flow", gone], f"--flow {gone}: {small} takes no flow"),
         ([*motion, gone, "--fps", 3, "--every", 2], "--fps or --every, not both"),
@@ -231,7 +210,7 @@ def test_a_training_with_boxes(
     recipe, folder, store = tmp_path / "mine.yaml", tmp_path / "run", tmp_path / "boxes"
     shutil.copytree(boxes, store)
     recipe.write_text(
-        f"name: mine\n"
+        "name: mine\n"
         f"data: {{table: {{path: {videos / 'table.csv'}, boxes: {store}, train_split: test, "
         f"val_split: none, short_side: [72]}}}}\n"
         "model: {name: strg_small, head: {width: 16}, input: {num_frames: 4, height: 64, "

@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from vidgraph.cli import main
+from commands import files_of, run
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -37,56 +36,25 @@ def videos(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def expected(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """What one process on this machine writes."""
     store = tmp_path_factory.mktemp("expected") / "store"
-    assert (
-        main(
-            ["extract", "proposals", str(videos), "--out", str(store), *SETTINGS, "--workers", "1"]
-        )
-        == 0
-    )
-    return files(store)
-
-
-def files(store: Path) -> dict[str, bytes]:
-    return {
-        f.relative_to(store).as_posix(): f.read_bytes()
-        for f in store.rglob("*")
-        if f.is_file() and f.name != ".lock"
-    }
+    run("extract", "proposals", videos, "--out", store, *SETTINGS, "--workers", 1)
+    return files_of(store)
 
 
 def test_without_a_cluster_one_line(videos: Path, tmp_path: Path) -> None:
     pytest.importorskip("ray")
-    environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"} | {
-        "RAY_TMPDIR": str(tmp_path)
-    }
-    done = subprocess.run(
-        command(videos, tmp_path / "store"),
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+    environment |= {"RAY_TMPDIR": str(tmp_path)}
+    words: Any = {"capture_output": True, "text": True, "check": False}
+    done = subprocess.run(command(videos, tmp_path / "store"), env=environment, **words)
     assert done.returncode == 2
     assert done.stderr.startswith("vidgraph: no Ray cluster is found (")
-    assert done.stderr.endswith(
-        "start one with ray start --head, or set RAY_ADDRESS to HOST:PORT\n"
-    )
+    assert done.stderr.endswith("with ray start --head, or set RAY_ADDRESS to HOST:PORT\n")
     assert done.stderr.count("\n") == 1
 
 
 def command(videos: Path, store: Path) -> list[str]:
-    return [
-        sys.executable,
-        "-m",
-        "vidgraph.cli",
-        "extract",
-        "proposals",
-        str(videos),
-        "--out",
-        str(store),
-        *SETTINGS,
-        "--cluster",
-    ]
+    words = ["extract", "proposals", str(videos), "--out", str(store), *SETTINGS, "--cluster"]
+    return [sys.executable, "-m", "vidgraph.cli", *words]
 
 
 def workers() -> list[int]:
@@ -137,7 +105,7 @@ def test_a_worker_killed_midway(
     code, said = disturbed(videos, tmp_path / "store", kill)
     assert (code, len(killed)) == (0, 1), said
     assert f"{tmp_path / 'store'}: 10 videos done; " in said
-    assert files(tmp_path / "store") == expected
+    assert files_of(tmp_path / "store") == expected
 
 
 def test_a_machine_lost_midway_and_the_command_killed(
@@ -147,7 +115,7 @@ def test_a_machine_lost_midway_and_the_command_killed(
     too."""
     code, _ = disturbed(videos, tmp_path / "store", lambda process: process.kill())
     assert code == -signal.SIGKILL
-    there = [name for name in files(tmp_path / "store") if "partial" not in name]
+    there = [name for name in files_of(tmp_path / "store") if "partial" not in name]
     assert 1 <= len(there) < 10
     (second,) = cluster.worker_nodes
     code, said = disturbed(
@@ -156,4 +124,4 @@ def test_a_machine_lost_midway_and_the_command_killed(
         lambda process: cluster.remove_node(second, allow_graceful=False),
     )
     assert code == 0, said
-    assert files(tmp_path / "store") == expected
+    assert files_of(tmp_path / "store") == expected

@@ -10,21 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import error_of
+from commands import error_of, files_of, run, text_of
 
-from vidgraph.cli import main
 from vidgraph.precompute.flow import FlowJob
 from vidgraph.precompute.flow_store import FlowStore, dequantize
 from vidgraph.video.reader import open_video
 from vidgraph.video.writer import write_video
-
-
-def _files(store: Path) -> dict[str, bytes]:
-    return {
-        f.relative_to(store).as_posix(): f.read_bytes()
-        for f in store.rglob("*")
-        if f.is_file() and f.name != ".lock"
-    }
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +37,7 @@ def videos(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def store(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The flow of all four, by one process."""
     folder = tmp_path_factory.mktemp("flow") / "store"
-    assert main(f"extract flow {videos / 'table.csv'} --out {folder} --workers 1".split()) == 0
+    run("extract", "flow", videos / "table.csv", "--out", folder, "--workers", 1)
     return folder
 
 
@@ -54,21 +45,17 @@ def test_real_clips(store: Path, videos: Path) -> None:
     """Every flow frame is there; what is stored equals what is computed on the way; and it explains
     the next frame better than no motion."""
     clips = sorted(videos.glob("*/*.mp4"))
-    assert set(_files(store)) == {f"{clip.relative_to(videos)}.safetensors" for clip in clips}
+    assert set(files_of(store)) == {f"{clip.relative_to(videos)}.safetensors" for clip in clips}
     for clip in clips:
         flow = FlowStore(store).reader(clip)
         with open_video(clip) as video:
-            assert (flow.num_flow_frames, flow.height, flow.width) == (
-                video.num_frames - 1,
-                video.height,
-                video.width,
-            )
+            shape = video.num_frames - 1, video.height, video.width
+            assert (flow.num_flow_frames, flow.height, flow.width) == shape
             indices = np.linspace(0, flow.num_flow_frames - 1, 7).astype(int)
             assert np.array_equal(flow.read(indices), FlowJob().reader(clip, video).read(indices))
-    errors = [
-        _change(clip, FlowStore(store).reader(clip).read(range(0, 24, 3)), range(0, 24, 3))
-        for clip in clips
-    ]
+    frames, readers = range(0, 24, 3), map(FlowStore(store).reader, clips)
+    pairs = zip(clips, readers, strict=True)
+    errors = [_change(clip, reader.read(frames), frames) for clip, reader in pairs]
     followed, still = np.sum(errors, axis=0)
     assert followed < 0.7 * still
 
@@ -86,31 +73,23 @@ def _change(clip: Path, flow: np.ndarray, frames: range) -> tuple[float, float]:
                 for image in video.read([index, index + 1])
             )
             y, x = np.mgrid[: now.shape[0], : now.shape[1]].astype(np.float32)
-            back = cv2.remap(
-                following,
-                x + motion[..., 0],
-                y + motion[..., 1],
-                cv2.INTER_LINEAR,
-                borderMode=cv2.BORDER_REPLICATE,
-            )
-            followed, still = (
-                followed + float(np.abs(back - now).mean()),
-                still + float(np.abs(following - now).mean()),
-            )
+            places = x + motion[..., 0], y + motion[..., 1]
+            back = cv2.remap(following, *places, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+            followed += float(np.abs(back - now).mean())
+            still += float(np.abs(following - now).mean())
     return followed, still
 
 
 def test_files_and_two_processes_give_the_same_bytes(
     store: Path, videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    clips = map(str, sorted(videos.glob("*/*.mp4")))
-    assert main(["extract", "flow", *clips, "--out", str(tmp_path / "two"), "--workers", "2"]) == 0
-    assert _files(tmp_path / "two") == _files(store)
-    said = capsys.readouterr().out
+    clips, out = sorted(videos.glob("*/*.mp4")), ("--out", tmp_path / "two", "--workers", 2)
+    said = text_of(capsys, "extract", "flow", *clips, *out)
+    assert files_of(tmp_path / "two") == files_of(store)
     assert "4 videos done; " in said
     assert re.search(r" flow frames; .* % of their values reach the bound and are cut off", said)
-    assert main(["extract", "flow", str(videos), "--out", str(store)]) == 0
-    assert f"{store}: 0 videos done, 4 were there\n" in capsys.readouterr().out
+    said = text_of(capsys, "extract", "flow", videos, "--out", store)
+    assert f"{store}: 0 videos done, 4 were there\n" in said
 
 
 @pytest.mark.slow
@@ -131,10 +110,8 @@ def test_dis_agrees_with_tvl1_on_real_frames(videos: Path) -> None:
     moving = np.hypot(*tvl1.T) > 1
     assert moving.mean() > 0.03
     assert np.median(np.hypot(*(dis - tvl1)[moving].T)) < np.median(np.hypot(*tvl1[moving].T)) / 4
-    cosine = (dis * tvl1).sum(1)[moving] / np.maximum(np.hypot(*dis.T) * np.hypot(*tvl1.T), 1e-6)[
-        moving
-    ]
-    assert np.median(cosine) > 0.97
+    lengths = np.maximum(np.hypot(*dis.T) * np.hypot(*tvl1.T), 1e-6)
+    assert np.median(((dis * tvl1).sum(1) / lengths)[moving]) > 0.97
 
 
 def test_faults_are_one_line(

@@ -26,11 +26,8 @@ def table(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     classes = [f"Moving {k} somethings" for k in range(8)]
     train = "".join(f"{video};{name}\n" for video, name in zip(TRAINED, classes, strict=True))
     validation = "".join(f"{video};{name}\n" for video, name in zip(OTHERS, classes, strict=False))
-    for name, text in (
-        ("labels", "\n".join(classes)),
-        ("train", train),
-        ("validation", validation),
-    ):
+    texts = {"labels": "\n".join(classes), "train": train, "validation": validation}
+    for name, text in texts.items():
         (folder / f"something-something-v1-{name}.csv").write_text(text, encoding="utf-8")
     videos = shared_data / "data" / "something_else_samples" / "videos"
     make = f"data make something --labels {folder} --videos {videos} --out {folder}/table.csv"
@@ -71,15 +68,12 @@ def test_real_frames_are_checked_learnt_scored_and_predicted(
         "--eval.full_frame true --eval.fusion max --views 2",
         "--eval.crops 3 --eval.fusion max_logits --batch-size 2",
     ):
-        assert (
-            json_of(capsys, "eval", run, "--split", "train", "--device", "cpu", *words.split())["n"]
-            == 8
-        )
+        scored = "eval", run, "--split", "train", "--device", "cpu", *words.split()
+        assert json_of(capsys, *scored)["n"] == 8
     videos = [line.split(",")[0] for line in table.read_text(encoding="utf-8").splitlines()[1:9]]
     answers = json_of(capsys, "predict", run, *videos, "--device", "cpu")
-    assert [answer["top"][0]["class"] for answer in answers] == [
-        f"Moving {k} somethings" for k in range(8)
-    ]
+    first = [answer["top"][0]["class"] for answer in answers]
+    assert first == [f"Moving {k} somethings" for k in range(8)]
     lengths = [sum(file.suffix == ".jpg" for file in Path(video).iterdir()) for video in videos]
     expected = [np.linspace(0, length - 1, 8).astype(int).tolist() for length in lengths]
     assert [answer["frame_indices"] for answer in answers] == expected
@@ -102,31 +96,20 @@ def test_bad_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
     make = ["data", "make", "something", "--labels", labels, "--videos", videos, "--out", table]
     assert main([*map(str, make)]) == 0
     recipe = _recipe(table, tmp_path)
-    train = [
-        "train",
-        recipe,
-        "--out",
-        tmp_path / "run",
-        "--train.workers",
-        "0",
-        "--data.table.val_split",
-        "val",
-    ]
+    train = ["train", recipe, "--out", tmp_path / "run"]
+    train += ["--train.workers", 0, "--data.table.val_split", "val"]
 
     # A missing frame, in a training and in a prediction.
-    gap = (
-        f"{videos / '2'}: a frame image is missing, after 00002.jpg comes 00004.jpg; extract "
-        "the frames again"
-    )
+    gap = f"{videos / '2'}: a frame image is missing, after 00002.jpg comes 00004.jpg"
+    gap += "; extract the frames again"
     assert f"vidgraph: {gap} (table.csv, line 3)\n" == error_of(capsys, *train)
     assert f"vidgraph: {gap}\n" == error_of(capsys, "predict", "digit_stem", videos / "2")
     (videos / "2" / "00003.jpg").write_bytes((videos / "2" / "00002.jpg").read_bytes())
 
     # A clip longer than the video, and sizes and settings that do not fit.
     scored = ["eval", "digit_stem", "--data", table, "--split", "val"]
-    assert "label 'Holding something' is not among the 10 given classes" in error_of(
-        capsys, *scored
-    )
+    unknown = "label 'Holding something' is not among the 10 given classes"
+    assert unknown in error_of(capsys, *scored)
     for option, value, message in (
         ("eval.past_end", "refuse", "a clip needs 8 frames, and the video has "),
         ("data.table.short_side", "[320, 256]", "must be [256] or a range such as [256, 320]"),
@@ -141,10 +124,7 @@ def test_bad_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
 
     # Label files.
     (labels / "labels.csv").write_text("Holding something\n")
-    assert (
-        "train.csv, line 2: class 'Moving something' is not among the 1 of labels.csv"
-        in error_of(capsys, *make)
-    )
-    assert "No such command 'somethin'. Did you mean 'something'?" in error_of(
-        capsys, "data", "make", "somethin"
-    )
+    error = error_of(capsys, *make)
+    assert "train.csv, line 2: class 'Moving something' is not among the 1 of labels.csv" in error
+    error = error_of(capsys, "data", "make", "somethin")
+    assert "No such command 'somethin'. Did you mean 'something'?" in error

@@ -13,14 +13,7 @@ from pathlib import Path
 import pytest
 
 from vidgraph.errors import RunError
-from vidgraph.util import (
-    atomic_write,
-    check_target,
-    counter,
-    duration,
-    natural_key,
-    write_json,
-)
+from vidgraph.util import atomic_write, check_target, counter, duration, natural_key, write_json
 
 WRITERS: dict[str, Callable[[Path], object]] = {
     "check_target": check_target,
@@ -33,12 +26,9 @@ WRITERS: dict[str, Callable[[Path], object]] = {
 def test_a_pipe_is_not_replaced_by_a_file(write: Callable[[Path], object], tmp_path: Path) -> None:
     pipe = tmp_path / "skipped.txt"
     os.mkfifo(pipe)
-    with pytest.raises(RunError) as error:
+    what = "cannot be written, it is a device, pipe or socket; name a regular file"
+    with pytest.raises(RunError, match=re.escape(f"{pipe}: {what}") + "$"):
         write(pipe)
-    assert (
-        str(error.value)
-        == f"{pipe}: cannot be written, it is a device, pipe or socket; name a regular file"
-    )
     assert pipe.is_fifo()
     assert list(tmp_path.iterdir()) == [pipe]
 
@@ -52,11 +42,8 @@ def test_a_symbolic_link_is_not_replaced_by_a_file(
     if there:
         file.write_text("before")
     link.symlink_to(file)
-    with pytest.raises(
-        RunError,
-        match=r"link.json: cannot be written, it is a symbolic link; name the file that it points "
-        r"to",
-    ):
+    message = "link.json: cannot be written, it is a symbolic link; name the file that it points to"
+    with pytest.raises(RunError, match=message):
         write(link)
     assert link.readlink() == file
     assert file.exists() is there
@@ -64,22 +51,8 @@ def test_a_symbolic_link_is_not_replaced_by_a_file(
 
 
 def test_natural_order_is_a_total_order_of_any_names() -> None:
-    in_order = [
-        "",
-        "007",
-        "07",
-        "7",
-        "8",
-        "10",
-        "1" + "0" * 5000,
-        "2" + "0" * 5000,
-        "9" * 5001 + "a",
-        "walk",
-        "walk2",
-        "walk10",
-        "walk10a",
-        "walk 2",
-    ]
+    in_order = ["", "007", "07", "7", "8", "10", "1" + "0" * 5000, "2" + "0" * 5000]
+    in_order += ["9" * 5001 + "a", "walk", "walk2", "walk10", "walk10a", "walk 2"]
     for names in (in_order[::-1], in_order[::2] + in_order[1::2]):
         assert sorted(names, key=natural_key) == in_order
     for first, second in itertools.combinations(in_order, 2):

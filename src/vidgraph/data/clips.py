@@ -22,7 +22,7 @@ from vidgraph.data.mirroring import mirrored_classes
 from vidgraph.data.table import VideoTable
 from vidgraph.errors import DataError, RecipeError, VideoError
 from vidgraph.precompute.boxes import BoxStore
-from vidgraph.precompute.flow import FlowSource, no_flow
+from vidgraph.precompute.flow import FlowSource
 from vidgraph.records import ClipBatch, InputSpec
 from vidgraph.video.base import Video
 from vidgraph.video.crops import CropDraws
@@ -101,7 +101,11 @@ class ClipDataset(Dataset[ClipBatch]):
                 "with --data.table.boxes STORE"
             )
         if spec.flow_length and flow is None:
-            raise no_flow(str(table.source), "--data.table.flow")
+            raise DataError(
+                f"{table.source}: the model takes optical flow, and no store of it is given; make "
+                "one with vidgraph extract flow, and name it with --data.table.flow STORE, or let "
+                "it be computed on the way with --data.table.flow live"
+            )
         rows = table.rows(split)
         kept = rows[[not table.is_skipped(name, skip) for name in rows["name"]]]
         if kept.empty:

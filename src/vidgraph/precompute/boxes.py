@@ -23,10 +23,7 @@ BOXES = "boxes"
 
 
 class BoxStore(Store):
-    """A store of boxes.
-
-    Args:
-        folder: as `vidgraph extract proposals` or `boxes` wrote it.
+    """A store of boxes, as `vidgraph extract proposals` or `boxes` wrote it.
 
     Raises:
         DataError: the folder is no store of boxes.
@@ -36,21 +33,12 @@ class BoxStore(Store):
         super().__init__(folder, BOXES)
 
     def boxes(self, video: str | Path) -> StoredBoxes:
-        """The boxes of one video; see `Store.load`.
-
-        Raises:
-            DataError: see `Store.load`.
-        """
+        """The boxes of one video; raises DataError as `Store.load`."""
         return StoredBoxes(self.load(video))
 
 
 class StoredBoxes:
-    """The boxes of one video.
-
-    Attributes:
-        path: their file.
-        header: of which video, which frames, how they were made.
-    """
+    """The boxes of one video: the `path` of their file, and its `header`."""
 
     def __init__(self, stored: StoredVideo) -> None:
         self._stored, self.path, self.header = stored, stored.path, stored.header
@@ -77,10 +65,8 @@ class StoredBoxes:
         asked = np.asarray(frame_indices, dtype=np.int64).reshape(-1)
         outside = asked[(asked < 0) | (asked >= self.header.num_frames)]
         if len(outside):
-            raise DataError(
-                f"{self.path}: has no frame {outside[0]}, for its video has "
-                f"{self.header.num_frames} frames"
-            )
+            what = f"has no frame {outside[0]}, for its video has {self.header.num_frames} frames"
+            raise DataError(f"{self.path}: {what}")
         values = np.zeros((len(asked), count, 5), np.float32)
         mask = np.zeros((len(asked), count), bool)
         stored = self._nearest(asked)  # [T]
@@ -93,22 +79,16 @@ class StoredBoxes:
         """Which stored frame each frame takes; -1 for none, [T]."""
         if not len(self._frames):
             return np.full(len(asked), -1, np.int64)
-        after = np.searchsorted(self._frames, asked).clip(max=len(self._frames) - 1)
-        before = (after - 1).clip(min=0)
-        to_before, to_after = (np.abs(self._frames[number] - asked) for number in (before, after))
-        nearest = np.where(to_before <= to_after, before, after)
+        distances = np.abs(self._frames - asked[:, None])  # [T, F]; of two equal ones the first
         reach = self.header.method.settings.get("reach_frames", self.header.num_frames)
-        return np.where(np.minimum(to_before, to_after) <= reach, nearest, -1)
+        return np.where(distances.min(1) <= reach, distances.argmin(1), -1)
 
 
 def packed_boxes(
     frames: Iterable[NDArray[np.floating]], counts: Counter[str]
 ) -> Iterator[NDArray[np.float32]]:
-    """What is stored of each frame: its boxes by score, equal ones as they came, inside of it.
-
-    Args:
-        frames: boxes as fractions of the frame and their scores, [n, 5] each.
-        counts: counts frames, boxes, and frames that are `bare` of them.
+    """What is stored of each frame: its boxes, fractions of it, and their scores, [n, 5], the best
+    first, equal ones as they came. Counts frames, boxes, and frames that are `bare` of them.
     """
     for rows in frames:
         rows = rows.astype(np.float32)

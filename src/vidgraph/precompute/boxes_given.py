@@ -20,30 +20,19 @@ from vidgraph.precompute.store import Method
 from vidgraph.video.base import Video
 
 Unit = Literal["pixels", "fractions"]
-# Detectors and people draw a little over the border; more is a mistake, and a box of another size
-# of frame.
-_OVERHANG_PIXELS = 1.0
+_OVERHANG_PIXELS = 1.0  # over the border, as detectors and people draw; more is a mistake
 
 
 @dataclass(frozen=True)
 class GivenBoxes:
-    """The boxes of one video; what a task of `GivenBoxesJob` carries as `given`.
+    """The boxes of one video; what a task of `GivenBoxesJob` carries as `given`."""
 
-    Attributes:
-        frames: source frames that were looked at, whether they hold boxes or not, increasing, [F].
-        frame_of: source frame of each box, [n].
-        boxes_xyxy: pixels or fractions of the frame, [n, 4].
-        scores: [n].
-        file: that they come from, for messages: `boxes.csv, line`.
-        lines: where each box stands in it, [n].
-    """
-
-    frames: NDArray[np.int64]
-    frame_of: NDArray[np.int64]
-    boxes_xyxy: NDArray[np.float64]
-    scores: NDArray[np.float64]
-    file: str
-    lines: NDArray[np.int64]
+    frames: NDArray[np.int64]  # that were looked at, with boxes or not, increasing, [F]
+    frame_of: NDArray[np.int64]  # source frame of each box, [n]
+    boxes_xyxy: NDArray[np.float64]  # pixels or fractions of the frame, [n, 4]
+    scores: NDArray[np.float64]  # [n]
+    file: str  # that they come from, for messages: `boxes.csv, line`
+    lines: NDArray[np.int64]  # where each box stands in it, [n]
 
 
 @dataclass(frozen=True)
@@ -66,12 +55,10 @@ class GivenBoxesJob:
 
     @property
     def method(self) -> Method:
-        """See `Job`."""
         settings = {"sha256": self.sha256, "unit": self.unit, "reach_frames": self.reach_frames}
         return Method(BOXES, self.origin, 1, settings)
 
     def start(self) -> Compute:
-        """See `Job`."""
         return self._compute
 
     def _compute(
@@ -82,18 +69,16 @@ class GivenBoxesJob:
         for frame in given.frames[given.frames >= num_frames]:
             lines = given.lines[given.frame_of == frame]
             where = f"{given.file} {lines[0]}" if len(lines) else given.file
-            raise DataError(
-                f"{where}: names frame {frame} of {task.video}, which has {num_frames} frames"
-            )
+            what = f"names frame {frame} of {task.video}, which has {num_frames} frames"
+            raise DataError(f"{where}: {what}")
         size = np.array([width, height, width, height], np.float64)
         pixels = given.boxes_xyxy * (size if self.unit == "fractions" else 1.0)
         over = ((pixels < -_OVERHANG_PIXELS) | (pixels > size + _OVERHANG_PIXELS)).any(1)
         for box in np.flatnonzero(over):
             corners = ", ".join(f"{value:g}" for value in given.boxes_xyxy[box])
-            raise DataError(
-                f"{given.file} {given.lines[box]}: box {corners} lies outside the frame of "
-                f"{task.video}, which has {width}x{height} pixels"
-            )
+            frame = f"the frame of {task.video}, which has {width}x{height} pixels"
+            where = f"{given.file} {given.lines[box]}"
+            raise DataError(f"{where}: box {corners} lies outside {frame}")
         rows = np.concatenate([(pixels / size).clip(0, 1), given.scores[:, None]], axis=1)
         of_frames = (rows[given.frame_of == frame] for frame in given.frames)
         return given.frames.tolist(), packed_boxes(of_frames, counts)

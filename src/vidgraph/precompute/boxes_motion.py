@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torchvision.ops import nms
 
-from vidgraph.precompute.frames import reduced
+from vidgraph.precompute.frames import grey
 
 Grey = NDArray[np.uint8]
 Image = NDArray[np.float32]
@@ -35,17 +35,14 @@ _NMS_IOU = 0.7  # of two boxes that overlap more, the one of lower score goes; a
 
 
 class MovingRegions:
-    """Boxes around what moves.
+    """Boxes around what moves, in frames whose shorter side is reduced to `short_side` pixels, at
+    least 64; smaller ones are enlarged to that.
 
     A pixel moves if it differs from both the frame before and the frame after (2 frames away, or
     5), once the camera's motion is taken out. Pixels above each of several levels of motion are
     joined over gaps of several widths, and each connected part gives a box. Its score is its share
     of all motion in the frame less its share of the frame's area, so that a box with all motion and
     nothing else comes near 1, and the whole frame gets 0.
-
-    Args:
-        short_side: pixels of the shorter side that frames are reduced to; at least 64, which
-            smaller frames are enlarged to.
     """
 
     offsets: tuple[int, ...] = (-5, -2, 2, 5)
@@ -57,12 +54,11 @@ class MovingRegions:
         self._flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
 
     def prepare(self, pixels: NDArray[np.uint8]) -> Grey:
-        """The frame in grey, reduced, [H, W]."""
-        grey = cv2.cvtColor(reduced(pixels, self._short_side), cv2.COLOR_RGB2GRAY)
-        if (scale := _LEAST_SHORT_SIDE / min(grey.shape)) > 1:
-            size = math.ceil(grey.shape[1] * scale), math.ceil(grey.shape[0] * scale)
-            grey = cv2.resize(grey, size, interpolation=cv2.INTER_LINEAR)
-        return np.asarray(grey, np.uint8)
+        frame = grey(pixels, self._short_side)
+        if (scale := _LEAST_SHORT_SIDE / min(frame.shape)) > 1:
+            size = math.ceil(frame.shape[1] * scale), math.ceil(frame.shape[0] * scale)
+            return np.asarray(cv2.resize(frame, size, interpolation=cv2.INTER_LINEAR), np.uint8)
+        return frame
 
     def compute(self, frame: Grey, neighbours: Sequence[Grey | None]) -> NDArray[np.float32]:
         """Boxes as fractions of the frame, and their scores, highest first, [n, 5]."""
@@ -86,16 +82,13 @@ class MovingRegions:
         future = self._differences(frame, after, far_after)
         moving = [np.minimum(a, b) for a, b in zip(past, future, strict=False)]
         if not moving:
-            one_side = past or future or [np.zeros(frame.shape, np.float32)]
-            moving = [np.minimum.reduce(one_side)]
+            moving = [np.minimum.reduce(past or future or [np.zeros(frame.shape, np.float32)])]
         return np.asarray(cv2.GaussianBlur(np.maximum.reduce(moving), (0, 0), 1.0), np.float32)
 
     def _differences(self, frame: Grey, near: Grey | None, far: Grey | None) -> list[Image]:
-        """By how much a frame differs from a near and from a far one in one direction of time, as
-        far as there are such, once the camera's motion is taken out.
-
-        The flow follows a few pixels only, so the far frame is first shifted as the camera's motion
-        up to the near one suggests.
+        """By how much a frame differs from a near and a far one in one direction of time, where
+        there are such, once the camera's motion is taken out. The flow follows a few pixels only,
+        so the far frame is first shifted as the camera's motion up to the near one suggests.
         """
         if near is None:
             return []
@@ -124,9 +117,7 @@ def _difference(frame: Grey, other: Grey, move: Affine) -> Image:
     how = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     moved = cv2.warpAffine(other, move, size, flags=how, borderMode=cv2.BORDER_REPLICATE)
     seen = cv2.warpAffine(np.full_like(other, 255), move, size, flags=how)  # 0 outside of it
-    own, theirs = (
-        cv2.GaussianBlur(image.astype(np.float32), (0, 0), 1.0) for image in (frame, moved)
-    )
+    own, theirs = (cv2.GaussianBlur(i.astype(np.float32), (0, 0), 1.0) for i in (frame, moved))
     contrast = cv2.morphologyEx(own, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8))
     difference: Image = np.maximum(np.abs(own - theirs) - _EDGE_SHARE * contrast - _NOISE, 0)
     inside = cv2.erode(seen, np.ones((5, 5), np.uint8)) == 255
@@ -140,11 +131,9 @@ def _shifted(image: Grey, pan: Affine) -> Grey:
     if not pan.any():
         return image
     move = np.array([[1, 0, pan[0]], [0, 1, pan[1]]])
-    how = cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP
-    return np.asarray(
-        cv2.warpAffine(image, move, image.shape[::-1], flags=how, borderMode=cv2.BORDER_REPLICATE),
-        np.uint8,
-    )
+    how, border = cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP, cv2.BORDER_REPLICATE
+    shifted = cv2.warpAffine(image, move, image.shape[::-1], flags=how, borderMode=border)
+    return np.asarray(shifted, np.uint8)
 
 
 def _background(flow: Image) -> Affine:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -36,8 +37,7 @@ class ProposalJob:
         count: most boxes per frame, those of highest score.
         every: distance of the frames that are looked at, in source frames; 1 for all.
         fps: in place of `every`, frames per second of video.
-        short_side: the frames' shorter side as the source sees it, in pixels; None: 800 for rpn,
-            128 for motion.
+        short_side: pixels of the frames that the source sees; None: 800 for rpn, 128 for motion.
         weights: of rpn: None for torchvision's, a file, or `random`.
 
     Raises:
@@ -53,10 +53,8 @@ class ProposalJob:
 
     def __post_init__(self) -> None:
         if self.fps is not None and (self.every != 1 or not self.fps > 0):
-            raise DataError(
-                f"frames are chosen by fps, which is above 0, or by every; got {self.fps:g} and "
-                f"{self.every}"
-            )
+            got = f"got {self.fps:g} and {self.every}"
+            raise DataError(f"frames are chosen by fps, which is above 0, or by every; {got}")
         if self.weights is not None and self.source != "rpn":
             raise DataError(f"the source {self.source} has no weights; they belong to rpn")
 
@@ -77,11 +75,7 @@ class ProposalJob:
         return Method(BOXES, self.source, _VERSION, settings)
 
     def load(self) -> FrameMethod:
-        """What finds boxes as fractions of the frame and their scores, highest first, [n, 5].
-
-        Raises:
-            WeightsError: the weights of the rpn are missing or are not those of the network.
-        """
+        """What finds boxes as fractions of the frame and their scores, highest first, [n, 5]."""
         if self.source == "rpn":
             from vidgraph.precompute.networks import RegionProposals
 
@@ -92,16 +86,14 @@ class ProposalJob:
 
     def start(self) -> Compute:
         """See `Job`."""
-        loaded = self.load()
+        return partial(self._compute, self.load())
 
-        def compute(
-            task: Task, video: Video, counts: Counter[str]
-        ) -> tuple[list[int], Iterator[NDArray[np.float32]]]:
-            frame_indices = frame_grid(video, self.every, self.fps)
-            found = (rows[: self.count] for rows in computed(video, frame_indices, loaded))
-            return frame_indices, packed_boxes(found, counts)
-
-        return compute
+    def _compute(
+        self, loaded: FrameMethod, task: Task, video: Video, counts: Counter[str]
+    ) -> tuple[list[int], Iterator[NDArray[np.float32]]]:
+        frame_indices = frame_grid(video, self.every, self.fps)
+        found = (rows[: self.count] for rows in computed(video, frame_indices, loaded))
+        return frame_indices, packed_boxes(found, counts)
 
     @property
     def _short_side(self) -> int:

@@ -16,34 +16,24 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vidgraph.errors import DataError, VideoError, nearest
-from vidgraph.precompute.flow_store import (
-    BOUND,
-    FLOW,
-    FlowStore,
-    checked_indices,
-    pack_flow,
-    quantize,
-)
-from vidgraph.precompute.frames import FrameMethod, computed, reduced, reduced_size
+from vidgraph.precompute.extract import Compute, Task
+from vidgraph.precompute.flow_store import BOUND, FLOW, FlowStore, in_range, pack_flow, quantize
+from vidgraph.precompute.frames import FrameMethod, computed, grey, reduced_size
 from vidgraph.precompute.store import Method
 from vidgraph.video.base import Video
-
-if TYPE_CHECKING:
-    from vidgraph.precompute.extract import Compute, Task
 
 METHODS = ("dis", "tvl1", "raft")
 _VERSION = 1  # of all of them
 _LEAST_SIDE = 32  # pixels; below, OpenCV's DIS crashes
 _KEPT_BYTES = 256 << 20  # flow frames that LiveFlow holds, for flow stacks and views overlap
-
-Grey = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -53,13 +43,11 @@ class FlowJob:
     Attributes:
         algorithm: one of `METHODS`.
         bound: motion that 8 bits reach to, in pixels at 340x256.
-        short_side: frames are reduced to this many pixels of the shorter side before; None: flow is
-            of the video's own size.
+        short_side: pixels that the frames' shorter side is reduced to before; None: not at all.
         weights: of raft: None for torchvision's, a file, or `random`.
 
     Raises:
-        DataError: a method that does not exist, a bound of no motion, or weights for a method that
-            has none.
+        DataError: an unknown method, a bound of no motion, or weights for a method without any.
     """
 
     algorithm: str = "dis"
@@ -92,12 +80,7 @@ class FlowJob:
         return Method(FLOW, self.algorithm, _VERSION, settings)
 
     def load(self) -> FrameMethod:
-        """What finds the motion in pixels from a frame to the next one, [H, W, 2].
-
-        Raises:
-            DataError: OpenCV here lacks its contrib modules, which hold TV-L1.
-            WeightsError: the weights of raft are missing or are not those of the network.
-        """
+        """What finds the motion in pixels from a frame to the next one, [H, W, 2]."""
         if self.algorithm == "raft":
             from vidgraph.precompute.networks import Raft
 
@@ -105,24 +88,18 @@ class FlowJob:
         return _OpenCVFlow(self.algorithm, self.short_side)
 
     def reader(self, path: str | Path, video: Video) -> LiveFlow:
-        """The flow of one open video, computed as it is read.
-
-        Raises:
-            VideoError: the video has one frame only.
-        """
+        """The flow of one open video, computed as it is read."""
         return LiveFlow(video, self, self.load())
 
     def start(self) -> Compute:
         """See `Job`."""
-        loaded = self.load()
+        return partial(self._compute, self.load())
 
-        def compute(
-            task: Task, video: Video, counts: Counter[str]
-        ) -> tuple[list[int], Iterator[NDArray[np.uint8]]]:
-            frame_indices = list(range(LiveFlow(video, self, loaded).num_flow_frames))
-            return frame_indices, self._packed(video, frame_indices, loaded, counts)
-
-        return compute
+    def _compute(
+        self, loaded: FrameMethod, task: Task, video: Video, counts: Counter[str]
+    ) -> tuple[list[int], Iterator[NDArray[np.uint8]]]:
+        frame_indices = list(range(LiveFlow(video, self, loaded).num_flow_frames))
+        return frame_indices, self._packed(video, frame_indices, loaded, counts)
 
     def _packed(
         self, video: Video, frame_indices: list[int], loaded: FrameMethod, counts: Counter[str]
@@ -135,14 +112,8 @@ class FlowJob:
 
 
 class LiveFlow:
-    """The flow of one video, computed as it is read; see `FlowReader`. Equal to what is stored.
-
-    Flow frames that were read are kept, up to 256 MiB of them.
-
-    Args:
-        video: opened; stays open while this is read.
-        job: how it is computed.
-        loaded: by what.
+    """The flow of one video, computed as it is read by a job's method; see `FlowReader`. Equal to
+    what is stored. Flow frames that were read are kept, up to 256 MiB of them.
 
     Raises:
         VideoError: the video has one frame only.
@@ -150,9 +121,8 @@ class LiveFlow:
 
     def __init__(self, video: Video, job: FlowJob, loaded: FrameMethod) -> None:
         if video.num_frames < 2:
-            raise VideoError(
-                video.path, "the video has one frame, and optical flow is the motion between two"
-            )
+            problem = "the video has one frame, and optical flow is the motion between two"
+            raise VideoError(video.path, problem)
         self.num_flow_frames = video.num_frames - 1
         self.height, self.width = reduced_size(video.height, video.width, job.short_side)
         self._video, self._bound, self._loaded = video, job.bound, loaded
@@ -160,16 +130,14 @@ class LiveFlow:
 
     def read(self, indices: Sequence[int] | NDArray[np.int64]) -> NDArray[np.uint8]:
         """See `FlowReader.read`; each flow frame is computed once."""
-        asked = checked_indices(indices, self.num_flow_frames, self._video.path)
+        asked = in_range(indices, self.num_flow_frames, self._video.path)
         flow = np.empty((len(asked), self.height, self.width, 2), np.uint8)
         wanted = np.unique(asked).tolist()
-        for index in wanted:
-            if index in self._kept:
-                flow[asked == index] = self._kept[index]
         missing = [index for index in wanted if index not in self._kept]
-        for index, motion in zip(
-            missing, computed(self._video, missing, self._loaded), strict=True
-        ):
+        for index in set(wanted).difference(missing):
+            flow[asked == index] = self._kept[index]
+        found = computed(self._video, missing, self._loaded)
+        for index, motion in zip(missing, found, strict=True):
             one = quantize(motion, self._bound)
             flow[asked == index] = self._kept[index] = one
             if len(self._kept) * one.nbytes > _KEPT_BYTES:
@@ -194,19 +162,15 @@ class _OpenCVFlow:
         elif hasattr(cv2, "optflow"):
             self._method = cv2.optflow.DualTVL1OpticalFlow.create()
         else:
-            raise DataError(
-                "TV-L1 is in OpenCV's contrib modules: uninstall every opencv package, then "
-                "install opencv-contrib-python-headless"
-            )
+            what = "TV-L1 is in OpenCV's contrib modules: uninstall every opencv package"
+            raise DataError(f"{what}, then install opencv-contrib-python-headless")
 
-    def prepare(self, pixels: NDArray[np.uint8]) -> Grey:
-        """The frame in grey, reduced, [H, W]."""
-        import cv2
+    def prepare(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        return grey(pixels, self._short_side)
 
-        grey = cv2.cvtColor(reduced(pixels, self._short_side), cv2.COLOR_RGB2GRAY)
-        return np.asarray(grey, np.uint8)
-
-    def compute(self, frame: Grey, neighbours: Sequence[Grey]) -> NDArray[np.float32]:
+    def compute(
+        self, frame: NDArray[np.uint8], neighbours: Sequence[NDArray[np.uint8]]
+    ) -> NDArray[np.float32]:
         """Frames too small for OpenCV are continued by their border."""
         height, width = frame.shape
         margin = (0, max(0, _LEAST_SIDE - height)), (0, max(0, _LEAST_SIDE - width))
@@ -239,15 +203,8 @@ def open_flow(where: str | Path, bound: float = BOUND) -> FlowSource:
 
 
 def flow_as_trained(run: str | Path, where: str | Path | None) -> FlowSource:
-    """Flow for a model: of a store, or computed as its run folder was trained.
-
-    Args:
-        run: the run folder; what else can name a model says nothing of flow, which is then DIS with
-            a bound of 20 pixels.
-        where: as for `open_flow`; None: compute it.
-
-    Raises:
-        DataError: there is no flow, or it has another bound than that of the training.
+    """Flow for a model, with the bound that its run folder was trained with: of `where`, as for
+    `open_flow`, or computed by the method of the training; DIS where that is not known.
     """
     try:
         content = json.loads((Path(run) / "data.json").read_text(encoding="utf-8"))
@@ -260,14 +217,3 @@ def flow_as_trained(run: str | Path, where: str | Path | None) -> FlowSource:
         return open_flow(where, bound)
     known = algorithm if algorithm in METHODS else FlowJob.algorithm
     return FlowJob(known, bound, settings.get("short_side"))
-
-
-def no_flow(where: str, how: str) -> DataError:
-    """What to tell a user whose model takes flow where none is named; `how` is the option that
-    names it.
-    """
-    return DataError(
-        f"{where}: the model takes optical flow, and no store of it is given; make one with "
-        f"vidgraph extract flow, and name it with {how} STORE, or let it be computed on the way "
-        f"with {how} {LIVE}"
-    )

@@ -50,17 +50,11 @@ class FlowStore(Store):
         super().__init__(folder, FLOW)
         stored = self.method.settings.get("bound")
         if stored != bound:
-            raise DataError(
-                f"{folder}: holds flow up to {stored} pixels at 340x256, and {bound:g} is asked "
-                f"for; extract with --bound {bound:g} into a new store"
-            )
+            what = f"holds flow up to {stored} pixels at 340x256, and {bound:g} is asked for"
+            raise DataError(f"{folder}: {what}; extract with --bound {bound:g} into a new store")
 
     def reader(self, path: str | Path, video: Video | None = None) -> StoredFlow:
-        """The flow of one video; see `Store.load`.
-
-        Raises:
-            DataError: see `Store.load`.
-        """
+        """The flow of one video; raises DataError as `Store.load`."""
         return StoredFlow(self.load(path))
 
 
@@ -76,7 +70,7 @@ class StoredFlow:
     def read(self, indices: Sequence[int] | NDArray[np.int64]) -> NDArray[np.uint8]:
         """See `FlowReader.read`; each flow frame is unpacked once."""
         path = self._stored.path
-        asked = checked_indices(indices, self.num_flow_frames, path)
+        asked = in_range(indices, self.num_flow_frames, path)
         shape = 2, self.height, self.width  # x and y apart, as models take them in the end
         flow = np.empty((len(asked), *shape), np.uint8)
         for index in np.unique(asked).tolist():
@@ -84,10 +78,8 @@ class StoredFlow:
                 unpacked = zlib.decompress(self._stored.rows(index).data)
                 flow[asked == index] = np.frombuffer(unpacked, np.uint8).reshape(shape)
             except (zlib.error, ValueError) as error:
-                raise DataError(
-                    f"{path}, frame {index}: is damaged ({error}); delete the file and extract "
-                    "again"
-                ) from error
+                what = f"is damaged ({error}); delete the file and extract again"
+                raise DataError(f"{path}, frame {index}: {what}") from error
         return flow.transpose(0, 2, 3, 1)
 
 
@@ -97,14 +89,10 @@ def pack_flow(flow: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.frombuffer(zlib.compress(whole, _ZLIB_LEVEL), np.uint8)
 
 
-def checked_indices(
+def in_range(
     indices: Sequence[int] | NDArray[np.int64], num_flow_frames: int, where: str | Path
 ) -> NDArray[np.int64]:
-    """The flow frames asked for, [n].
-
-    Raises:
-        DataError: one lies outside the video.
-    """
+    """The flow frames asked for, [n]; DataError where one lies outside the video."""
     asked = np.asarray(indices, dtype=np.int64).reshape(-1)
     outside = asked[(asked < 0) | (asked >= num_flow_frames)]
     if len(outside):

@@ -20,25 +20,17 @@ _READ_AT_ONCE = 8
 
 
 class FrameMethod(Protocol):
-    """Finds something in a frame, looking at some of its neighbours too.
+    """Finds something in a frame, looking at some of its neighbours too."""
 
-    Attributes:
-        offsets: of these neighbours, counted in source frames.
-    """
-
-    offsets: tuple[int, ...]
+    offsets: tuple[int, ...]  # of these neighbours, counted in source frames
 
     def prepare(self, pixels: Image) -> Any:
         """What is kept of a frame, [H, W, 3] in RGB."""
         ...
 
     def compute(self, frame: Any, neighbours: Sequence[Any]) -> NDArray[np.float32]:
-        """What is found.
-
-        Args:
-            frame: as `prepare` gave it.
-            neighbours: one per entry of `offsets`; None where the video has no such frame.
-        """
+        """What is found in a frame, from what `prepare` kept of it and of its neighbours; None
+        where the video has no such frame."""
         ...
 
 
@@ -64,13 +56,8 @@ def computed(
 def _read(video: Video, wanted: Sequence[int]) -> Iterator[tuple[int, Image]]:
     """Frames `wanted` (increasing) with their indices."""
     if len(wanted) > _STREAM_SHARE * video.num_frames:
-        left = set(wanted)
-        for index, pixels in enumerate(video.frames()):
-            if index in left:
-                yield index, pixels
-                left.discard(index)
-            if not left:
-                return
+        chosen = set(wanted)
+        yield from (item for item in enumerate(video.frames()) if item[0] in chosen)
         return
     for start in range(0, len(wanted), _READ_AT_ONCE):
         part = wanted[start : start + _READ_AT_ONCE]
@@ -91,3 +78,10 @@ def reduced_size(height: int, width: int, short_side: int | None) -> tuple[int, 
     """Rows and columns of a `reduced` frame."""
     scale = min(1.0, (short_side or min(height, width)) / min(height, width))
     return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def grey(pixels: Image, short_side: int | None) -> Image:
+    """A `reduced` frame in grey, [H, W]."""
+    import cv2
+
+    return np.asarray(cv2.cvtColor(reduced(pixels, short_side), cv2.COLOR_RGB2GRAY), np.uint8)

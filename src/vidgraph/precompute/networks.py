@@ -31,7 +31,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from vidgraph.errors import WeightsError
 from vidgraph.precompute.frames import reduced
-from vidgraph.util import read_checkpoint
+from vidgraph.util import choose_device, read_checkpoint
 
 _RANDOM = "random"
 _COCO_CLASSES = 91
@@ -42,46 +42,37 @@ _UPDATES = 12  # of RAFT, torchvision's default
 
 @dataclass(frozen=True)
 class PublishedWeights:
-    """Weights of one network.
+    """Weights of one network."""
 
-    Attributes:
-        entry: torchvision's own, a member of its enumeration.
-        user: who needs them, such as `the rpn`.
-        instead: what to do without them.
-    """
-
-    entry: Any
-    user: str
-    instead: str
+    entry: Any  # torchvision's own, a member of its enumeration
+    user: str  # who needs them, such as `the rpn`
+    instead: str  # what to do without them
 
     def name(self, weights: str | None) -> str:
         """What a store remembers of them: torchvision's name, `random`, or the SHA-256 of a file.
-
-        Raises:
-            WeightsError: there is no such file, or torchvision's cannot be downloaded.
+        WeightsError: there is no such file, or torchvision's cannot be downloaded.
         """
         if weights is None:
             self._load(None)
             return str(self.entry.name)
-        if weights != _RANDOM and not Path(weights).is_file():
+        if weights == _RANDOM:
+            return _RANDOM
+        if not Path(weights).is_file():
             raise WeightsError(f"{weights}: there is no such file; leave out --weights")
-        return _RANDOM if weights == _RANDOM else sha256(Path(weights).read_bytes()).hexdigest()
+        return sha256(Path(weights).read_bytes()).hexdigest()
 
     def load_into(self, module: nn.Module, weights: str | None) -> None:
         """Gives a network, or a part of one, its weights; `random` changes nothing.
-
-        Raises:
-            WeightsError: they are missing, or not those of this network.
+        WeightsError: they are missing, or not those of this network.
         """
         if weights == _RANDOM:
             return
         state, own = self._load(weights), module.state_dict()
         wrong = [key for key in own if getattr(state.get(key), "shape", None) != own[key].shape]
         if wrong:
-            raise WeightsError(
-                f"{weights or self.entry.url}: holds no weights for {self.user}, {wrong[0]} and "
-                f"{len(wrong) - 1} more are absent or of another shape"
-            )
+            what = f"{wrong[0]} and {len(wrong) - 1} more are absent or of another shape"
+            file = weights or self.entry.url
+            raise WeightsError(f"{file}: holds no weights for {self.user}, {what}")
         module.load_state_dict({key: state[key] for key in own})
 
     def _load(self, weights: str | None) -> dict[str, Any]:
@@ -90,10 +81,9 @@ class PublishedWeights:
         try:
             return dict(self.entry.get_state_dict(progress=True, check_hash=True))
         except (OSError, RuntimeError) as error:
-            raise WeightsError(
-                f"the weights of {self.user} cannot be fetched ({error}); fetch {self.entry.url} "
-                f"elsewhere and give it with --weights FILE, or {self.instead}"
-            ) from error
+            what = f"the weights of {self.user} cannot be fetched ({error})"
+            how = f"fetch {self.entry.url} elsewhere and give it with --weights FILE"
+            raise WeightsError(f"{what}; {how}, or {self.instead}") from error
 
 
 RPN_WEIGHTS = PublishedWeights(
@@ -106,20 +96,14 @@ RAFT_WEIGHTS = PublishedWeights(
 
 class RegionProposals:
     """ResNet-50-FPN up to its RPN: anchors of 32 to 512 pixels on five levels, the best 1,000 of
-    each, overlaps above 0.7 removed per level, then all by objectness.
-
-    Args:
-        weights: None for torchvision's COCO weights, a file with them, or `random`.
-        short_side: pixels that the frame's shorter side is resized to; 800 as in training.
-
-    Raises:
-        WeightsError: the weights are missing or are not those of this network.
+    each, overlaps above 0.7 removed per level, then all by objectness. Frames are resized to
+    `short_side` pixels of their shorter side, 800 in its training.
     """
 
     offsets: tuple[int, ...] = ()
 
     def __init__(self, weights: str | None = None, short_side: int = 800) -> None:
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._device = choose_device(None)
         self._detector = build_detector(weights, short_side).to(self._device)
         self._filter = self._detector.rpn.filter_proposals
         self._detector.rpn.filter_proposals = self._keep_scores
@@ -161,20 +145,12 @@ def build_detector(weights: str | None, short_side: int = 800) -> FasterRCNN:
 
 
 class Raft:
-    """The large RAFT with 12 updates.
-
-    Args:
-        weights: None for torchvision's, a file with them, or `random`.
-        short_side: frames are reduced to this many pixels of the shorter side; None: not.
-
-    Raises:
-        WeightsError: the weights are missing or are not those of this network.
-    """
+    """The large RAFT with 12 updates, on frames reduced to `short_side` if that is given."""
 
     offsets: tuple[int, ...] = (1,)
 
     def __init__(self, weights: str | None = None, short_side: int | None = None) -> None:
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._device = choose_device(None)
         self._network, self._short_side = _build_raft(weights).to(self._device), short_side
 
     def prepare(self, pixels: NDArray[np.uint8]) -> Tensor:
@@ -185,7 +161,8 @@ class Raft:
     def compute(self, frame: Tensor, neighbours: Sequence[Tensor]) -> NDArray[np.float32]:
         """Motion in pixels up to the next frame, [H, W, 2]."""
         height, width = frame.shape[-2:]
-        margin = [0, _padded(width) - width, 0, _padded(height) - height]
+        below, right = (max(_LEAST_SIDE - side, -side % _STEP) for side in (height, width))
+        margin = [0, right, 0, below]
         both = [F.pad(image, margin, mode="replicate") for image in (frame, *neighbours)]
         with torch.inference_mode():  # of images [1, 3, H', W']
             flow = self._network(*both, num_flow_updates=_UPDATES)[-1]  # [1, 2, H', W']
@@ -199,7 +176,3 @@ def _build_raft(weights: str | None) -> RAFT:
         network = raft_large(weights=None)
     RAFT_WEIGHTS.load_into(network, weights)
     return network.eval()
-
-
-def _padded(side: int) -> int:
-    return max(_LEAST_SIDE, -(-side // _STEP) * _STEP)

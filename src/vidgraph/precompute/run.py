@@ -105,10 +105,12 @@ def _on_processes(
 
 
 def _start_worker(line: Connection) -> None:
-    """Called in each process as it starts."""
+    """Called in each process as it starts. As many of them as cores are at work."""
+    import torch
+
+    torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the first process decides
     Thread(target=_end_with, args=(line,), daemon=True).start()
-    _use_one_thread()
 
 
 def _end_with(line: Connection) -> None:
@@ -117,13 +119,6 @@ def _end_with(line: Connection) -> None:
         line.recv()
     except (EOFError, OSError):
         os._exit(1)
-
-
-def _use_one_thread() -> None:
-    """As many processes as cores are already at work."""
-    import torch
-
-    torch.set_num_threads(1)
 
 
 def _on_ray(
@@ -157,7 +152,9 @@ def _on_ray(
 
 
 def _call(function: Callable[[T], R], item: T) -> R:
-    _use_one_thread()
+    import torch
+
+    torch.set_num_threads(1)
     return function(item)
 
 

@@ -27,17 +27,10 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def given(
     boxes: list[list[float]], frame_of: list[int], frames: list[int] | None = None
 ) -> GivenBoxes:
-    looked_at = sorted(set(frame_of)) if frames is None else frames
-    lines = np.arange(2, 2 + len(boxes))
+    looked_at = np.array(sorted(set(frame_of)) if frames is None else frames)
+    lines, scores = np.arange(2, 2 + len(boxes)), np.linspace(0.9, 0.5, len(boxes))
     corners = np.array(boxes, np.float64).reshape(-1, 4)
-    return GivenBoxes(
-        np.array(looked_at),
-        np.array(frame_of),
-        corners,
-        np.linspace(0.9, 0.5, len(boxes)),
-        "boxes.csv, line",
-        lines,
-    )
+    return GivenBoxes(looked_at, np.array(frame_of), corners, scores, "boxes.csv, line", lines)
 
 
 @pytest.mark.parametrize("unit", ["pixels", "fractions"])
@@ -49,12 +42,9 @@ def test_boxes_come_back_as_fractions(video: Path, tmp_path: Path, unit: Unit) -
     report = extract(GivenBoxesJob("csv", "ab", unit), [task], tmp_path / "store")
     assert (report.done, dict(report.counts)) == (1, {"frames": 3, "boxes": 3, "bare": 1})
     found = BoxStore(tmp_path / "store").boxes(video).at([3, 0, 6, 5], 2)
-    expected = [
-        [[0.1, 0.1, 0.5, 1], [0, 0, 1, 1]],
-        [[0] * 4] * 2,
-        [[0, 0.2, 0.2, 0.4], [0] * 4],
-        [[0] * 4] * 2,
-    ]
+    nothing = [0] * 4
+    expected = [[[0.1, 0.1, 0.5, 1], [0, 0, 1, 1]], [nothing] * 2]
+    expected += [[[0, 0.2, 0.2, 0.4], nothing], [nothing] * 2]
     np.testing.assert_allclose(found.boxes_xyxy, expected, atol=1e-6)
     assert found.mask.tolist() == [[True, True], [False, False], [True, False], [False, False]]
     np.testing.assert_allclose(found.scores[0], [0.9, 0.7], atol=1e-6)
@@ -63,19 +53,14 @@ def test_boxes_come_back_as_fractions(video: Path, tmp_path: Path, unit: Unit) -
 def test_boxes_reach_as_far_as_is_said(video: Path, tmp_path: Path) -> None:
     task = Task(video, "a.mp4", given([[0, 0, 8, 5]], [4]))
     extract(GivenBoxesJob("csv", "ab", reach_frames=2), [task], tmp_path / "store")
-    assert BoxStore(tmp_path / "store").boxes(video).at(range(10), 1).mask[:, 0].nonzero()[
-        0
-    ].tolist() == [2, 3, 4, 5, 6]
+    mask = BoxStore(tmp_path / "store").boxes(video).at(range(10), 1).mask
+    assert mask[:, 0].nonzero()[0].tolist() == [2, 3, 4, 5, 6]
 
 
 @pytest.mark.parametrize(
     ("boxes", "frames", "message"),
     [
-        (
-            [[10, 10, 90, 20]],
-            [3],
-            "line 2: box 10, 10, 90, 20 lies outside the frame of .*80x50",
-        ),
+        ([[10, 10, 90, 20]], [3], "line 2: box 10, 10, 90, 20 lies outside the frame of .*80x50"),
         ([[-2, 10, 20, 20]], [3], "box -2, 10, 20, 20 lies outside the frame"),
         ([[10, 10, 20, 20]], [10], r"csv, line 2: names frame 10 of .*a\.mp4, which has 10 frames"),
         ([], [0, 12], "csv, line: names frame 12 of"),

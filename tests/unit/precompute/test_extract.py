@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import files_of
 
 from vidgraph.errors import DataError, RunError, WeightsError
 from vidgraph.precompute.boxes import BoxStore
@@ -26,9 +27,8 @@ JOB = ProposalJob("motion", count=5, every=2)
 def moving_square(path: Path, seed: int, num_frames: int = 16) -> None:
     """A bright square that wanders over a grey patchwork."""
     rng = np.random.default_rng(seed)
-    background = np.kron(
-        rng.integers(60, 140, (8, 12, 1), np.uint8), np.ones((8, 8, 3), np.uint8)
-    )  # [64, 96, 3]
+    patches = rng.integers(60, 140, (8, 12, 1), np.uint8)
+    background = np.kron(patches, np.ones((8, 8, 3), np.uint8))  # [64, 96, 3]
     frames = np.stack([background] * num_frames)
     for t in range(num_frames):
         left = 4 + 3 * t + 5 * seed
@@ -46,15 +46,6 @@ def tasks(tmp_path_factory: pytest.TempPathFactory) -> list[Task]:
     return [Task(folder / name, name) for name in names]
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    """All files of a store, hidden ones too, less the lock."""
-    return {
-        file.relative_to(folder).as_posix(): file.read_bytes()
-        for file in folder.rglob("*")
-        if file.is_file() and file.name != ".lock"
-    }
-
-
 @pytest.fixture(scope="module")
 def done(tasks: list[Task], tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     folder = tmp_path_factory.mktemp("done") / "store"
@@ -63,7 +54,7 @@ def done(tasks: list[Task], tmp_path_factory: pytest.TempPathFactory) -> dict[st
     assert (report.done, report.kept, report.failures) == (4, 0, [])
     assert (report.counts["frames"], report.counts["bare"]) == (32, 0)
     assert seen == [(0, 4), (1, 4), (2, 4), (3, 4), (4, 4)]
-    return contents(folder)
+    return files_of(folder)
 
 
 def test_a_file_per_video_that_reads_back(
@@ -87,7 +78,7 @@ def test_several_processes_write_the_same_bytes(
 ) -> None:
     report = extract(JOB, tasks, tmp_path / "store", workers=2)
     assert (report.done, report.failures) == (4, [])
-    assert contents(tmp_path / "store") == done
+    assert files_of(tmp_path / "store") == done
 
 
 def test_what_is_there_is_kept_and_what_is_broken_is_done_again(
@@ -103,7 +94,7 @@ def test_what_is_there_is_kept_and_what_is_broken_is_done_again(
     report = extract(JOB, tasks, folder)
     assert (report.done, report.kept, report.failures) == (3, 1, [])
     assert kept.stat().st_mtime_ns == before
-    assert contents(folder) == done
+    assert files_of(folder) == done
     assert extract(JOB, tasks, folder).kept == 4
 
 
@@ -127,7 +118,7 @@ def test_a_bad_video_is_listed_and_the_others_are_done(
     assert [name for name, _ in report.failures] == ["bad.mp4", "gone.mp4"]
     assert report.failures[1][1] == f"{tmp_path / 'gone.mp4'}: there is no such file"
     assert all("\n" not in line for _, line in report.failures)
-    assert contents(tmp_path / "store") == done
+    assert files_of(tmp_path / "store") == done
 
 
 def test_a_store_in_which_nothing_could_be_stored_is_not_left_behind(
@@ -143,12 +134,12 @@ def test_a_store_in_which_nothing_could_be_stored_is_not_left_behind(
 
 def test_a_file_of_another_video_is_not_overwritten(tasks: list[Task], tmp_path: Path) -> None:
     extract(JOB, [Task(tasks[0].video, "0.mp4")], tmp_path / "store")
-    before = contents(tmp_path / "store")
+    before = files_of(tmp_path / "store")
     report = extract(JOB, [Task(tasks[2].video, "0.mp4")], tmp_path / "store")
     assert (report.done, report.kept) == (0, 0)
     line = "0.mp4.safetensors: holds another video of this name, or this one before it changed"
     assert line in report.failures[0][1]
-    assert contents(tmp_path / "store") == before
+    assert files_of(tmp_path / "store") == before
     two = [Task(tasks[0].video, "0.mp4"), Task(tasks[2].video, "0.mp4")]
     with pytest.raises(DataError, match=r"0\.mp4: two videos have this name"):
         extract(JOB, two, tmp_path / "other")
@@ -170,9 +161,8 @@ def test_a_store_is_of_one_method(tasks: list[Task], tmp_path: Path) -> None:
     folder, other = tmp_path / "store", ProposalJob("motion", count=3, every=2)
     assert len(extract(JOB, [Task(tmp_path / "bad.mp4", "bad.mp4")], folder).failures) == 1
     assert extract(other, tasks[:1], folder).done == 1
-    with pytest.raises(
-        DataError, match=r"holds boxes of motion version 1 \(count 3, every 2.*not "
-    ):
+    message = r"holds boxes of motion version 1 \(count 3, every 2.*not "
+    with pytest.raises(DataError, match=message):
         extract(JOB, tasks, folder)
 
 
@@ -241,7 +231,7 @@ def test_a_video_that_kills_its_process_costs_itself_only(
     failures = [["a/1.mp4", f"{tasks[1].video}: {died}"]]
     assert json.loads(done.stdout) == {"done": 3, "failures": failures}
     names = ("a/0.mp4", "b/0.mp4", "b/2.mp4")
-    assert set(contents(store)) == {f"{name}.safetensors" for name in names}
+    assert set(files_of(store)) == {f"{name}.safetensors" for name in names}
 
 
 def test_a_job_that_cannot_start_is_told(tasks: list[Task], tmp_path: Path) -> None:
