@@ -205,10 +205,7 @@ class Predictor:
                         flow = read_flow_views(reader, video, self.spec, self.plan, indices)
                 except SpanError as error:
                     raise VideoError(path, str(error)) from error
-                count, label = len(pixels), torch.zeros(len(pixels), dtype=torch.int64)
-                frames = torch.as_tensor(indices).expand(count, -1)
-                names = [str(path)] * count
-                yield ClipBatch(pixels, label, label, frames, names, regions, flow)
+                yield ClipBatch.unlabelled(pixels, indices, str(path), regions, flow)
 
     def _notes(self, path: str, first: Sequence[int], num_boxes: int) -> list[str]:
         """What a reader of the prediction must know."""

@@ -226,6 +226,20 @@ class ClipBatch(Batch):
     def __len__(self) -> int:
         return self.video.shape[0]
 
+    @classmethod
+    def unlabelled(
+        cls,
+        views: Tensor,
+        frame_indices: Any,
+        name: str,
+        regions: Regions | None = None,
+        flow: Tensor | None = None,
+    ) -> ClipBatch:
+        """The views of one clip of a video, [V, C, T, H, W], without labels; source frames [T]."""
+        unknown, count = torch.zeros(len(views), dtype=torch.int64), len(views)
+        frames = torch.as_tensor(frame_indices).expand(count, -1)
+        return cls(views, unknown, unknown, frames, [name] * count, regions, flow)
+
     def inputs(self, spec: InputSpec) -> dict[str, Any]:
         """The arguments of a model's `forward`: what its `spec` asks for."""
         inputs: dict[str, Any] = {"video": self.video} if spec.channels else {}
