@@ -59,14 +59,12 @@ def extended(tmp_path_factory: pytest.TempPathFactory) -> Path:
             assert not file.exists()
             file.write_text(text, encoding="utf-8")
             continue
-        for hunk in text.removesuffix("\n").split("\n@@\n"):
-            lines = hunk.split("\n")
-            before, after = (
-                "\n".join(line[1:] for line in lines if line[0] in kept) for kept in (" -", " +")
-            )
-            content = file.read_text(encoding="utf-8")
-            assert content.count(before) == 1, before
-            file.write_text(content.replace(before, after), encoding="utf-8")
+        before, added = text.splitlines()  # a line that is there, and the one to put below it
+        assert (before[0], added[0]) == (" ", "+")
+        content = file.read_text(encoding="utf-8")
+        assert content.count(f"\n{before[1:]}\n") == 1, before
+        after = content.replace(f"\n{before[1:]}\n", f"\n{before[1:]}\n{added[1:]}\n")
+        file.write_text(after, encoding="utf-8")
     return folder
 
 

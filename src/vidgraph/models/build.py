@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, is_dataclass, replace
-from typing import Annotated, Any, assert_never
+from typing import Any, assert_never
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
 from vidgraph.backbones.base import Backbone, blank_clip, shown
@@ -26,10 +25,12 @@ from vidgraph.models.base import ClipModel, Head, HeadInput, VideoModel
 from vidgraph.models.baselines import EvidenceOptions
 from vidgraph.models.nonlocal_block import NonLocalBlock, NonLocalOptions
 from vidgraph.models.normalize import Normalize, NormalizeOptions
-from vidgraph.models.published import NAMED, BackboneOptions, HeadOptions, ModelOptions
-from vidgraph.models.published_streams import (
-    STREAMS,
-    UCF101,
+from vidgraph.models.published import (
+    NAMED,
+    BackboneOptions,
+    HeadOptions,
+    ModelOptions,
+    NetworkOptions,
     PyramidOptions,
     TwoStreamOptions,
 )
@@ -39,18 +40,10 @@ from vidgraph.models.strg import STRGOptions
 from vidgraph.models.two_stream import Stream, TwoStream
 from vidgraph.records import InputSpec, validated
 
-NetworkOptions = Annotated[
-    ModelOptions | TwoStreamOptions | PyramidOptions, Field(discriminator="type")
-]
-_NAMED: dict[str, tuple[Callable[[], NetworkOptions], int | None]] = {
-    **NAMED,
-    **{name: (function, UCF101) for name, function in STREAMS.items()},
-}
-
 
 def list_models() -> list[str]:
     """Names that `create_model` knows."""
-    return list(_NAMED)
+    return list(NAMED)
 
 
 def create_model(
@@ -81,7 +74,7 @@ def create_model(
         raise RecipeError(f"{len(class_names)} class names were given for {num_classes} classes")
     classes = num_classes if class_names is None else len(class_names)
     if classes is None:
-        classes = _NAMED[name][1]
+        classes = NAMED[name][1]
     if classes is None or classes < 1:
         raise RecipeError(f"{name} needs at least one class; give num_classes or class_names")
     model = build_model(options, classes, multi_label)
@@ -107,9 +100,9 @@ def resolve_options(
     Raises:
         RecipeError: an unknown name or option.
     """
-    if name not in _NAMED:
-        raise RecipeError(f"{where}: there is no model {name!r}{nearest(name, _NAMED)}")
-    named = _NAMED[name][0]()
+    if name not in NAMED:
+        raise RecipeError(f"{where}: there is no model {name!r}{nearest(name, NAMED)}")
+    named = NAMED[name][0]
     options: NetworkOptions = validated(
         type(named), merged(asdict(named), overrides), where, prefix
     )

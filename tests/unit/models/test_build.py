@@ -17,7 +17,6 @@ from vidgraph.evaluation.profile import profile_model
 from vidgraph.models.base import ClipModel
 from vidgraph.models.baselines import MeanLSTMOptions, PooledOptions
 from vidgraph.models.build import create_model, list_models, merged, resolve_options
-from vidgraph.models.published import i3d_small
 from vidgraph.records import InputSpec, validated
 
 SHORT = InputSpec(num_frames=32, height=224, width=224, sample_fps=6.0)
@@ -35,7 +34,8 @@ def clip_model(name: str, *args: Any, **overrides: Any) -> ClipModel:
 
 def test_overrides_go_key_by_key_and_another_type_replaces_the_part() -> None:
     options = resolve_options("i3d_small", {"head": {"dropout": 0.5}}, "here")
-    assert options == replace(i3d_small(), head=PooledOptions(dropout=0.5))
+    plain = resolve_options("i3d_small", {}, "here")
+    assert options == replace(plain, head=PooledOptions(dropout=0.5))
     other = {"head": {"type": "mean_lstm", "width": 8}}
     assert resolve_options("i3d_small", other, "here").head == MeanLSTMOptions(width=8)
     assert resolve_options("i3d_small", {"head": MeanLSTMOptions(8)}, "here").head == (

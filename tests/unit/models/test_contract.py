@@ -19,12 +19,12 @@ from torch.nn import functional as F
 from vidgraph.backbones.base import FrozenBatchNorm
 from vidgraph.models.base import ClipModel, VideoModel
 from vidgraph.models.build import create_model, merged
-from vidgraph.models.published import NAMED
-from vidgraph.models.published_streams import STREAMS
+from vidgraph.models.published import NAMED, ModelOptions
 from vidgraph.records import ClipBatch, InputSpec, Regions
 from vidgraph.weights import from_pretrained, save_weights
 
 CLASSES = 3
+CLIP_MODELS = [name for name, (options, _) in NAMED.items() if isinstance(options, ModelOptions)]
 HEADS: dict[str, dict[str, Any]] = {
     "pooled": {"type": "pooled"},
     "pooled windows": {"type": "pooled", "windows": "probabilities"},
@@ -64,7 +64,7 @@ def combined(head: str, backbone: str) -> VideoModel:
 
 def shrunk(name: str) -> VideoModel:
     """A published model on short small clips, with narrow layers."""
-    options = asdict(NAMED[name][0]())
+    options = asdict(NAMED[name][0])
     backbone, long = options["backbone"], options["backbone"].get("stem") == "long"
     changes: dict[str, Any] = {"input": {"num_frames": 16 if long else 8}}
     changes["input"] |= {"height": 64, "width": 64}
@@ -91,7 +91,7 @@ def shrunk_streams(name: str, changes: dict[str, Any]) -> VideoModel:
 
 
 STREAM_VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
-    **{name: (name, {}) for name in STREAMS if name.endswith("small")},
+    **{name: (name, {}) for name in NAMED if name not in CLIP_MODELS and name.endswith("small")},
     "two_stream_bn_inception, frames": ("two_stream_bn_inception", {"flow": None}),
     "pyramid, pooled guidance": ("stpyramid_small", {"fusion": {"guidance": "pooled"}}),
     "pyramid, concatenated": (
@@ -118,7 +118,7 @@ MODELS: dict[str, Callable[[], VideoModel]] = {
     **{
         f"{head} on {bb}": lambda h=head, b=bb: combined(h, b) for head in HEADS for bb in BACKBONES
     },
-    **{name: lambda n=name: shrunk(n) for name in NAMED},
+    **{name: lambda n=name: shrunk(n) for name in CLIP_MODELS},
     **{
         variant: lambda n=name, c=changes: shrunk_streams(n, c)
         for variant, (name, changes) in STREAM_VARIANTS.items()
