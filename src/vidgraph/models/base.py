@@ -18,17 +18,17 @@ from vidgraph.errors import DataError
 from vidgraph.models.normalize import Normalize
 from vidgraph.records import Explanation, InputSpec, Regions
 
+# What a model is called with: some take video, some flow, some boxes too.
+Clip = Tensor | None
+Boxes = Regions | None
+
 
 class Head(Protocol):
     """A module that takes a feature map to scores: [B, D, T', H', W'] to [B, num_classes]."""
 
     num_classes: int
 
-    def __call__(self, features: Tensor, regions: Regions | None = None) -> Tensor: ...
-
-    def explain(self, features: Tensor, regions: Regions | None = None) -> list[Explanation]:
-        """Per clip what the head looked at, at each step of the map; [] where there is nothing."""
-        ...
+    def __call__(self, features: Tensor, regions: Boxes = None) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class HeadInput:
 
 @runtime_checkable
 class Explains(Protocol):
-    """A layer of a backbone that can say what it looked at in its input [B, C, T', H', W']."""
+    """A head, or a layer anywhere in a model, that can say what it looked at in its inputs."""
 
     def explain(self, features: Tensor) -> list[Explanation]: ...
 
@@ -82,12 +82,7 @@ class VideoModel(nn.Module):
         self.class_names: list[str] | None = None
         self.multi_label = False
 
-    def forward(
-        self,
-        video: Tensor | None = None,
-        flow: Tensor | None = None,
-        regions: Regions | None = None,
-    ) -> Tensor:
+    def forward(self, video: Clip = None, flow: Clip = None, regions: Boxes = None) -> Tensor:
         """Clips to logits. `ClipBatch.inputs(model.spec)` has what a model takes of these.
 
         Args:
@@ -104,20 +99,14 @@ class VideoModel(nn.Module):
         raise NotImplementedError
 
     def training_logits(
-        self,
-        video: Tensor | None = None,
-        flow: Tensor | None = None,
-        regions: Regions | None = None,
+        self, video: Clip = None, flow: Clip = None, regions: Boxes = None
     ) -> list[tuple[float, Tensor]]:
         """The logits that training takes its losses of, [B, num_classes] each, with their weights;
         what counts as right goes by the first."""
         return [(1.0, self(video, flow, regions))]
 
     def explain(
-        self,
-        video: Tensor | None = None,
-        flow: Tensor | None = None,
-        regions: Regions | None = None,
+        self, video: Clip = None, flow: Clip = None, regions: Boxes = None
     ) -> list[Explanation]:
         """Per clip what the model looked at in each frame; [] where there is nothing to explain."""
         return []
@@ -141,12 +130,7 @@ class ClipModel(VideoModel):
         self.backbone: Backbone = backbone
         self.head: Head = head
 
-    def forward(
-        self,
-        video: Tensor | None = None,
-        flow: Tensor | None = None,
-        regions: Regions | None = None,
-    ) -> Tensor:
+    def forward(self, video: Clip = None, flow: Clip = None, regions: Boxes = None) -> Tensor:
         """See `VideoModel.forward`."""
         check_inputs(self.spec, video, flow, regions)
         assert video is not None
@@ -156,91 +140,71 @@ class ClipModel(VideoModel):
         """Clips [B, C, T, H, W] to the feature map [B, D, T', H', W'], which a store may hold."""
         return self.backbone(self.normalize(video))
 
-    def forward_head(self, features: Tensor, regions: Regions | None = None) -> Tensor:
+    def forward_head(self, features: Tensor, regions: Boxes = None) -> Tensor:
         """The feature map [B, D, T', H', W'] to logits [B, num_classes]."""
         return self.head(features, regions)
 
     @torch.no_grad()
     def explain(
-        self,
-        video: Tensor | None = None,
-        flow: Tensor | None = None,
-        regions: Regions | None = None,
+        self, video: Clip = None, flow: Clip = None, regions: Boxes = None
     ) -> list[Explanation]:
-        """See `VideoModel.explain`. Stages of layers inside the backbone come before the head's,
-        where the head has the same nodes; else the head alone explains."""
-        check_inputs(self.spec, video, flow, regions)
-        assert video is not None
+        """See `VideoModel.explain`. The stages of several graphs follow one another, where they
+        have the nodes of the last one; else that one alone explains."""
         found: list[list[Explanation]] = []
 
-        def ask(layer: Any, inputs: tuple[Tensor, ...]) -> None:
+        def ask(layer: Any, inputs: tuple[Any, ...]) -> None:
             found.append(layer.explain(*inputs))
 
-        assert isinstance(self.backbone, nn.Module)
-        inside = [layer for layer in self.backbone.modules() if isinstance(layer, Explains)]
-        hooks = [layer.register_forward_pre_hook(ask) for layer in inside]
+        layers = [part for part in [*self.modules()][1:] if isinstance(part, Explains)]
+        hooks = [layer.register_forward_pre_hook(ask) for layer in layers]
         try:
-            features = self.forward_features(video)
+            self(video, flow, regions)
         finally:
             for hook in hooks:
                 hook.remove()
-        found.append(self.head.explain(features, regions))
-        frames = video.shape[2]
+        assert video is not None
         by_clip = zip(*(explanations for explanations in found if explanations), strict=True)
-        return [_joined([part.at_frames(frames) for part in parts]) for parts in by_clip]
+        return [_joined(parts, video.shape[2]) for parts in by_clip]
 
 
-def _joined(parts: Sequence[Explanation]) -> Explanation:
+def _joined(parts: Sequence[Explanation], num_frames: int) -> Explanation:
     """Explanations of one clip as one, stage after stage, those with the last one's nodes."""
+    parts = [part.at_frames(num_frames) for part in parts]
     stages = [part.attention for part in parts if part.names == parts[-1].names]
     return replace(parts[-1], attention=torch.cat(stages))
 
 
-def check_inputs(
-    spec: InputSpec, video: Tensor | None, flow: Tensor | None, regions: Regions | None
-) -> None:
-    """Says what a clip lacks of what a model takes.
-
-    Args:
-        spec: of the model.
-        video: [B, C, T, H, W].
-        flow: [B, T, S, 2 L, H, W].
-        regions: boxes of every frame, [B, T, K, ...]; a model takes another K too.
+def check_inputs(spec: InputSpec, video: Clip, flow: Clip, regions: Boxes) -> None:
+    """Says what clips lack of what a model takes; other numbers of frames and boxes are allowed.
 
     Raises:
         DataError: one that the spec asks for is missing, or of another shape.
     """
+    without = "and the clips came without"
     if spec.channels and video is None:
-        raise DataError("this model takes frames, and the clips came without; give it video")
-    if spec.channels and video is not None and video.shape[1:2] != (spec.channels,):
+        raise DataError(f"this model takes frames, {without}; give it video")
+    if spec.flow_length and flow is None:
+        how = "give a store of flow (data.table.flow, --flow)"
+        raise DataError(f"this model takes optical flow, {without}; {how}")
+    if spec.boxes_per_frame and regions is None:
+        how = "give a store of boxes (data.table.boxes, --boxes)"
+        raise DataError(f"this model takes regions, {without} boxes; {how}")
+    video, flow = video if spec.channels else None, flow if spec.flow_length else None
+    if video is not None and video.shape[1:2] != (spec.channels,):
         wanted = f"[B, {spec.channels}, T, H, W]"
         raise DataError(f"this model takes clips {wanted}, not {list(video.shape)}")
-    if spec.flow_length and flow is None:
-        raise DataError(
-            "this model takes optical flow, and the clips came without; give a store of flow "
-            "(data.table.flow, --flow)"
-        )
-    if spec.boxes_per_frame and regions is None:
-        raise DataError(
-            "this model takes regions, and the clips came without boxes; give a store of boxes "
-            "(data.table.boxes, --boxes)"
-        )
     stack = (spec.num_stacks, 2 * spec.flow_length)
-    if flow is not None and spec.flow_length and (flow.dim() != 6 or flow.shape[2:4] != stack):
+    if flow is not None and (flow.dim() != 6 or flow.shape[2:4] != stack):
         raise DataError(
             f"this model takes flow [B, T, {stack[0]}, {stack[1]}, H, W] (stacks, x and y of each "
             f"flow frame), not {list(flow.shape)}"
         )
-    if video is None or not spec.channels:
-        return
-    beside = {
-        "flow": flow if spec.flow_length else None,
-        "boxes": None if regions is None else regions.mask,
-    }
-    clips, frames = len(video), video.shape[2]
-    for name, tensor in beside.items():
-        if tensor is not None and tensor.shape[:2] != (clips, frames):
+    for name, tensor in (("flow", flow), ("boxes", None if regions is None else regions.mask)):
+        if video is None or tensor is None:
+            continue
+        (clips, frames), others = (len(video), video.shape[2]), tuple(tensor.shape[:2])
+        if others != (clips, frames):
             raise DataError(
                 f"the video is of {clips} clips of {frames} frames, and the {name} of "
-                f"{tensor.shape[0]} clips of {tensor.shape[1]} frames; give {name} for every frame"
+                f"{others[0]} clips of {others[1]} frames; give {name} for every frame"
             )

@@ -17,7 +17,7 @@ from vidgraph.backbones.digits import DigitsBackbone
 from vidgraph.models.base import HeadInput
 from vidgraph.models.rstg import RSTGOptions
 from vidgraph.models.rstg_heads import GraphVectorResidual
-from vidgraph.records import Explanation, Positive, Regions, Share, options
+from vidgraph.records import Positive, Regions, Share, options
 
 
 @options
@@ -134,10 +134,6 @@ class PooledHead(nn.Module):
             return mean_probability(logits, self.multi_label)
         return logits.mean(dim=1)
 
-    def explain(self, features: Tensor, regions: Regions | None = None) -> list[Explanation]:
-        """Of the graph, where there is one."""
-        return [] if self.rstg is None else self.rstg.graph.explain(features)
-
 
 def window_means(features: Tensor, window: tuple[int, int] | None) -> Tensor:
     """Mean over frames and each window of the map, as trained on small frames, of larger ones.
@@ -194,10 +190,6 @@ class MeanLSTMHead(nn.Module):
         logits: Tensor = self.classifier(self.dropout(hidden))
         return logits.mean(dim=1)
 
-    def explain(self, features: Tensor, regions: Regions | None = None) -> list[Explanation]:
-        """Nothing."""
-        return []
-
 
 class ConvLSTMHead(nn.Module):
     """Convolutions take each frame's map to a vector; LSTM; classifier on its last state.
@@ -245,10 +237,6 @@ class ConvLSTMHead(nn.Module):
         logits: Tensor = self.classifier(hidden[:, -1])
         return logits
 
-    def explain(self, features: Tensor, regions: Regions | None = None) -> list[Explanation]:
-        """Nothing."""
-        return []
-
 
 class EvidenceHead(nn.Module):
     """The mean of a backbone's own evidence over frames and map, and a bias.
@@ -271,10 +259,6 @@ class EvidenceHead(nn.Module):
         # Evidence for each class: [B, K]
         logits: Tensor = self.classifier(evidence(pooled).flatten(1))
         return logits
-
-    def explain(self, features: Tensor, regions: Regions | None = None) -> list[Explanation]:
-        """Nothing."""
-        return []
 
 
 class Bias(nn.Module):

@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vidgraph.errors import RecipeError
-from vidgraph.models.base import VideoModel, check_inputs
+from vidgraph.models.base import Boxes, Clip, VideoModel, check_inputs
 from vidgraph.models.compact_bilinear import CompactBilinear, Post
 from vidgraph.models.norms import full_precision
 from vidgraph.models.two_stream import Stream, start_small
-from vidgraph.records import Explanation, InputSpec, Positive, Regions, Share, options
+from vidgraph.records import Explanation, InputSpec, Positive, Share, options
 
 Feature = Literal["visual", "attention", "motion"]
 Fusion = Literal["stcb", "concat", "sum"]
@@ -213,12 +213,7 @@ class STPyramid(VideoModel):
         self.classifier = nn.Linear(self.stream_fusion.out_channels, num_classes)
         start_small(self.classifier)
 
-    def forward(
-        self,
-        video: Tensor | None = None,
-        flow: Tensor | None = None,
-        regions: Regions | None = None,
-    ) -> Tensor:
+    def forward(self, video: Clip = None, flow: Clip = None, regions: Boxes = None) -> Tensor:
         """See `VideoModel.forward`."""
         # The frame's map: [N, C, h, w]; level 1, the motion in all flow stacks: [N, D, h, w]
         appearance, motion = self.maps(video, flow)
@@ -229,9 +224,7 @@ class STPyramid(VideoModel):
         # One score per class and frame, and the mean over a clip's frames: [B, K]
         return _mean_over_frames(self.classifier(self.dropout(fused)), video, flow)
 
-    def maps(
-        self, video: Tensor | None, flow: Tensor | None
-    ) -> tuple[Tensor | None, Tensor | None]:
+    def maps(self, video: Clip, flow: Clip) -> tuple[Tensor | None, Tensor | None]:
         """Maps of each frame, [N, C, h, w], and of the motion around it, [N, D, h, w], or None."""
         check_inputs(self.spec, video, flow, None)
         appearance = motion = None
@@ -267,10 +260,7 @@ class STPyramid(VideoModel):
 
     @torch.no_grad()
     def explain(
-        self,
-        video: Tensor | None = None,
-        flow: Tensor | None = None,
-        regions: Regions | None = None,
+        self, video: Clip = None, flow: Clip = None, regions: Boxes = None
     ) -> list[Explanation]:
         """Where level 2 looks in each frame: one explanation per clip; none without attention."""
         appearance, motion = self.maps(video, flow)

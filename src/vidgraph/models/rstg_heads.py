@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from vidgraph.models.base import HeadInput
 from vidgraph.models.norms import JointLayerNorm
 from vidgraph.models.rstg import RecurrentSpaceTimeGraph, RSTGOptions
-from vidgraph.records import Explanation, Regions, options
+from vidgraph.records import Regions, options
 
 SOMETHING = RSTGOptions(scalewise_update=True, norm="layer")  # the authors' configuration
 
@@ -68,10 +68,6 @@ class RSTGHead(nn.Module):
         # Their sum, then one score per class: [B, K]
         logits: Tensor = self.classifier(self.graph.to_vector(nodes))
         return logits
-
-    def explain(self, features: Tensor, regions: Regions | None = None) -> list[Explanation]:
-        """Nodes, edges and attention."""
-        return self.graph.explain(features)
 
 
 class GraphResidual(nn.Module):

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from vidgraph.backbones.base import Backbone
-from vidgraph.models.base import Head, HeadInput, VideoModel, check_inputs
+from vidgraph.models.base import Boxes, Clip, Head, HeadInput, VideoModel, check_inputs
 from vidgraph.models.normalize import Normalize
-from vidgraph.records import Explanation, InputSpec, Regions, Share, options
+from vidgraph.records import InputSpec, Share, options
 
 
 @options
@@ -52,17 +52,13 @@ class SegmentsHead(nn.Module):
         self.classifier = nn.Linear(in_channels, num_classes)
         start_small(self.classifier)
 
-    def forward(self, features: Tensor, regions: Regions | None = None) -> Tensor:
+    def forward(self, features: Tensor, regions: Boxes = None) -> Tensor:
         """[B, D, T, h, w] to logits [B, K]."""
         # Every image to the mean of its map: [B, T, D]
         pooled = features.mean(dim=(3, 4)).transpose(1, 2)
         # One score per class and image, and the mean over images: [B, K]
         scores: Tensor = self.classifier(self.dropout(pooled))
         return scores.mean(dim=1)
-
-    def explain(self, features: Tensor, regions: Regions | None = None) -> list[Explanation]:
-        """Nothing."""
-        return []
 
 
 def start_small(classifier: nn.Linear) -> None:
@@ -126,12 +122,7 @@ class TwoStream(VideoModel):
         super().__init__(spec, num_classes)
         self.frames, self.flow, self.flow_weight = frames, flow, flow_weight
 
-    def forward(
-        self,
-        video: Tensor | None = None,
-        flow: Tensor | None = None,
-        regions: Regions | None = None,
-    ) -> Tensor:
+    def forward(self, video: Clip = None, flow: Clip = None, regions: Boxes = None) -> Tensor:
         """See `VideoModel.forward`."""
         # Each stream by itself, [B, K], and its weight in the mean
         scores = [(weight, stream(clip)) for weight, stream, clip in self._streams(video, flow)]
@@ -140,10 +131,7 @@ class TwoStream(VideoModel):
         return torch.stack([weight / total * logits for weight, logits in scores]).sum(dim=0)
 
     def training_logits(
-        self,
-        video: Tensor | None = None,
-        flow: Tensor | None = None,
-        regions: Regions | None = None,
+        self, video: Clip = None, flow: Clip = None, regions: Boxes = None
     ) -> list[tuple[float, Tensor]]:
         """Those of every stream that learns, [B, K] each, with weight 1."""
         streams = [(stream, clip) for _, stream, clip in self._streams(video, flow)]
@@ -154,9 +142,7 @@ class TwoStream(VideoModel):
         ]
         return [(1.0, stream(clip)) for stream, clip in learning or streams]
 
-    def _streams(
-        self, video: Tensor | None, flow: Tensor | None
-    ) -> list[tuple[float, Stream, Tensor]]:
+    def _streams(self, video: Clip, flow: Clip) -> list[tuple[float, Stream, Tensor]]:
         """Weight, stream and clip of the streams that there are."""
         check_inputs(self.spec, video, flow, None)
         streams = ((1.0, self.frames, video), (self.flow_weight, self.flow, flow))
