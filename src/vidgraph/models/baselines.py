@@ -28,8 +28,7 @@ class PooledOptions:
         dropout: share of the pooled channels that training leaves out.
         windows: scores on larger frames than in training: "whole", the mean over the map; "logits"
             or "probabilities", their mean over every part of the map that has the training size, as
-            the authors of RSTG and of the non-local networks test. At the training size all are the
-            same.
+            the authors of RSTG and of the non-local networks test.
         rstg: a recurrent space-time graph whose vector is added to the mean; None for the mean
             alone.
     """
@@ -40,10 +39,7 @@ class PooledOptions:
     type: Literal["pooled"] = "pooled"
 
     def build(self, on: HeadInput) -> PooledHead:
-        rstg = None
-        if self.rstg is not None:
-            rstg = GraphVectorResidual(on.channels, on.map_size, self.rstg)
-        return PooledHead(on.channels, on.num_classes, self, on.map_size, on.multi_label, rstg)
+        return PooledHead(on.channels, on.num_classes, self, on.map_size, on.multi_label)
 
 
 @options
@@ -99,10 +95,9 @@ class PooledHead(nn.Module):
     Args:
         in_channels: of the map (D).
         num_classes: classes of the last layer (K).
-        options: dropout and windows.
+        options: dropout, windows, and the graph.
         window: rows and columns of the map at the training size.
         multi_label: probabilities of windows are of each class by itself.
-        rstg: the graph of `options.rstg`: the map to a vector [B, D] that is zero at first.
     """
 
     def __init__(
@@ -112,11 +107,12 @@ class PooledHead(nn.Module):
         options: PooledOptions,
         window: tuple[int, int],
         multi_label: bool = False,
-        rstg: GraphVectorResidual | None = None,
     ) -> None:
         super().__init__()
-        self.num_classes, self.windows, self.rstg = num_classes, options.windows, rstg
-        self.multi_label = multi_label
+        self.num_classes, self.windows, self.multi_label = num_classes, options.windows, multi_label
+        self.rstg: nn.Module | None = None
+        if options.rstg is not None:
+            self.rstg = GraphVectorResidual(in_channels, window, options.rstg)
         self.window = None if options.windows == "whole" else window
         self.dropout = nn.Dropout(options.dropout)
         self.classifier = nn.Linear(in_channels, num_classes)
@@ -136,15 +132,9 @@ class PooledHead(nn.Module):
 
 
 def window_means(features: Tensor, window: tuple[int, int] | None) -> Tensor:
-    """Mean over frames and each window of the map, as trained on small frames, of larger ones.
+    """Mean over frames and each window of the map, or all of it: [B, D, T, H, W] to [B, P, D].
 
-    Args:
-        features: feature map, [B, D, T, H, W].
-        window: rows and columns; windows stand one cell apart and a smaller map is one window. None
-            for the whole map.
-
-    Returns:
-        One vector per window, [B, P, D].
+    Windows of so many rows and columns stand one cell apart, and a smaller map is one window.
     """
     height, width = features.shape[-2:]
     size = (height, width) if window is None else (min(window[0], height), min(window[1], width))
@@ -163,13 +153,7 @@ class MeanLSTMHead(nn.Module):
     """Mean over the map, LSTM over the frames, classifier on its last state or on all of them.
 
     Source of the averaged form: Long-term Recurrent Convolutional Networks (Donahue et al., CVPR
-        2015), whose image network ends in a fully connected layer; here the mean of the map takes
-        that layer's part.
-
-    Args:
-        in_channels: of the map (D).
-        num_classes: classes of the last layer (K).
-        options: width of the LSTM, and which states count.
+        2015), whose image network ends in a fully connected layer where this takes the mean.
     """
 
     def __init__(self, in_channels: int, num_classes: int, options: MeanLSTMOptions) -> None:
@@ -196,13 +180,7 @@ class ConvLSTMHead(nn.Module):
 
     Where `MeanLSTMHead` averages the map, two convolutions are learned: the first halves it, the
     second is as large as what is left, so that the vector can say where in the frame something is.
-    Not to be mixed up with the LSTM whose gates are convolutions, which goes by a similar name.
-
-    Args:
-        in_channels: of the map (D).
-        num_classes: classes of the last layer (K).
-        options: widths.
-        map_size: rows and columns of the map.
+    Not the LSTM whose gates are convolutions, which goes by a similar name.
     """
 
     def __init__(
@@ -239,17 +217,13 @@ class ConvLSTMHead(nn.Module):
 
 
 class EvidenceHead(nn.Module):
-    """The mean of a backbone's own evidence over frames and map, and a bias.
-
-    Args:
-        backbone: whose layer `evidence` is trained; it stays a part of the backbone alone.
-    """
+    """The mean of a backbone's own evidence over frames and map, and a bias."""
 
     def __init__(self, backbone: DigitsBackbone) -> None:
         super().__init__()
         self.num_classes = backbone.evidence.out_channels
-        self._backbone = [backbone]  # in a list, so that its tensors are not saved here too
-        self.classifier = Bias(self.num_classes)
+        self._backbone = [backbone]  # in a list, so that its tensors are not the head's too
+        self.classifier = nn.ParameterDict({"bias": torch.zeros(self.num_classes)})
 
     def forward(self, features: Tensor, regions: Regions | None = None) -> Tensor:
         """[B, D, T, H, W] to logits [B, K]."""
@@ -257,16 +231,5 @@ class EvidenceHead(nn.Module):
         # The features beside the evidence maps, pooled: [B, C', 1, 1]
         pooled = features[:, : evidence.in_channels].mean(dim=(2, 3, 4))[..., None, None]
         # Evidence for each class: [B, K]
-        logits: Tensor = self.classifier(evidence(pooled).flatten(1))
-        return logits
-
-
-class Bias(nn.Module):
-    """One number for each class: [B, K] to the same shape."""
-
-    def __init__(self, num_classes: int) -> None:
-        super().__init__()
-        self.bias = nn.Parameter(torch.zeros(num_classes))
-
-    def forward(self, scores: Tensor) -> Tensor:
-        return scores + self.bias
+        scores: Tensor = evidence(pooled).flatten(1)
+        return scores + self.classifier["bias"]

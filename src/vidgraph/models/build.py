@@ -29,13 +29,16 @@ from vidgraph.models.published import (
     NAMED,
     BackboneOptions,
     HeadOptions,
+    InsertedOptions,
     ModelOptions,
     NetworkOptions,
     PyramidOptions,
+    ScoredStreamOptions,
+    StreamOptions,
     TwoStreamOptions,
 )
 from vidgraph.models.pyramid import STPyramid
-from vidgraph.models.rstg_heads import GraphResidual, InsertedRSTGOptions
+from vidgraph.models.rstg_heads import GraphResidual
 from vidgraph.models.strg import STRGOptions
 from vidgraph.models.two_stream import Stream, TwoStream
 from vidgraph.records import InputSpec, validated
@@ -70,11 +73,11 @@ def create_model(
         WeightsError: a file of weights of the backbone does not fit it.
     """
     options = resolve_options(name, overrides, name)
-    if class_names is not None and num_classes not in (None, len(class_names)):
-        raise RecipeError(f"{len(class_names)} class names were given for {num_classes} classes")
-    classes = num_classes if class_names is None else len(class_names)
-    if classes is None:
-        classes = NAMED[name][1]
+    classes = NAMED[name][1] if num_classes is None else num_classes
+    if class_names is not None:
+        if num_classes not in (None, len(class_names)):
+            raise RecipeError(f"{len(class_names)} class names were given for {classes} classes")
+        classes = len(class_names)
     if classes is None or classes < 1:
         raise RecipeError(f"{name} needs at least one class; give num_classes or class_names")
     model = build_model(options, classes, multi_label)
@@ -89,16 +92,9 @@ def create_model(
 def resolve_options(
     name: str, overrides: Mapping[str, Any], where: str, prefix: str = ""
 ) -> NetworkOptions:
-    """The complete options of a named model with some of them changed.
+    """The complete options of a named model with some of them changed; see `create_model`.
 
-    Args:
-        name: one of `list_models()`.
-        overrides: see `create_model`.
-        where: what is read, for messages.
-        prefix: of its keys, such as "model.", for messages.
-
-    Raises:
-        RecipeError: an unknown name or option.
+    `where` is what is read and `prefix` that of its keys, such as "model.", for messages.
     """
     if name not in NAMED:
         raise RecipeError(f"{where}: there is no model {name!r}{nearest(name, NAMED)}")
@@ -164,57 +160,51 @@ def _clip_model(options: ModelOptions, num_classes: int, multi_label: bool) -> C
 
 
 def _two_stream(options: TwoStreamOptions, num_classes: int, multi_label: bool) -> TwoStream:
-    spec, streams = options.input, dict[str, Stream | None]()
-    if options.frames is None and options.flow is None:
+    takes = options.frames is not None, options.flow is not None
+    if not any(takes):
         raise RecipeError("a model of two streams needs frames, flow, or both")
-    spec = _stream_spec(spec, options.frames is not None, options.flow is not None)
-    for name, clip in _stream_clips(spec).items():
-        how = options.frames if name == "frames" else options.flow
-        assert how is not None
-        backbone = _backbone(how.backbone, None, clip)
-        head = _head(how.head, backbone, clip, num_classes, multi_label)
-        streams[name] = Stream(Normalize(how.normalize), backbone, head)
-    return TwoStream(
-        spec, num_classes, streams.get("frames"), streams.get("flow"), options.flow_weight
-    )
+    spec, frames, flow = _streams(options, *takes, num_classes, multi_label)
+    return TwoStream(spec, num_classes, frames, flow, options.flow_weight)
 
 
 def _pyramid(options: PyramidOptions, num_classes: int) -> STPyramid:
-    fusion, streams = options.fusion, dict[str, Stream | None]()
-    spec = _stream_spec(options.input, fusion.takes_frames, fusion.takes_flow)
-    for name, clip in _stream_clips(spec).items():
-        how = options.frames if name == "frames" else options.flow
-        backbone = _backbone(how.backbone, None, clip)
-        if backbone.stride[0] != 1:
-            raise RecipeError(
-                f"a pyramid needs a map of every frame; no {how.backbone.type} has it"
-            )
-        streams[name] = Stream(Normalize(how.normalize), backbone)
-    return STPyramid(spec, num_classes, streams.get("frames"), streams.get("flow"), fusion)
+    fusion = options.fusion
+    spec, frames, flow = _streams(options, fusion.takes_frames, fusion.takes_flow, num_classes)
+    return STPyramid(spec, num_classes, frames, flow, fusion)
 
 
-def _stream_spec(spec: InputSpec, frames: bool, flow: bool) -> InputSpec:
-    """The clip of a model that takes frames, flow, or both."""
-    if flow and not spec.flow_length:
+def _streams(
+    options: TwoStreamOptions | PyramidOptions,
+    takes_frames: bool,
+    takes_flow: bool,
+    num_classes: int,
+    multi_label: bool = False,
+) -> tuple[InputSpec, Stream | None, Stream | None]:
+    """The clips of a model that takes frames, flow, or both, and the streams for them."""
+    spec = options.input
+    if takes_flow and not spec.flow_length:
         raise RecipeError("a stream of flow needs input.flow_length of at least 1")
-    channels, length = spec.channels if frames else 0, spec.flow_length if flow else 0
-    return replace(spec, channels=channels, flow_length=length)
+    channels, length = spec.channels if takes_frames else 0, spec.flow_length if takes_flow else 0
+    spec = replace(spec, channels=channels, flow_length=length)
+    size = (spec.num_frames * spec.num_stacks, spec.height, spec.width)
+    stacks = torch.zeros(1, 2 * length, *size)  # frames of 2 L channels
+
+    def stream(how: StreamOptions | None, clip: Tensor) -> Stream | None:
+        if how is None or not clip.shape[1]:
+            return None
+        normalize, backbone = Normalize(how.normalize), _backbone(how.backbone, None, clip)
+        if isinstance(how, ScoredStreamOptions):
+            head = _head(how.head, backbone, clip, num_classes, multi_label)
+            return Stream(normalize, backbone, head)
+        if backbone.stride[0] != 1:
+            kind = how.backbone.type
+            raise RecipeError(f"a pyramid needs a map of every frame; no {kind} has it")
+        return Stream(normalize, backbone)
+
+    return spec, stream(options.frames, blank_clip(spec)), stream(options.flow, stacks)
 
 
-def _stream_clips(spec: InputSpec) -> dict[str, Tensor]:
-    """A black clip for each stream; flow stacks are frames of 2 L channels."""
-    clips = {}
-    if spec.channels:
-        clips["frames"] = blank_clip(spec)
-    if spec.flow_length:
-        size = (2 * spec.flow_length, spec.num_frames * spec.num_stacks, spec.height, spec.width)
-        clips["flow"] = torch.zeros(1, *size)
-    return clips
-
-
-def _backbone(
-    how: BackboneOptions, inserted: NonLocalOptions | InsertedRSTGOptions | None, clip: Tensor
-) -> Backbone:
+def _backbone(how: BackboneOptions, inserted: InsertedOptions | None, clip: Tensor) -> Backbone:
     """The backbone for such clips, with the layers that are inserted in it."""
     channels, frames, *size = clip.shape[1:]
     backbone: Backbone
@@ -240,9 +230,7 @@ def _backbone(
     return backbone
 
 
-def _resnet3d(
-    how: ResNet3DOptions, inserted: NonLocalOptions | InsertedRSTGOptions | None, clip: Tensor
-) -> ResNet3D:
+def _resnet3d(how: ResNet3DOptions, inserted: InsertedOptions | None, clip: Tensor) -> ResNet3D:
     """With the layers that follow its blocks."""
     layers: dict[str, nn.Module] = {}
     if isinstance(inserted, NonLocalOptions):

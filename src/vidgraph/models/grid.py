@@ -16,6 +16,7 @@ from itertools import product
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 _POSITION_STD = 2.0  # in cells of the position map, whatever the scale (authors' code)
 
@@ -33,14 +34,9 @@ def count(size: int) -> Tensor:
 def area_weights(in_size: int, out_size: int) -> Tensor:
     """One axis of an area resize: share of input cell i in output cell o, by overlap.
 
-    Args:
-        in_size: cells before.
-        out_size: cells after.
-
     Returns:
         float64 [out_size, in_size]; each row sums to 1. Equal to TensorFlow's `resize_area`;
-        torch's "area" mode is adaptive average pooling, which differs where the sizes do not
-        divide.
+        torch's "area" mode is adaptive average pooling, which differs where sizes do not divide.
     """
     step = in_size / out_size
     left = count(out_size)[:, None] * step
@@ -82,11 +78,8 @@ def node_boxes(scales: Sequence[int]) -> Tensor:
 
 
 def adjacency(scales: Sequence[int]) -> Tensor:
-    """Which nodes are neighbours: their closed regions share more than a corner.
-
-    Regions that overlap (across scales) or share a stretch of border are linked; two that only
-    touch at a corner are not, nor is a node with itself. Worked out on a grid that all scales
-    divide, so that no rounding decides.
+    """Which nodes are neighbours: their regions overlap (across scales) or share a stretch of
+    border, on a grid that all scales divide, so that no rounding decides; no node is its own.
 
     Returns:
         bool [N, N], symmetric; for scales (3, 2, 1): 45 undirected edges.
@@ -101,7 +94,7 @@ def adjacency(scales: Sequence[int]) -> Tensor:
 
 
 def position_maps(scales: Sequence[int], size: int = 6) -> Tensor:
-    """Where each node is: a Gaussian bump of peak 1 over its own cell, zero elsewhere.
+    """Where each node is: a Gaussian bump over its own cell, zero elsewhere.
 
     Returns:
         float32 [N, size * size]. The paper's "positional" variant; fixed, not learned.
@@ -109,22 +102,17 @@ def position_maps(scales: Sequence[int], size: int = 6) -> Tensor:
     Raises:
         ValueError: a scale has more cells than the map.
     """
-    if max(scales) > size:
-        raise ValueError(
-            f"a position map of side {size} cannot hold a grid of {max(scales)} x {max(scales)}"
-        )
+    if (most := max(scales)) > size:
+        raise ValueError(f"a position map of side {size} cannot hold a grid of {most} x {most}")
     maps = []
     for scale in scales:
         cell = size // scale
         offset = count(cell) - (cell - 1) / 2
         bump = torch.exp(-(offset**2) / (2 * _POSITION_STD**2))
-        for row, column in product(range(scale), repeat=2):
-            canvas = torch.zeros(size, size, dtype=torch.float64, device="cpu")
-            canvas[row * cell : (row + 1) * cell, column * cell : (column + 1) * cell] = (
-                torch.outer(bump, bump)
-            )
-            maps.append(canvas.flatten())
-    return torch.stack(maps).float()
+        each = torch.kron(torch.eye(scale, dtype=bump.dtype, device="cpu"), bump[None])
+        axis = F.pad(each, (0, size - scale * cell))  # one bump per row, [scale, size]
+        maps.append(torch.kron(axis, axis))
+    return torch.cat(maps).float()
 
 
 def node_names(scales: Sequence[int]) -> tuple[str, ...]:
@@ -142,12 +130,7 @@ def keep(module: nn.Module, name: str, fixed: Tensor) -> None:
 
 
 class Grid(nn.Module):
-    """A feature map to its nodes and back, by matrices kept for one size of the map.
-
-    Args:
-        scales: cells per side of each grid.
-        map_size: rows and columns of the map that they are kept for.
-    """
+    """A feature map to its nodes and back, by matrices kept for maps of one size."""
 
     pooling: Tensor
     unpooling: Tensor
@@ -159,7 +142,7 @@ class Grid(nn.Module):
         keep(self, "unpooling", unpooling_matrix(scales, *map_size))
 
     def means(self, features: Tensor) -> Tensor:
-        """The matrix of the means over each node's region of a map [B, C, T, H, W], [N, H * W]."""
+        """The matrix [N, H * W] that pools such a map [B, C, T, H, W]."""
         size = (features.shape[3], features.shape[4])
         return self.pooling if size == self.map_size else pooling_matrix(self.scales, *size)
 
@@ -169,9 +152,8 @@ class Grid(nn.Module):
 
     def paint(self, nodes: Tensor, height: int, width: int) -> Tensor:
         """Each node over its region, scales summed: [B, T, N, C] to [B, C, T, H, W]."""
-        matrix = self.unpooling
-        if (height, width) != self.map_size:
-            matrix = unpooling_matrix(self.scales, height, width)
+        kept = (height, width) == self.map_size
+        matrix = self.unpooling if kept else unpooling_matrix(self.scales, height, width)
         cells = (matrix.to(nodes) @ nodes).unflatten(2, (height, width))  # [B, T, H, W, C]
         return cells.permute(0, 4, 1, 2, 3)
 

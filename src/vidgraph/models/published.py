@@ -204,7 +204,7 @@ _LONG_NON_LOCAL = NonLocalOptions(("layer2_1", "layer2_3", "layer3_6", "layer3_1
 def _kinetics(
     spec: InputSpec,
     backbone: ResNet3DOptions,
-    inserted: NonLocalOptions | InsertedRSTGOptions | None = None,
+    inserted: InsertedOptions | None = None,
     head: PooledOptions | STRGOptions = _POOLED,
 ) -> ModelOptions:
     return ModelOptions(spec, "kinetics", backbone, head, inserted)

@@ -67,21 +67,15 @@ class RSTGOptions:
 
     def __post_init__(self) -> None:
         if self.extras.context and self.scales[-1] != 1:
-            raise RecipeError(
-                "extras.context needs a node of the whole frame: the last of scales is 1, not "
-                f"{self.scales[-1]}"
-            )
+            needs = "extras.context needs a node of the whole frame: the last of scales is 1"
+            raise RecipeError(f"{needs}, not {self.scales[-1]}")
 
 
 class Send(nn.Module):
     """Messages: an MLP over (source, destination), ReLU after both layers (equation 5).
 
     The first layer is linear in the pair, so it is applied to sources and destinations once each
-    and summed; no pair is concatenated.
-
-    Args:
-        options: which graph.
-        norm_axes: trailing axes of the messages that a layer norm takes together.
+    and summed; no pair is concatenated. A layer norm takes `norm_axes` trailing axes together.
     """
 
     positions: Tensor
@@ -91,9 +85,8 @@ class Send(nn.Module):
     def __init__(self, options: RSTGOptions, norm_axes: int = 3) -> None:
         super().__init__()
         width = options.width
-        positions = (
-            grid.position_maps(options.scales) if options.position_maps else torch.zeros(0, 0)
-        )
+        wanted = options.position_maps
+        positions = grid.position_maps(options.scales) if wanted else torch.zeros(0, 0)
         grid.keep(self, "positions", positions)
         destination, source = grid.adjacency(options.scales).nonzero(as_tuple=True)
         size = grid.num_nodes(options.scales)
@@ -133,11 +126,7 @@ class Send(nn.Module):
 
 
 class Attention(nn.Module):
-    """Weight of source j in destination i.
-
-    Args:
-        options: which graph.
-    """
+    """Weight of source j in destination i."""
 
     linked: Tensor
 
@@ -153,59 +142,38 @@ class Attention(nn.Module):
     def forward(self, nodes: Tensor, past: Tensor | None = None) -> Tensor:
         """[B, T, N, D] to [B, T, N, N] (N + 1 with `past`); rows sum to 1 but for raw products."""
         query, key = self.query(nodes), self.key(nodes)
-        scores = (
-            query + key.transpose(-1, -2)
-            if self.kind == "simple"
-            else query @ key.transpose(-1, -2)
-        )
+        simple = self.kind == "simple"
+        scores = query + key.mT if simple else query @ key.mT
         linked = self.linked.expand_as(scores)
         if past is not None:
             own = self.key(past)
-            from_past = (
-                query + own if self.kind == "simple" else (query * own).sum(-1, keepdim=True)
-            )
-            exists = _has_past(nodes).expand_as(from_past)
-            scores, linked = (
-                torch.cat([scores, from_past], dim=-1),
-                torch.cat([linked, exists], dim=-1),
-            )
-        return self._weigh(scores, linked, past is not None)
+            from_past = query + own if simple else (query * own).sum(-1, keepdim=True)
+            scores = torch.cat([scores, from_past], dim=-1)
+            exists = torch.arange(nodes.shape[1], device=nodes.device)[:, None, None] > 0
+            linked = torch.cat([linked, exists.expand_as(from_past)], dim=-1)
+        return self._weigh(scores, linked)
 
-    def _weigh(self, scores: Tensor, linked: Tensor, with_past: bool) -> Tensor:
+    def _weigh(self, scores: Tensor, linked: Tensor) -> Tensor:
         edge = linked.to(scores)
         if self.kind == "dot_neighbours":
             return scores * edge
         if self.kind == "simple":
             scores = F.leaky_relu(scores * edge, 0.2) + edge
-        if self.mask:
-            return scores.masked_fill(~linked, float("-inf")).softmax(dim=-1)
-        # The authors multiply by the adjacency, so a non-edge keeps logit 0 and takes its share of
-        # the softmax.
-        logits = scores * edge
-        if with_past:  # but a past that does not exist has no share
-            logits = torch.cat(
-                [logits[..., :-1], logits[..., -1:].masked_fill(~linked[..., -1:], float("-inf"))],
-                dim=-1,
-            )
-        return logits.softmax(dim=-1)
-
-
-def _has_past(nodes: Tensor) -> Tensor:
-    """False for the first frame: bool [T, 1, 1]."""
-    return (torch.arange(nodes.shape[1], device=nodes.device) > 0)[:, None, None]
+        without = ~linked
+        if not self.mask:
+            # The authors multiply by the adjacency, so a non-edge keeps logit 0 and takes its share
+            # of the softmax; but a past that does not exist has none.
+            scores = scores * edge
+            without[..., : len(self.linked)] = False
+        return scores.masked_fill(without, float("-inf")).softmax(dim=-1)
 
 
 class SpaceStage(nn.Module):
-    """One round of messages in each frame: send, gather, update (equations 5 to 8).
-
-    Args:
-        options: which graph.
-    """
+    """One round of messages in each frame: send, gather, update (equations 5 to 8)."""
 
     def __init__(self, options: RSTGOptions) -> None:
         super().__init__()
         width = options.width
-        self.options = options
         # The slides sum plain products; bias, norm and ReLU after the sum are the code's.
         self.plain_sum = options.attention == "dot_neighbours"
         self.homogeneous = options.time_stages == "homogeneous"
@@ -213,15 +181,15 @@ class SpaceStage(nn.Module):
         self.send = Send(options, norm_axes=2 if self.edges_only else 3)
         self.attention = Attention(options)
         self.gather_bias = None if self.plain_sum else nn.Parameter(torch.zeros(width))
-        self.gather_norm = make_norm(
-            options.norm if options.attention == "simple" else "none", width, num_axes=2
-        )
-        num_updates = len(options.scales) if options.scalewise_update else 1
+        gather_norm = options.norm if options.attention == "simple" else "none"
+        self.gather_norm = make_norm(gather_norm, width, num_axes=2)
+        cells = [scale * scale for scale in options.scales]
+        self.group_sizes = cells if options.scalewise_update else [sum(cells)]
         self.update = nn.ModuleList(
             nn.Sequential(
                 nn.Linear(2 * width, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU()
             )
-            for _ in range(num_updates)
+            for _ in self.group_sizes
         )
         self.update_norm = make_norm(options.norm, width, num_axes=2)
 
@@ -245,23 +213,14 @@ class SpaceStage(nn.Module):
 
     def _update(self, nodes: Tensor, gathered: Tensor) -> Tensor:
         pairs = torch.cat([nodes, gathered], dim=-1)  # [B, T, N, 2 D]
-        if self.options.scalewise_update:
-            groups = torch.split(pairs, [scale * scale for scale in self.options.scales], dim=-2)
-            updated = torch.cat(
-                [mlp(group) for mlp, group in zip(self.update, groups, strict=True)], dim=-2
-            )
-        else:
-            updated = self.update[0](pairs)
-        normed: Tensor = self.update_norm(updated)
+        groups = pairs.split(self.group_sizes, dim=-2)
+        updated = [mlp(group) for mlp, group in zip(self.update, groups, strict=True)]
+        normed: Tensor = self.update_norm(torch.cat(updated, dim=-2))
         return normed
 
 
 class TimeStage(nn.Module):
-    """An LSTM over the frames of every node, all nodes in one call (equation 9).
-
-    Args:
-        width: of nodes (D), in and out.
-    """
+    """An LSTM over the frames of every node, all nodes in one call (equation 9)."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -301,11 +260,9 @@ class RecurrentSpaceTimeGraph(nn.Module):
         self.extras = NodeExtras(in_channels, options.extras, options.scales, map_size)
         needed = self.extras.out_channels != width if project is None else project
         self.project = nn.Linear(self.extras.out_channels, width) if needed else nn.Identity()
-        self.node_batch_norm = (
-            LastAxisBatchNorm(width, eps=1e-3, momentum=0.01)
-            if options.node_batch_norm
-            else nn.Identity()
-        )
+        self.node_batch_norm: nn.Module = nn.Identity()
+        if options.node_batch_norm:
+            self.node_batch_norm = LastAxisBatchNorm(width, eps=1e-3, momentum=0.01)
         self.node_norm = make_norm(options.norm, width, num_axes=3)
         stages = options.time_stages
         self.num_stages = 0 if stages == "only" else options.num_stages
@@ -329,11 +286,9 @@ class RecurrentSpaceTimeGraph(nn.Module):
                     nn.init.zeros_(layer.bias)
             elif isinstance(layer, nn.LSTM):
                 for name, parameter in layer.named_parameters():
-                    if "weight" in name:
-                        for gate in parameter.data.chunk(4):
-                            nn.init.xavier_uniform_(gate)
-                    else:
-                        nn.init.zeros_(parameter)
+                    start = nn.init.xavier_uniform_ if "weight" in name else nn.init.zeros_
+                    for gate in parameter.data.chunk(4):
+                        start(gate)
         if self.options.extras.he:
             he_initialisation(self)
 
@@ -372,10 +327,7 @@ class RecurrentSpaceTimeGraph(nn.Module):
         boxes, linked = grid.node_boxes(self.options.scales), grid.adjacency(self.options.scales)
         size, frames = len(boxes), features.shape[2]
         attention = torch.zeros(len(features), 0, frames, size, size)
-        if stages:  # without what comes from the past
+        if stages:  # without what comes from the past: [B, S, T, N, N]
             attention = torch.stack([x[..., :size].float().cpu() for x in stages], dim=1)
-        names = grid.node_names(self.options.scales)
-        return [
-            Explanation(boxes.expand(frames, -1, -1), linked, of_clip, names)
-            for of_clip in attention  # [S, T, N, N]
-        ]
+        boxes, names = boxes.expand(frames, -1, -1), grid.node_names(self.options.scales)
+        return [Explanation(boxes, linked, of_clip, names) for of_clip in attention]

@@ -40,23 +40,12 @@ class RSTGExtras:
 
 
 class NodeExtras(nn.Module):
-    """What nodes hold beside the means of their regions.
-
-    Args:
-        in_channels: channels of the map (C).
-        extras: which additions.
-        scales: cells per side of each grid.
-        map_size: rows and columns of the map that filters are kept for.
-    """
+    """What nodes hold beside the means of their regions, for maps of one size and others."""
 
     moments: Tensor
 
     def __init__(
-        self,
-        in_channels: int,
-        extras: RSTGExtras,
-        scales: Sequence[int],
-        map_size: tuple[int, int],
+        self, in_channels: int, extras: RSTGExtras, scales: Sequence[int], map_size: tuple[int, int]
     ) -> None:
         super().__init__()
         self.extras, self.scales, self.map_size = extras, tuple(scales), map_size
@@ -64,8 +53,7 @@ class NodeExtras(nn.Module):
         self.out_channels = in_channels * copies
         if extras.moments:
             grid.keep(self, "moments", moment_matrices(scales, *map_size))
-        # Positions and differences are small beside the features themselves: bring all to one scale
-        # before they are mixed.
+        # Positions and differences are small beside the features: all come to one scale first.
         mixed = extras.moments or extras.differences
         self.standardise = LastAxisBatchNorm(self.out_channels) if mixed else nn.Identity()
 
@@ -102,18 +90,14 @@ def he_initialisation(graph: nn.Module) -> None:
         if isinstance(layer, nn.Linear) and (".send." in name or ".update." in name):
             nn.init.xavier_uniform_(layer.weight, gain=math.sqrt(2))
         elif isinstance(layer, nn.LSTM):
-            bias = layer.get_parameter("bias_ih_l0").data
-            nn.init.ones_(bias.chunk(4)[1])  # the forget gate
+            nn.init.ones_(layer.get_parameter("bias_ih_l0").data.chunk(4)[1])  # the forget gate
 
 
 def moment_matrices(scales: Sequence[int], height: int, width: int) -> Tensor:
-    """First moments of a map in each node's region: means weighted with the position.
+    """First moments of a map in each node's region, horizontal and vertical: float32 [2, N, H * W].
 
     Positions count from the middle of the region in halves of the frame, so that one step counts
     alike at every scale, at the centre of what a cell of the map shares with the region.
-
-    Returns:
-        float32 [2, N, H * W]: horizontal, then vertical.
     """
     horizontal, vertical = [], []
     for scale in scales:

@@ -44,14 +44,7 @@ class RSTGHeadOptions(RSTGOptions):
 
 
 class RSTGHead(nn.Module):
-    """The graph to a vector, and a classifier.
-
-    Args:
-        in_channels: of the map (C).
-        num_classes: classes of the last layer (K).
-        options: which graph.
-        map_size: rows and columns of the map.
-    """
+    """The graph to a vector, and a classifier."""
 
     def __init__(
         self, in_channels: int, num_classes: int, options: RSTGOptions, map_size: tuple[int, int]
@@ -74,11 +67,7 @@ class GraphResidual(nn.Module):
     """RSTG-to-map between two blocks of a backbone: x + norm(graph(x)), where the norm has one mean
     and variance per clip, a bias, and then a scale that starts at zero.
 
-    Args:
-        in_channels: channels of the map (C). Where the graph's width differs, nodes are projected
-            to it and back to C, else neither.
-        map_size: rows and columns of the map; other sizes are allowed.
-        options: which graph.
+    Where the graph has another width than the map has channels, nodes are projected to it and back.
     """
 
     norm_axes = 4  # T, H, W and C of a clip
