@@ -168,7 +168,7 @@ _SYNC_MNIST: dict[str, NetworkOptions] = {
             extras=RSTGExtras(moments=True, differences=True, context=True, he=True),
         ),
     ),
-    # The others have about as many parameters as one of these two.
+    # All but `mean_lstm` have about as many parameters as one of these two.
     "mean_lstm": _authors(MeanLSTMOptions()),
     "mean_lstm_small": _digits(_DIGITS, MeanLSTMOptions(width=240)),
     "conv_lstm": _authors(ConvLSTMOptions()),  # its widths are not published
@@ -183,7 +183,7 @@ _SYNC_MNIST: dict[str, NetworkOptions] = {
     "strg_digits3d_small": _boxed(_DIGITS_I3D_LAYER1, STRGOptions(width=146)),
 }
 _STILL_DIGITS: dict[str, NetworkOptions] = {
-    # One digit at a random position, to pre-train the small backbone of digits.
+    # Digits at random positions, to pre-train the small backbone of digits.
     "digit_stem": ModelOptions(
         replace(_DIGIT_CLIP, num_frames=1), "digits", _DIGITS, EvidenceOptions()
     ),
