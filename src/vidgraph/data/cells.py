@@ -97,8 +97,7 @@ def read_lines(source: Path, pattern: str, example: str) -> pd.DataFrame:
 
 def refuse(source: Path, values: pd.Series, wrong: Any, problem: str) -> None:
     """Raises TableError at the first wrong row; its value takes the place of {} in `problem`."""
-    found = values[np.asarray(wrong, bool)]
-    if len(found):
+    if len(found := values[np.asarray(wrong, bool)]):
         word, more = found.index.name, len(found) - 1
         others = f" ({more} more {word}s like it)" if more else ""
         value = repr(found.iloc[0]) if isinstance(found.iloc[0], str) else f"{found.iloc[0]:g}"

@@ -145,9 +145,8 @@ class ClipDataset(Dataset[ClipBatch]):
         """The views of one clip as a batch; `index` is its row among the split's kept rows.
 
         Raises:
-            VideoError: the video is missing, a frame that the clip needs cannot be decoded, the
-                row's span lies outside the video or holds too few frames, or the boxes or flow of
-                the video are absent or not usable; with the row that asks for it.
+            VideoError: the video, its boxes or its flow are not usable, or the row's span is not
+                within it; with the row that asks for it.
         """
         if not 0 <= i < len(self):
             raise IndexError(f"clip {i} of {len(self)}")

@@ -3,8 +3,7 @@
     video,label,start_seconds,end_seconds
     Charades_v1/46GP8.mp4,c097 Walking through a doorway,24.3,30.4
 
-Videos are named as in the first table, relative to this file's own folder or absolute. Shapes: T
-frames of a clip.
+Videos are named as in the first table, relative to this file's own folder or absolute.
 """
 
 from __future__ import annotations
@@ -64,14 +63,14 @@ class Intervals:
 
         Args:
             video: its path, as the table of videos has it.
-            times_seconds: when each frame of the video is shown, [N].
+            times_seconds: when each frame of the video is shown.
             frame_indices: the clip's frames, [T].
 
         Returns:
             0/1 float32 [1, num_classes].
 
         Raises:
-            DataError: an action of this video begins after the video's end.
+            DataError: an action begins after the video's end.
         """
         shown = times_seconds[frame_indices]  # [T]
         runs = np.split(shown, np.flatnonzero(np.diff(shown) < 0) + 1)

@@ -72,10 +72,8 @@ class SyncMnistSource:
         self.data = data
         self.class_names = list(self._stream("train", 1, 0).class_names)
         if class_names is not None and list(class_names) != self.class_names:
-            raise DataError(
-                f"the model's {len(class_names)} classes are not the {len(self.class_names)} of "
-                f"{data.title('test')}"
-            )
+            ours = f"the {len(self.class_names)} of {data.title('test')}"
+            raise DataError(f"the model's {len(class_names)} classes are not {ours}")
 
     def training(
         self, spec: InputSpec, views: ViewPlan, num_clips: int, seed: int

@@ -63,10 +63,9 @@ class DigitClips(Dataset[ClipBatch]):
         return self.__getitems__([index])
 
     def __getitems__(self, indices: Sequence[int]) -> ClipBatch:
-        """Clips `indices` as one batch: video uint8 [B, 1, T, 64, 64], one box per digit.
-
-        Boxes come in the order of drawing. Unless layers are shuffled, the pair's are the first
-        two, and a model that is given boxes must not be told that.
+        """Clips as one batch: video uint8 [B, 1, T, 64, 64], one box per digit in the order of
+        drawing. Unless layers are shuffled, the pair's are the first two, and a model that is given
+        boxes must not be told that.
         """
         rows = np.asarray(indices, np.int64)
         if outside := rows[(rows < 0) | (rows >= self.num_clips)].tolist():
@@ -110,7 +109,7 @@ class SyncMnistStream(DigitClips):
         self.class_names = pair_names(self.classes)
         groups = [digits.by_class[c] for c in self.classes]
         self._pool = np.concatenate(groups)  # images, grouped by class
-        self._counts = np.array([len(group) for group in groups])
+        self._counts = np.array(list(map(len, groups)))
         self._starts = np.cumsum(self._counts) - self._counts
 
     def plan(self, rows: NDArray[np.int64]) -> Plan:

@@ -201,10 +201,8 @@ def parse_columns(text: str) -> dict[str, str]:
 
 
 def split_by_hash(name: str) -> str:
-    """The split where folders name none: about 80 % train, 10 % val, 10 % test.
-
-    It depends on the path below the root alone (sha256 of it, modulo 10), so adding or removing
-    other videos never moves one from a split to another, and every machine agrees.
+    """The split where folders name none: about 80 % train, 10 % val, 10 % test, by sha256 of the
+    path below the root, modulo 10, so that adding or removing other videos never moves one.
     """
     bucket = hash64(name) % 10
     return "train" if bucket < 8 else "val" if bucket == 8 else "test"

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vidgraph.data.box_files import csv_tasks, something_else_tasks
 from vidgraph.data.digits import load_digits
+from vidgraph.data.extraction import csv_tasks, something_else_tasks
 from vidgraph.data.options import SyncMnistOptions
 from vidgraph.data.syncmnist import SyncMnistStream, digit_boxes
 from vidgraph.data.syncmnist_files import make_dataset
