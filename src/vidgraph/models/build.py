@@ -17,7 +17,7 @@ from vidgraph.backbones.image import (
     TimmNetwork,
     TimmOptions,
     image_backbone,
-    timm_statistics,
+    timm_config,
 )
 from vidgraph.backbones.resnet3d import ResNet3D, ResNet3DOptions, channels_after
 from vidgraph.errors import RecipeError, nearest
@@ -103,9 +103,13 @@ def resolve_options(
         type(named), merged(asdict(named), overrides), where, prefix
     )
     match options:
-        case ModelOptions(backbone=TimmOptions(name=network), input=InputSpec(channels=3)):
+        case ModelOptions(backbone=TimmOptions() as how, input=InputSpec(channels=3)):
+            config = timm_config(how.name)
+            if how.weights == "pretrained":
+                options = replace(options, backbone=replace(how, license=config.license))
             if "normalize" not in overrides:  # the pixels that the network's own weights take
-                options = replace(options, normalize=NormalizeOptions(*timm_statistics(network)))
+                pixels = NormalizeOptions(tuple(config.mean), tuple(config.std))
+                options = replace(options, normalize=pixels)
     return options
 
 

@@ -261,8 +261,8 @@ _SMALL_RUN = replace(_RUN, num_frames=8, height=112, width=112)
 _INCEPTION, _SMALL = BNInceptionOptions(), SmallResNet2DOptions()
 _FUSION = FusionOptions()
 _SEGMENTS = SegmentsOptions(dropout=0.8), SegmentsOptions(dropout=0.7)
-_VGG16 = TimmOptions("vgg16", level=32, norm="partial")  # up to its last pool
-_FRAMES_R50 = TimmOptions("resnet50", level=32, norm="partial")
+_VGG16 = TimmOptions("vgg16", level=32, weights=None, norm="partial")  # up to its last pool
+_FRAMES_R50 = TimmOptions("resnet50", level=32, weights=None, norm="partial")
 _LSTM, _SMALL_LSTM = (MeanLSTMOptions(width, 0.5, average=True) for width in (256, 128))
 _FLOW: dict[NormalizeName, NormalizeName] = {"imagenet": "flow", "caffe": "caffe_flow"}
 

@@ -135,6 +135,10 @@ class StoredVideo:
             return np.asarray(self._file.get_tensor(kind)[:0])
         return np.asarray(self._file.get_slice(kind)[begin:end])
 
+    def all_rows(self) -> NDArray[Any]:
+        """The rows of all stored frames, one frame after another."""
+        return np.asarray(self._file.get_tensor(self.header.method.kind))
+
 
 def path_in_store(folder: str | Path, name: str) -> Path:
     """The file of a video, by the video's name in the store."""

@@ -11,9 +11,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from vidgraph.errors import RecipeError
-from vidgraph.records import InputSpec
+from vidgraph.records import Fit, InputSpec
 
 _MIN_SCALE = 0.8  # smallest side of a training window, as a share of the largest that fits
+_GREY = np.uint8(127)  # beside frames: near the mean of every normalisation, and no motion
 
 
 @dataclass(frozen=True)
@@ -39,9 +40,18 @@ class CropPlan:
     brightness: int = 0
 
     def cut(self, frames: np.ndarray) -> np.ndarray:
-        """The window of frames [..., H, W, C]."""
-        bottom, end = self.top + self.height, self.left + self.width
-        return frames[..., self.top : bottom, self.left : end, :]
+        """The window of frames [..., H, W, C]; grey where it reaches beyond them."""
+        height, width = frames.shape[-3:-1]
+        top, left = max(0, self.top), max(0, self.left)
+        bottom, right = min(height, self.top + self.height), min(width, self.left + self.width)
+        inside: np.ndarray = frames[..., top:bottom, left:right, :]
+        if inside.shape[-3:-1] == (self.height, self.width):
+            return inside
+        window = np.full((*frames.shape[:-3], self.height, self.width, frames.shape[-1]), _GREY)
+        window[..., top - self.top : bottom - self.top, left - self.left : right - self.left, :] = (
+            inside
+        )
+        return window
 
     def rescaled(self, height: int, width: int, own_height: int, own_width: int) -> CropPlan:
         """The same window, to the nearest pixel, in frames that are stored at another size."""
@@ -84,6 +94,24 @@ def crop_windows(
     if width >= height:
         return [replace(centre, left=(width - columns) * k // last) for k in places]
     return [replace(centre, top=(height - rows) * k // last) for k in places]
+
+
+def fitted_window(height: int, width: int, size: tuple[int, int], fit: Fit) -> CropPlan:
+    """The window that shows all of a frame; see `InputSpec.fit`.
+
+    Args:
+        height: rows of the frame.
+        width: columns of the frame.
+        size: rows and columns of the clip.
+        fit: how the frame's shape becomes that of the clip.
+    """
+    if fit == "short":
+        return crop_windows(height, width, size, full_frame=True)[0]
+    if fit == "squash":
+        return CropPlan(0, 0, height, width, False, size)
+    scale = max(height / size[0], width / size[1])  # source pixels per pixel of the clip
+    rows, columns = max(height, round(size[0] * scale)), max(width, round(size[1] * scale))
+    return CropPlan((height - rows) // 2, (width - columns) // 2, rows, columns, False, size)
 
 
 def corner_windows(
@@ -146,10 +174,14 @@ class CropDraws:
     def plan(self, height: int, width: int, rng: np.random.Generator | None = None) -> CropPlan:
         """The window of a clip in frames of `height` x `width`."""
         size = self.spec.height, self.spec.width
+        fit = self.spec.fit
+        whole = None if fit == "crop" else fitted_window(height, width, size, fit)
         if not self.train:
-            return crop_windows(height, width, size)[0]
+            return whole or crop_windows(height, width, size)[0]
         assert rng is not None, "training draws its windows"
         flip = self.flip and bool(rng.random() < 0.5)
+        if whole is not None:
+            return replace(whole, flip=flip)
         fills = min(height / size[0], width / size[1])  # source pixels per crop pixel
         if self.crop_scales:
             top, left, rows, columns = self._corner(height, width, fills, rng)

