@@ -158,7 +158,9 @@ ShortSide = Annotated[
 ]
 Weights = Annotated[
     str | None,
-    Option(metavar="FILE|random", help="of the network (default: torchvision's, downloaded once)"),
+    Option(
+        metavar="FILE|random", help="of the network (default: its publisher's, downloaded once)"
+    ),
 ]
 Workers = Annotated[int | None, Option(min=1, help="processes (default: one per core)")]
 Cluster = Annotated[
@@ -166,11 +168,15 @@ Cluster = Annotated[
 ]
 
 
-@extract.command(epilog="example: vidgraph extract proposals clips.csv --source motion --out boxes")
+@extract.command(
+    epilog="example: vidgraph extract proposals clips.csv --source detector --out boxes"
+)
 def proposals(
     videos: Sources,
     out: Store,
-    source: Literal["motion", "rpn"] = Option(help="what proposes; rpn is a network with weights"),
+    source: Literal["detector", "motion", "rpn"] = Option(
+        help="what proposes; detector and rpn are networks with weights"
+    ),
     count: int = Option(50, min=1, help="most boxes per frame, the best ones"),
     every: int | None = Option(None, min=1, help="look at every N-th frame"),
     fps: float | None = Option(None, help="look at so many frames per second instead"),

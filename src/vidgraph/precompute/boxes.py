@@ -1,7 +1,7 @@
 """Boxes in a store, read by frame.
 
 The rows of a frame are its boxes, highest score first: x0, y0, x1, y1 as fractions of the frame,
-then the score, float32 [n, 5].
+then the score, float32 [n, 5]; where the method knows them, then the class and the track, [n, 7].
 
 Shapes: T frames asked for, K boxes per frame asked for, n boxes of one frame.
 """
@@ -57,7 +57,7 @@ class StoredBoxes:
 
         Returns:
             Boxes as fractions of the frame, float32 [T, K, 4]; scores [T, K]; mask [T, K]; zero
-            where masked.
+            where masked; classes and tracks where they are stored.
 
         Raises:
             DataError: a frame lies outside the video.
@@ -67,13 +67,16 @@ class StoredBoxes:
         if len(outside):
             what = f"has no frame {outside[0]}, for its video has {self.header.num_frames} frames"
             raise DataError(f"{self.path}: {what}")
-        values = np.zeros((len(asked), count, 5), np.float32)
+        values = np.zeros((len(asked), count, 7), np.float32)
+        values[..., 5:] = -1
         mask = np.zeros((len(asked), count), bool)
         stored = self._nearest(asked)  # [T]
         for number in np.unique(stored[stored >= 0]).tolist():
             here, found = stored == number, self._stored.rows(number)[:count]
-            values[here, : len(found)], mask[here, : len(found)] = found, True
-        return FrameBoxes(values[..., :4], values[..., 4], mask)
+            values[here, : len(found), : found.shape[1]] = found
+            mask[here, : len(found)] = True
+        classes, tracks = values[..., 5].astype(np.int64), values[..., 6].astype(np.int64)
+        return FrameBoxes(values[..., :4], values[..., 4], mask, classes, tracks)
 
     def _nearest(self, asked: NDArray[np.int64]) -> NDArray[np.int64]:
         """Which stored frame each frame takes; -1 for none, [T]."""
@@ -87,8 +90,9 @@ class StoredBoxes:
 def packed_boxes(
     frames: Iterable[NDArray[np.floating]], counts: Counter[str]
 ) -> Iterator[NDArray[np.float32]]:
-    """What is stored of each frame: its boxes, fractions of it, and their scores, [n, 5], the best
-    first, equal ones as they came. Counts frames, boxes, and frames that are `bare` of them.
+    """What is stored of each frame: its boxes, fractions of it, and their scores, [n, 5] or [n, 7],
+    the best first, equal ones as they came. Counts frames, boxes, and frames that are `bare` of
+    them.
     """
     for rows in frames:
         rows = rows.astype(np.float32)

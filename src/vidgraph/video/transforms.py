@@ -31,11 +31,15 @@ class FrameBoxes(NamedTuple):
         boxes_xyxy: fractions of the frame, float32 [T, K, 4].
         scores: float32 [T, K].
         mask: True where a box exists, bool [T, K].
+        classes: number of its class, int64 [T, K]; -1 where masked or not known.
+        tracks: number of the thing in this video that it shows, int64 [T, K]; -1 likewise.
     """
 
     boxes_xyxy: np.ndarray
     scores: np.ndarray
     mask: np.ndarray
+    classes: np.ndarray
+    tracks: np.ndarray
 
 
 def move_pixels(frames: np.ndarray, plan: CropPlan, channels: int = 3) -> Tensor:

@@ -97,3 +97,20 @@ def test_frames_outside_the_video_are_refused(tmp_path: Path, video: Path) -> No
 
 def test_boxes_end_at_the_border() -> None:
     assert packed([[-1e-7, 0, 1 + 1e-7, 1, 0.5]])[0].tolist() == [0, 0, 1, 1, 0.5]
+
+
+def test_classes_and_tracks_where_they_are_stored(tmp_path: Path, video: Path) -> None:
+    """Rows of seven values give them; of rows of five they are not known."""
+    person, ball = [0, 0, 0.5, 1, 0.75, 0, 3], [0.5, 0.5, 0.75, 1, 0.5, 32, 7]
+    rows = np.array([person, ball], np.float32)
+    write(tmp_path / "boxes", video, {2: rows})
+    found = BoxStore(tmp_path / "boxes").boxes(video).at([2], count=3)
+    assert found.classes.tolist() == [[0, 32, -1]]
+    assert found.tracks.tolist() == [[3, 7, -1]]
+    assert found.mask.tolist() == [[True, True, False]]
+    assert found.boxes_xyxy.tolist() == [[person[:4], ball[:4], [0] * 4]]
+    write(tmp_path / "old", video, {2: rows[:, :5]})
+    old = BoxStore(tmp_path / "old").boxes(video).at([2], count=3)
+    assert old.classes.tolist() == old.tracks.tolist() == [[-1] * 3]
+    for name in ("boxes_xyxy", "scores", "mask"):
+        assert np.array_equal(getattr(old, name), getattr(found, name))

@@ -75,10 +75,12 @@ def test_a_job_remembers_what_its_boxes_depend_on() -> None:
     for options, message in (
         ({"every": 2, "fps": 3.0}, chosen),
         ({"fps": 0.0}, "which is above 0"),
-        ({"weights": "x.pth"}, "the source motion has no weights; they belong to rpn"),
+        ({"weights": "x.pth"}, "the source motion has no weights; rpn and detector have"),
     ):
         with pytest.raises(DataError, match=message):
             ProposalJob("motion", **options)
+    with pytest.raises(DataError, match="the detector sees 416 x 416 pixels; leave out"):
+        ProposalJob("detector", short_side=128)
 
 
 def test_real_videos_of_many_shapes(shared_data: Path) -> None:

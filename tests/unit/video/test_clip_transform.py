@@ -36,7 +36,8 @@ def moved(
     (height, width), shape = frames.shape[1:3], boxes.shape[:2]
     plan = crops.plan(height, width, np.random.default_rng(seed))
     unit = (boxes / np.array([width, height] * 2)).astype(np.float32)
-    given = FrameBoxes(unit, np.ones(shape, np.float32), np.ones(shape, bool))
+    unknown = np.full(shape, -1)
+    given = FrameBoxes(unit, np.ones(shape, np.float32), np.ones(shape, bool), unknown, unknown)
     found, (rows, columns) = move_boxes(given, plan, height, width), plan.size
     in_pixels = found.boxes_xyxy[0] * torch.tensor([columns, rows] * 2)
     return move_pixels(frames, plan), in_pixels, found.mask[0]
