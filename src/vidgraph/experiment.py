@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,23 +67,21 @@ def prepare(recipe: Recipe, continued: bool = False) -> Experiment:
 
 
 def _load_initial(model: VideoModel, source: str | None) -> list[str]:
-    """Loads initial weights and says what they did not fill."""
+    """Loads initial weights and says what they did not fill, as `head.graph (24)`."""
     if source is None:
         return []
     report = load_matching(model, load_state(source))
     anew = [*report.missing, *report.skipped_shape]
-    groups = (  # the normalisation is the recipe's own
-        ("start anew", [name for name in anew if not name.startswith("normalize.")]),
-        ("in the file but not used", report.unexpected),
-    )
-    rest = "".join(f"; {what}: {_by_module(names)}" for what, names in groups if names)
-    return [f"initial weights {source}: {len(report.loaded)} tensors loaded{rest}"]
-
-
-def _by_module(names: Sequence[str]) -> str:
-    """`head.classifier (2), head.graph (24)`: how many tensors under each of the first names."""
-    counts = Counter(".".join(name.split(".")[:2]) for name in names)
-    return ", ".join(f"{module} ({count})" for module, count in counts.items())
+    groups = {  # the normalisation is the recipe's own
+        "start anew": [name for name in anew if not name.startswith("normalize.")],
+        "in the file but not used": report.unexpected,
+    }
+    note = f"initial weights {source}: {len(report.loaded)} tensors loaded"
+    for what, names in groups.items():
+        modules = Counter(".".join(name.split(".")[:2]) for name in names)
+        told = ", ".join(f"{module} ({count})" for module, count in modules.items())
+        note += f"; {what}: {told}" if told else ""
+    return [note]
 
 
 # ---- training ------------------------------------------------------------------------------------

@@ -254,26 +254,18 @@ class ClipBatch(Batch):
 
 @dataclass
 class RegionLinks(Batch):
-    """How the regions of a clip are linked; node p * K + k is box k of step p.
+    """How the regions of a clip are linked; node p * K + k is box k of step p."""
 
-    Attributes:
-        frames: sampled frame whose boxes each step of the graph has, int64 [P].
-        scores: of the boxes, [P, K].
-        mask: True where a box exists, [P, K].
-        neighbours: the nodes most similar to each one, most similar first, without itself, int64
-            [P, K, M]; M = 0 without similarity graph.
-        weights: of these in the similarity graph, [P, K, M]; zero where there are fewer than M.
-        even: what each region of the clip would weigh if all weighed the same, [P].
-        overlap: IoU of box i of step p with box j of step p + 1 at [p, i, j], zero in the last
-            step, [P, K, K]; None without such graphs.
-    """
-
-    frames: Tensor
-    scores: Tensor
-    mask: Tensor
+    frames: Tensor  # sampled frame whose boxes each step of the graph has, int64 [P]
+    scores: Tensor  # of the boxes, [P, K]
+    mask: Tensor  # True where a box exists, [P, K]
+    # The nodes most similar to each one, most similar first, without itself, int64 [P, K, M]; M = 0
+    # without similarity graph. Their weights in it are zero where there are fewer than M.
     neighbours: Tensor
     weights: Tensor
-    even: Tensor
+    even: Tensor  # what each region of the clip would weigh if all weighed the same, [P]
+    # IoU of box i of step p with box j of step p + 1 at [p, i, j], zero in the last step,
+    # [P, K, K]; None without such graphs.
     overlap: Tensor | None = None
 
 
@@ -282,24 +274,14 @@ class Explanation:
     """What a model looked at, for one clip.
 
     T counts the steps of the map that a head saw; `at_frames` repeats them to the clip's frames.
-
-    Attributes:
-        node_boxes_xyxy: where each node looks, as fractions of the frame, [T, N, 4].
-        adjacency: True where source j may send to destination i, at [i, j], [N, N].
-        attention: weight of source j in destination i per stage and frame, [S, T, N, N]; S = 0
-            where nothing is sent.
-        names: one short name per node.
-        regions: how the nodes are linked across frames, where they are boxes; node n of frame t is
-            then box n of that frame.
-        maps: of a model without nodes, the weight of each cell, [T, h, w]; sums to 1 per frame.
     """
 
-    node_boxes_xyxy: Tensor
-    adjacency: Tensor
-    attention: Tensor
-    names: tuple[str, ...]
-    regions: RegionLinks | None = None
-    maps: Tensor | None = None
+    node_boxes_xyxy: Tensor  # where each node looks, as fractions of the frame, [T, N, 4]
+    adjacency: Tensor  # True where source j may send to destination i, at [i, j], [N, N]
+    attention: Tensor  # of source j in i per stage and frame, [S, T, N, N]; S = 0: nothing is sent
+    names: tuple[str, ...]  # one short name per node
+    regions: RegionLinks | None = None  # of nodes that are boxes: node n of frame t is its box n
+    maps: Tensor | None = None  # without nodes, weights of cells, [T, h, w]; sum to 1 per frame
 
     @classmethod
     def of_maps(cls, maps: Tensor) -> Explanation:

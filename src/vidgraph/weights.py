@@ -13,7 +13,6 @@ import re
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
-from importlib import resources
 from pathlib import Path
 
 import safetensors.torch
@@ -30,6 +29,7 @@ from vidgraph.records import Positive, options, validated
 from vidgraph.util import atomic_write, hub_file, write_json
 
 WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "config.json"
+SHIPPED = Path(__file__).parent / "shipped"  # a folder for each, with its `card.md`
 _HEADER_KEY = "vidgraph"
 _PICKLE_SUFFIXES = {".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin", ".pyth", ".tar"}
 # Torch's zip, and pickle protocols 2 to 5.
@@ -88,15 +88,7 @@ def save_weights(model: VideoModel, folder: str | Path) -> None:
 
 def list_shipped() -> list[str]:
     """Names of the weights inside the package, sorted."""
-    root = resources.files("vidgraph") / "shipped"
-    if not root.is_dir():
-        return []
-    return sorted(entry.name for entry in root.iterdir() if (entry / WEIGHTS_FILE).is_file())
-
-
-def shipped_folder(name: str) -> Path:
-    """The folder of shipped weights, with their `card.md`."""
-    return Path(str(resources.files("vidgraph") / "shipped" / name))
+    return sorted(file.parent.name for file in SHIPPED.glob(f"*/{WEIGHTS_FILE}"))
 
 
 def from_pretrained(
@@ -242,7 +234,7 @@ def _locate(name: str | Path) -> Path:
     """The `model.safetensors` of a name: shipped, a file, a folder, or from the hub."""
     path = Path(name)
     if str(name) in list_shipped():
-        return shipped_folder(str(name)) / WEIGHTS_FILE
+        return SHIPPED / name / WEIGHTS_FILE
     if path.is_dir():
         return _in_folder(path)
     if path.suffix.lower() in _PICKLE_SUFFIXES:

@@ -65,10 +65,10 @@ def test_shipped_weights_load_by_name() -> None:
     assert set(weights.list_shipped()) <= set(STORED)
     for name in weights.list_shipped():
         model = vidgraph.from_pretrained(name)
-        assert (weights.shipped_folder(name) / "card.md").is_file()
+        assert (weights.SHIPPED / name / "card.md").is_file()
         assert model.class_names is not None
         assert len(model.class_names) == model.num_classes
-        assert (weights.shipped_folder(name) / "model.safetensors").stat().st_size < 5e6
+        assert (weights.SHIPPED / name / "model.safetensors").stat().st_size < 5e6
     assert vidgraph.list_models(pretrained=True) == weights.list_shipped()
     assert "rstg_small" in vidgraph.list_models()
 
