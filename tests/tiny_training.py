@@ -19,6 +19,10 @@ from vidgraph.training.checkpoint import read_metrics
 from vidgraph.training.loop import Progress, fit
 from vidgraph.training.phases import TrainOptions
 
+QUICK: dict[str, Any] = {
+    **{"batch_size": 8, "lr": 1e-2, "precision": "fp32", "device": "cpu", "workers": 0},
+    "tensorboard": False,
+}
 CURVE = ("clips", "train_loss", "train_accuracy", "lr", "val_loss", "val_accuracy")
 
 
@@ -83,6 +87,14 @@ def kept_weights(folder: Path) -> dict[str, torch.Tensor]:
     """What `save_weights` wrote last."""
     weights: dict[str, torch.Tensor] = torch.load(folder / "weights.pt", weights_only=True)
     return weights
+
+
+def kept_loss(folder: Path) -> float:
+    """The loss of the kept weights over all clips."""
+    kept, data = ThreeParts(), Clips()
+    kept.load_state_dict(kept_weights(folder))
+    with torch.no_grad():
+        return nn.functional.cross_entropy(kept.eval()(data.video), data.label).item()
 
 
 def train(

@@ -66,23 +66,17 @@ def test_each_fusion_equals_its_formula(views: str, multi_label: bool):
         "max": activate(logits).amax(0),
         "logits": activate(logits.mean(0)),
     }[views]
-    assert_close_to_scale(
-        fuse_views(view_scores(logits, multi_label, views), multi_label, views).float(), expected
-    )
+    fused = fuse_views(view_scores(logits, multi_label, views), multi_label, views)
+    assert_close_to_scale(fused.float(), expected)
     labels = [[1, 0, 0], [1, 0, 0]] if multi_label else [0, 0]
-    scores = evaluate(
-        Corner(), [batch(logits.tolist(), labels, [0, 0])], class_names=CLASSES, fusion=views
-    )
+    loader = [batch(logits.tolist(), labels, [0, 0])]
+    scores = evaluate(Corner(), loader, class_names=CLASSES, fusion=views)
     assert scores.probabilities[0] == pytest.approx(expected.numpy(), abs=1e-5)
 
 
 def test_float_labels_are_multi_label_and_score_map():
-    scores = evaluate(
-        Corner(),
-        [batch([[3, 0, 1], [0, 2, 1]], [[1, 0, 1], [0, 1, 1]], [0, 1])],
-        class_names=CLASSES,
-        skipped=2,
-    )
+    several = batch([[3, 0, 1], [0, 2, 1]], [[1, 0, 1], [0, 1, 1]], [0, 1])
+    scores = evaluate(Corner(), [several], class_names=CLASSES, skipped=2)
     assert scores.map == pytest.approx(50.0)
     assert scores.top1 is None
     assert scores.skipped == 2
@@ -95,10 +89,8 @@ def test_softmaxed_scores_of_several_labels_are_told():
         def forward(self, video: Tensor) -> Tensor:
             return super().forward(video).softmax(-1)
 
-    several, single = (
-        batch([[3, 0, 1], [0, 2, 1]], [[1, 0, 1], [0, 1, 1]], [0, 1]),
-        batch([[3, 0, 1], [0, 2, 1]], [0, 1], [0, 1]),
-    )
+    several = batch([[3, 0, 1], [0, 2, 1]], [[1, 0, 1], [0, 1, 1]], [0, 1])
+    single = batch([[3, 0, 1], [0, 2, 1]], [0, 1], [0, 1])
     assert evaluate(Softmaxed(), [several], class_names=CLASSES).notes == (SOFTMAXED,)
     assert evaluate(Softmaxed(), [several], class_names=CLASSES, fusion="max").notes == (SOFTMAXED,)
     assert evaluate(Corner(), [several], class_names=CLASSES).notes == ()

@@ -142,9 +142,8 @@ def test_identical_views_change_nothing(fusion: Fusion, multi_label: bool) -> No
 )
 def test_fusion_by_hand(fusion: Fusion, expected: list[float]) -> None:
     logits = torch.tensor([[np.log(3), 0.0], [0.0, np.log(7)]])
-    assert fuse_views(view_scores(logits, False, fusion), False, fusion).tolist() == pytest.approx(
-        expected
-    )
+    fused = fuse_views(view_scores(logits, False, fusion), False, fusion)
+    assert fused.tolist() == pytest.approx(expected)
     # The same through `evaluate`, views in two batches.
     about = torch.tensor([1]), torch.tensor([4]), torch.zeros(1, 1, dtype=torch.int64)
     batches = [ClipBatch(row.view(1, 1, 1, 1, 2), *about) for row in logits]

@@ -44,9 +44,8 @@ def by_hand(batch: int) -> dict[str, float]:
         "stem": batch * frames * 12 * 8 * 9 * 3 * 16 / 1e9,
         "lstm": batch * frames * 4 * 24 * (16 + 24) / 1e9,
         "classifier": batch * 24 * 7 / 1e9,
-        OTHER: batch
-        * (2 * 2 * frames * frames * 12 + frames * 24 * 24)
-        / 1e9,  # attention: queries on keys, weights on values
+        # Attention: queries on keys, weights on values.
+        OTHER: batch * (2 * 2 * frames * frames * 12 + frames * 24 * 24) / 1e9,
     }
 
 
@@ -54,9 +53,8 @@ def by_hand(batch: int) -> dict[str, float]:
 def test_costs_equal_sums_made_by_hand(batch: int) -> None:
     profile = profile_model(Small(), batch)
     expected = by_hand(batch)
-    assert {name: part["gmac"] for name, part in profile["parts"].items()} == pytest.approx(
-        expected, abs=1e-15
-    )
+    gmac = {name: part["gmac"] for name, part in profile["parts"].items()}
+    assert gmac == pytest.approx(expected, abs=1e-15)
     assert profile["gmac"]["total"] == pytest.approx(sum(expected.values()), abs=1e-15)
     assert {name: part["params"] for name, part in profile["parts"].items()} == {
         "stem": 9 * 3 * 16 + 16,
@@ -157,13 +155,8 @@ def test_inputs_are_what_a_model_takes() -> None:
 
 def test_text_shows_parts_and_total() -> None:
     rows = to_text(profile_model(create_model("rstg_small"))).splitlines()
-    assert [row.split()[0] for row in rows] == [
-        "part",
-        "backbone",
-        "head.graph",
-        "head.classifier",
-        "total",
-    ]
+    parts = ["part", "backbone", "head.graph", "head.classifier", "total"]
+    assert [row.split()[0] for row in rows] == parts
     assert rows[-1].split()[-1] == "1x46"
 
 
@@ -177,11 +170,8 @@ def rstg_by_hand(
         "first send layer, split": stages * frames * nodes * 2 * (width + places) * width,
         "first send layer, pairs": stages * frames * nodes**2 * 2 * (width + places) * width,
         "second send layer": stages * frames * nodes**2 * width**2,
-        "attention": stages
-        * frames
-        * (
-            nodes * 2 * width + nodes**2 * width
-        ),  # both projections to one number, then the weighted sum
+        # Both projections to one number, then the weighted sum.
+        "attention": stages * frames * (nodes * 2 * width + nodes**2 * width),
         "update": stages * frames * nodes * (2 * width + width) * width,
         "lstm": (stages + 1) * frames * nodes * 4 * width * (width + width),
     }
@@ -194,21 +184,14 @@ def test_rstg_at_paper_size_equals_the_analytic_counts() -> None:
     terms = rstg_by_hand()
     profile = profile_model(create_model("rstg_syncmnist"))
     parts = profile["parts"]
-    shared = sum(
-        terms[name] for name in ("create", "second send layer", "attention", "update", "lstm")
-    )
+    of_both_forms = ("create", "second send layer", "attention", "update", "lstm")
+    shared = sum(terms[name] for name in of_both_forms)
     assert profile["params"] == 10_565_168
     assert parts["backbone"]["gmac"] == pytest.approx(terms["stem"], rel=1e-12)
-    assert parts["head.graph"]["gmac"] == pytest.approx(
-        shared + terms["first send layer, split"], rel=1e-12
-    )
+    graph = shared + terms["first send layer, split"]
+    assert parts["head.graph"]["gmac"] == pytest.approx(graph, rel=1e-12)
     assert terms["stem"] == pytest.approx(23.4, abs=0.05)
     assert shared + terms["first send layer, pairs"] == pytest.approx(6.3, abs=0.06)
-    assert terms["second send layer"] + terms["first send layer, pairs"] == pytest.approx(
-        4.84, abs=0.005
-    )
-    assert (terms["lstm"], terms["update"]) == (
-        pytest.approx(1.17, abs=0.005),
-        pytest.approx(0.33, abs=0.005),
-    )
+    send = terms["second send layer"] + terms["first send layer, pairs"]
+    assert (send, terms["lstm"], terms["update"]) == pytest.approx((4.84, 1.17, 0.33), abs=0.005)
     assert profile["output_shapes"]["backbone"] == [1, 512, 10, 6, 6]

@@ -40,20 +40,16 @@ def test_what_was_written_comes_back(tmp_path: Path, labels: np.ndarray) -> None
 def test_other_programs_need_four_arrays_and_softmaxed_scores_are_told(tmp_path: Path) -> None:
     labels = (RNG.random((20, 3)) < 0.5).astype(int)
     logits = RNG.normal(size=(20, 3))
-    arrays = {
-        "labels": labels,
-        "names": np.array([str(i) for i in range(20)]),
-        "class_names": np.array(CLASSES),
-    }
+    names = np.array([str(i) for i in range(20)])
+    arrays = {"labels": labels, "names": names, "class_names": np.array(CLASSES)}
     softmax = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     np.savez(tmp_path / "softmax.npz", probabilities=softmax, **arrays)
     np.savez(tmp_path / "sigmoid.npz", probabilities=1 / (1 + np.exp(-logits)), **arrays)
     assert load_scores(tmp_path / "softmax.npz").notes == (SOFTMAXED,)
     sigmoid = load_scores(tmp_path / "sigmoid.npz")
     assert (sigmoid.notes, sigmoid.skipped, sigmoid.indices.tolist()) == ((), 0, list(range(20)))
-    np.savez(
-        tmp_path / "single.npz", **{**arrays, "probabilities": softmax, "labels": labels.argmax(1)}
-    )
+    arrays["labels"] = labels.argmax(1)
+    np.savez(tmp_path / "single.npz", probabilities=softmax, **arrays)
     assert load_scores(tmp_path / "single.npz").notes == ()  # there a softmax is right
 
 
@@ -82,10 +78,8 @@ def test_arrays_that_do_not_fit_are_refused(
         "names": np.array(list("abcd")),
         "class_names": CLASSES,
     }
-    np.savez(
-        tmp_path / "scores.npz",
-        **{name: value for name, value in (arrays | changed).items() if value is not None},
-    )
+    given = {name: value for name, value in (arrays | changed).items() if value is not None}
+    np.savez(tmp_path / "scores.npz", **given)
     with pytest.raises(DataError) as caught:
         load_scores(tmp_path / "scores.npz")
     assert message in str(caught.value)

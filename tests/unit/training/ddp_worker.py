@@ -10,23 +10,12 @@ import torch
 
 sys.path.append(str(Path(__file__).parents[2]))
 
-from tiny_training import Clips, ThreeParts, train
+from tiny_training import QUICK, Clips, ThreeParts, train
 
 from vidgraph.training.phases import TrainOptions
 
-OPTIONS = TrainOptions(
-    clips=64,
-    batch_size=8,
-    lr=1e-2,
-    precision="fp32",
-    workers=0,
-    val_every_clips=16,
-    checkpoint_every_clips=24,
-    log_every_clips=16,
-    tensorboard=False,
-    device="cpu",
-    threads=1,
-)
+EVERY = {"val_every_clips": 16, "checkpoint_every_clips": 24, "log_every_clips": 16}
+OPTIONS = TrainOptions(**QUICK, **EVERY, clips=64, threads=1)
 PHASES = [
     {"name": "head", "clips": 32, "freeze": ["body."]},
     {"name": "joint", "clips": 32, "lr": 5e-3},

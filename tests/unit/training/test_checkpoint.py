@@ -114,10 +114,6 @@ def test_metrics_rows_past_the_checkpoint_are_dropped(tmp_path: Path) -> None:
     with open(path, "a") as file:
         file.write("400,1.")  # cut short by a crash
     MetricsFile(tmp_path, 200).add(clips=300, train_loss=0.5, val_accuracy=None)
-    rows = read_metrics(path)
-    assert [(row["clips"], row["train_loss"]) for row in rows] == [
-        ("100", "0.01"),
-        ("200", "0.005"),
-        ("300", "0.5"),
-    ]
+    rows = [(row["clips"], row["train_loss"]) for row in read_metrics(path)]
+    assert rows == [("100", "0.01"), ("200", "0.005"), ("300", "0.5")]
     assert path.read_text().splitlines()[0] == ",".join(COLUMNS)

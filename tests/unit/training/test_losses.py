@@ -16,13 +16,10 @@ SPEC = InputSpec(1, 2, 2, channels=1, stride_frames=1)
 
 def test_losses() -> None:
     logits = torch.tensor([[math.log(3.0), 0.0], [0.0, 0.0]])
-    assert classification_loss(logits, torch.tensor([0, 1])).item() == pytest.approx(
-        (-math.log(0.75) - math.log(0.5)) / 2
-    )
-    hot = torch.tensor([[1.0, 0.0], [1.0, 1.0]])
-    assert classification_loss(logits, hot).item() == pytest.approx(
-        (-math.log(0.75) - 3 * math.log(0.5)) / 4
-    )
+    single, several = torch.tensor([0, 1]), torch.tensor([[1.0, 0.0], [1.0, 1.0]])
+    expected = (-math.log(0.75) - math.log(0.5)) / 2, (-math.log(0.75) - 3 * math.log(0.5)) / 4
+    losses = [classification_loss(logits, label).item() for label in (single, several)]
+    assert losses == pytest.approx(expected)
 
 
 class Pixels(VideoModel):
@@ -76,14 +73,8 @@ def test_validate_scores_whole_splits_and_restores_modes() -> None:
     batches = []
     for part in (slice(0, 3), slice(3, 5)):
         index = torch.arange(5)[part]
-        batches.append(
-            ClipBatch(
-                values[part].view(-1, 1, 1, 1, 1).expand(-1, 1, 1, 2, 2),
-                labels[part],
-                index,
-                index[:, None],
-            )
-        )
+        video = values[part].view(-1, 1, 1, 1, 1).expand(-1, 1, 1, 2, 2)
+        batches.append(ClipBatch(video, labels[part], index, index[:, None]))
     model = Brightness().train()
     model.frozen.eval()
     loss, score, name = validate(model, batches)

@@ -36,45 +36,18 @@ def phased(tmp_path: Path, *words: str, text: str = WITH_PHASES) -> Recipe:
 
 def test_a_phase_holds_what_differs_and_takes_the_rest(tmp_path: Path) -> None:
     (one, body), (two, joint) = named_phases(phased(tmp_path).train)
-    assert (one, body.clips, body.lr, body.freeze, body.schedule, body.drops) == (
-        "body",
-        1000,
-        0.1,
-        ["head."],
-        "step",
-        [0.5, 0.9],
-    )
-    assert (two, joint.clips, joint.lr, joint.freeze, joint.schedule, joint.drops) == (
-        "joint",
-        500,
-        0.001,
-        [],
-        "cosine",
-        [],
-    )
+    own = [(p.clips, p.lr, p.freeze, p.schedule, p.drops) for p in (body, joint)]
+    assert (one, own[0]) == ("body", (1000, 0.1, ["head."], "step", [0.5, 0.9]))
+    assert (two, own[1]) == ("joint", (500, 0.001, [], "cosine", []))
     assert all((phase.batch_size, phase.weight_decay) == (8, 1e-4) for phase in (body, joint))
     plain = TrainOptions(clips=80)
     assert named_phases(plain) == [("", plain)]
 
 
 def test_overrides_reach_one_phase_or_what_all_share(tmp_path: Path) -> None:
-    recipe = phased(
-        tmp_path,
-        "--train.phases.joint.lr",
-        "1e-4",
-        "--train.phases.joint.momentum=0.5",
-        "--train.batch_size",
-        "4",
-    )
-    (_, body), (_, joint) = named_phases(recipe.train)
-    assert (
-        body.lr,
-        joint.lr,
-        body.momentum,
-        joint.momentum,
-        body.batch_size,
-        joint.batch_size,
-    ) == (0.1, 1e-4, 0.9, 0.5, 4, 4)
+    words = "--train.phases.joint.lr 1e-4 --train.phases.joint.momentum=0.5 --train.batch_size 4"
+    phases = named_phases(phased(tmp_path, *words.split()).train)
+    assert [(p.lr, p.momentum, p.batch_size) for _, p in phases] == [(0.1, 0.9, 4), (1e-4, 0.5, 4)]
     (_, body), (_, joint) = named_phases(
         phased(tmp_path, "--train.lr", "0.2", "--train.phases.joint.lr", "2e-3").train
     )
@@ -88,13 +61,10 @@ def test_a_saved_recipe_with_phases_loads_back_equal(tmp_path: Path) -> None:
     recipe = phased(tmp_path, "--train.phases.joint.lr", "0.00012345")
     save_recipe(recipe, tmp_path / "recipe.yaml")
     assert load_recipe(tmp_path) == recipe
-    assert (
-        load_recipe(tmp_path, {"train.phases.joint.lr": "1.2345e-4"}) == recipe
-    )  # the same number, written otherwise
-    assert (
-        first_difference(recipe, phased(tmp_path))
-        == "train.phases.joint.lr is 0.00012345 there and 0.001 here"
-    )
+    otherwise = {"train.phases.joint.lr": "1.2345e-4"}  # the same number
+    assert load_recipe(tmp_path, otherwise) == recipe
+    difference = "train.phases.joint.lr is 0.00012345 there and 0.001 here"
+    assert first_difference(recipe, phased(tmp_path)) == difference
 
 
 @pytest.mark.parametrize(
@@ -110,10 +80,7 @@ def test_a_saved_recipe_with_phases_loads_back_equal(tmp_path: Path) -> None:
             "--train.phases.body.clips and --train.phases.joint.clips",
         ),
         ("--train.epochs 2", "train.phases.body must hold exactly one of clips and epochs"),
-        (
-            "--train.phases.jont.lr 1",
-            "phases has no entry named 'jont'; did you mean 'joint'?",
-        ),
+        ("--train.phases.jont.lr 1", "phases has no entry named 'jont'; did you mean 'joint'?"),
         ("--train.phases.joint.lrr 1", "unknown key train.phases.joint.lrr; did you mean 'lr'?"),
         (
             "--train.phases.joint.lr fast",
@@ -136,10 +103,7 @@ def test_a_saved_recipe_with_phases_loads_back_equal(tmp_path: Path) -> None:
             "train.phases.joint.seed cannot be of one phase; give train.seed, which is of the "
             "whole training",
         ),
-        (
-            "--train.phases.joint 3",
-            "phases.joint must hold keys and values, not '3'",
-        ),
+        ("--train.phases.joint 3", "phases.joint must hold keys and values, not '3'"),
         ("--train.phases [3]", "train.phases.0: should be a valid dictionary, not 3"),
         (
             "--train.phases.joint.epochs 1 --train.phases.joint.clips null",
@@ -149,10 +113,7 @@ def test_a_saved_recipe_with_phases_loads_back_equal(tmp_path: Path) -> None:
             "--train.phases.body.drops [0.9,0.5]",
             "phase body: drops must be rising shares between 0 and 1, such as [0.9], with",
         ),
-        (
-            "--train.phases.body.drops []",
-            "phase body: drops must be rising shares between 0 and 1",
-        ),
+        ("--train.phases.body.drops []", "phase body: drops must be rising shares between 0 and 1"),
         ("--train.phases.joint.drops [0.5]", "empty without it, not [0.5] with cosine"),
         (
             "--train.phases.body.drops [1.0]",

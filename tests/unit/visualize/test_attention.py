@@ -72,14 +72,9 @@ def test_overlay_and_report_show_it(tmp_path: Path) -> None:
     assert "62 % from the left, 50 % from the top" in text
     assert "12.00" in text
     assert "nearly even" not in text
-    plain = Prediction(
-        "clip.mp4",
-        ["a", "b"],
-        torch.tensor([0.7, 0.3]),
-        [3],
-        Explanation.of_maps(torch.full((1, 3, 3), 1 / 9)),
-    )
-    write_report(tmp_path / "even.html", plain, frames()[:1])
+    prediction.explanation = Explanation.of_maps(torch.full((1, 3, 3), 1 / 9))
+    prediction.frame_indices = [3]
+    write_report(tmp_path / "even.html", prediction, frames()[:1])
     assert "nearly even" in (tmp_path / "even.html").read_text()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -31,6 +32,12 @@ def prediction(stages: int = 1, frame_indices: tuple[int, ...] = (0, 2, 4)) -> P
     )
 
 
+def written(folder: Path, frames: Any, answer: Prediction, **how: Any) -> tuple[np.ndarray, float]:
+    """The pictures of an overlay, and how many a second."""
+    write_overlay(folder / "overlay.mp4", frames, answer, **how)
+    return read(folder / "overlay.mp4")
+
+
 def read(path: Path) -> tuple[np.ndarray, float]:
     with av.open(str(path)) as container:
         frames = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
@@ -47,47 +54,29 @@ def corner_brightness(picture: np.ndarray) -> list[float]:
 
 
 def test_each_frame_shows_the_graph_of_the_nearest_sampled_frame(tmp_path: Path):
-    path = tmp_path / "overlay.mp4"
-    write_overlay(
-        path,
-        np.zeros((5, 64, 64, 3), dtype=np.uint8),
-        prediction(),
-        fps=10,
-        frame_numbers=range(5),
-        side=256,
-    )
-    frames, fps = read(path)
+    black = np.zeros((5, 64, 64, 3), dtype=np.uint8)
+    how: Any = {"fps": 10, "frame_numbers": range(5), "side": 256}
+    frames, fps = written(tmp_path, black, prediction(), **how)
     assert frames.shape[:3] == (5, 256, 556)
-    assert fps == pytest.approx(
-        5 / 4
-    )  # five frames are shown for four seconds, not for half a second
+    assert fps == pytest.approx(5 / 4)  # five frames for four seconds, not for half a second
     brightest = [int(np.argmax(corner_brightness(frame))) for frame in frames]
     assert brightest == [0, 0, 1, 1, 3]
     assert frames[:, 5:40, 560 - 250 :].mean() > 200  # the panel is light
 
 
 def test_a_long_overlay_keeps_its_speed_and_takes_frames_one_after_another(tmp_path: Path):
-    path = tmp_path / "overlay.mp4"
     drawn: list[tuple[int, int]] = []
     numbers = sorted([0, 3, 4] * 10)
 
     def frames() -> Iterator[np.ndarray]:
         for place, _ in enumerate(numbers):
-            assert (
-                len(drawn) >= place - 1
-            )  # the frame before is on its way into the file before the next is asked for
+            # The frame before is on its way into the file before the next is asked for.
+            assert len(drawn) >= place - 1
             yield np.zeros((32, 64, 3), dtype=np.uint8)
 
-    write_overlay(
-        path,
-        frames(),
-        prediction(),
-        fps=5,
-        frame_numbers=numbers,
-        side=64,
-        progress=lambda *counts: drawn.append(counts),
-    )
-    pictures, fps = read(path)
+    how: Any = {"fps": 5, "frame_numbers": numbers, "side": 64}
+    how["progress"] = lambda *counts: drawn.append(counts)
+    pictures, fps = written(tmp_path, frames(), prediction(), **how)
     assert fps == 5
     assert pictures.shape[0] == 30
     assert drawn == [(done, 30) for done in range(1, 31)]
@@ -96,29 +85,18 @@ def test_a_long_overlay_keeps_its_speed_and_takes_frames_one_after_another(tmp_p
 def test_without_a_graph_only_the_panel_is_drawn(tmp_path: Path):
     answer = prediction()
     answer.explanation = None
-    path = tmp_path / "overlay.mp4"
-    write_overlay(
-        path,
-        np.full((2, 64, 64, 3), 200, dtype=np.uint8),
-        answer,
-        fps=10,
-        frame_numbers=range(2),
-        side=128,
-    )
-    frames, _ = read(path)
+    bright = np.full((2, 64, 64, 3), 200, dtype=np.uint8)
+    frames, _ = written(tmp_path, bright, answer, fps=10, frame_numbers=range(2), side=128)
     assert np.abs(frames[0, :, :128].astype(int) - 200).mean() < 3
 
 
 def test_bad_targets_are_one_line(tmp_path: Path):
     frames = np.zeros((2, 64, 64, 3), dtype=np.uint8)
+    how: Any = {"fps": 10, "frame_numbers": range(5), "side": 64}
     with pytest.raises(VideoError, match=r"overlay\.avi: .*\.mp4"):
-        write_overlay(
-            tmp_path / "overlay.avi", frames, prediction(), fps=10, frame_numbers=range(5), side=64
-        )
+        write_overlay(tmp_path / "overlay.avi", frames, prediction(), **how)
     with pytest.raises(VideoError, match="no frames"):
-        write_overlay(tmp_path / "overlay.mp4", frames[:0], prediction(), fps=10, frame_numbers=[])
+        written(tmp_path, frames[:0], prediction(), fps=10, frame_numbers=[])
     (tmp_path / "overlay.mp4").mkdir()
     with pytest.raises(RunError, match="cannot be written"):
-        write_overlay(
-            tmp_path / "overlay.mp4", frames, prediction(), fps=10, frame_numbers=range(5), side=64
-        )
+        written(tmp_path, frames, prediction(), **how)

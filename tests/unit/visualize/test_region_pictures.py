@@ -36,10 +36,6 @@ def moving_boxes() -> torch.Tensor:
     return boxes
 
 
-def iou(a: np.ndarray, b: np.ndarray) -> float:
-    return drawing._iou(a, b)
-
-
 def explanation(similar: bool = True, overlapping: bool = True) -> Explanation:
     """Box 3 exists at the first step only; the similarity graph is even but for box 1 of step 1,
     which looks at box 1 of steps 0 and 2."""
@@ -50,25 +46,18 @@ def explanation(similar: bool = True, overlapping: bool = True) -> Explanation:
     for step in range(STEPS - 1):
         for i in range(4):
             for j in range(4):
-                overlap[step, i, j] = iou(boxes[step, i].numpy(), boxes[step + 1, j].numpy())
+                pair = boxes[step, i].numpy(), boxes[step + 1, j].numpy()
+                overlap[step, i, j] = drawing._iou(*pair)
     neighbours = torch.zeros(STEPS, 4, 2 if similar else 0, dtype=torch.int64)
     weights = torch.full(neighbours.shape, 0.1)
     if similar:
         neighbours[1, 1], weights[1, 1] = torch.tensor([9, 1]), torch.tensor([0.6, 0.3])
-    links = RegionLinks(
-        torch.tensor([0, 2, 4]),
-        mask.float(),
-        mask,
-        neighbours,
-        weights,
-        torch.full((STEPS,), 0.1),
-        overlap if overlapping else None,
-    )
-    nobody = torch.zeros(4, 4, dtype=torch.bool)
+    similarity = (neighbours, weights, torch.full((STEPS,), 0.1))
+    shown = (torch.tensor([0, 2, 4]), mask.float(), mask)
+    links = RegionLinks(*shown, *similarity, overlap if overlapping else None)
+    nobody, nothing = torch.zeros(4, 4, dtype=torch.bool), torch.zeros(0, FRAMES, 4, 4)
     names = ("box 1", "box 2", "box 3", "box 4")
-    return Explanation(
-        boxes[[0, 0, 1, 1, 2, 2]], nobody, torch.zeros(0, FRAMES, 4, 4), names, links
-    )
+    return Explanation(boxes[[0, 0, 1, 1, 2, 2]], nobody, nothing, names, links)
 
 
 def frames() -> np.ndarray:
@@ -122,15 +111,13 @@ def test_similar_regions_are_blue_and_the_query_orange_in_their_own_frames() -> 
     drawn = pictures.query(frames(), pictures.queries[0], side=400)
     assert [t for _, t in drawn] == [0, 2, 4]
     left = [int(400 * x) for x in (0.1, 0.15, 0.2)]  # of the moving box in each step
-    for (picture, _), x, colour in zip(
-        drawn, left, (NEIGHBOUR_COLOUR, QUERY_COLOUR, NEIGHBOUR_COLOUR), strict=True
-    ):
+    colours = (NEIGHBOUR_COLOUR, QUERY_COLOUR, NEIGHBOUR_COLOUR)
+    for (picture, _), x, colour in zip(drawn, left, colours, strict=True):
         assert near(picture[60:140, x - 1 : x + 4], colour).any(1).all()
         other = QUERY_COLOUR if colour is NEIGHBOUR_COLOUR else NEIGHBOUR_COLOUR
         assert not near(picture, other).any()
-        assert (
-            near(picture[260:340, 238:244], PROPOSAL_COLOUR, 140).any(1).all()
-        )  # the box that stays, faint
+        # The box that stays, faint.
+        assert near(picture[260:340, 238:244], PROPOSAL_COLOUR, 140).any(1).all()
 
 
 def test_a_box_that_does_not_exist_is_not_drawn() -> None:
@@ -144,27 +131,22 @@ def test_a_box_that_does_not_exist_is_not_drawn() -> None:
 def test_trajectories_over_a_frame_and_in_a_strip() -> None:
     pictures = RegionPictures(explanation())
     picture = pictures.over_frame(frames()[0], 4, side=400)
-    assert (
-        near(picture[60:140, 78:86], TRACK_COLOURS[1]).any(1).all()
-    )  # where the moving box is now
-    assert (
-        near(picture[96:104, 100:140], TRACK_COLOURS[1]).any(0).all()
-    )  # and the way that it came, from 0.25 to 0.35
+    # Where the moving box is now, and the way that it came, from 0.25 to 0.35.
+    assert near(picture[60:140, 78:86], TRACK_COLOURS[1]).any(1).all()
+    assert near(picture[96:104, 100:140], TRACK_COLOURS[1]).any(0).all()
     strip = pictures.strip(frames(), side=200)
     assert strip.shape == (200, 3 * 200 + 2 * 6, 3)
     for column, left in enumerate((0.1, 0.15, 0.2)):
         x = round(column * 206 + 200 * left)
-        assert (
-            near(strip[30:70, x - 1 : x + 4], TRACK_COLOURS[1]).any(1).mean() > 0.8
-        )  # but where an arrow crosses
+        # But where an arrow crosses.
+        assert near(strip[30:70, x - 1 : x + 4], TRACK_COLOURS[1]).any(1).mean() > 0.8
     between = strip[40:60, 200:206]
     assert near(between, TRACK_COLOURS[1]).any()  # an arrow from frame to frame
 
 
 def prediction(what: Explanation) -> Prediction:
-    return Prediction(
-        "clip.mp4", ["push", "pull"], torch.tensor([0.7, 0.3]), [0, 3, 6, 9, 12, 15], what
-    )
+    probabilities = torch.tensor([0.7, 0.3])
+    return Prediction("clip.mp4", ["push", "pull"], probabilities, [0, 3, 6, 9, 12, 15], what)
 
 
 def report(folder: Path, what: Explanation) -> str:
@@ -201,13 +183,8 @@ def test_boxes_that_go_nowhere_are_said_to(tmp_path: Path) -> None:
 def test_overlay_is_written_with_a_key_of_its_boxes(tmp_path: Path, parts: dict[str, bool]) -> None:
     import av
 
-    write_overlay(
-        tmp_path / "overlay.mp4",
-        frames(),
-        prediction(explanation(**parts)),
-        fps=5,
-        frame_numbers=[0, 3, 6, 9, 12, 15],
-    )
+    answer, how = prediction(explanation(**parts)), {"frame_numbers": [0, 3, 6, 9, 12, 15]}
+    write_overlay(tmp_path / "overlay.mp4", frames(), answer, fps=5, **how)
     with av.open(str(tmp_path / "overlay.mp4")) as container:
         pictures = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
     assert len(pictures) == FRAMES

@@ -92,9 +92,8 @@ def test_prediction_report_says_what_was_predicted(tmp_path: Path):
     assert "Source frames used: 0, 2, 4, 6, 8, 10." in page.words
     assert "The video is short." in page.words
     assert "listens to" in page.words
-    assert [
-        float(w) for w in re.findall(r'class="fill" style="width: ([\d.]+)%', text)
-    ] == pytest.approx([62, 20, 10, 5, 2])
+    widths = re.findall(r'class="fill" style="width: ([\d.]+)%', text)
+    assert [*map(float, widths)] == pytest.approx([62, 20, 10, 5, 2])
     assert "stage 2 of 2, frame 10" in page.words
 
 
@@ -116,16 +115,8 @@ def test_reports_stand_alone(demo: str):
 
 def test_demo_report_holds_scores_chance_and_the_truth(demo: str):
     words = Page(demo).words
-    for expected in (
-        "81.5 %",
-        "78.2 to 84.4",
-        "30.2 %",
-        "26.7 to 34.0",
-        "16.7 %",
-        "the true label is 2-0",
-        "40,000 clips each",
-        "do not overlap",
-    ):
+    scores = ("81.5 %", "78.2 to 84.4", "30.2 %", "26.7 to 34.0", "16.7 %")
+    for expected in (*scores, "the true label is 2-0", "40,000 clips each", "do not overlap"):
         assert expected in words
 
 
@@ -137,10 +128,9 @@ def test_a_model_without_a_graph_gets_a_report_too(tmp_path: Path):
 
 def test_even_attention_is_called_even(tmp_path: Path):
     answer = prediction()
-    explanation = answer.explanation
-    explanation.attention = (
-        explanation.adjacency / explanation.adjacency.sum(1, keepdim=True)
-    ).expand(2, 6, -1, -1)
+    linked = answer.explanation.adjacency
+    even = linked / linked.sum(1, keepdim=True)
+    answer.explanation.attention = even.expand(2, 6, -1, -1)
     write_report(tmp_path / "report.html", answer, FRAMES)
     assert "Attention is nearly even" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
