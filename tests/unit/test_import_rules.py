@@ -56,6 +56,7 @@ HEAVY_OWNERS = {
     "sklearn": set(),
     "typer": {"cli", "cli_data"},
     "timm": {"backbones"},
+    "transformers": set(),
     "torchvision": {"precompute"},  # in files that are imported inside functions
     "cv2": {"precompute"},
     "ray": set(),

@@ -4,3 +4,4 @@
 from vidgraph.backbones.digits import DigitsOptions, SimpleC2DOptions
 from vidgraph.backbones.image import BNInceptionOptions, SmallResNet2DOptions, TimmOptions
 from vidgraph.backbones.resnet3d import ResNet3DOptions
+from vidgraph.backbones.video import HFOptions

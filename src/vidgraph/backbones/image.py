@@ -93,7 +93,7 @@ def timm_options(options: Any) -> Any:
     kind, _, network = options.partition(":")
     name, _, level = network.partition("@")
     if kind != "timm" or not name:
-        raise RecipeError(f"there is no backbone {options!r}; write timm:NAME or timm:NAME@LEVEL")
+        raise RecipeError(f"there is no backbone {options!r}; write timm:NAME@LEVEL or hf:ID")
     return {"type": "timm", "name": name, "level": level or "head"}
 
 

@@ -20,6 +20,7 @@ from vidgraph.backbones.image import (
     timm_config,
 )
 from vidgraph.backbones.resnet3d import ResNet3D, ResNet3DOptions, channels_after
+from vidgraph.backbones.video import HFOptions, VideoTransformer, video_clip, video_statistics
 from vidgraph.errors import RecipeError, nearest
 from vidgraph.models.base import ClipModel, Head, HeadInput, VideoModel
 from vidgraph.models.baselines import EvidenceOptions
@@ -82,7 +83,7 @@ def create_model(
         raise RecipeError(f"{name} needs at least one class; give num_classes or class_names")
     model = build_model(options, classes, multi_label)
     for part in model.modules():
-        if isinstance(part, TimmNetwork):
+        if isinstance(part, TimmNetwork | VideoTransformer):
             part.load_weights()
     model.name = name
     model.class_names = None if class_names is None else list(class_names)
@@ -109,6 +110,13 @@ def resolve_options(
                 options = replace(options, backbone=replace(how, license=config.license))
             if "normalize" not in overrides:  # the pixels that the network's own weights take
                 pixels = NormalizeOptions(tuple(config.mean), tuple(config.std))
+                options = replace(options, normalize=pixels)
+        case ModelOptions(backbone=HFOptions() as video):
+            given = merged({}, {"input": overrides.get("input", {})})["input"]
+            own: dict[str, Any] = {k: v for k, v in video_clip(video).items() if k not in given}
+            options = replace(options, input=replace(options.input, **own))
+            if "normalize" not in overrides:
+                pixels = NormalizeOptions(*video_statistics(video))
                 options = replace(options, normalize=pixels)
     return options
 
@@ -255,5 +263,6 @@ def _head(
     how: HeadOptions, backbone: Backbone, clip: Tensor, num_classes: int, multi_label: bool
 ) -> Head:
     """The head for a backbone's maps of such clips."""
-    size = shown(backbone, clip[:, :, : backbone.stride[0]]).shape[3:]
+    whole = isinstance(backbone, VideoTransformer)  # others show the size on the fewest frames
+    size = shown(backbone, clip if whole else clip[:, :, : backbone.stride[0]]).shape[3:]
     return how.build(HeadInput(backbone, (size[0], size[1]), num_classes, multi_label))

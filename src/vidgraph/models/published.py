@@ -27,6 +27,7 @@ from vidgraph.backbones.image import (
     timm_options,
 )
 from vidgraph.backbones.resnet3d import R101, ResNet3DOptions
+from vidgraph.backbones.video import hf_options
 from vidgraph.models import all_heads
 from vidgraph.models.baselines import (
     ConvLSTMOptions,
@@ -54,7 +55,8 @@ if TYPE_CHECKING:
     BackboneOptions: TypeAlias = Any
     HeadOptions: TypeAlias = Any
 else:
-    BackboneOptions = Annotated[_any_of(all_backbones), BeforeValidator(timm_options)]
+    named = BeforeValidator(lambda value: timm_options(hf_options(value)))
+    BackboneOptions = Annotated[_any_of(all_backbones), named]
     HeadOptions = _any_of(all_heads)
 InsertedOptions = Annotated[NonLocalOptions | InsertedRSTGOptions, Field(discriminator="type")]
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vidgraph.backbones.base import FrozenBatchNorm
+from vidgraph.backbones.video import FAMILIES
 from vidgraph.models.base import ClipModel, VideoModel
 from vidgraph.models.build import create_model, merged
 from vidgraph.models.published import NAMED, ModelOptions
@@ -35,6 +36,17 @@ HEADS: dict[str, dict[str, Any]] = {
     "rstg": {"type": "rstg", "width": 16, "extras": {"he": True}},
     "strg": {"type": "strg", "width": 8},
 }
+
+
+def _video_transformer(kind: str) -> dict[str, Any]:
+    """A tiny one, whose clips are square."""
+    width = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2, "mlp_ratio": 1}
+    clip = {"num_frames": 4, "image_size": 64, "intermediate_size": 24, "crop_size": 64}
+    config = {"model_type": kind, **width, **clip}
+    how = {"type": "hf", "id": kind, "weights": None, "config": config}
+    return {"backbone": how, "input": {"width": 64}}
+
+
 _RESNET = {"type": "resnet3d", "depths": [1, 2, 1, 1], "width": 4}
 _TIMM = {"type": "timm", "weights": None}
 _NON_LOCAL = {"type": "nonlocal", "blocks": ["layer2_0"]}
@@ -54,13 +66,15 @@ BACKBONES: dict[str, dict[str, Any]] = {
     "timm:resnet10t@16": {"backbone": {**_TIMM, "name": "resnet10t", "level": 16}},
     "timm:test_vit": {"backbone": {**_TIMM, "name": "test_vit"}},
     "timm:test_efficientnet": {"backbone": {**_TIMM, "name": "test_efficientnet"}},
+    **{f"hf:{kind}": _video_transformer(kind) for kind in FAMILIES},
 }
 
 
 def combined(head: str, backbone: str) -> VideoModel:
     boxes = 3 if head == "strg" else 0
     spec = {"num_frames": 4, "height": 64, "width": 48, "boxes_per_frame": boxes}
-    return create_model("pooled", CLASSES, input=spec, head=HEADS[head], **BACKBONES[backbone])
+    options = merged({"input": spec, "head": HEADS[head]}, BACKBONES[backbone])
+    return create_model("pooled", CLASSES, **options)
 
 
 def shrunk(name: str) -> VideoModel:
