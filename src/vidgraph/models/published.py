@@ -83,12 +83,7 @@ class ModelOptions:
 
 @options
 class StreamOptions:
-    """normalize -> backbone, of frames or of flow.
-
-    Attributes:
-        normalize: mean and deviation, or a name for them.
-        backbone: clip to feature map; flow stacks are frames of 2 L channels.
-    """
+    """normalize -> backbone, of frames or of flow, whose stacks are frames of 2 L channels."""
 
     normalize: NormalizeName | NormalizeOptions
     backbone: BackboneOptions
@@ -106,9 +101,6 @@ class TwoStreamOptions:
     """Frames and flow, each scored by itself; one of them alone where the other is None.
 
     Attributes:
-        input: which clips the model takes.
-        frames: of video.
-        flow: of optical flow.
         flow_weight: of the scores of flow, where those of frames have 1.
     """
 
@@ -121,14 +113,7 @@ class TwoStreamOptions:
 
 @options
 class PyramidOptions:
-    """Frames and flow, fused on three levels. A stream that no feature needs is not built.
-
-    Attributes:
-        input: which clips the model takes.
-        frames: of video.
-        flow: of optical flow.
-        fusion: which levels there are, and how they fuse.
-    """
+    """Frames and flow, fused on three levels. A stream that no feature needs is not built."""
 
     input: InputSpec
     frames: StreamOptions

@@ -36,15 +36,11 @@ def test_overrides_go_key_by_key_and_another_type_replaces_the_part() -> None:
     options = resolve_options("i3d_small", {"head": {"dropout": 0.5}}, "here")
     plain = resolve_options("i3d_small", {}, "here")
     assert options == replace(plain, head=PooledOptions(dropout=0.5))
-    other = {"head": {"type": "mean_lstm", "width": 8}}
-    assert resolve_options("i3d_small", other, "here").head == MeanLSTMOptions(width=8)
-    assert resolve_options("i3d_small", {"head": MeanLSTMOptions(8)}, "here").head == (
-        MeanLSTMOptions(width=8)
-    )
-    assert merged({"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"c": 4}}) == {
-        "a": {"b": 1, "c": 4},
-        "d": 3,
-    }
+    for head in ({"type": "mean_lstm", "width": 8}, MeanLSTMOptions(8)):
+        found = resolve_options("i3d_small", {"head": head}, "here")
+        assert found.head == MeanLSTMOptions(width=8)
+    found = merged({"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"c": 4}})
+    assert found == {"a": {"b": 1, "c": 4}, "d": 3}
 
 
 def test_complete_options_and_the_number_of_classes_build_the_same_model() -> None:

@@ -91,9 +91,7 @@ def shrunk(name: str) -> VideoModel:
         changes["head"] = {"rstg": {"width": 16}}
     if (options["inserted"] or {}).get("type") == "rstg":
         changes["inserted"] = {"graph": {"width": 16}}
-    if name != "digit_stem":
-        return create_model(name, CLASSES, **changes)
-    return create_model(name, CLASSES)
+    return create_model(name, CLASSES, **(changes if name != "digit_stem" else {}))
 
 
 def shrunk_streams(name: str, changes: dict[str, Any]) -> VideoModel:
@@ -105,19 +103,16 @@ def shrunk_streams(name: str, changes: dict[str, Any]) -> VideoModel:
     return create_model(name, CLASSES, **merged({"input": spec}, changes))
 
 
+FUSIONS: dict[str, dict[str, Any]] = {
+    "pyramid, pooled guidance": {"guidance": "pooled"},
+    "pyramid, concatenated": {"stack_fusion": "concat", "stream_fusion": "concat"},
+    "pyramid of flow, sum": {"features": ["motion"], "stack_fusion": "sum"},
+    "pyramid, attention": {"features": ["attention"]},
+}
 STREAM_VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     **{name: (name, {}) for name in NAMED if name not in CLIP_MODELS and name.endswith("small")},
     "two_stream_bn_inception, frames": ("two_stream_bn_inception", {"flow": None}),
-    "pyramid, pooled guidance": ("stpyramid_small", {"fusion": {"guidance": "pooled"}}),
-    "pyramid, concatenated": (
-        "stpyramid_small",
-        {"fusion": {"stack_fusion": "concat", "stream_fusion": "concat"}},
-    ),
-    "pyramid of flow, sum": (
-        "stpyramid_small",
-        {"fusion": {"features": ["motion"], "stack_fusion": "sum"}},
-    ),
-    "pyramid, attention": ("stpyramid_small", {"fusion": {"features": ["attention"]}}),
+    **{name: ("stpyramid_small", {"fusion": fusion}) for name, fusion in FUSIONS.items()},
     "pyramid on timm": (
         "stpyramid_small",
         {key: {"backbone": {**_TIMM, "name": "resnet10t"}} for key in ("frames", "flow")},
@@ -151,9 +146,8 @@ def example(spec: InputSpec, batch: int = 2) -> dict[str, Any]:
 
     frames, size = (batch, spec.num_frames), (spec.height, spec.width)
     video = noise(batch, max(1, spec.channels), spec.num_frames, *size)
-    flow = (
-        noise(*frames, spec.num_stacks, 2 * spec.flow_length, *size) if spec.flow_length else None
-    )
+    stacks = (spec.num_stacks, 2 * spec.flow_length)
+    flow = noise(*frames, *stacks, *size) if spec.flow_length else None
     corner = torch.from_numpy(draw.uniform(0, 0.5, (*frames, max(1, spec.boxes_per_frame), 2)))
     boxes = torch.cat([corner, corner + 0.4], dim=-1).float()
     regions = Regions(boxes, torch.ones(boxes.shape[:3]), torch.ones(boxes.shape[:3]).bool())
@@ -180,11 +174,8 @@ def learned(model: VideoModel) -> VideoModel:
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.01)
     for _ in range(2):
         optimizer.zero_grad()
-        losses = [
-            weight * F.cross_entropy(logits, label)
-            for weight, logits in model.train().training_logits(**inputs)
-        ]
-        torch.stack(losses).sum().backward()
+        scored = model.train().training_logits(**inputs)
+        sum(weight * F.cross_entropy(logits, label) for weight, logits in scored).backward()
         optimizer.step()
     dead = [
         name

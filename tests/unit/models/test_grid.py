@@ -17,13 +17,11 @@ GOLDEN = Path(__file__).parents[2] / "golden"
 def test_area_weights_by_hand():
     rows = grid.area_weights(14, 3)
     assert torch.allclose(rows[0, :6] * 14, torch.tensor([3.0, 3, 3, 3, 2, 0], dtype=torch.float64))
-    assert torch.allclose(
-        rows[1, 4:10] * 14, torch.tensor([1.0, 3, 3, 3, 3, 1], dtype=torch.float64)
-    )
+    middle = torch.tensor([1.0, 3, 3, 3, 3, 1], dtype=torch.float64)
+    assert torch.allclose(rows[1, 4:10] * 14, middle)
     # Upwards: pixel 4 of 14 straddles the first two of three cells, two thirds in the first.
-    assert torch.allclose(
-        grid.area_weights(3, 14)[4], torch.tensor([2 / 3, 1 / 3, 0], dtype=torch.float64)
-    )
+    straddling = torch.tensor([2 / 3, 1 / 3, 0], dtype=torch.float64)
+    assert torch.allclose(grid.area_weights(3, 14)[4], straddling)
 
 
 def test_area_resize_equals_the_authors_filters_and_results():
@@ -42,9 +40,8 @@ def test_area_resize_equals_the_authors_filters_and_results():
             golden[f"down_{size}_to_{scale}"].reshape(len(image), scale * scale, -1)
             for scale in SCALES
         ]
-        np.testing.assert_allclose(
-            nodes.numpy(), np.concatenate(expected, axis=1), rtol=1e-5, atol=1e-5
-        )
+        expected = np.concatenate(expected, axis=1)
+        np.testing.assert_allclose(nodes.numpy(), expected, rtol=1e-5, atol=1e-5)
         back = grid.unpooling_matrix(SCALES, size, size) @ nodes
         summed = sum(
             golden[f"up_{scale}_to_{size}_of_down"].reshape(len(image), size * size, -1)
@@ -68,9 +65,8 @@ def test_adjacency_has_the_45_edges_of_the_spec():
 def test_adjacency_and_positions_equal_the_authors():
     golden = np.load(GOLDEN / "graph_simple_pos1_scalewise0.npz")
     np.testing.assert_array_equal(grid.adjacency(SCALES).numpy(), golden["adjacency_used"][0])
-    np.testing.assert_allclose(
-        grid.position_maps(SCALES).numpy(), golden["positional_emb"], atol=1e-6
-    )
+    maps = grid.position_maps(SCALES).numpy()
+    np.testing.assert_allclose(maps, golden["positional_emb"], atol=1e-6)
 
 
 def test_position_maps_reject_a_scale_finer_than_the_map():
@@ -81,9 +77,8 @@ def test_position_maps_reject_a_scale_finer_than_the_map():
 def test_node_boxes_tile_the_frame_per_scale():
     boxes = grid.node_boxes(SCALES)
     area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-    assert torch.allclose(
-        torch.stack([part.sum() for part in area.split([9, 4, 1])]), torch.ones(3)
-    )
+    covered = torch.stack([part.sum() for part in area.split([9, 4, 1])])
+    assert torch.allclose(covered, torch.ones(3))
     assert boxes[5].tolist() == pytest.approx([2 / 3, 1 / 3, 1, 2 / 3])  # row 1, column 2 of 3
     assert grid.node_names(SCALES)[5] == "3x3 (1, 2)"
 

@@ -45,11 +45,9 @@ EVERY = [
 ]
 
 
-def graph(
-    options: RSTGOptions, channels: int = 8, width: int = 8, **kwargs
-) -> RecurrentSpaceTimeGraph:
+def graph(options: RSTGOptions, channels: int = 8, **kwargs) -> RecurrentSpaceTimeGraph:
     torch.manual_seed(0)
-    return RecurrentSpaceTimeGraph(channels, (6, 6), replace(options, width=width), **kwargs)
+    return RecurrentSpaceTimeGraph(channels, (6, 6), replace(options, width=8), **kwargs)
 
 
 def vector(layer: RecurrentSpaceTimeGraph, features: Tensor) -> Tensor:
@@ -77,11 +75,8 @@ def from_golden(name: str) -> tuple[RecurrentSpaceTimeGraph, np.lib.npyio.NpzFil
         config["C"], size, options, project=config["project"], project_back=config["project"]
     )
     # The residual norms stand after the graph, in the backbone; they are tested on their own.
-    own = {
-        key.removeprefix("var:"): golden[key]
-        for key in golden.files
-        if key.startswith("var:") and "after_graph" not in key
-    }
+    names = [key for key in golden.files if key.startswith("var:") and "after_graph" not in key]
+    own = {key.removeprefix("var:"): golden[key] for key in names}
     layer.load_state_dict(convert_tensors(own, layer).state)
     # [B, C, T, H, W]
     features = torch.from_numpy(golden["input"]).permute(0, 4, 1, 2, 3).contiguous()
@@ -118,11 +113,8 @@ def test_gradients_equal_the_authors(name: str):
     layer, golden, features = from_golden(name)
     features.requires_grad_()
     (vector(layer, features) * torch.from_numpy(golden["loss_weights_R"])).sum().backward()
-    variables = {
-        key.removeprefix("grad:"): golden[key]
-        for key in golden.files
-        if key.startswith("grad:") and key != "grad:input"
-    }
+    names = [key for key in golden.files if key.startswith("grad:") and key != "grad:input"]
+    variables = {key.removeprefix("grad:"): golden[key] for key in names}
     expected = convert_tensors(variables, layer).state
     pairs = [
         (parameter.grad, expected[name].numpy())
@@ -247,9 +239,8 @@ def test_mirrored_frames_mirror_the_nodes():
     permutation of the grid."""
     layer = graph(RSTGOptions()).eval()
     mirror = torch.tensor([2, 1, 0, 5, 4, 3, 8, 7, 6, 10, 9, 12, 11, 13])
-    assert torch.equal(
-        layer.space.attention.linked[mirror][:, mirror], layer.space.attention.linked
-    )
+    linked = layer.space.attention.linked
+    assert torch.equal(linked[mirror][:, mirror], linked)
     features = torch.randn(2, 8, 3, 6, 6)
     assert_close_to_scale(layer(features.flip(-1)), layer(features)[:, :, mirror], floor=0.1)
 
@@ -277,9 +268,8 @@ def test_bf16_and_channels_last_stay_close(options: RSTGOptions):
     layer = graph(options).eval()
     features = torch.randn(2, 8, 4, 6, 6)
     plain = layer(features)
-    assert_close_to_scale(
-        layer(features.to(memory_format=torch.channels_last_3d)), plain, floor=0.1
-    )
+    strided = features.to(memory_format=torch.channels_last_3d)
+    assert_close_to_scale(layer(strided), plain, floor=0.1)
     with torch.autocast("cpu", torch.bfloat16):
         rough = layer(features)
     assert (rough.float() - plain).norm() / plain.norm() < 0.05

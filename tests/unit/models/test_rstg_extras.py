@@ -19,11 +19,8 @@ SCALES = (3, 2, 1)
 def created(features: Tensor, scales: tuple[int, ...] = (2, 1), **extras: bool) -> Tensor:
     """Nodes with extras, before they are brought to one scale."""
     size = (features.shape[3], features.shape[4])
-    layer, plain = (
-        NodeExtras(features.shape[1], RSTGExtras(**extras), scales, size),
-        grid.Grid(scales, size),
-    )
-    layer.standardise = nn.Identity()
+    layer = NodeExtras(features.shape[1], RSTGExtras(**extras), scales, size)
+    layer.standardise, plain = nn.Identity(), grid.Grid(scales, size)
     nodes = layer(plain.pool(features), features, plain.means(features))
     assert nodes.shape[-1] == layer.out_channels
     return nodes

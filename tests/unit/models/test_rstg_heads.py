@@ -248,12 +248,9 @@ def test_larger_frames_need_no_crops() -> None:
         large = clips(size=96)
         features, head = whole.forward_features(large), whole.head
         assert features.shape[3:] == (6, 6)
-        means = [
-            features[..., y : y + 4, x : x + 4].mean(dim=(2, 3, 4))
-            for y in range(3)
-            for x in range(3)
-        ]
-        logits = head.classifier(torch.stack(means) + head.rstg(features))
+        parts_of_map = features.unfold(3, 4, 1).unfold(4, 4, 1)  # [B, C, T, 3, 3, 4, 4]
+        means = parts_of_map.mean(dim=(2, 5, 6)).flatten(2).permute(2, 0, 1)  # [9, B, C]
+        logits = head.classifier(means + head.rstg(features))
         assert_close_to_scale(parts(large), logits.mean(0))
         assert (parts(large) - whole(large)).abs().max() > 1e-4
 
@@ -301,11 +298,8 @@ def test_residuals_equal_the_authors(kind: type[GraphResidual], place: str, expe
     config = json.loads(golden["config_json"].item())
     options = RSTGOptions(width=config["node_feat_dim"], scalewise_update=True, norm="layer")
     layer = kind(config["C"], (config["H"], config["W"]), options)
-    variables = {
-        name.removeprefix("var:"): golden[name]
-        for name in golden.files
-        if name.startswith("var:") and "after_graph" not in name
-    }
+    names = [key for key in golden.files if key.startswith("var:") and "after_graph" not in key]
+    variables = {name.removeprefix("var:"): golden[name] for name in names}
     layer.graph.load_state_dict(convert_tensors(variables, layer.graph).state)
     layer.norm.bias.data = torch.from_numpy(golden[f"var:{place}_after_graph_ln/beta:0"])
     layer.norm.weight.data = torch.from_numpy(golden[f"var:{place}_after_graph_ln_scale:0"])
