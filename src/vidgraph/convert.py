@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,11 @@ from torch import Tensor, nn
 from vidgraph.backbones.image import mean_over_rgb
 from vidgraph.errors import WeightsError
 from vidgraph.models.build import create_model, merged, resolve_options
-from vidgraph.models.foreign_names import CLASSIFIER, CODEBASES, RSTG, Codebase
+from vidgraph.models.foreign_names import CLASSIFIER, CODEBASES, RSTG, Codebase, rename
 from vidgraph.util import read_checkpoint, write_json
 from vidgraph.weights import save_weights
 
-REPORT_FILE = "conversion.json"  # beside the weights: where each tensor of the checkpoint went
+_REPORT_FILE = "conversion.json"  # beside the weights: where each tensor of the checkpoint went
 _COUNTER = "num_batches_tracked"
 _NORM_EPS = 1e-5  # of every batch norm of the 3D networks, theirs and ours
 _SHOWN = 3
@@ -40,13 +40,11 @@ class Conversion:
     """What became of a checkpoint; all but the state stands in `conversion.json`.
 
     Attributes:
-        codebase: whose checkpoint it is.
         names: their tensors that are in the weights -> ours.
         left_out: their tensors that are not -> why.
         fresh: our tensors that start anew.
         state: a full state dict of the model.
-        model: name of the model.
-        options: that it was built with, beyond its name.
+        options: that the model was built with, beyond its name.
     """
 
     codebase: str
@@ -96,28 +94,27 @@ def convert_weights(
         )
     tensors = read_checkpoint(file)
     try:
-        codebase = recognise(tensors)
+        codebase, _ = recognise(tensors)
         name, own = name or codebase.model, dict(codebase.options)
         if "sample_fps" in overrides.get("input", {}) and "input" in own:
             own["input"] = {"num_frames": own["input"]["num_frames"]}  # a stride would count before
         named = asdict(resolve_options(name, {}, name))
         options = merged(_of_this_model(own, named), overrides)
-        classes = num_classes or head_classes(tensors, codebase)
+        classes = num_classes or head_classes(tensors)
         if classes is None:
             raise WeightsError(
                 "the checkpoint has no classifier of clips; say how many classes yours is to have: "
                 "--num-classes N"
             )
         model = create_model(name, classes, **options)
-        found = convert_tensors(tensors, model)
+        found = replace(convert_tensors(tensors, model), model=name, options=options)
     except WeightsError as error:
         raise WeightsError(f"{file}: {error}") from error
     model.load_state_dict(found.state)
     save_weights(model, out)
     content = {key: value for key, value in vars(found).items() if key != "state"}
-    content |= {"file": file.name, "model": name, "options": options}
-    write_json(out / REPORT_FILE, content)
-    return Conversion(**{**vars(found), "model": name, "options": options})
+    write_json(out / _REPORT_FILE, content | {"file": file.name})
+    return found
 
 
 def _of_this_model(options: Mapping[str, Any], named: Any) -> dict[str, Any]:
@@ -132,15 +129,17 @@ def _of_this_model(options: Mapping[str, Any], named: Any) -> dict[str, Any]:
 # ---- tensors -------------------------------------------------------------------------------------
 
 
-def recognise(tensors: Mapping[str, Any]) -> Codebase:
-    """Whose checkpoint it is, by its names.
+def recognise(tensors: Mapping[str, Any]) -> tuple[Codebase, str]:
+    """Whose checkpoint it is, by its names, and what stands before those of the network in it.
 
     Raises:
         WeightsError: of none that is known.
     """
     for codebase in CODEBASES:
-        if any(codebase.bare(name).removesuffix(":0") == codebase.mark for name in tensors):
-            return codebase
+        for name in tensors:
+            if codebase.bare(name) == codebase.mark:
+                part = name.removesuffix(codebase.mark) if codebase is not RSTG else ""
+                return codebase, part
     shown = ", ".join(list(tensors)[:_SHOWN]) or "none"
     raise WeightsError(
         f"no network of {', '.join(dict.fromkeys(c.name for c in CODEBASES))}: its first tensors "
@@ -148,9 +147,10 @@ def recognise(tensors: Mapping[str, Any]) -> Codebase:
     )
 
 
-def head_classes(tensors: Mapping[str, Any], codebase: Codebase) -> int | None:
+def head_classes(tensors: Mapping[str, Any]) -> int | None:
     """Number of classes of the checkpoint's last layer; None where it has none of clips."""
-    for _, name, value in [] if codebase.images else _renamed(tensors, codebase, {}):
+    codebase, part = recognise(tensors)
+    for _, name, value in [] if codebase.images else _renamed(tensors, codebase, part, {}):
         if name == f"{CLASSIFIER}weight":
             return len(value)
     return None
@@ -167,18 +167,18 @@ def convert_tensors(tensors: Mapping[str, Any], model: nn.Module) -> Conversion:
         WeightsError: a tensor that the model does not have, one of the model's that none fills, or
             another shape.
     """
-    codebase, wanted = recognise(tensors), model.state_dict()
+    (codebase, part), wanted = recognise(tensors), model.state_dict()
     anchor = codebase.anchor
-    parts = [name.removesuffix(anchor) for name in wanted if name.endswith(anchor)]
-    if not parts:
+    places = [name.removesuffix(anchor) for name in wanted if name.endswith(anchor)]
+    if not places:
         raise WeightsError(
             f"weights of {codebase.name} need a network that has {anchor!r}, and this model has "
             "none; choose another"
         )
     names, left_out, state = dict[str, str](), dict[str, str](), dict[str, Tensor]()
-    for foreign, name, value in _renamed(tensors, codebase, left_out):
-        whole = name.startswith(("head.", "backbone.")) and codebase.anchor != name
-        targets = [name] if whole else [part + name for part in parts]
+    for foreign, name, value in _renamed(tensors, codebase, part, left_out):
+        whole = name.startswith(("head.", "backbone."))
+        targets = [name] if whole else [place + name for place in places]
         if reason := _not_needed(name, value, wanted, targets[0]):
             left_out[foreign] = reason
             continue
@@ -188,21 +188,16 @@ def convert_tensors(tensors: Mapping[str, Any], model: nn.Module) -> Conversion:
             state[target] = _fitted(foreign, value, target, wanted, codebase.images)
         names[foreign] = " and ".join(targets)
     state |= _neutral_norms(state, wanted)
-    fresh = _fresh(state, wanted, parts, codebase.images)
-    complete = {name: state.get(name, value) for name, value in wanted.items()}
-    return Conversion(codebase.name, names, left_out, fresh, complete)
+    fresh = _fresh(state, wanted, places, codebase.images)
+    return Conversion(codebase.name, names, left_out, fresh, {**wanted, **state})
 
 
 def _renamed(
-    tensors: Mapping[str, Any], codebase: Codebase, left_out: dict[str, str]
+    tensors: Mapping[str, Any], codebase: Codebase, part: str, left_out: dict[str, str]
 ) -> Iterator[tuple[str, str, Tensor]]:
     """Their name, ours and the value of every tensor that is not left out, and why others are."""
-    first = next(
-        name for name in tensors if codebase.bare(name).removesuffix(":0") == codebase.mark
-    )
-    part = first.removesuffix(":0").removesuffix(codebase.mark) if codebase is not RSTG else ""
     for foreign, value in tensors.items():
-        bare = codebase.bare(foreign).removesuffix(":0")
+        bare = codebase.bare(foreign)
         reasons = [why for name, why in codebase.ignored.items() if re.fullmatch(name, bare)]
         if not isinstance(value, (Tensor, np.ndarray)):
             reasons.append("not a tensor")
@@ -212,8 +207,7 @@ def _renamed(
             left_out[foreign] = reasons[0]
             continue
         for name, array in _tensorflow(bare, value) if codebase is RSTG else [(bare, value)]:
-            ours = codebase.rename(name)
-            tensor = _as_tensor(array)
+            ours, tensor = rename(name, codebase.rules), _as_tensor(array)
             # Fully convolutional testing turns the last layer into a convolution.
             yield foreign, ours, tensor.flatten(1) if ours == f"{CLASSIFIER}weight" else tensor
 
@@ -245,8 +239,7 @@ def _fitted(
             f"tensor {foreign!r} would be {name!r}, which this model does not have; choose the "
             "checkpoint's model and options"
         )
-    here = wanted[name].shape
-    theirs = value.shape
+    theirs, here = value.shape, wanted[name].shape
     if images and value.dim() == 4 and len(here) == 5:
         # Every frame of the kernel is a share of it: on a clip that stands still, the inflated
         # convolution computes what the image's does.
@@ -278,17 +271,14 @@ def _neutral_norms(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) ->
 
 
 def _fresh(
-    state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], parts: list[str], images: bool
+    state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], places: list[str], images: bool
 ) -> list[str]:
     """Our tensors that start anew: a classifier as a whole; of networks of images, all that is
-    outside of the parts that take them, or inserted in these. No other may be missing."""
-    absent = [
-        name
-        for name in wanted
-        if name not in state and not name.endswith(_COUNTER) and "normalize." not in name
-    ]
+    outside of the places that take them, or inserted there. No other may be missing."""
+    own = [name for name in wanted if not name.endswith(_COUNTER) and "normalize." not in name]
+    absent = [name for name in own if name not in state]
     if images:
-        free = [n for n in absent if not n.startswith(tuple(parts)) or ".inserted." in n]
+        free = [n for n in absent if not n.startswith(tuple(places)) or ".inserted." in n]
     else:
         half = any(name.startswith(CLASSIFIER) for name in state)
         free = [name for name in absent if name.startswith(CLASSIFIER) and not half]

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from vidgraph.backbones.bn_inception import BNInception
 from vidgraph.backbones.image import mean_over_rgb
 from vidgraph.backbones.resnet3d import ResNet3D, ResNet3DOptions
-from vidgraph.convert import convert_tensors, head_classes, recognise
+from vidgraph.convert import convert_tensors, head_classes
 from vidgraph.errors import WeightsError
 from vidgraph.models.base import ClipModel
 from vidgraph.models.build import create_model
@@ -201,7 +201,7 @@ def test_a_backbone_within_a_larger_network() -> None:
 def test_another_number_of_classes_leaves_the_classifier_out(slowfast: dict[str, Tensor]) -> None:
     model = narrow(7, non_local=True)
     found = convert_tensors(slowfast, model)
-    assert head_classes(slowfast, recognise(slowfast)) == 5
+    assert head_classes(slowfast) == 5
     assert found.fresh == ["head.classifier.weight", "head.classifier.bias"]
     assert set(found.left_out) == {"head.projection.weight", "head.projection.bias"}
     assert "5 classes, and the model has 7" in found.left_out["head.projection.bias"]

@@ -7,75 +7,66 @@ on loading through the tables below, which change only when a name of today does
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from vidgraph.errors import RecipeError
+from vidgraph.models.foreign_names import RESIDUAL_BLOCKS, numbered_layers, rename
 
-_INPUT = {
-    "num_segments": "whole_video",
-    "num_snippets": "num_stacks",
-    "snippet_interval": "stack_interval",
-    "max_snippet_interval": "max_stack_interval",
-    "snippet_layout": "stack_layout",
-}
-# Where an option went; with several places, to all of them. `graph` is where the graph of RSTG is.
-_OPTIONS = {
-    "size": "input.height input.width",
-    **{
-        key: f"input.{_INPUT.get(key, key)}"
-        for key in (
-            *("num_frames", "sample_fps", "stride_frames", "whole_video", "boxes_per_frame"),
-            *("flow_length", "num_snippets", "snippet_interval", "max_snippet_interval"),
-            "snippet_layout",
-        )
-    },
-    "pixels": "normalize",
-    "inflation": "backbone.inflation",
-    "stem": "backbone.stem",
-    "res5_stride": "backbone.layer4_stride",
-    "res5_dilation": "backbone.layer4_dilation",
-    "backbone_norm": "backbone.norm",
-    **{
-        key: f"graph.{key}"
-        for key in (
-            *("scales", "num_stages", "time_stages", "attention", "mask_non_edges", "readout"),
-            *("position_maps", "scalewise_update", "node_batch_norm"),
-        )
-    },
-    **{key: f"graph.extras.{key}" for key in ("moments", "differences", "context")},
-}
-# What else differs by the kind of model: the first whose pattern matches the architecture.
-_BY_NAME: list[tuple[str, dict[str, str]]] = [
-    (r"rstg_syncmnist", {"width": "backbone.width graph.width", "norm": "graph.norm"}),
-    (r"rstg_", {"width": "graph.width", "norm": "graph.norm"}),
-    (r"(mean|conv)_lstm$", {"width": "backbone.width head.width"}),
-    (r"i3d_(nl_)?digits_small", {"width": "backbone.resnet3d.width"}),
-    (r"i3d_(nl_)?digits", {"width": "backbone.width"}),
-    (r"strg_|i3d_|c2d_", {"norm": "backbone.norm"}),
-]
+_STREAMS = ("stpyramid", "two_stream", "lrcn")
 _LAST_BUT_ONE = {"res2": "layer1_1", "res3": "layer2_2", "res4": "layer3_4"}
 _NON_LOCAL = {
     "strg_i3d_r101": ("layer2_1", "layer2_3", "layer3_6", "layer3_13", "layer3_20"),
     "strg_small": ("layer2_0", "layer3_0"),
 }
 
-
-_STREAMS = ("stpyramid", "two_stream", "lrcn")
-_FUSION = {"snippet_fusion": "stack_fusion", "snippet_width": "stack_width"}
-_FUSION |= {"snippet_post": "stack_post"}
+# Where an option went, as rules for `rename`; with several places, to all of them.
+_CLIP = (
+    (r"snippet", "stack"),
+    (r"^size$", "input.height input.width"),
+    (r"^(num_frames|sample_fps|stride_frames|whole_video|boxes_per_frame)$", r"input.\1"),
+    (r"^(flow_length|num_stacks|stack_layout|(max_)?stack_interval)$", r"input.\1"),
+)
+# `graph` is where the graph of RSTG is; an option that is in no rule is one of the head's.
+_OPTIONS = (
+    *_CLIP,
+    (r"^(inflation|stem)$", r"backbone.\1"),
+    (r"^res5_(stride|dilation)$", r"backbone.layer4_\1"),
+    (r"^backbone_norm$", "backbone.norm"),
+    (r"^(scales|num_stages|time_stages|attention|mask_non_edges|readout)$", r"graph.\1"),
+    (r"^(position_maps|scalewise_update|node_batch_norm)$", r"graph.\1"),
+    (r"^(moments|differences|context)$", r"graph.extras.\1"),
+    (r"^(\w+)$", r"head.\1"),
+    (r"^head\.pixels$", "normalize"),
+)
+_FUSED = (
+    *_CLIP,
+    (r"^batch_norm$", "frames.backbone.norm flow.backbone.norm"),
+    (r"^(\w+)$", r"fusion.\1"),
+    (r"^fusion\.flow_weight$", "flow_weight"),
+)
+_SCORED = (
+    (r"^dropout$", "frames.head.dropout"),
+    (r"^flow_dropout$", "flow.head.dropout"),
+    (r"^width$", "frames.head.width flow.head.width"),
+)
+# What differs by the kind of model: the first whose pattern matches the architecture.
+_BY_NAME = (
+    (r"rstg_syncmnist", ((r"^width$", "backbone.width graph.width"), (r"^norm$", "graph.norm"))),
+    (r"rstg_", ((r"^(width|norm)$", r"graph.\1"),)),
+    (r"(mean|conv)_lstm$", ((r"^width$", "backbone.width head.width"),)),
+    (r"i3d_(nl_)?digits_small", ((r"^width$", "backbone.resnet3d.width"),)),
+    (r"i3d_(nl_)?digits", ((r"^width$", "backbone.width"),)),
+    (r"strg_|i3d_|c2d_", ((r"^norm$", "backbone.norm"),)),
+)
 
 
 def upgrade_options(architecture: str, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Name and overrides for `create_model`, from an architecture and its flat options.
-
-    An option that is in none of the tables is one of the head's; `create_model` refuses those that
-    no part has.
-    """
+    """Name and overrides for `create_model`, which refuses options that no part has, from an
+    architecture and its flat options."""
     rest, nested = dict(options), dict[str, Any]()
     if architecture.startswith(_STREAMS):
-        _upgrade_streams(architecture, rest, nested)
-        return architecture, nested
+        return architecture, _upgrade_streams(architecture, rest)
     graph = "head"
     if architecture.startswith(("rstg_i3d", "rstg_c2d")):
         graph = _place(architecture, rest, nested)
@@ -84,10 +75,9 @@ def upgrade_options(architecture: str, options: Mapping[str, Any]) -> tuple[str,
         nested["inserted"] = {"type": "nonlocal"} | ({"blocks": blocks} if blocks else {})
     if "initialisation" in rest:
         _set(nested, f"{graph}.extras.he", rest.pop("initialisation") == "he")
-    by_name = next((table for name, table in _BY_NAME if re.match(name, architecture)), {})
+    by_name = next((rules for name, rules in _BY_NAME if re.match(name, architecture)), ())
     for key, value in rest.items():
-        for path in {**_OPTIONS, **by_name}.get(key, f"head.{key}").split():
-            _set(nested, re.sub(r"^graph\b", graph, path), value)
+        _set(nested, rename(key, (*by_name, *_OPTIONS, (r"\bgraph\.", f"{graph}."))), value)
     return architecture, nested
 
 
@@ -99,8 +89,7 @@ def _place(architecture: str, rest: dict[str, Any], nested: dict[str, Any]) -> s
     if rest.get("residual_norm") == "layer":
         del rest["residual_norm"]
     if placement == "vec":
-        nested["inserted"] = None
-        nested["head"] = {"rstg": graph}
+        nested |= {"inserted": None, "head": {"rstg": graph}}
         return "head.rstg"
     stages = ("res3", "res4") if placement == "res3-4" else (placement,)
     blocks = [_LAST_BUT_ONE[stage] for stage in stages]
@@ -111,36 +100,28 @@ def _place(architecture: str, rest: dict[str, Any], nested: dict[str, Any]) -> s
     return "inserted.graph"
 
 
-def _upgrade_streams(architecture: str, rest: dict[str, Any], nested: dict[str, Any]) -> None:
-    """The same for models of frames and flow."""
+def _upgrade_streams(architecture: str, rest: dict[str, Any]) -> dict[str, Any]:
+    """The overrides of a model of frames and flow."""
+    nested: dict[str, Any] = {}
     unused = {"spatial": "flow", "temporal": "frames"}.get(rest.pop("streams", "both"))
     if rest.get("stride_frames") is not None:
         nested["input"] = {"whole_video": False}
     if "flow_zero" in rest:
         std = 1 / 255 if "bn_inception" in architecture else 0.226
         _set(nested, "flow.normalize", {"mean": [rest.pop("flow_zero") / 255], "std": [std]})
-    scored = {
-        "dropout": "frames.head.dropout",
-        "flow_dropout": "flow.head.dropout",
-        "width": "frames.head.width flow.head.width",
-        "flow_weight": "flow_weight",
-    }
-    own = {} if architecture.startswith("stpyramid") else scored
-    own["batch_norm"] = "frames.backbone.norm flow.backbone.norm"
+    own = () if architecture.startswith("stpyramid") else _SCORED
     for key, value in rest.items():
-        common, fusion = _OPTIONS.get(key, ""), f"fusion.{_FUSION.get(key, key)}"
-        paths = own.get(key) or (common if common.startswith("input") else fusion)
-        for path in paths.split():
-            _set(nested, path, value)
-    if unused is not None:
-        nested[unused] = None
+        _set(nested, rename(key, (*own, *_FUSED)), value)
+    return nested | ({unused: None} if unused else {})
 
 
-def _set(nested: dict[str, Any], path: str, value: Any) -> None:
-    *parts, last = path.split(".")
-    for part in parts:
-        nested = nested.setdefault(part, {})
-    nested[last] = value
+def _set(nested: dict[str, Any], paths: str, value: Any) -> None:
+    for path in paths.split():
+        *parts, last = path.split(".")
+        place = nested
+        for part in parts:
+            place = place.setdefault(part, {})
+        place[last] = value
 
 
 def upgrade_config(content: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -162,38 +143,26 @@ def upgrade_config(content: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 def upgrade_input(spec: Mapping[str, Any]) -> dict[str, Any]:
     """The clip of a `config.json`."""
-    found = {_INPUT.get(key, key): value for key, value in spec.items()}
+    rules = ((r"^num_segments$", "whole_video"), ("snippet", "stack"))
+    found = {rename(key, rules): value for key, value in spec.items()}
     return found | {"whole_video": bool(found.get("whole_video"))}
 
 
-def _block_tensors(block: str) -> Iterator[tuple[str, str]]:
-    """What the parts of residual blocks, whose names match `block`, are called now."""
-    for number, letter in enumerate("abc", start=1):
-        yield rf"({block})\.{letter}\.", rf"\1.conv{number}."
-        yield rf"({block})\.{letter}_norm\.", rf"\1.bn{number}."
-    yield rf"({block})\.shortcut\.", r"\1.downsample.0."
-    yield rf"({block})\.shortcut_norm\.", r"\1.downsample.1."
-
-
-# Applied one after another.
-_TENSORS = [
+_TENSORS = (
     # The backbone; one on the stem of digits stood beside it.
     (r"^backbone\.", "backbone.resnet3d."),
     (r"^stem\.", "backbone."),
     (r"^(backbone\.(?:resnet3d\.)?)stem\.conv\.", r"\1conv1."),
     (r"^(backbone\.(?:resnet3d\.)?)stem\.norm\.", r"\1bn1."),
-    (r"\bafter\.res2_", "inserted.layer1_"),
-    (r"\bafter\.res3_", "inserted.layer2_"),
-    (r"\bafter\.res4_", "inserted.layer3_"),
-    (r"\bafter\.res5_", "inserted.layer4_"),
-    *((rf"\.res{i + 1}\.", f".layer{i}.") for i in range(1, 5)),
-    *_block_tensors(r"\.layer\d\.\d+"),
+    *numbered_layers(r"\bafter\.res{}_", "inserted.layer{}_"),
+    *numbered_layers(r"\.res{}\.", ".layer{}."),
+    *RESIDUAL_BLOCKS,
     # The head.
     (r"^on_top\.", "head.rstg."),
     (r"^(graph|classifier|lstm|reduce)\.", r"head.\1."),
     (r"\bcreate\.standardise\.", "extras.standardise."),
-]
-_STREAM_TENSORS = [
+)
+_STREAM_TENSORS = (
     (r"^spatial\.", "frames."),
     (r"^temporal\.", "flow."),
     (r"^(frames|flow)\.(classifier|lstm)\.", r"\1.head.\2."),
@@ -202,16 +171,14 @@ _STREAM_TENSORS = [
     # The small network.
     (r"\.network\.conv\.", ".network.conv1."),
     (r"\.network\.norm\.", ".network.bn1."),
-    *_block_tensors(r"\.blocks\.\d+"),
+    *RESIDUAL_BLOCKS,
     # The pyramid.
     (r"^snippet_fusion\.", "stack_fusion."),
     (r"^attention\.merge\.", "guidance_fusion."),
     (r"^attention\.pool\.", "attention."),
-]
+)
 
 
 def upgrade_tensor(name: str, architecture: str) -> str:
     """Today's name of a tensor of a model of version 0.1, or of the beginning of such a name."""
-    for pattern, replacement in _STREAM_TENSORS if architecture.startswith(_STREAMS) else _TENSORS:
-        name = re.sub(pattern, replacement, name)
-    return name
+    return rename(name, _STREAM_TENSORS if architecture.startswith(_STREAMS) else _TENSORS)

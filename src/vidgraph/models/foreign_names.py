@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,22 +11,44 @@ Rule = tuple[str, str]
 CLASSIFIER = "head.classifier."
 
 
+def rename(name: str, rules: Iterable[Rule]) -> str:
+    """A name after all rules, each a pattern and what replaces it, one after another."""
+    for pattern, replacement in rules:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+def numbered_layers(pattern: str, ours: str, numbers: str = "2345") -> list[Rule]:
+    """One rule for each layer of a ResNet; {} is their number of it, {} in ours is 1 to 4."""
+    return [(pattern.format(n), ours.format(i)) for i, n in enumerate(numbers, 1)]
+
+
+# The parts of residual blocks, as version 0.1 and the codebases below call them.
+RESIDUAL_BLOCKS = (
+    (r"\.(?:shortcut|branch1|branch1_conv)\.", ".downsample.0."),
+    (r"\.(?:shortcut|branch1)_(?:bn|norm)\.", ".downsample.1."),
+    *((rf"\.(?:branch2\.?)?(?:conv_)?{x}\.", f".conv{i}.") for i, x in enumerate("abc", 1)),
+    *(
+        (rf"\.(?:branch2\.?)?(?:norm_)?{x}(?:_bn|_norm)?\.", f".bn{i}.")
+        for i, x in enumerate("abc", 1)
+    ),
+)
+
+
 @dataclass(frozen=True)
 class Codebase:
     """Whose checkpoint it is, and how its tensors are called.
 
     Attributes:
-        name: for people.
         mark: a tensor that only these checkpoints have, without wrappers.
         anchor: our name of a tensor in each part of a model that takes their weights; what stands
             before it in a model is the part.
         model: that takes them where none is named.
-        rules: patterns and what replaces them in a name, one after another. The result is a name
-            within the part, or one of the whole model that starts with `head.` or `backbone.`.
+        rules: to a name within the part, or to one of the whole model that starts with `head.` or
+            `backbone.`.
         wrappers: pattern of what may stand before their names.
         ignored: pattern of a name -> why it is left out.
-        options: of our models, as the codebase's own networks are built, where the user does not
-            say otherwise.
+        options: of our models, as the codebase's own networks are built.
         images: a network of images: its kernels are inflated for 3D networks and averaged over RGB
             for flow, and its classifier is left out.
     """
@@ -42,26 +64,8 @@ class Codebase:
     images: bool = False
 
     def bare(self, foreign: str) -> str:
-        """A name without what wrappers put before it."""
-        return re.sub(rf"^(?:{self.wrappers})", "", foreign)
-
-    def rename(self, foreign: str) -> str:
-        """Our name of one of their tensors."""
-        name = self.bare(foreign)
-        for pattern, replacement in self.rules:
-            name = re.sub(pattern, replacement, name)
-        return name
-
-
-def _layers(pattern: str, ours: str, numbers: str = "2345") -> list[Rule]:
-    """One rule for each layer of a ResNet; {} is their number of it, {} in ours is 1 to 4."""
-    return [(pattern.format(n), ours.format(i)) for i, n in enumerate(numbers, 1)]
-
-
-def _blocks(conv: str, norm: str) -> list[Rule]:
-    """Convolutions a, b and c of a block, and their norms; {} is the letter."""
-    rules = [(conv.format(letter), f".conv{i}.") for i, letter in enumerate("abc", 1)]
-    return rules + [(norm.format(letter), f".bn{i}.") for i, letter in enumerate("abc", 1)]
+        """A name without what wrappers put before it, and TensorFlow's `:0` after it."""
+        return re.sub(rf"^(?:{self.wrappers})|:0$", "", foreign)
 
 
 # 0.45 and 0.225 of [0, 1] are the Caffe2 networks' 114.75 and 57.375 of 255. The networks that
@@ -131,10 +135,8 @@ CODEBASES = (
             (r"^blocks\.0\.conv\.", "conv1."),
             (r"^blocks\.0\.norm\.", "bn1."),
             # The pool after the first layer is a block too.
-            *_layers(r"^blocks\.{}\.res_blocks\.", "layer{}.", "1345"),
-            (r"\.branch1_conv\.", ".downsample.0."),
-            (r"\.branch1_norm\.", ".downsample.1."),
-            *_blocks(r"\.branch2\.conv_{}\.", r"\.branch2\.norm_{}\."),
+            *numbered_layers(r"^blocks\.{}\.res_blocks\.", "layer{}.", "1345"),
+            *RESIDUAL_BLOCKS,
             (r"^blocks\.6\.proj\.", CLASSIFIER),
         ),
         options=_EIGHT_BY_EIGHT,
@@ -147,13 +149,11 @@ CODEBASES = (
         (
             (r"^s1\.pathway0_stem\.conv\.", "conv1."),
             (r"^s1\.pathway0_stem\.bn\.", "bn1."),
-            *_layers(r"^s{}\.pathway0_res", "layer{}."),
-            *_layers(r"^s{}\.pathway0_nonlocal", "inserted.layer{}_"),
+            *numbered_layers(r"^s{}\.pathway0_res", "layer{}."),
+            *numbered_layers(r"^s{}\.pathway0_nonlocal", "inserted.layer{}_"),
             (r"^(inserted\.\w+)\.conv_", r"\1."),
             (r"^(inserted\.\w+)\.(?:bn|norm)\.", r"\1.out_norm."),
-            (r"\.branch1\.", ".downsample.0."),
-            (r"\.branch1_bn\.", ".downsample.1."),
-            *_blocks(r"\.branch2\.{}\.", r"\.branch2\.{}_bn\."),
+            *RESIDUAL_BLOCKS,
             (r"^head\.projection\.", CLASSIFIER),
         ),
         options=_EIGHT_BY_EIGHT,
@@ -184,12 +184,10 @@ CODEBASES = (
             (r"_riv$", ".running_var"),  # the variance itself
             (r"^res_conv1_bn\.", "bn1."),
             (r"^res_conv1\.", "conv1."),
-            *_layers(r"^res{}_(\d+)_", r"layer{}.\1."),
-            *_layers(r"^nonlocal_conv{}_(\d+)_", r"inserted.layer{}_\1."),
+            *numbered_layers(r"^res{}_(\d+)_", r"layer{}.\1."),
+            *numbered_layers(r"^nonlocal_conv{}_(\d+)_", r"inserted.layer{}_\1."),
             (r"^(inserted\.\w+)\.bn\.", r"\1.out_norm."),
-            (r"\.branch1\.", ".downsample.0."),
-            (r"\.branch1_bn\.", ".downsample.1."),
-            *_blocks(r"\.branch2{}\.", r"\.branch2{}_bn\."),
+            *RESIDUAL_BLOCKS,
             (r"^pred\.", CLASSIFIER),
         ),
         wrappers=r"gpu_\d+/",
