@@ -69,14 +69,8 @@ class CompactBilinear(nn.Module):
             self.register_buffer(f"signs_{i}", signs)
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        """Fuses k inputs.
-
-        Args:
-            *inputs: [..., n] each, channels last. Leading shapes broadcast: a vector [B, 1, n]
-                beside a map [B, N, n] is transformed once per sample.
-
-        Returns:
-            [..., d]: float32 under autocast, else of the inputs' type.
+        """k inputs [..., n], whose leading shapes broadcast, to [..., d]: float32 under autocast,
+        else of their type.
 
         Raises:
             ValueError: another number of inputs or of channels.
@@ -95,10 +89,12 @@ class CompactBilinear(nn.Module):
             fused = torch.fft.irfft(product, n=self.out_channels)
             if "ssqrt" in self.post:
                 fused = signed_sqrt(fused)
-            if "l2" in self.post:
-                fused = unit_length(fused)
+            if "l2" in self.post:  # zero stays zero
+                fused = fused * torch.rsqrt(fused.square().sum(-1, keepdim=True) + _EPS**2)
             fused = fused * self.scale
-        return fused if _under_autocast(inputs[0]) else fused.to(inputs[0].dtype)
+        kind = inputs[0].device.type
+        autocast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+        return fused if autocast else fused.to(inputs[0].dtype)
 
     def extra_repr(self) -> str:
         return f"{list(self.in_channels)} -> {self.out_channels}, post={self.post}"
@@ -112,16 +108,13 @@ class CompactBilinear(nn.Module):
 
 
 def count_sketch(x: Tensor, buckets: Tensor, signs: Tensor, size: int) -> Tensor:
-    """psi(x)[j] = sum over the channels a with h(a) = j of s(a) x(a).
+    """psi(x)[j] = sum over the channels a with h(a) = j of s(a) x(a): [..., n] to [..., d].
 
     Args:
-        x: [..., n].
+        x: vectors.
         buckets: h, int64 [n].
         signs: s, -1 or 1, [n].
         size: number of buckets (d).
-
-    Returns:
-        [..., d].
     """
     return x.new_zeros(*x.shape[:-1], size).index_add_(-1, buckets, x * signs)
 
@@ -129,11 +122,6 @@ def count_sketch(x: Tensor, buckets: Tensor, signs: Tensor, size: int) -> Tensor
 def signed_sqrt(x: Tensor) -> Tensor:
     """x / sqrt(abs(x) + eps): the signed square root, with a finite slope at zero."""
     return x * torch.rsqrt(x.abs() + _EPS)
-
-
-def unit_length(x: Tensor) -> Tensor:
-    """The last axis at length 1, and zero where it is zero."""
-    return x * torch.rsqrt(x.square().sum(dim=-1, keepdim=True) + _EPS**2)
 
 
 def _draw(size: int, out_channels: int, seed: int, index: int) -> tuple[Tensor, Tensor]:
@@ -144,8 +132,3 @@ def _draw(size: int, out_channels: int, seed: int, index: int) -> tuple[Tensor, 
     signs = torch.randint(2, (size,), generator=generator, device="cpu") * 2.0 - 1
     device = torch.get_default_device()  # such as the meta device, while a model is only measured
     return buckets.to(device), signs.to(device)
-
-
-def _under_autocast(x: Tensor) -> bool:
-    kind = x.device.type
-    return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)

@@ -2,8 +2,7 @@
 
 Source: Non-local Neural Networks (CVPR 2018) and its authors' code.
 
-Shapes: B batch, C channels, T frames, H W map, D width inside, N cells that look, M cells that are
-    looked at.
+Shapes: B batch, C channels, T frames, H W map, D width inside, N cells that look, M looked at.
 """
 
 from __future__ import annotations
@@ -56,8 +55,7 @@ class NonLocalBlock(nn.Module):
 
     def reset_parameters(self) -> None:
         """Convolutions: normal of deviation 0.01, biases zero; then one factor of the last step is
-        zero: the norm's gain, or its kernel.
-        """
+        zero: the norm's gain, or its kernel."""
         for layer in (self.theta, self.phi, self.g, self.out):
             nn.init.normal_(layer.weight, std=0.01)
             assert layer.bias is not None
@@ -77,7 +75,5 @@ class NonLocalBlock(nn.Module):
 
 
 def _cells(x: Tensor) -> Tensor:
-    """[B, D, T, H, W] to one head of [B, 1, T * H * W, D]; fused attention wants the last axis to
-    lie together.
-    """
+    """[B, D, T, H, W] to one head, [B, 1, T * H * W, D], contiguous for the fused attention."""
     return x.flatten(2).transpose(1, 2).contiguous()[:, None]

@@ -25,6 +25,7 @@ from vidgraph.records import Explanation, InputSpec, Positive, Share, options
 
 Feature = Literal["visual", "attention", "motion"]
 Fusion = Literal["stcb", "concat", "sum"]
+_ALL: tuple[Feature, ...] = ("visual", "attention", "motion")
 
 
 @options
@@ -52,11 +53,7 @@ class FusionOptions:
         dropout: share of the fused vector that training leaves out.
     """
 
-    features: Annotated[tuple[Feature, ...], Field(min_length=1)] = (
-        "visual",
-        "attention",
-        "motion",
-    )
+    features: Annotated[tuple[Feature, ...], Field(min_length=1)] = _ALL
     stack_fusion: Fusion = "stcb"
     stream_fusion: Fusion = "stcb"
     guidance: Literal["map", "pooled"] = "map"
@@ -81,18 +78,11 @@ class FusionOptions:
 
 
 class BilinearFusion(nn.Module):
-    """Several vectors or maps to one: compact bilinear, concatenated, or their sum.
+    """Several vectors or maps to one: compact bilinear of `width` channels (D), concatenated, or
+    their sum.
 
-    Args:
-        in_channels: of each input (C).
-        kind: how they are fused.
-        width: channels of the compact bilinear form (D).
-        post: its normalisation. Unit length is scaled by the root of `width`, so that a channel has
-            the size that a batch norm gives it.
-        seed: of its hashes and signs.
-
-    Raises:
-        RecipeError: a sum of inputs that differ in their channels.
+    Unit length is scaled by the root of `width`, so that a channel has the size that a batch norm
+    gives it.
     """
 
     def __init__(
@@ -132,11 +122,6 @@ class AttentionPool(nn.Module):
 
     The second convolution starts at zero, so that all weights are equal and training starts from
     average pooling. It has no bias: a softmax does not see one.
-
-    Args:
-        guidance_channels: G.
-        width: channels between the two 1 x 1 convolutions.
-        relu: a ReLU between them.
     """
 
     def __init__(self, guidance_channels: int, width: int = 64, relu: bool = True) -> None:
@@ -217,12 +202,21 @@ class STPyramid(VideoModel):
         """See `VideoModel.forward`."""
         # The frame's map: [N, C, h, w]; level 1, the motion in all flow stacks: [N, D, h, w]
         appearance, motion = self.maps(video, flow)
-        # Level 2, where to look, among other features: a vector of each, [N, C] or [N, D]
-        vectors = self.vectors(appearance, motion)
-        # Level 3, all of them as one: [N, width]
+        # Their means over the cells and, level 2, a mean of the cells to look at: [N, C] or [N, D]
+        vectors = {}
+        if appearance is not None:
+            vectors["visual"] = appearance.mean(dim=(2, 3))
+        if motion is not None:
+            vectors["motion"] = motion.mean(dim=(2, 3))
+        if self.attention is not None and appearance is not None and motion is not None:
+            vectors["attention"], _ = self.attend(appearance, motion)
+        # Level 3, those asked for as one: [N, width]
         fused = self.stream_fusion(*(vectors[name] for name in self.features))
         # One score per class and frame, and the mean over a clip's frames: [B, K]
-        return _mean_over_frames(self.classifier(self.dropout(fused)), video, flow)
+        scores: Tensor = self.classifier(self.dropout(fused))
+        clips = flow if video is None else video
+        assert clips is not None
+        return scores.unflatten(0, (len(clips), -1)).mean(dim=1)
 
     def maps(self, video: Clip, flow: Clip) -> tuple[Tensor | None, Tensor | None]:
         """Maps of each frame, [N, C, h, w], and of the motion around it, [N, D, h, w], or None."""
@@ -236,17 +230,6 @@ class STPyramid(VideoModel):
             stacks = maps.transpose(1, 2).flatten(0, 1)  # [N * S, C, h, w]
             motion = self.stack_fusion(*stacks.unflatten(0, (-1, flow.shape[2])).unbind(1))
         return appearance, motion
-
-    def vectors(self, appearance: Tensor | None, motion: Tensor | None) -> dict[str, Tensor]:
-        """The features of these maps, [N, C] or [N, D]; the attended one only where asked for."""
-        vectors = {}
-        if appearance is not None:
-            vectors["visual"] = appearance.mean(dim=(2, 3))
-        if motion is not None:
-            vectors["motion"] = motion.mean(dim=(2, 3))
-        if self.attention is not None and appearance is not None and motion is not None:
-            vectors["attention"], _ = self.attend(appearance, motion)
-        return vectors
 
     def attend(self, appearance: Tensor, motion: Tensor) -> tuple[Tensor, Tensor]:
         """Level 2, where in the frame to look, told by what it shows and what moves there: the
@@ -269,9 +252,3 @@ class STPyramid(VideoModel):
         _, weights = self.attend(appearance, motion)  # [N, h, w]
         of_clips = weights.cpu().unflatten(0, (len(video), -1))  # [B, T, h, w]
         return [Explanation.of_maps(maps) for maps in of_clips]
-
-
-def _mean_over_frames(scores: Tensor, *clips: Tensor | None) -> Tensor:
-    """[N, K] to [B, K]; the frames of a clip lie together."""
-    batch = next(len(clip) for clip in clips if clip is not None)
-    return scores.unflatten(0, (batch, -1)).mean(dim=1)

@@ -2,8 +2,7 @@
 
 Source: Videos as Space-Time Region Graphs (ECCV 2018), sections 3 and 4.1.
 
-Shapes: B batch, D width, T frames of the clip, P steps of the map, H W map, K boxes
-    per frame.
+Shapes: B batch, D width, T frames of the clip, P steps of the map, H W map, K boxes per frame.
 """
 
 from __future__ import annotations
@@ -17,9 +16,7 @@ _SIDE = 7  # cells per side that RoIAlign makes of a box before the maximum
 
 
 def regions_of_steps(regions: Regions, num_steps: int) -> Regions:
-    """The boxes of every step of a map, [B, P, K, ...], from those of every frame, [B, T, K,
-    ...].
-    """
+    """The boxes of every step of a map, [B, P, K, ...], from those of every frame."""
     num_frames = regions.mask.shape[1]
     if num_frames == num_steps:
         return regions
@@ -29,11 +26,7 @@ def regions_of_steps(regions: Regions, num_steps: int) -> Regions:
 
 
 def region_nodes(
-    features: Tensor,
-    regions: Regions,
-    *,
-    aligned: bool = True,
-    sampling_ratio: int = 2,
+    features: Tensor, regions: Regions, aligned: bool = True, sampling_ratio: int = 2
 ) -> Tensor:
     """RoIAlign of each box on its own step of the map, 7 x 7 cells, and their maximum.
 
@@ -64,8 +57,6 @@ def region_nodes(
 
 
 def mean_over_regions(nodes: Tensor, mask: Tensor) -> Tensor:
-    """Mean of the nodes that exist: [B, P, K, D] and [B, P, K] to [B, D]; zero for a clip without
-    any.
-    """
+    """Mean of the nodes that exist, [B, P, K, D] and [B, P, K] to [B, D]; zero where none does."""
     total = nodes.float().masked_fill(~mask[..., None], 0).sum(dim=(1, 2))
     return (total / mask.sum(dim=(1, 2)).clamp(min=1)[:, None]).to(nodes.dtype)

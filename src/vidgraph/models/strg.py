@@ -92,7 +92,7 @@ class STRGHead(nn.Module):
 
     Args:
         in_channels: of the map (C).
-        num_classes: classes of the last layer.
+        num_classes: of the scores.
         options: which graph.
     """
 
@@ -138,10 +138,7 @@ class STRGHead(nn.Module):
                 "masked or not"
             )
         steps, how = regions_of_steps(regions, features.shape[2]), self.options
-        nodes = region_nodes(
-            features, steps, aligned=how.aligned, sampling_ratio=how.sampling_ratio
-        )
-        return nodes, steps
+        return region_nodes(features, steps, how.aligned, how.sampling_ratio), steps
 
     @torch.no_grad()
     def explain(self, features: Tensor, regions: Regions | None = None) -> list[Explanation]:

@@ -41,7 +41,7 @@ class SegmentsHead(nn.Module):
 
     Args:
         in_channels: of the map (D).
-        num_classes: classes of the last layer (K).
+        num_classes: of the scores (K).
         options: dropout.
     """
 
@@ -68,13 +68,10 @@ def start_small(classifier: nn.Linear) -> None:
 
 
 class Stream(nn.Module):
-    """normalize -> backbone -> head, of frames or of flow. A flow stack is an image whose channels
-    are its flow frames: one network sees all stacks, so that their number changes no weights.
+    """normalize -> backbone -> head, of frames or of flow; the pyramid's streams have no head.
 
-    Args:
-        normalize: of pixels or of flow.
-        backbone: clip to feature map.
-        head: feature map to scores; None where several streams have one together.
+    A flow stack is an image whose channels are its flow frames: one network sees all stacks, so
+    that their number changes no weights.
     """
 
     def __init__(self, normalize: Normalize, backbone: Backbone, head: Head | None = None) -> None:
@@ -135,19 +132,15 @@ class TwoStream(VideoModel):
     ) -> list[tuple[float, Tensor]]:
         """Those of every stream that learns, [B, K] each, with weight 1."""
         streams = [(stream, clip) for _, stream, clip in self._streams(video, flow)]
-        learning = [
-            (stream, clip)
-            for stream, clip in streams
-            if any(parameter.requires_grad for parameter in stream.parameters())
-        ]
+        learning = [part for part in streams if any(p.requires_grad for p in part[0].parameters())]
         return [(1.0, stream(clip)) for stream, clip in learning or streams]
 
     def _streams(self, video: Clip, flow: Clip) -> list[tuple[float, Stream, Tensor]]:
         """Weight, stream and clip of the streams that there are."""
         check_inputs(self.spec, video, flow, None)
-        streams = ((1.0, self.frames, video), (self.flow_weight, self.flow, flow))
-        return [
-            (weight, stream, clip)
-            for weight, stream, clip in streams
-            if stream is not None and clip is not None
-        ]
+        found = []
+        if self.frames is not None and video is not None:
+            found.append((1.0, self.frames, video))
+        if self.flow is not None and flow is not None:
+            found.append((self.flow_weight, self.flow, flow))
+        return found
