@@ -91,13 +91,8 @@ class FrozenBatchNorm(nn.Module):
 
 
 def make_batch_norm(kind: NormKind, width: int) -> nn.Module:
-    """The norm after a 3D convolution.
-
-    Args:
-        kind: "batch"; "frozen": statistics, gain and bias stay as they were loaded;
-            "frozen_statistics": gain and bias learn.
-        width: channels.
-    """
+    """The norm after a 3D convolution: "batch"; "frozen", whose statistics, gain and bias stay as
+    they were loaded; or "frozen_statistics", whose gain and bias learn."""
     if kind == "batch":
         return nn.BatchNorm3d(width)
     return FrozenBatchNorm(width, learn_affine=kind == "frozen_statistics")
@@ -111,18 +106,12 @@ def partial_batch_norm(network: nn.Module, learn_affine: bool = True) -> nn.Modu
     weights: of random ones the statistics normalise nothing.
 
     Args:
-        network: of images, in which norms stand in the order of its layers; it is changed in place.
+        network: of images, with norms in the order of its layers; changed in place and returned.
         learn_affine: their gains and biases go on learning. False: these stay too, as in the
             authors' Caffe networks.
-
-    Returns:
-        The same network.
     """
-    norms = [
-        (name, norm)
-        for name, norm in network.named_modules()
-        if isinstance(norm, nn.modules.batchnorm._BatchNorm)
-    ]
+    batch_norm = nn.modules.batchnorm._BatchNorm
+    norms = [(name, norm) for name, norm in network.named_modules() if isinstance(norm, batch_norm)]
     for name, norm in norms[1:]:
         frozen = FrozenBatchNorm(norm.num_features, learn_affine, norm.eps)
         frozen.to(norm.weight.device, norm.weight.dtype).load_state_dict(norm.state_dict())

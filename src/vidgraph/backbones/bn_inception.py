@@ -16,23 +16,13 @@ from torch.nn import functional as F
 
 
 class Unit(NamedTuple):
-    """An inception unit: four branches side by side, or three that halve the map.
-
-    Attributes:
-        name: such as "3a".
-        one: channels of the 1 x 1 convolution; None: the unit halves the map, and its pool is not
-            projected.
-        three: channels before and after the 3 x 3 convolution.
-        double: channels before and after the two 3 x 3 convolutions.
-        projection: channels after the pool, or None.
-        pool: "average" or "max".
-    """
+    """Channels of an inception unit: four branches side by side, or three that halve the map."""
 
     name: str
-    one: int | None
-    three: tuple[int, int]
-    double: tuple[int, int]
-    projection: int | None
+    one: int | None  # of the 1 x 1 convolution; None: the unit halves the map
+    three: tuple[int, int]  # before and after the 3 x 3 convolution
+    double: tuple[int, int]  # before and after the two 3 x 3 convolutions
+    projection: int | None  # after the pool; None where the unit halves the map
     pool: Literal["average", "max"] = "average"
 
     def out_channels(self, in_channels: int) -> int:

@@ -5,7 +5,6 @@ Shapes: B batch, C channels, E classes of still images, T frames, H W pixels or 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -88,26 +87,17 @@ class DigitsBackbone(nn.Module):
     Args:
         num_evidence: classes of still images (E).
         in_channels: of the clip.
-        widths: channels of each convolution.
-        resnet3d: maps [B, widths[-1] + E, T, H', W'] to another map; None for these maps.
+        resnet3d: maps [B, 96 + E, T, H', W'] to another map; None for these maps.
     """
 
     def __init__(
-        self,
-        num_evidence: int = 10,
-        in_channels: int = 1,
-        widths: Sequence[int] = (32, 64, 96, 96),
-        resnet3d: ResNet3D | None = None,
+        self, num_evidence: int = 10, in_channels: int = 1, resnet3d: ResNet3D | None = None
     ) -> None:
         super().__init__()
         layers: list[nn.Module] = []
-        for depth, width in enumerate(widths):
-            kernel, stride = (5 if depth == 0 else 3), (2 if depth < 3 else 1)
-            layers += [
-                nn.Conv2d(in_channels, width, kernel, stride, padding=kernel // 2, bias=False),
-                nn.BatchNorm2d(width),
-                nn.ReLU(),
-            ]
+        for width, kernel, stride in ((32, 5, 2), (64, 3, 2), (96, 3, 2), (96, 3, 1)):
+            conv = nn.Conv2d(in_channels, width, kernel, stride, padding=kernel // 2, bias=False)
+            layers += [conv, nn.BatchNorm2d(width), nn.ReLU()]
             in_channels = width
         self.layers = nn.Sequential(*layers)
         self.evidence = nn.Conv2d(in_channels, num_evidence, 1, bias=False)

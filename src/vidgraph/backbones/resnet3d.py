@@ -10,6 +10,7 @@ Shapes: B batch, C channels, T frames, H W pixels or map.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal
@@ -22,7 +23,9 @@ from vidgraph.backbones.base import NormKind, make_batch_norm
 from vidgraph.errors import RecipeError, nearest
 from vidgraph.records import Digits, Positive, options
 
+Pair = tuple[int, int]
 Triple = tuple[int, int, int]  # time, height, width
+Pool = tuple[Triple, Triple, Triple]  # kernel, stride and padding of a max-pool
 Inflation = Literal["alternate", "table1", "3x3x3", "none"]
 StemName = Literal["padded", "table1", "valid", "long", "long_valid", "digits", "digit_maps"]
 Depths = Annotated[tuple[Positive, ...], Field(min_length=1, max_length=4)]
@@ -60,56 +63,35 @@ class ResNet3DOptions:
 
 
 @dataclass(frozen=True)
-class Pool:
-    """A max-pool: kernel, stride and padding over frames, rows and columns."""
-
-    kernel: Triple = (1, 1, 1)
-    stride: Triple = (1, 1, 1)
-    padding: Triple = (0, 0, 0)
-
-    def layer(self) -> nn.Module:
-        """The pool, or nothing where it would do nothing."""
-        if self == Pool():
-            return nn.Identity()
-        return nn.MaxPool3d(self.kernel, self.stride, self.padding)
-
-
-@dataclass(frozen=True)
 class Stem:
-    """What comes before the residual layers, and the pool in time after the first of them.
-
-    Attributes:
-        kernel: of the first convolution, padded by half of it.
-        stride: of the first convolution.
-        pool1: before layer1.
-        pool2: after layer1.
-    """
+    """The first convolution, padded by half its kernel, and the pools before and after layer1."""
 
     kernel: Triple = (5, 7, 7)
     stride: Triple = (1, 2, 2)
-    pool1: Pool = Pool((1, 3, 3), (1, 2, 2), (0, 1, 1))
-    pool2: Pool = Pool((2, 1, 1), (2, 1, 1))
+    pool1: Pool = ((1, 3, 3), (1, 2, 2), (0, 1, 1))
+    pool2: Pool = ((2, 1, 1), (2, 1, 1), (0, 0, 0))
 
 
+_NO_POOL: Pool = ((1, 1, 1), (1, 1, 1), (0, 0, 0))
 STEMS: dict[StemName, Stem] = {
     # The region-graph paper's 153 GMAC: 56 x 56 cells in layer1.
     "padded": Stem(),
     # The same with the pool over three frames that the paper's table prints.
-    "table1": Stem(pool2=Pool((3, 1, 1), (2, 1, 1), (1, 0, 0))),
+    "table1": Stem(pool2=((3, 1, 1), (2, 1, 1), (1, 0, 0))),
     # Caffe2 non-local networks, Something-Else and RSTG: no padding, 55 x 55 cells in layer1.
-    "valid": Stem(pool1=Pool((1, 3, 3), (1, 2, 2))),
+    "valid": Stem(pool1=((1, 3, 3), (1, 2, 2), (0, 0, 0))),
     # For clips of 128 frames: one map per eight frames, as the region-graph paper's ResNet-101.
-    "long": Stem(stride=(2, 2, 2), pool1=Pool((2, 3, 3), (2, 2, 2), (0, 1, 1))),
+    "long": Stem(stride=(2, 2, 2), pool1=((2, 3, 3), (2, 2, 2), (0, 1, 1))),
     # The same without padding: Caffe2 non-local networks on long clips.
-    "long_valid": Stem(stride=(2, 2, 2), pool1=Pool((2, 3, 3), (2, 2, 2))),
+    "long_valid": Stem(stride=(2, 2, 2), pool1=((2, 3, 3), (2, 2, 2), (0, 0, 0))),
     # 64 x 64 pixels to 32 x 32 cells in layer1.
-    "digits": Stem(pool1=Pool()),
+    "digits": Stem(pool1=_NO_POOL),
     # All cells of a map that another network made.
-    "digit_maps": Stem(kernel=(3, 3, 3), stride=(1, 1, 1), pool1=Pool()),
+    "digit_maps": Stem(kernel=(3, 3, 3), stride=(1, 1, 1), pool1=_NO_POOL),
 }
 
 
-def temporal_kernels(inflation: Inflation, depths: Sequence[int]) -> list[list[tuple[int, int]]]:
+def temporal_kernels(inflation: Inflation, depths: Sequence[int]) -> list[list[Pair]]:
     """Frames that the first and the middle convolution of each block see, per layer.
 
     Args:
@@ -119,10 +101,10 @@ def temporal_kernels(inflation: Inflation, depths: Sequence[int]) -> list[list[t
         depths: blocks per layer.
     """
     if inflation == "alternate":
-        rules = (lambda _: True, lambda i: i % 2 == 0, lambda i: i % 2 == 0, lambda i: i % 2 == 1)
+        which = ((0, 1), (0,), (0,), (1,))  # of each two blocks
         return [
-            [(3 if rule(i) else 1, 1) for i in range(depth)]
-            for rule, depth in zip(rules, depths, strict=False)
+            [(3 if i % 2 in seeing else 1, 1) for i in range(depth)]
+            for seeing, depth in zip(which, depths, strict=False)
         ]
     pair = {"table1": (3, 1), "3x3x3": (1, 3), "none": (1, 1)}[inflation]
     return [[pair] * depth for depth in depths]
@@ -131,25 +113,11 @@ def temporal_kernels(inflation: Inflation, depths: Sequence[int]) -> list[list[t
 class Bottleneck(nn.Module):
     """Residual block: conv1 narrows, conv2 (3 x 3) has the stride, conv3 widens, ReLU at the end.
 
-    Args:
-        in_channels: channels of the map that comes in.
-        width: channels inside; `EXPANSION` times as many leave.
-        frames: that conv1 and conv2 see.
-        stride: of conv2 and of the shortcut, over rows and columns.
-        dilation: of conv2, over rows and columns.
-        norm: kind of batch norm.
-        project: the shortcut is a convolution.
+    `frames` are those that conv1 and conv2 see; `EXPANSION` times `width` channels leave.
     """
 
     def __init__(
-        self,
-        in_channels: int,
-        width: int,
-        frames: tuple[int, int],
-        stride: int,
-        dilation: int,
-        norm: NormKind,
-        project: bool,
+        self, in_channels: int, width: int, frames: Pair, stride: int, dilation: int, norm: NormKind
     ) -> None:
         super().__init__()
         out, (first, middle) = width * EXPANSION, frames
@@ -162,7 +130,7 @@ class Bottleneck(nn.Module):
         self.conv3 = nn.Conv3d(width, out, 1, bias=False)
         self.bn3 = make_batch_norm(norm, out)
         self.downsample = nn.Sequential()
-        if project:
+        if in_channels != out:
             self.downsample.append(nn.Conv3d(in_channels, out, 1, strides, bias=False))
             self.downsample.append(make_batch_norm(norm, out))
 
@@ -205,19 +173,23 @@ class ResNet3D(nn.Module):
         padding = (stem.kernel[0] // 2, stem.kernel[1] // 2, stem.kernel[2] // 2)
         self.conv1 = nn.Conv3d(in_channels, width, stem.kernel, stem.stride, padding, bias=False)
         self.bn1 = make_batch_norm(norm, width)
-        self.pool1, self.pool2 = stem.pool1.layer(), stem.pool2.layer()
+        self.pool1 = nn.Identity() if stem.pool1 == _NO_POOL else nn.MaxPool3d(*stem.pool1)
+        self.pool2 = nn.MaxPool3d(*stem.pool2)
         self.layers = LAYERS[: len(options.depths)]
-        channels, self.stride = width, _product(stem.stride, stem.pool1.stride)
+        channels, strides = width, [stem.stride, stem.pool1[1]]
         for i, kernels in enumerate(temporal_kernels(options.inflation, options.depths)):
             stride = (1, 2, 2, options.layer4_stride)[i]
             dilation = options.layer4_dilation if i == 3 else 1
-            layer = _layer(channels, width * 2**i, kernels, stride, dilation, norm)
+            layer = nn.Sequential()
+            for seen in kernels:  # the first block has the stride; only the others are dilated
+                how = (1, dilation) if len(layer) else (stride, 1)
+                layer.append(Bottleneck(channels, width * 2**i, seen, *how, norm))
+                channels = width * 2**i * EXPANSION
             self.add_module(LAYERS[i], layer)
-            channels = width * 2**i * EXPANSION
-            if i == 1:
-                self.stride = _product(self.stride, stem.pool2.stride)
-            self.stride = _product(self.stride, (1, stride, stride))
+            strides += [(1, stride, stride)] + [stem.pool2[1]] * (i == 1)
         self.out_channels = channels
+        frames, rows, columns = map(math.prod, zip(*strides, strict=True))
+        self.stride: Triple = (frames, rows, columns)
         for block in inserted or {}:
             channels_after(options, block)
         self.inserted = nn.ModuleDict(inserted or {})
@@ -234,12 +206,8 @@ class ResNet3D(nn.Module):
         return self.forward_intermediates(clip, self.layers[-1:])[self.layers[-1]]
 
     def forward_intermediates(self, clip: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
-        """Maps of several layers, {name: [B, C', T', H', W']}; nothing after the last is computed.
-
-        Args:
-            clip: normalised pixels.
-            names: of "layer1" to "layer4".
-        """
+        """Maps of several of "layer1" to "layer4", {name: [B, C', T', H', W']}; nothing after the
+        last is computed."""
         x, maps = self.pool1(F.relu(self.bn1(self.conv1(clip)), inplace=True)), {}
         for layer in self.layers:
             if layer == "layer2":
@@ -252,10 +220,6 @@ class ResNet3D(nn.Module):
             if set(names) <= set(maps):
                 break
         return {name: maps[name] for name in names}
-
-
-def _product(one: Triple, other: Triple) -> Triple:
-    return (one[0] * other[0], one[1] * other[1], one[2] * other[2])
 
 
 def channels_after(options: ResNet3DOptions, block: str) -> int:
@@ -272,20 +236,3 @@ def channels_after(options: ResNet3DOptions, block: str) -> int:
     if block not in channels:
         raise RecipeError(f"the backbone has no block {block!r}{nearest(block, channels)}")
     return channels[block]
-
-
-def _layer(
-    in_channels: int,
-    width: int,
-    frames: Sequence[tuple[int, int]],
-    stride: int,
-    dilation: int,
-    norm: NormKind,
-) -> nn.Sequential:
-    """The first block has the stride and projects its shortcut; only the others are dilated."""
-    first = Bottleneck(in_channels, width, frames[0], stride, 1, norm, project=True)
-    others = [
-        Bottleneck(width * EXPANSION, width, seen, 1, dilation, norm, project=False)
-        for seen in frames[1:]
-    ]
-    return nn.Sequential(first, *others)

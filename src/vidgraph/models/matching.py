@@ -1,6 +1,4 @@
-"""Tensors of a file into a model: those that fit by name, shape and kind of number, and a report of
-the rest.
-"""
+"""Tensors of a file into a model: those that fit by name, shape and kind of number."""
 
 from __future__ import annotations
 
@@ -39,10 +37,8 @@ class LoadReport:
     def to_text(self) -> str:
         """A table for people: one row per tensor that was not loaded."""
         rows = [f"  loaded      {len(self.loaded)} tensors"]
-        rows += [
-            f"  not loaded  {name}  {there} -> {here}: starts anew"
-            for name, (there, here) in self.skipped_shape.items()
-        ]
+        for name, (there, here) in self.skipped_shape.items():
+            rows.append(f"  not loaded  {name}  {there} -> {here}: starts anew")
         rows += [f"  not loaded  {name}  not in the file: starts anew" for name in self.missing]
         rows += [f"  not used    {name}  not in the model" for name in self.unexpected]
         return "\n".join(rows)
@@ -50,11 +46,8 @@ class LoadReport:
     def summary(self) -> str:
         """How many tensors are at fault, and the first of each kind."""
         shapes = [f"{n} ({a}, the model has {b})" for n, (a, b) in self.skipped_shape.items()]
-        groups = {
-            "missing": self.missing,
-            "unexpected": self.unexpected,
-            "of another shape": shapes,
-        }
+        groups = {"missing": self.missing, "unexpected": self.unexpected}
+        groups["of another shape"] = shapes
         return "; ".join(
             f"{len(names)} {kind}: {', '.join(names[:_SHOWN])}{', ...' * (len(names) > _SHOWN)}"
             for kind, names in groups.items()

@@ -14,11 +14,8 @@ from torch import Tensor, nn
 def full_precision(x: Tensor) -> AbstractContextManager[None]:
     """No autocast on the device of `x`, where that knows any: the meta device does not."""
     kind = x.device.type
-    return (
-        torch.autocast(kind, enabled=False)
-        if torch.amp.is_autocast_available(kind)
-        else nullcontext()
-    )
+    known = torch.amp.is_autocast_available(kind)
+    return torch.autocast(kind, enabled=False) if known else nullcontext()
 
 
 class JointLayerNorm(nn.Module):
@@ -50,12 +47,9 @@ class JointLayerNorm(nn.Module):
             wide = x.float()
             variance, mean = torch.var_mean(wide, dim=axes, correction=0, keepdim=True)
             normal = (wide - mean) * torch.rsqrt(variance + self.eps)
-            scaled = (
-                (normal + self.bias) * self.weight
-                if self.zero_scale
-                else normal * self.weight + self.bias
-            )
-        return scaled.to(x.dtype)
+            if self.zero_scale:
+                return ((normal + self.bias) * self.weight).to(x.dtype)
+            return (normal * self.weight + self.bias).to(x.dtype)
 
 
 class LastAxisBatchNorm(nn.BatchNorm1d):

@@ -38,17 +38,17 @@ def test_frames_do_not_see_each_other() -> None:
 
 def test_evidence_is_a_rectified_linear_layer_at_each_cell() -> None:
     torch.manual_seed(0)
-    backbone, video = DigitsBackbone(2, widths=(4,)).eval(), torch.randn(2, 1, 3, 10, 12)
-    backbone.layers = nn.Conv2d(1, 4, 3, padding=1)
+    backbone, video = DigitsBackbone(2).eval(), torch.randn(2, 1, 3, 10, 12)
+    backbone.layers = nn.Conv2d(1, 96, 3, padding=1)
     features = backbone.layers(video.transpose(1, 2).flatten(0, 1)).unflatten(0, (2, 3))
     out = backbone(video)
-    assert_close_to_scale(out[:, :4], features.transpose(1, 2))
+    assert_close_to_scale(out[:, :96], features.transpose(1, 2))
     weight = backbone.evidence.weight[:, :, 0, 0]  # [E, C]
     for b, t, y, x in ((0, 0, 0, 0), (1, 2, 4, 5), (1, 0, 2, 3)):
         expected = (weight @ features[b, t, :, y, x] / 8).clamp(min=0)
-        assert_close_to_scale(out[b, 4:, t, y, x], expected)
-    assert (out[:, 4:] == 0).any()
-    assert (out[:, 4:] > 0).any()
+        assert_close_to_scale(out[b, 96:, t, y, x], expected)
+    assert (out[:, 96:] == 0).any()
+    assert (out[:, 96:] > 0).any()
 
 
 def test_what_pre_trains_it_is_the_mean_of_the_evidence() -> None:
