@@ -29,7 +29,6 @@ from vidgraph.weights import save_weights
 
 _REPORT_FILE = "conversion.json"  # beside the weights: where each tensor of the checkpoint went
 _COUNTER = "num_batches_tracked"
-_NORM_EPS = 1e-5  # of every batch norm of the 3D networks, theirs and ours
 _SHOWN = 3
 
 # ---- files ---------------------------------------------------------------------------------------
@@ -37,23 +36,15 @@ _SHOWN = 3
 
 @dataclass(frozen=True)
 class Conversion:
-    """What became of a checkpoint; all but the state stands in `conversion.json`.
-
-    Attributes:
-        names: their tensors that are in the weights -> ours.
-        left_out: their tensors that are not -> why.
-        fresh: our tensors that start anew.
-        state: a full state dict of the model.
-        options: that the model was built with, beyond its name.
-    """
+    """What became of a checkpoint; all but the state stands in `conversion.json`."""
 
     codebase: str
-    names: dict[str, str]
-    left_out: dict[str, str]
-    fresh: list[str]
-    state: dict[str, Tensor]
+    names: dict[str, str]  # their tensors that are in the weights -> ours
+    left_out: dict[str, str]  # their tensors that are not -> why
+    fresh: list[str]  # our tensors that start anew
+    state: dict[str, Tensor]  # of the whole model
     model: str = ""
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)  # of the model, beyond its name
 
     def to_text(self) -> str:
         """For people: one line per reason."""
@@ -80,8 +71,7 @@ def convert_weights(
             of images: torch's, .safetensors, or a pickle of arrays.
         name: of our model; None: the one that the codebase's weights are usually for.
         num_classes: None: as many as the checkpoint has. Another number leaves its classifier out.
-        overrides: of the model's options. It is built as the codebase builds its networks (pools,
-            stride, pixel statistics) where they do not say otherwise.
+        overrides: of the model's options; else it is built as the codebase builds its networks.
         out: folder of the weights.
 
     Raises:
@@ -157,11 +147,8 @@ def head_classes(tensors: Mapping[str, Any]) -> int | None:
 
 
 def convert_tensors(tensors: Mapping[str, Any], model: nn.Module) -> Conversion:
-    """A checkpoint of any codebase above as a state dict of `model`.
-
-    Args:
-        tensors: name -> tensor or array, as in the checkpoint.
-        model: or a part of one; it says which tensors are wanted and is not changed.
+    """A checkpoint of any codebase as a state dict of a model, or of a part of one, that says which
+    tensors are wanted and is not changed.
 
     Raises:
         WeightsError: a tensor that the model does not have, one of the model's that none fills, or
@@ -207,15 +194,12 @@ def _renamed(
             left_out[foreign] = reasons[0]
             continue
         for name, array in _tensorflow(bare, value) if codebase is RSTG else [(bare, value)]:
-            ours, tensor = rename(name, codebase.rules), _as_tensor(array)
+            if not isinstance(array, Tensor):
+                array = torch.from_numpy(np.array(array, array.dtype.newbyteorder("=")))
+            ours = rename(name, codebase.rules)
             # Fully convolutional testing turns the last layer into a convolution.
-            yield foreign, ours, tensor.flatten(1) if ours == f"{CLASSIFIER}weight" else tensor
-
-
-def _as_tensor(value: Any) -> Tensor:
-    if isinstance(value, Tensor):
-        return value.detach()
-    return torch.from_numpy(np.array(value, value.dtype.newbyteorder("=")))
+            tensor = array.flatten(1) if ours == f"{CLASSIFIER}weight" else array
+            yield foreign, ours, tensor.detach()
 
 
 def _not_needed(name: str, value: Tensor, wanted: Mapping[str, Tensor], target: str) -> str | None:
@@ -258,8 +242,8 @@ def _fitted(
 
 def _neutral_norms(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """What norms lack that frozen configurations of Caffe2 turned into a gain and a bias, or left
-    out after a non-local block: mean 0, and a variance that the added epsilon makes 1."""
-    neutral = {"weight": 1.0, "bias": 0.0, "running_mean": 0.0, "running_var": 1.0 - _NORM_EPS}
+    out after a non-local block: mean 0, and a variance that the epsilon of 1e-5 makes 1."""
+    neutral = {"weight": 1.0, "bias": 0.0, "running_mean": 0.0, "running_var": 1.0 - 1e-5}
     found: dict[str, Tensor] = {}
     for mean in (name for name in wanted if name.endswith(".running_mean")):
         norm = mean.removesuffix("running_mean")

@@ -52,10 +52,6 @@ class BNInception(nn.Module):
 
     Args:
         in_channels: of the images: 3, or 2 L of a flow stack.
-
-    Attributes:
-        out_channels: channels of the map.
-        stride: rows and columns of the image per cell of the map.
     """
 
     def __init__(self, in_channels: int = 3) -> None:
@@ -69,10 +65,6 @@ class BNInception(nn.Module):
             self._add_unit(unit, channels)
             channels = unit.out_channels(channels)
         self.out_channels = channels
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """He normal for the convolutions, whose biases are zero; norms start as the identity."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

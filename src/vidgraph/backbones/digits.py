@@ -50,12 +50,7 @@ class DigitsOptions:
 
 
 class SimpleC2D(nn.Module):
-    """Three times 3x3 convolution without padding, ReLU, 2x2 max-pool; 64 x 64 pixels to 6 x 6.
-
-    Args:
-        width: channels of each convolution.
-        in_channels: of the clip.
-    """
+    """Three times 3x3 convolution without padding, ReLU, 2x2 max-pool; 64 x 64 pixels to 6 x 6."""
 
     stride = (1, 8, 8)
 
@@ -83,11 +78,6 @@ class DigitsBackbone(nn.Module):
     map classified the images that the network was pre-trained on. They are the last channels, and
     rectified: where nothing speaks for a class its map is zero. The features say as much, but
     mixed; a map with one thing in it has that thing's position as its centre.
-
-    Args:
-        num_evidence: classes of still images (E).
-        in_channels: of the clip.
-        resnet3d: maps [B, 96 + E, T, H', W'] to another map; None for these maps.
     """
 
     def __init__(

@@ -152,10 +152,6 @@ class ResNet3D(nn.Module):
             layer2: maps [B, C, T, H, W] to maps of the same shape.
         in_channels: of the clip.
 
-    Attributes:
-        out_channels: channels of the last map.
-        stride: frames, rows and columns of the clip per cell of the last map.
-
     Raises:
         RecipeError: a layer after a block that does not exist.
     """
@@ -193,10 +189,7 @@ class ResNet3D(nn.Module):
         for block in inserted or {}:
             channels_after(options, block)
         self.inserted = nn.ModuleDict(inserted or {})
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """He normal for the backbone's own convolutions; inserted layers stay as they are."""
+        # He normal; inserted layers stay as they are.
         for name, module in self.named_modules():
             if isinstance(module, nn.Conv3d) and not name.startswith("inserted."):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

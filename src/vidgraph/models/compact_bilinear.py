@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from functools import reduce
 from typing import Literal
 
 import torch
@@ -82,9 +83,7 @@ class CompactBilinear(nn.Module):
             )
         with full_precision(inputs[0]):
             # The product of all spectra: [..., d // 2 + 1], complex
-            product = self._spectrum(0, inputs[0])
-            for i in range(1, len(inputs)):
-                product = product * self._spectrum(i, inputs[i])
+            product = reduce(torch.mul, (self._spectrum(i, x) for i, x in enumerate(inputs)))
             # Back: [..., d]; n is given, since the spectrum does not tell an odd d from an even one
             fused = torch.fft.irfft(product, n=self.out_channels)
             if "ssqrt" in self.post:
@@ -95,9 +94,6 @@ class CompactBilinear(nn.Module):
         kind = inputs[0].device.type
         autocast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
         return fused if autocast else fused.to(inputs[0].dtype)
-
-    def extra_repr(self) -> str:
-        return f"{list(self.in_channels)} -> {self.out_channels}, post={self.post}"
 
     def _spectrum(self, i: int, x: Tensor) -> Tensor:
         """Of the count sketch of input i: [..., n] to [..., d // 2 + 1]."""

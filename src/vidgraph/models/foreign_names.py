@@ -37,30 +37,20 @@ RESIDUAL_BLOCKS = (
 
 @dataclass(frozen=True)
 class Codebase:
-    """Whose checkpoint it is, and how its tensors are called.
+    """Whose checkpoint it is, and how its tensors are called."""
 
-    Attributes:
-        mark: a tensor that only these checkpoints have, without wrappers.
-        anchor: our name of a tensor in each part of a model that takes their weights; what stands
-            before it in a model is the part.
-        model: that takes them where none is named.
-        rules: to a name within the part, or to one of the whole model that starts with `head.` or
-            `backbone.`.
-        wrappers: pattern of what may stand before their names.
-        ignored: pattern of a name -> why it is left out.
-        options: of our models, as the codebase's own networks are built.
-        images: a network of images: its kernels are inflated for 3D networks and averaged over RGB
-            for flow, and its classifier is left out.
-    """
-
-    name: str
-    mark: str
+    name: str  # for people
+    mark: str  # a tensor that only these checkpoints have, without wrappers
+    # Our name of a tensor in each part of a model that takes their weights; what stands before it
+    # in a model is the part.
     anchor: str
-    model: str
+    model: str  # that takes them where none is named
+    # To names within the part, or of the whole model, which start with `head.` or `backbone.`
     rules: tuple[Rule, ...] = ()
-    wrappers: str = r"(?:module\.|model\.)+"
-    ignored: Mapping[str, str] = field(default_factory=dict)
-    options: Mapping[str, Any] = field(default_factory=dict)
+    wrappers: str = r"(?:module\.|model\.)+"  # what may stand before their names
+    ignored: Mapping[str, str] = field(default_factory=dict)  # pattern of a name -> why
+    options: Mapping[str, Any] = field(default_factory=dict)  # of our models, for such weights
+    # Of images: kernels are inflated for 3D networks and averaged over RGB for flow.
     images: bool = False
 
     def bare(self, foreign: str) -> str:

@@ -14,24 +14,16 @@ _SHOWN = 3
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What became of each tensor when weights met a model.
+    """What became of each tensor when weights met a model."""
 
-    Attributes:
-        loaded: copied into the model.
-        skipped_shape: in both, but of another shape or kind of number: name -> (in the file, in the
-            model).
-        missing: the model's, not in the file.
-        unexpected: the file's, not in the model.
-    """
-
-    loaded: list[str]
-    skipped_shape: dict[str, tuple[str, str]]
-    missing: list[str]
-    unexpected: list[str]
+    loaded: list[str]  # copied into the model
+    skipped_shape: dict[str, tuple[str, str]]  # name -> its kind in the file and in the model
+    missing: list[str]  # the model's, not in the file
+    unexpected: list[str]  # the file's, not in the model
 
     @property
     def complete(self) -> bool:
-        """True where every tensor of the file and of the model was used."""
+        """Whether every tensor of the file and of the model was used."""
         return not (self.skipped_shape or self.missing or self.unexpected)
 
     def to_text(self) -> str:
@@ -64,10 +56,10 @@ def load_matching(model: nn.Module, state: Mapping[str, Tensor]) -> LoadReport:
             trained layers.
     """
     for name, here in model.state_dict().items():
-        there = state.get(name)
-        if there is None or there.dim() != 4 or here.dim() != 4 or there.shape[1] != 3:
+        there = state.get(name, here)
+        if here.dim() != 4 or there.dim() != 4 or there.shape[1] != 3 or here.shape[1] % 2:
             continue
-        if here.shape[1] % 2 == 0 and here.shape == (len(there), here.shape[1], *there.shape[2:]):
+        if len(here) == len(there) and here.shape[2:] == there.shape[2:]:
             raise WeightsError(
                 f"tensor {name!r}: 3 channels of images in the weights where the model takes "
                 f"{here.shape[1]} of flow; convert the weights of the image network for this model "

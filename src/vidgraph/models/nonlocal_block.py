@@ -51,17 +51,14 @@ class NonLocalBlock(nn.Module):
         learned: NormKind = "batch" if norm == "batch" else "frozen_statistics"
         self.out_norm = make_batch_norm(learned, channels)
         self.pool = nn.MaxPool3d((1, 2, 2)) if pool else nn.Identity()
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Convolutions: normal of deviation 0.01, biases zero; then one factor of the last step is
-        zero: the norm's gain, or its kernel."""
         for layer in (self.theta, self.phi, self.g, self.out):
             nn.init.normal_(layer.weight, std=0.01)
             assert layer.bias is not None
             nn.init.zeros_(layer.bias)
-        batch_norm = isinstance(self.out_norm, nn.BatchNorm3d)
-        nn.init.zeros_(self.out_norm.get_parameter("weight") if batch_norm else self.out.weight)
+        # One factor of the last step starts at zero, and so does what the block adds.
+        nn.init.zeros_(
+            self.out_norm.get_parameter("weight") if norm == "batch" else self.out.weight
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, T, H, W] to the same shape."""

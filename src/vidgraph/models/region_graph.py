@@ -25,9 +25,9 @@ _TINY = torch.finfo(torch.float32).tiny  # zero by this is zero, and no overlap 
 class SimilarityGraph(nn.Module):
     """F(x_i, x_j) = (w x_i)^T (w' x_j), and G_ij its softmax over j (equations 1 and 2).
 
-    The weights start small, N(0, 0.01): at torch's own start a node of 512 channels would give most
-    of its attention to one other node before anything is learned, and the softmax would pass hardly
-    any gradient back.
+    The weights start small, N(0, 0.01), as in the non-local networks: at torch's own start a node
+    of 512 channels would give most of its attention to one other node before anything is learned,
+    and the softmax would pass hardly any gradient back.
 
     Args:
         width: of the nodes (D).
@@ -39,24 +39,13 @@ class SimilarityGraph(nn.Module):
         self.scale = width**-0.5 if scale else 1.0
         self.query = nn.Linear(width, width, bias=False)  # w
         self.key = nn.Linear(width, width, bias=False)  # w'
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Normal of deviation 0.01, as a convolution of the non-local networks starts."""
         for layer in (self.query, self.key):
             nn.init.normal_(layer.weight, std=0.01)
 
     def forward(self, nodes: Tensor, mask: Tensor) -> Tensor:
-        """Who resembles whom.
-
-        Args:
-            nodes: [B, N, D].
-            mask: True where a node exists, [B, N].
-
-        Returns:
-            Weight of node j in node i at [b, i, j], float32 [B, N, N]. Rows of nodes that exist sum
-            to 1; the rows and columns of all others are zero.
-        """
+        """Nodes [B, N, D], with a mask of those that exist, to the weight of node j in node i at
+        [b, i, j], float32 [B, N, N]: rows of nodes that exist sum to 1, and the rows and columns of
+        all others are zero."""
         # Products of 512 channels: bf16 would move a logit by more than a softmax forgives.
         with full_precision(nodes):
             query = F.linear(nodes.float(), self.query.weight.float())  # [B, N, D]
@@ -68,14 +57,9 @@ class SimilarityGraph(nn.Module):
 
 
 def pairwise_iou(first_xyxy: Tensor, second_xyxy: Tensor) -> Tensor:
-    """Intersection over union of every box with every other; a box from 2 to 5 is 3 wide.
+    """Intersection over union of boxes [..., K, 4] with boxes [..., M, 4]: float32 [..., K, M].
 
-    Args:
-        first_xyxy: [..., K, 4].
-        second_xyxy: [..., M, 4], in the same unit.
-
-    Returns:
-        float32 [..., K, M]. Boxes without area overlap nothing, also each other.
+    A box from 2 to 5 is 3 wide; boxes without area overlap nothing, also each other.
     """
     first, second = first_xyxy.float(), second_xyxy.float()
     low = torch.maximum(first[..., :, None, :2], second[..., None, :, :2])  # [..., K, M, 2]
@@ -87,15 +71,8 @@ def pairwise_iou(first_xyxy: Tensor, second_xyxy: Tensor) -> Tensor:
 
 
 def overlaps(boxes_xyxy: Tensor, mask: Tensor) -> Tensor:
-    """How far each box overlaps those of the next frame (the paper's sigma).
-
-    Args:
-        boxes_xyxy: [B, T, K, 4]; whatever stands where the mask is False has no influence.
-        mask: True where a box exists, [B, T, K].
-
-    Returns:
-        IoU of box i at t with box j at t + 1 at [b, t, i, j], float32 [B, T - 1, K, K].
-    """
+    """The paper's sigma: IoU of box i at t with box j at t + 1 at [b, t, i, j], float32
+    [B, T - 1, K, K]; what stands in boxes where the mask is False has no influence."""
     boxes = boxes_xyxy.masked_fill(~mask[..., None], 0)
     return pairwise_iou(boxes[:, :-1], boxes[:, 1:])
 
@@ -125,16 +102,8 @@ def _normalised(sigma: Tensor) -> Tensor:
 
 
 def collect(edges: Edges, graph: Tensor, nodes: Tensor) -> Tensor:
-    """G X: what each node collects along one graph.
-
-    Args:
-        edges: which graph.
-        graph: "similarity": [B, N, N]; else [B, T - 1, K, K]: see `overlap_graphs`.
-        nodes: [B, T, K, D].
-
-    Returns:
-        [B, T, K, D]; of "front" zero in the last frame, of "back" in the first.
-    """
+    """G X: what each node [B, T, K, D] collects along a graph, [B, N, N] of "similarity", else
+    [B, T - 1, K, K]; of "front" zero in the last frame, of "back" in the first."""
     graph = graph.to(nodes)
     if edges == "front":
         return F.pad(graph @ nodes[:, 1:], (0, 0, 0, 0, 0, 1))
@@ -149,11 +118,10 @@ class GraphConvolution(nn.Module):
     Args:
         width: of the nodes (D), in and out.
         edges: the graphs.
-        last: the last layer is plain and its W are zero; all others are followed by layer norm and
-            ReLU. The last one's output is then exactly zero at initialisation. With a ReLU after
-            it, it would stay zero: no gradient passes a ReLU that gives zero.
-        residual: a layer that is not the last adds its input to its output.
-        affine: the layer norm has a gain and a bias.
+        last: the last layer is plain and its W start at zero, and so does its output; all others
+            are followed by layer norm and ReLU. With a ReLU after it, it would stay zero: no
+            gradient passes a ReLU that gives zero.
+        residual: see `STRGOptions`, also for `affine`.
     """
 
     def __init__(
@@ -168,22 +136,15 @@ class GraphConvolution(nn.Module):
         self.edges, self.last, self.residual = tuple(edges), last, residual and not last
         self.weights = nn.ModuleDict({name: nn.Linear(width, width, bias=False) for name in edges})
         self.norm = nn.Identity() if last else nn.LayerNorm(width, elementwise_affine=affine)
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """He normal before a ReLU, zero in the last layer."""
-        for layer in self.weights.values():
-            assert isinstance(layer, nn.Linear)
-            if self.last:
-                nn.init.zeros_(layer.weight)
+        for weight in self.weights.parameters():
+            if last:
+                nn.init.zeros_(weight)
             else:
-                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+                nn.init.kaiming_normal_(weight, nonlinearity="relu")
 
     def forward(self, nodes: Tensor, graphs: Mapping[Edges, Tensor]) -> Tensor:
         """[B, T, K, D] along graphs as `collect` takes them, to the same shape."""
-        products: list[Tensor] = [
-            self.weights[edges](collect(edges, graphs[edges], nodes)) for edges in self.edges
-        ]
+        products: list[Tensor] = [self.weights[e](collect(e, graphs[e], nodes)) for e in self.edges]
         summed = sum(products[1:], start=products[0])
         if self.last:
             return summed
@@ -197,10 +158,7 @@ class RegionGraph(nn.Module):
     Args:
         width: of the nodes (D).
         branches: the graphs of each branch, by its name; none for the nodes as they come.
-        num_layers: of each branch.
-        residual: each layer but the last adds its input to its output.
-        affine: layer norms have a gain and a bias.
-        scale: similarities are divided by the root of the width.
+        num_layers: see `STRGOptions`, also for the others.
     """
 
     def __init__(
@@ -216,19 +174,14 @@ class RegionGraph(nn.Module):
         edges = {name for branch in branches.values() for name in branch}
         self.similarity = SimilarityGraph(width, scale) if "similarity" in edges else None
         self.with_overlap = "front" in edges
-        self.num_layers, last = num_layers, num_layers - 1
-        self.branches = nn.ModuleDict(
-            {
-                name: nn.ModuleList(
-                    GraphConvolution(width, branch, i == last, residual, affine)
-                    for i in range(num_layers)
-                )
-                for name, branch in branches.items()
-            }
-        )
+        self.num_layers, self.branches = num_layers, nn.ModuleDict()
+        for name, branch in branches.items():
+            lasts = [False] * (num_layers - 1) + [True]
+            layers = [GraphConvolution(width, branch, last, residual, affine) for last in lasts]
+            self.branches[name] = nn.ModuleList(layers)
 
     def graphs(self, nodes: Tensor, boxes_xyxy: Tensor, mask: Tensor) -> dict[Edges, Tensor]:
-        """Made once for all layers: see `forward` for the arguments."""
+        """Made once for all layers."""
         graphs: dict[Edges, Tensor] = {}
         if self.similarity is not None:
             graphs["similarity"] = self.similarity(nodes.flatten(1, 2), mask.flatten(1, 2))
@@ -237,17 +190,10 @@ class RegionGraph(nn.Module):
         return graphs
 
     def forward(self, nodes: Tensor, boxes_xyxy: Tensor, mask: Tensor) -> Tensor:
-        """Regions reason.
+        """Nodes [B, T, K, D] with boxes [B, T, K, 4], in any unit, and a mask of those that exist
+        to the sum of the branches, exactly zero at initialisation; without branches to themselves.
 
-        Args:
-            nodes: features of the regions, [B, T, K, D].
-            boxes_xyxy: their boxes, [B, T, K, 4], in any unit.
-            mask: True where a region exists, [B, T, K].
-
-        Returns:
-            [B, T, K, D]: the sum of the branches, exactly zero at initialisation; without branches
-            the nodes as they came. Where no region exists the values mean nothing, and none of the
-            others depends on them.
+        Where no region exists the values mean nothing, and none of the others depends on them.
         """
         if not self.branches:
             return nodes

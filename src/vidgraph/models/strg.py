@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from vidgraph.errors import DataError
 from vidgraph.models.base import HeadInput
@@ -89,11 +90,6 @@ class STRGHead(nn.Module):
     The graph's half is zero at initialisation, so that the model starts as its backbone with a
     pooled classifier. The classifier's weights of that half start at random: were they zero too,
     neither would ever learn.
-
-    Args:
-        in_channels: of the map (C).
-        num_classes: of the scores.
-        options: which graph.
     """
 
     def __init__(self, in_channels: int, num_classes: int, options: STRGOptions) -> None:
@@ -148,26 +144,22 @@ class STRGHead(nn.Module):
         nodes, steps = self.nodes(self.reduce(features), regions)
         graphs = self.graph.graphs(nodes, steps.boxes_xyxy, steps.mask)
         neighbours, weights = _nearest(graphs.get("similarity"), steps.mask)  # [B, P, K, M]
-        overlap = None  # [B, P, K, K]
+        overlap: list[Tensor | None] = [None] * len(nodes)  # [P, K, K] each
         if "front" in graphs:
             sigma = overlaps(steps.boxes_xyxy, steps.mask)
-            overlap = nn.functional.pad(sigma, (0, 0, 0, 0, 0, 1)).cpu()
+            overlap = list(F.pad(sigma, (0, 0, 0, 0, 0, 1)).cpu())
         steps = steps.to("cpu")
         boxes = steps.boxes_xyxy.float().masked_fill(~steps.mask[..., None], 0)
-        batch, num_steps, count = steps.mask.shape
+        num_steps, count = steps.mask.shape[1:]
+        frames = step_frames(num_steps, num_steps)
         names = tuple(f"box {k + 1}" for k in range(count))
         nobody = torch.zeros(count, count, dtype=torch.bool)  # no messages within one frame alone
         none_sent = torch.zeros(0, num_steps, count, count)
         found = []
-        for b in range(batch):
+        for b, mask in enumerate(steps.mask):
+            even, scores = torch.full((num_steps,), 1 / max(1, int(mask.sum()))), steps.scores[b]
             linked = RegionLinks(
-                frames=step_frames(num_steps, num_steps),
-                scores=steps.scores[b].float(),
-                mask=steps.mask[b],
-                neighbours=neighbours[b],
-                weights=weights[b],
-                even=torch.full((num_steps,), 1 / max(1, int(steps.mask[b].sum()))),
-                overlap=None if overlap is None else overlap[b],
+                frames, scores.float(), mask, neighbours[b], weights[b], even, overlap[b]
             )
             found.append(Explanation(boxes[b], nobody, none_sent, names, linked))
         return found

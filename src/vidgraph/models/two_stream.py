@@ -38,11 +38,6 @@ class SegmentsHead(nn.Module):
 
     Source: Temporal Segment Networks (Wang et al., ECCV 2016), its average consensus; with one
         segment, the head of Two-Stream Convolutional Networks.
-
-    Args:
-        in_channels: of the map (D).
-        num_classes: of the scores (K).
-        options: dropout.
     """
 
     def __init__(self, in_channels: int, num_classes: int, options: SegmentsOptions) -> None:
