@@ -278,12 +278,12 @@ def _fresh(
 # ---- TensorFlow's layouts ------------------------------------------------------------------------
 
 
-def _tensorflow(name: str, value: Any) -> Iterator[tuple[str, NDArray[np.float32]]]:
+def _tensorflow(name: str, value: Any) -> Iterator[tuple[str, Any]]:
     """Variables of TensorFlow 1, kernels [..., I, O], in torch's layout, [O, I, ...]."""
     value, (scope, _, part) = np.asarray(value, np.float32), name.rpartition("/")
     if "lstm" in name:
         for own, array in _lstm(scope, part, value).items():
-            yield f"{name.partition('/')[0]}/{own}_l0", array
+            yield f"{name.partition('/')[0]}/{own}", array
     elif scope.endswith("send_conv1"):
         # [..., 2 I, O]: the source's rows come first, then the destination's, which has the bias.
         mlp = scope.removesuffix("send_conv1")
@@ -299,7 +299,7 @@ def _tensorflow(name: str, value: Any) -> Iterator[tuple[str, NDArray[np.float32
         yield name, value.transpose(3, 2, 0, 1) if part == "kernel" else value
 
 
-def _lstm(scope: str, part: str, value: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+def _lstm(scope: str, part: str, value: NDArray[np.float32]) -> dict[str, Any]:
     """A cuDNN-compatible cell (kernel [I + D, 4 D], one bias, gates i, g, f, o), which is what a
     saved checkpoint holds, or the buffer that cuDNN works on (gates i, f, g, o: input matrix,
     recurrent matrix, two biases, with I = D) as torch's four tensors."""
@@ -307,14 +307,12 @@ def _lstm(scope: str, part: str, value: NDArray[np.float32]) -> dict[str, NDArra
         width = (math.isqrt(1 + value.size // 2) - 1) // 2  # 8 D (D + 1) values
         if 8 * width * (width + 1) != value.size:
             raise WeightsError(f"variable {scope}/{part}: {value.size} values are no LSTM's buffer")
-        matrix, bias = 4 * width * width, 4 * width
-        parts = np.split(value, np.cumsum([matrix, matrix, bias]))
-        shapes = [(bias, width), (bias, width), (bias,), (bias,)]
-        names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-        return {n: p.reshape(s) for n, p, s in zip(names, parts, shapes, strict=True)}
+        lstm = nn.LSTM(width, width)
+        nn.utils.vector_to_parameters(torch.from_numpy(value), lstm.parameters())
+        return lstm.state_dict()
     gates = value.T.reshape(4, -1, *value.shape[:-1])[[0, 2, 1, 3]]  # [4, D, I + D], or [4, D]
     stacked = gates.reshape(-1, *value.shape[:-1])
     if part == "bias":
-        return {"bias_ih": stacked, "bias_hh": np.zeros_like(stacked)}
+        return {"bias_ih_l0": stacked, "bias_hh_l0": np.zeros_like(stacked)}
     width = len(stacked) // 4
-    return {"weight_ih": stacked[:, :-width], "weight_hh": stacked[:, -width:]}
+    return {"weight_ih_l0": stacked[:, :-width], "weight_hh_l0": stacked[:, -width:]}

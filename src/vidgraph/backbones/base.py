@@ -73,7 +73,6 @@ class FrozenBatchNorm(nn.Module):
 
     running_mean: Tensor
     running_var: Tensor
-    num_batches_tracked: Tensor
 
     def __init__(self, width: int, learn_affine: bool = False, eps: float = 1e-5) -> None:
         super().__init__()

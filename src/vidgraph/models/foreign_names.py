@@ -58,6 +58,14 @@ class Codebase:
         return re.sub(rf"^(?:{self.wrappers})|:0$", "", foreign)
 
 
+def _images(name: str, mark: str, model: str) -> Codebase:
+    """A network of images, whose tensors are called as ours."""
+    head = r"(?:last_linear|fc|new_fc|fc_action|classifier|heads?|pre_logits)\..*"
+    wrappers, ignored = r"(?:module\.|base_model\.)+", {head: "classifier of images"}
+    options = {"normalize": "imagenet"}
+    return Codebase(name, mark, mark, model, (), wrappers, ignored, options, images=True)
+
+
 # 0.45 and 0.225 of [0, 1] are the Caffe2 networks' 114.75 and 57.375 of 255. The networks that
 # PyTorchVideo and SlowFast publish take 8 frames 8 apart; the others' clips are not told by their
 # weights.
@@ -67,13 +75,6 @@ _EIGHT_BY_EIGHT = {
     "backbone": {"stem": "padded", "layer4_stride": 2},
 }
 _RESNET_ANCHOR = "layer1.0.conv1.weight"
-_IMAGE_HEAD = r"(?:last_linear|fc|new_fc|fc_action|classifier|heads?|pre_logits)\..*"
-_IMAGES: dict[str, Any] = {
-    "wrappers": r"(?:module\.|base_model\.)+",
-    "ignored": {_IMAGE_HEAD: "classifier of images"},
-    "options": {"normalize": "imagenet"},
-    "images": True,
-}
 RSTG = Codebase(
     "RSTG's authors",
     "send_messages_mlp/send_conv2/kernel",
@@ -187,14 +188,8 @@ CODEBASES = (
         },
         options={"normalize": "kinetics", "backbone": {"stem": "valid", "layer4_stride": 2}},
     ),
-    Codebase("torchvision", _RESNET_ANCHOR, _RESNET_ANCHOR, "i3d_r50", **_IMAGES),
-    Codebase("torchvision", "features.0.weight", "features.0.weight", "stpyramid_vgg16", **_IMAGES),
-    Codebase(
-        "BN-Inception",
-        "conv1_7x7_s2.weight",
-        "conv1_7x7_s2.weight",
-        "stpyramid_bn_inception",
-        **_IMAGES,
-    ),
+    _images("torchvision", _RESNET_ANCHOR, "i3d_r50"),
+    _images("torchvision", "features.0.weight", "stpyramid_vgg16"),
+    _images("BN-Inception", "conv1_7x7_s2.weight", "stpyramid_bn_inception"),
     RSTG,
 )

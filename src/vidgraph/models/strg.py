@@ -167,12 +167,10 @@ class STRGHead(nn.Module):
 
 def _nearest(similarity: Tensor | None, mask: Tensor) -> tuple[Tensor, Tensor]:
     """The strongest neighbours of each node but itself, and their weights, [B, P, K, M]."""
-    batch, steps, boxes = mask.shape
-    size = steps * boxes
     if similarity is None:
-        nobody = torch.zeros(batch, steps, boxes, 0)
+        nobody = torch.zeros(*mask.shape, 0)
         return nobody.long(), nobody
-    own = torch.eye(size, dtype=torch.bool, device=similarity.device)
-    found = similarity.masked_fill(own, 0).topk(min(_NUM_NEIGHBOURS, size), dim=-1)  # [B, N, M]
-    weights, neighbours = (part.unflatten(1, (steps, boxes)).cpu() for part in found)
+    own = torch.eye(similarity.shape[1], dtype=torch.bool, device=similarity.device)
+    found = similarity.masked_fill(own, 0).topk(min(_NUM_NEIGHBOURS, len(own)), dim=-1)
+    weights, neighbours = (part.unflatten(1, mask.shape[1:]).cpu() for part in found)
     return neighbours, weights

@@ -41,10 +41,7 @@ def plain(layer: NonLocalBlock, x: Tensor) -> Tensor:
 @pytest.mark.parametrize("norm", ["batch", "frozen_statistics"])
 @pytest.mark.parametrize("pool", [True, False])
 def test_equals_the_plain_form_in_outputs_and_gradients(norm: Any, pool: bool) -> None:
-    layer, x = (
-        block(norm=norm, pool=pool).double(),
-        torch.randn(2, 16, 3, 6, 5).double(),
-    )
+    layer, x = block(norm=norm, pool=pool).double(), torch.randn(2, 16, 3, 6, 5).double()
     answers = []
     for form in (layer, lambda x: plain(layer, x)):
         leaf = x.clone().requires_grad_()
