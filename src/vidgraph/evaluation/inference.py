@@ -43,11 +43,9 @@ def read_batches(
     )
 
 
-def split_rows(
-    num_rows: int, batch_size: int, rank: int = 0, world_size: int = 1
-) -> list[list[int]]:
-    """Rows 0..num_rows-1 in batches, of which process `rank` of `world_size` takes its share."""
-    mine = range(rank, num_rows, world_size)
+def split_rows(rows: int, batch_size: int, rank: int = 0, world_size: int = 1) -> list[list[int]]:
+    """So many rows in batches, of which process `rank` of `world_size` takes its share."""
+    mine = range(rank, rows, world_size)
     return [list(mine[start : start + batch_size]) for start in range(0, len(mine), batch_size)]
 
 
@@ -177,14 +175,12 @@ def evaluate(
         precision: "fp32" or "bf16" (autocast).
         fusion: "mean" or "max" of probabilities, or the mean ("logits") or maximum ("max_logits")
             of logits.
-        batch_size: most clips in one forward pass; None: the whole batch. It changes memory, not
-            scores.
+        batch_size: most clips in one forward pass; None: all. It changes memory, not scores.
         progress: called with the number of clips just done.
 
     Raises:
-        DataError: no clips, a label outside the classes, views of one sample that disagree on the
-            label, or a model whose number of outputs is not the number of classes or whose outputs
-            are not finite.
+        DataError: no clips, labels outside the classes or unlike for views of one sample, or
+            outputs that are not finite or not one per class.
     """
     samples, model = _Samples(fusion, class_names), model.to(device)
     with evaluating(model), one_line_errors():
@@ -252,12 +248,7 @@ class _Samples:
         order = sorted(self.fused)
         counts = torch.tensor([max(1, self.num_views[i]) for i in order])
         fused = torch.stack([self.fused[i] for i in order]) / counts[:, None]
-        return Scores(
-            _finish(fused, self.multi_label, self.fusion).float().numpy(),
-            np.array([self.labels[i] for i in order]),
-            self.class_names,
-            [self.names[i] for i in order],
-            np.array(order, dtype=np.int64),
-            skipped,
-            (SOFTMAXED,) if self.softmaxed else (),
-        )
+        probabilities = _finish(fused, self.multi_label, self.fusion).float().numpy()
+        labels, names = np.array([self.labels[i] for i in order]), [self.names[i] for i in order]
+        indices, notes = np.array(order, np.int64), (SOFTMAXED,) if self.softmaxed else ()
+        return Scores(probabilities, labels, self.class_names, names, indices, skipped, notes)

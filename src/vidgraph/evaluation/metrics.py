@@ -322,7 +322,7 @@ def load_scores(path: str | Path) -> Scores:
             f"{path}: is not a whole file of scores; it must hold probabilities, labels, names and "
             "class_names, as vidgraph eval MODEL --scores writes them"
         ) from error
-    n, num_classes = len(names), len(class_names)
+    n, num_classes, multi_label = len(names), len(class_names), labels.ndim == 2
     if probabilities.shape != (n, num_classes) or labels.shape not in ((n,), (n, num_classes)):
         raise DataError(
             f"{path}: probabilities are of shape {probabilities.shape} and labels of shape "
@@ -330,15 +330,10 @@ def load_scores(path: str | Path) -> Scores:
         )
     if n == 0 or not np.isfinite(probabilities).all():
         raise DataError(f"{path}: the scores of some clips are not finite, or there are no clips")
-    if not np.isin(labels, (0, 1) if labels.ndim == 2 else range(num_classes)).all():
-        kind = "0 or 1" if labels.ndim == 2 else f"whole numbers from 0 to {num_classes - 1}"
+    if not np.isin(labels, (0, 1) if multi_label else range(num_classes)).all():
+        kind = "0 or 1" if multi_label else f"whole numbers from 0 to {num_classes - 1}"
         raise DataError(f"{path}: labels must be {kind}")
-    return Scores(
-        probabilities,
-        labels.astype(np.float32 if labels.ndim == 2 else np.int64),
-        class_names,
-        names,
-        arrays.get("indices", np.arange(n)),
-        int(arrays.get("skipped", 0)),
-        (SOFTMAXED,) if labels.ndim == 2 and softmaxed(probabilities) else (),
-    )
+    labels = labels.astype(np.float32 if multi_label else np.int64)
+    indices, skipped = arrays.get("indices", np.arange(n)), int(arrays.get("skipped", 0))
+    notes = (SOFTMAXED,) if multi_label and softmaxed(probabilities) else ()
+    return Scores(probabilities, labels, class_names, names, indices, skipped, notes)

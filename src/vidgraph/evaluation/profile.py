@@ -91,9 +91,7 @@ def to_text(profile: dict[str, Any]) -> str:
     return "\n".join(rows)
 
 
-def example_inputs(
-    spec: InputSpec, batch: int, device: str | torch.device = "cpu"
-) -> dict[str, Any]:
+def example_inputs(spec: InputSpec, batch: int, device: str = "cpu") -> dict[str, Any]:
     """What a model takes, in the right shapes: black clips, no motion, boxes of the whole frame."""
     size, frames, inputs = (spec.height, spec.width), (batch, spec.num_frames), dict[str, Any]()
     pixels: Any = {"dtype": torch.uint8, "device": device}

@@ -8,6 +8,7 @@ it would have seen, whatever the number of workers or processes.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any, cast
 
 import torch
@@ -25,7 +26,6 @@ class ClipSequence(Dataset[ClipBatch]):
 
     def __init__(self, dataset: Any, shuffle: bool, seed: int) -> None:
         self.dataset, self.shuffle, self.seed = dataset, shuffle, seed
-        self._order: tuple[int, torch.Tensor] | None = None
 
     def __getitems__(self, positions: list[int]) -> ClipBatch:
         located = [self.locate(position) for position in positions]
@@ -41,12 +41,14 @@ class ClipSequence(Dataset[ClipBatch]):
     def locate(self, position: int) -> tuple[int, int]:
         """The pass that a position falls in, and the row of the data set."""
         epoch, index = divmod(position, len(self.dataset))
-        if not self.shuffle:
-            return epoch, index
-        if self._order is None or self._order[0] != epoch:
-            generator = torch.Generator().manual_seed((self.seed << 32) + epoch)
-            self._order = (epoch, torch.randperm(len(self.dataset), generator=generator))
-        return epoch, int(self._order[1][index])
+        if self.shuffle:
+            index = int(_order(len(self.dataset), (self.seed << 32) + epoch)[index])
+        return epoch, index
+
+
+@lru_cache(maxsize=2)  # a batch may reach into the next pass
+def _order(length: int, seed: int) -> torch.Tensor:
+    return torch.randperm(length, generator=torch.Generator().manual_seed(seed))
 
 
 def position_batches(

@@ -1,5 +1,4 @@
-"""Trains a model on a data set, in a run folder. Knows no name of a model or a data set: both
-arrive as objects.
+"""Trains a model on a data set, in a run folder. Knows neither by name: both arrive as objects.
 
 What a step draws is decided by its position alone: the clips by `batches`, the random numbers by a
 seed made of the recipe's, the process and the clips seen before. So a training that continues needs

@@ -38,8 +38,7 @@ class AttentionPictures:
         dimmed = picture * (_DARKEST + (1 - _DARKEST) * np.clip(share, 0, 1))
         # By ratios: a peak does not hide what is twice an even share.
         strength = np.log(np.maximum(share, 1)) / np.log(self.scale)
-        low, high = _SCALE
-        colours = 255 * colormaps["plasma"](low + (high - low) * strength[..., 0])[..., :3]
+        colours = 255 * colormaps["plasma"](np.interp(strength[..., 0], (0, 1), _SCALE))[..., :3]
         drawn = dimmed + _STRONGEST * strength * (colours - dimmed)
         return np.clip(drawn, 0, 255).round().astype(np.uint8)
 

@@ -85,12 +85,10 @@ class _Panel:
     """What stands beside a frame: the likeliest classes, what the colours mean, and at the foot
     ticks where the model looked and a mark where the frame is."""
 
-    def __init__(
-        self, prediction: Prediction, legend: Legend | None, height: int, last: int
-    ) -> None:
+    def __init__(self, answer: Prediction, legend: Legend | None, height: int, last: int) -> None:
         self._axes = axes = pixel_axes(_WIDTH, height, "white")
-        _write(axes, 24, Path(prediction.video).name, 15, weight="bold")
-        names, probabilities = zip(*prediction.top(5), strict=True)
+        _write(axes, 24, Path(answer.video).name, 15, weight="bold")
+        names, probabilities = zip(*answer.top(5), strict=True)
         bars = 80.0 + 46 * np.arange(len(names))
         for y, name, probability in zip(bars - 18, names, probabilities, strict=True):
             weight = "bold" if name == names[0] else "normal"
@@ -104,7 +102,7 @@ class _Panel:
         self._scale, line = _ROOM / last, height - 40
         self._caption = _write(axes, height - 70, "", 13, animated=True)
         axes.plot([_MARGIN, _MARGIN + _ROOM], [line, line], color="#b9c2cb", linewidth=2)
-        ticks = _MARGIN + self._scale * np.minimum(prediction.frame_indices, last)
+        ticks = _MARGIN + self._scale * np.minimum(answer.frame_indices, last)
         axes.vlines(ticks, line - 6, line + 6, color=_SOFT, linewidth=2)
         style: Any = {"color": _ACCENT, "markersize": 12, "animated": True}
         (self._mark,) = axes.plot([0], [line], "o", **style)

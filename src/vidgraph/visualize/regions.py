@@ -168,19 +168,17 @@ def find_queries(links: RegionLinks, boxes: np.ndarray) -> list[Query]:
     strength = links.weights.sum(-1) / links.even[:, None]  # [P, K]
     nodes = [(p, k) for p, k in links.mask.nonzero().tolist() if links.weights[p, k, 0] > 0]
     nodes.sort(key=lambda node: (_fills(boxes, [node]), -float(strength[node])))
-    chosen: list[Node] = []
+    chosen: list[Query] = []
     for node in nodes:
-        near = (node[0] == o[0] or _iou(boxes[node], boxes[o]) > _SAME for o in chosen)
+        others = (query.node for query in chosen)
+        near = (node[0] == o[0] or _iou(boxes[node], boxes[o]) > _SAME for o in others)
         if len(chosen) < 3 and not any(near):
-            chosen.append(node)
-    return [_query(links, node) for node in chosen]
-
-
-def _query(links: RegionLinks, node: Node) -> Query:
-    kept = links.weights[node] > 0
-    indices, weights = links.neighbours[node][kept].tolist(), links.weights[node][kept].tolist()
-    neighbours = tuple(divmod(index, links.mask.shape[1]) for index in indices)
-    return Query(node, neighbours, tuple(weights), float(links.even[node[0]]))
+            kept = links.weights[node] > 0
+            indices, weights = links.neighbours[node][kept], links.weights[node][kept]
+            neighbours = tuple(divmod(index, links.mask.shape[1]) for index in indices.tolist())
+            even = float(links.even[node[0]])
+            chosen.append(Query(node, neighbours, tuple(weights.tolist()), even))
+    return chosen
 
 
 def _alike(boxes: np.ndarray, first: Trajectory, second: Trajectory) -> bool:

@@ -9,9 +9,8 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -32,8 +31,7 @@ _STRIP_FRAMES = 10
 _CHART_WIDTH = 760  # in CSS pixels; charts are drawn at a higher resolution
 
 
-@dataclass(frozen=True)
-class Training:
+class Training(NamedTuple):
     """How some models were trained and tested under equal budget."""
 
     facts: Sequence[tuple[str, str]]  # (term, value): data, budget, hardware, time
