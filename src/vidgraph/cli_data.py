@@ -196,6 +196,31 @@ def proposals(
     return _extract(job, video_tasks(videos, columns), out, workers, cluster)
 
 
+@extract.command(epilog="example: vidgraph extract features clips.csv --out features")
+def features(
+    videos: Sources,
+    out: Store,
+    backbone: str = Option("timm:tf_efficientnet_lite0", help="timm:NAME@LEVEL or hf:ID"),
+    frames: int = Option(16, min=1, help="of each video, the centres of as many equal parts"),
+    size: int = Option(224, min=1, help="rows and columns of the frames"),
+    fit: Literal["pad", "short", "squash"] = Option(
+        "pad", help="how frames become square: on grey, distorted; or short: not at all"
+    ),
+    mirrored: bool = Option(False, "--mirrored", help="the maps of mirrored frames too"),
+    columns: Columns = "",
+    workers: Workers = None,
+    cluster: Cluster = False,
+) -> int:
+    """Compute the feature maps of a frozen backbone; the same call continues."""
+    from vidgraph.data.extraction import video_tasks
+    from vidgraph.encoders import feature_job
+    from vidgraph.records import InputSpec
+
+    spec = InputSpec(frames, size, size, whole_video=True, fit=fit)
+    job = feature_job(backbone, spec, mirrored)
+    return _extract(job, video_tasks(videos, columns), out, workers, cluster)
+
+
 @extract.command(epilog="example: vidgraph extract flow clips.csv --out flow")
 def flow(
     videos: Sources,

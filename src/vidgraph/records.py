@@ -215,6 +215,7 @@ class ClipBatch(Batch):
         regions: boxes of each frame, where the data set has them.
         flow: flow stacks at each sampled frame, uint8 [B, T, S, 2 L, H, W]: x and y of each flow
             frame; 0 to 255 for minus to plus the bound, so that no motion is 127.5.
+        features: maps of the clips from a store, float16 [B, D, T', H', W'], in place of `video`.
     """
 
     video: Tensor
@@ -224,6 +225,7 @@ class ClipBatch(Batch):
     names: list[str] = field(default_factory=list)
     regions: Regions | None = None
     flow: Tensor | None = None
+    features: Tensor | None = None
 
     def __len__(self) -> int:
         return self.video.shape[0]
@@ -245,6 +247,8 @@ class ClipBatch(Batch):
     def inputs(self, spec: InputSpec) -> dict[str, Any]:
         """The arguments of a model's `forward`: what its `spec` asks for."""
         inputs: dict[str, Any] = {"video": self.video} if spec.channels else {}
+        if self.features is not None:
+            inputs = {"features": self.features}
         if spec.flow_length:
             inputs["flow"] = self.flow
         if spec.boxes_per_frame:

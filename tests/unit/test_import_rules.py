@@ -28,6 +28,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "visualize": {"video"},
     "config": {"data", "models", "training", "video"},
     "weights": {"models"},
+    "encoders": {"backbones", "models", "precompute"},
     "convert": {"backbones", "models", "weights"},
     "predictor": {
         *("config", "data", "evaluation", "models", "precompute", "video", "visualize"),
@@ -39,7 +40,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("config", "data", "doctor", "evaluation", "experiment", "models", "predictor"),
         *("training", "video", "visualize", "weights"),
     },
-    "cli_data": {"data", "models", "precompute", "video", "weights"},
+    "cli_data": {"encoders", "data", "models", "precompute", "video", "weights"},
     "cli": {
         *("cli_data", "config", "convert", "demo", "doctor", "evaluation", "experiment"),
         *("predictor", "training", "video", "weights"),

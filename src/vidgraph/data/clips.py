@@ -22,6 +22,7 @@ from vidgraph.data.mirroring import mirrored_classes
 from vidgraph.data.table import VideoTable
 from vidgraph.errors import DataError, RecipeError, VideoError
 from vidgraph.precompute.boxes import BoxStore
+from vidgraph.precompute.features import FeatureStore
 from vidgraph.precompute.flow import FlowSource
 from vidgraph.records import ClipBatch, InputSpec
 from vidgraph.video.base import Video
@@ -66,6 +67,8 @@ class ClipDataset(Dataset[ClipBatch]):
         intervals: when which action happens; training clips then get the labels of the actions that
             they show, not those of their row.
         flow: the optical flow of every video; read, and needed, if `spec` asks for it.
+        features: maps that the model's backbone made of every video, in place of its frames;
+            training and tests then see the same clip, whole and, if `crops` mirrors, mirrored.
 
     Raises:
         TableError: the split has no rows.
@@ -89,6 +92,7 @@ class ClipDataset(Dataset[ClipBatch]):
         boxes: BoxStore | None = None,
         intervals: Intervals | None = None,
         flow: FlowSource | None = None,
+        features: FeatureStore | None = None,
     ) -> None:
         self.views = views or ViewPlan()
         self.views.crop_shape(spec)  # raises before the first video is read
@@ -122,7 +126,7 @@ class ClipDataset(Dataset[ClipBatch]):
         self._spans = spans.where(spans.notna(), None).to_numpy().tolist()
         self._crops = crops or CropDraws(spec, train)
         self._boxes, self._intervals = boxes if spec.boxes_per_frame else None, intervals
-        self._flow = flow if spec.flow_length else None
+        self._flow, self._features = flow if spec.flow_length else None, features
         mirrored = mirrored_classes(self.class_names)
         self._mirrored = torch.tensor(mirrored)  # [num_classes]
         pairs = list(zip(self.class_names, mirrored, strict=True))
@@ -153,10 +157,12 @@ class ClipDataset(Dataset[ClipBatch]):
         row, clip = divmod(i, self.views.num_views)
         path = self._videos[row]
         try:
-            with open_video(path, folder_fps=self.views.folder_fps) as video:
-                seen, label = (
-                    self._draw(video, row, i) if self.train else self._look(video, row, clip)
-                )
+            if self._features is not None:
+                seen, label = self._stored(self._features, row, i)
+            else:
+                with open_video(path, folder_fps=self.views.folder_fps) as video:
+                    draw = self._draw(video, row, i) if self.train else self._look(video, row, clip)
+                seen, label = draw
         except VideoError as error:
             problem = f"{error.problem} ({self._lines[row]})"
             raise VideoError(error.path, problem, error.frame) from error
@@ -165,6 +171,24 @@ class ClipDataset(Dataset[ClipBatch]):
         seen.label = label.expand(len(seen), *label.shape[1:]).clone()
         seen.index = torch.full((len(seen),), row)
         return seen
+
+    def _stored(self, store: FeatureStore, row: int, i: int) -> tuple[ClipBatch, Tensor]:
+        """A clip whose map a store has, and its label [1, ...]."""
+        path, label, flip = self._videos[row], self.labels[row : row + 1], False
+        if self.train and self._crops.flip:
+            mirrored = self._mirrored_label(label)
+            flip = bool(np.random.default_rng([self.seed, self._epoch, i]).random() < 0.5)
+            flip &= mirrored is not None
+            label = mirrored if flip and mirrored is not None else label
+        maps, header = store.maps(path, flip)  # [D, T', h, w]
+        frames, size, regions = np.array(header.frame_indices), (header.height, header.width), None
+        if (boxes_at := self._boxes_at(row)) is not None:
+            window = replace(self.views.windows(self.spec, *size)[0], flip=flip)
+            regions = move_boxes(boxes_at(frames), window, *size)
+        nothing = torch.empty(1, 0)
+        seen = ClipBatch.unlabelled(nothing, frames, path, regions)
+        seen.features = torch.from_numpy(maps[None].copy())  # [1, D, T', h, w]
+        return seen, label
 
     def _look(self, video: Video, row: int, clip: int) -> tuple[ClipBatch, Tensor]:
         """The test views of one clip, and its label [1, ...]."""

@@ -130,11 +130,19 @@ class ClipModel(VideoModel):
         self.backbone: Backbone = backbone
         self.head: Head = head
 
-    def forward(self, video: Clip = None, flow: Clip = None, regions: Boxes = None) -> Tensor:
-        """See `VideoModel.forward`."""
-        check_inputs(self.spec, video, flow, regions)
-        assert video is not None
-        return self.forward_head(self.forward_features(video), regions)
+    def forward(
+        self,
+        video: Clip = None,
+        flow: Clip = None,
+        regions: Boxes = None,
+        features: Clip = None,
+    ) -> Tensor:
+        """See `VideoModel.forward`; or from the map of such clips, [B, D, T', H', W'], alone."""
+        if features is None:
+            check_inputs(self.spec, video, flow, regions)
+            assert video is not None
+            features = self.forward_features(video)
+        return self.forward_head(features.to(next(self.parameters()).dtype), regions)
 
     def forward_features(self, video: Tensor) -> Tensor:
         """Clips [B, C, T, H, W] to the feature map [B, D, T', H', W'], which a store may hold."""
@@ -143,6 +151,16 @@ class ClipModel(VideoModel):
     def forward_head(self, features: Tensor, regions: Boxes = None) -> Tensor:
         """The feature map [B, D, T', H', W'] to logits [B, num_classes]."""
         return self.head(features, regions)
+
+    def training_logits(
+        self,
+        video: Clip = None,
+        flow: Clip = None,
+        regions: Boxes = None,
+        features: Clip = None,
+    ) -> list[tuple[float, Tensor]]:
+        """See `VideoModel.training_logits`."""
+        return [(1.0, self(video, flow, regions, features))]
 
     @torch.no_grad()
     def explain(

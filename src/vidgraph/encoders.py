@@ -1,0 +1,75 @@
+"""The frozen backbone of a model, as what feature maps are computed by and known by."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import torch
+
+from vidgraph.backbones.image import FrameByFrame
+from vidgraph.errors import RecipeError
+from vidgraph.models.base import ClipModel, VideoModel
+from vidgraph.models.build import create_model
+from vidgraph.precompute.features import FeatureJob, FrozenNetwork, feature_method
+from vidgraph.precompute.store import Method
+from vidgraph.records import InputSpec
+
+
+def feature_job(
+    backbone: str | Mapping[str, Any], spec: InputSpec, mirrored: bool = False
+) -> FeatureJob:
+    """What computes the maps of a backbone with its published weights.
+
+    Args:
+        backbone: such as timm:tf_efficientnet_lite0@head, or its options.
+        spec: which clip of each video: frames spread over all of it.
+        mirrored: the maps of mirrored clips too.
+
+    Raises:
+        VidgraphError: there is no such backbone, or its weights cannot be had.
+    """
+    load = partial(load_network, backbone, spec)
+    method = feature_method(*_known_by(load()), spec, mirrored)
+    return FeatureJob(method, load, spec, mirrored)
+
+
+def method_of(model: VideoModel) -> Method:
+    """How the maps are made that a model takes in place of frames.
+
+    Raises:
+        RecipeError: the model does not take one map of a clip that is spread over the video.
+    """
+    if not isinstance(model, ClipModel) or model.spec.flow_length or not model.spec.whole_video:
+        raise RecipeError(
+            f"{model.name} cannot take features: it needs one backbone, and input.whole_video"
+        )
+    return feature_method(*_known_by(_frozen(model)), model.spec, mirrored=False)
+
+
+def load_network(backbone: str | Mapping[str, Any], spec: InputSpec) -> FrozenNetwork:
+    """A backbone for such clips with the pixels' normalisation of its weights."""
+    model = create_model("pooled", 1, backbone=backbone, input=spec)
+    assert isinstance(model, ClipModel)
+    return _frozen(model)
+
+
+def _frozen(model: ClipModel) -> FrozenNetwork:
+    backbone, how = model.backbone, model.options.backbone
+    assert isinstance(backbone, torch.nn.Module)
+    images = backbone.network if isinstance(backbone, FrameByFrame) else None
+    name = ":".join([how.type, *[part for part in (getattr(how, "name", ""),) if part]])
+    name += f"@{how.level}" if hasattr(how, "level") else ""
+    return FrozenNetwork(model.normalize, backbone, images, name)
+
+
+def _known_by(network: FrozenNetwork) -> tuple[str, str]:
+    """Its name, and the SHA-256 of its tensors."""
+    digest = hashlib.sha256()
+    for part in (network.normalize, network.backbone):
+        for name, tensor in sorted(part.state_dict().items()):
+            digest.update(f"{name} {tensor.dtype} {[*tensor.shape]}".encode())
+            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return network.name, digest.hexdigest()
