@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from vidgraph.backbones.image import FrameByFrame
+from vidgraph.backbones.image import FrameByFrame, TimmOptions
+from vidgraph.backbones.video import HFOptions
 from vidgraph.errors import RecipeError
 from vidgraph.models.base import ClipModel, VideoModel
 from vidgraph.models.build import create_model
@@ -60,8 +61,13 @@ def _frozen(model: ClipModel) -> FrozenNetwork:
     backbone, how = model.backbone, model.options.backbone
     assert isinstance(backbone, torch.nn.Module)
     images = backbone.network if isinstance(backbone, FrameByFrame) else None
-    name = ":".join([how.type, *[part for part in (getattr(how, "name", ""),) if part]])
-    name += f"@{how.level}" if hasattr(how, "level") else ""
+    match how:
+        case TimmOptions():
+            name = f"timm:{how.name}@{how.level}"
+        case HFOptions():
+            name = f"hf:{how.id}"
+        case _:
+            name = how.type
     return FrozenNetwork(model.normalize, backbone, images, name)
 
 

@@ -17,13 +17,16 @@ import torch
 
 from vidgraph import config
 from vidgraph.config import Recipe, load_recipe
+from vidgraph.data.options import DataOptions
 from vidgraph.data.splits import ScoredSplit, TrainingSplits, open_source
+from vidgraph.encoders import method_of
 from vidgraph.errors import RecipeError, RunError
 from vidgraph.evaluation.inference import eval_batches, evaluate, read_batches
 from vidgraph.evaluation.metrics import Scores
 from vidgraph.models.base import VideoModel
 from vidgraph.models.build import create_model
 from vidgraph.models.matching import load_matching
+from vidgraph.precompute.features import FeatureStore
 from vidgraph.util import available_cores, choose_device, torch_threads, write_json
 from vidgraph.video.views import ViewPlan
 from vidgraph.weights import from_pretrained, load_state, save_weights
@@ -60,10 +63,17 @@ def prepare(recipe: Recipe, continued: bool = False) -> Experiment:
     options, known = recipe.model.options, (None, source.class_names)
     parts = {name: getattr(options, name) for name in options.__dataclass_fields__}
     model = create_model(recipe.model.name, *known, multi_label=source.multi_label, **parts)
+    _check_features(recipe.data, model)
     notes = [] if continued else _load_initial(model, recipe.model.initial_weights)
     num_clips = 0 if recipe.data.table else plan_phases(recipe.train, 0)[-1].last
     data = source.training(model.spec, recipe.eval, num_clips, recipe.train.seed)
     return Experiment(recipe, model, data, [*notes, *data.notes])
+
+
+def _check_features(data: DataOptions, model: VideoModel) -> None:
+    """Maps in a store stand for the model's own only where its backbone would make the same."""
+    if data.table is not None and data.table.features is not None:
+        FeatureStore(data.table.features).check(method_of(model))
 
 
 def _load_initial(model: VideoModel, source: str | None) -> list[str]:

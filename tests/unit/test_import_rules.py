@@ -34,7 +34,10 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("config", "data", "evaluation", "models", "precompute", "video", "visualize"),
         "weights",
     },
-    "experiment": {"config", "data", "evaluation", "models", "training", "video", "weights"},
+    "experiment": {
+        *("config", "data", "encoders", "evaluation", "models", "precompute", "training"),
+        *("video", "weights"),
+    },
     "doctor": {"video"},
     "demo": {
         *("config", "data", "doctor", "evaluation", "experiment", "models", "predictor"),

@@ -90,6 +90,8 @@ class TableOptions:
             writes it; `live` computes it with DIS as videos are read, `live:tvl1` and so on with
             another method.
         flow_bound: what live flow in 8 bits reaches to, in pixels of a frame of 340x256.
+        features: folder of a store of feature maps, as `vidgraph extract features` writes it, which
+            the frozen backbone made of the same clips; frames are then not read.
     """
 
     path: str
@@ -107,6 +109,7 @@ class TableOptions:
     label_scope: Literal["clip", "video"] = "clip"
     flow: str | None = None
     flow_bound: AboveZero = 20.0
+    features: str | None = None
 
     def __post_init__(self) -> None:
         side = self.short_side

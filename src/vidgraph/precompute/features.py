@@ -79,7 +79,7 @@ class FeatureJob:
             task: Task, video: Video, counts: Counter[str]
         ) -> tuple[list[int], Iterator[Maps]]:
             pixels, indices, _ = read_views(video, self.spec, plan, 0)  # [V, C, T, H, W]
-            maps = encode(pixels).transpose(0, 2, 1, 3, 4)  # [T', V, D, h, w]
+            maps = encode(pixels).transpose(2, 0, 1, 3, 4)  # [T', V, D, h, w]
             counts.update(maps=len(maps), encoded=len(indices) * len(pixels))
             shown = step_frames(len(indices), len(maps))
             return indices[shown.numpy()].tolist(), iter(maps)
