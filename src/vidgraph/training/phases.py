@@ -47,9 +47,14 @@ class PhaseOptions:
         warmup_clips: the rate rises linearly over these.
         clip_norm: largest norm of all gradients together; None for no limit.
         freeze: parameters whose names start with one of these stay as they are.
+        learn_from: of the backbone that such a name is in, what stands before it stays as it is;
+            [backbone.layer3.] trains a ResNet from its third stage on.
         freeze_norms: batch norms whose names start with one of these keep their statistics; their
             gains and biases learn.
         lr_factors: {name prefix: factor on the learning rate}.
+        layer_decay: factor on the rate of a backbone's last layer, its square on the layer before,
+            and so on. A layer is what the first numbers in names of parameters count, such as
+            `blocks.3.1.`, or what stands between two of these.
         val_every_clips: distance of validations.
         checkpoint_every_clips: distance of `last.ckpt` saves.
         log_every_clips: distance of rows in metrics.csv.
@@ -69,8 +74,10 @@ class PhaseOptions:
     warmup_clips: Count = 0
     clip_norm: AboveZero | None = None
     freeze: list[str] = field(default_factory=list)
+    learn_from: list[str] = field(default_factory=list)
     freeze_norms: list[str] = field(default_factory=list)
     lr_factors: dict[str, float] = field(default_factory=dict)
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
     val_every_clips: Positive = 10_000
     checkpoint_every_clips: Positive = 5_000
     log_every_clips: Positive = 1_600
