@@ -60,10 +60,13 @@ def load_network(backbone: str | Mapping[str, Any], spec: InputSpec) -> FrozenNe
 def _frozen(model: ClipModel) -> FrozenNetwork:
     backbone, how = model.backbone, model.options.backbone
     assert isinstance(backbone, torch.nn.Module)
-    images = backbone.network if isinstance(backbone, FrameByFrame) else None
+    images = None
+    if isinstance(backbone, FrameByFrame) and backbone.shift is None:
+        images = backbone.network
     match how:
         case TimmOptions():
-            name = f"timm:{how.name}@{how.level}"
+            shift = f" shifted by {how.temporal_shift}" if how.temporal_shift else ""
+            name = f"timm:{how.name}@{how.level}{shift}"
         case HFOptions():
             name = f"hf:{how.id}"
         case _:

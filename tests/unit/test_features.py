@@ -107,6 +107,20 @@ def test_training_mirrors_maps_and_labels(clips: Path, store: FeatureStore) -> N
     assert seen == {False, True}
 
 
+def test_maps_of_frames_that_see_each_other(clips: Path, tmp_path: Path) -> None:
+    """An image network with a temporal shift passes whole clips, on a CPU too."""
+    moving = {"type": "timm", "name": "tf_efficientnet_lite0", "temporal_shift": 0.125}
+    extract(feature_job(moving, SPEC), video_tasks([clips]), tmp_path)
+    model: Any = create_model("pooled", 2, backbone=moving, input=vars(SPEC)).eval()
+    table = load_table(clips)
+    live = ClipDataset(table, "test", SPEC, train=False)[0]
+    stored = FeatureStore(tmp_path)
+    stored.check(method_of(model))
+    cached = ClipDataset(table, "test", SPEC, train=False, features=stored)[0]
+    wanted = logits(model, live)
+    assert (logits(model, cached) - wanted).abs().max() <= 2e-3 * wanted.abs().max()
+
+
 def test_other_maps_than_the_models_are_refused(store: FeatureStore) -> None:
     store.check(method_of(model_of("rstg")))
     for options, words in (
@@ -116,11 +130,14 @@ def test_other_maps_than_the_models_are_refused(store: FeatureStore) -> None:
     ):
         with pytest.raises(DataError, match=rf"the model takes .*{words}"):
             store.check(method_of(model_of("pooled", input=options)))
+    moving = {"type": "timm", "name": "tf_efficientnet_lite0", "temporal_shift": 0.125}
+    with pytest.raises(DataError, match=r"the model takes .*@head shifted by 0\.125"):
+        store.check(method_of(create_model("pooled", 2, backbone=moving, input=vars(SPEC))))
     other = model_of("pooled")
     with torch.no_grad():
         next(other.backbone.parameters()).add_(1)
     with pytest.raises(DataError, match="extract again into another store"):
         store.check(method_of(other))
     strided = replace(SPEC, whole_video=False, stride_frames=2)
-    with pytest.raises(RecipeError, match="input.whole_video"):
+    with pytest.raises(RecipeError, match=r"input\.whole_video"):
         method_of(model_of("pooled", input=vars(strided)))

@@ -10,16 +10,19 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vidgraph.backbones.base import frame_by_frame, partial_batch_norm
 from vidgraph.backbones.bn_inception import BNInception
+from vidgraph.backbones.temporal_shift import TemporalShift
 from vidgraph.errors import RecipeError, WeightsError, nearest
 from vidgraph.records import Digits, Positive, options
 from vidgraph.util import hub_file, read_checkpoint
@@ -42,6 +45,8 @@ class TimmOptions:
         weights: "pretrained": the published ones, from their hub or, of EfficientNet-Lite0, from
             the installation; a file under timm's names, .safetensors or torch's; None: random ones.
         norm: "partial": all batch norms but the first keep the statistics that they came with.
+        temporal_shift: this share of the channels in each residual block comes from the next frame,
+            and as many from the frame before, such as 0.125; 0: frames do not see each other.
         license: of the pretrained weights, in the words of those who published them.
     """
 
@@ -49,6 +54,7 @@ class TimmOptions:
     level: Annotated[Literal["head", 16, 32], Digits] = "head"
     weights: str | None = "pretrained"
     norm: ImageNorm = "batch"
+    temporal_shift: Annotated[float, Field(ge=0, le=0.5)] = 0.0
     license: str | None = None
     type: Literal["timm"] = "timm"
 
@@ -114,15 +120,24 @@ class FrameByFrame(nn.Module):
         network: images [N, C, H, W] to maps [N, D, h, w].
         out_channels: of these maps.
         stride: rows and columns of the image per cell.
+        shift: by which the network sees the neighbours of a frame, where it does.
     """
 
-    def __init__(self, network: nn.Module, out_channels: int, stride: int) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        out_channels: int,
+        stride: int,
+        shift: TemporalShift | None = None,
+    ) -> None:
         super().__init__()
         self.network, self.out_channels, self.stride = network, out_channels, (1, stride, stride)
+        self.shift = shift
 
     def forward(self, clip: Tensor) -> Tensor:
         """[B, C, T, H, W] to [B, D, T, h, w]."""
-        return frame_by_frame(self.network, clip)
+        with self.shift.over(clip.shape[2]) if self.shift else nullcontext():
+            return frame_by_frame(self.network, clip)
 
 
 def image_backbone(how: ImageOptions, in_channels: int, size: tuple[int, int]) -> FrameByFrame:
@@ -137,16 +152,19 @@ def image_backbone(how: ImageOptions, in_channels: int, size: tuple[int, int]) -
         RecipeError: timm has no such network or level, or it does not take such images.
     """
     network: TimmNetwork | BNInception | SmallResNet2D
+    shift = None
     match how:
         case TimmOptions():
             network = TimmNetwork(how, in_channels, size)
+            if how.temporal_shift:
+                shift = TemporalShift(how.temporal_shift, network, how.name)
         case BNInceptionOptions():
             network = BNInception(in_channels)
         case SmallResNet2DOptions():
             network = SmallResNet2D(how.widths, in_channels)
     if how.norm == "partial":
         partial_batch_norm(network)
-    return FrameByFrame(network, network.out_channels, network.stride)
+    return FrameByFrame(network, network.out_channels, network.stride, shift)
 
 
 class TimmNetwork(nn.Module):

@@ -64,6 +64,7 @@ BACKBONES: dict[str, dict[str, Any]] = {
     "simple_c2d": {"backbone": {"type": "simple_c2d", "width": 8}},
     "small_resnet2d": {"backbone": {"type": "small_resnet2d", "widths": [4, 8, 8]}},
     "timm:resnet10t@16": {"backbone": {**_TIMM, "name": "resnet10t", "level": 16}},
+    "timm:resnet10t, shifted": {"backbone": {**_TIMM, "name": "resnet10t", "temporal_shift": 0.2}},
     "timm:test_vit": {"backbone": {**_TIMM, "name": "test_vit"}},
     "timm:test_efficientnet": {"backbone": {**_TIMM, "name": "test_efficientnet"}},
     **{f"hf:{kind}": _video_transformer(kind) for kind in FAMILIES},
