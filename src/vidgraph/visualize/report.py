@@ -60,11 +60,9 @@ def write_report(
     """
     name, by = Path(prediction.video).name, f" by {model_name}" if model_name else ""
     said = f"What happens in {name}, as recognised{by} from {len(prediction.frame_indices)} frames."
-    how: Any = {"autoescape": True, "trim_blocks": True, "lstrip_blocks": True}
-    loader = FileSystemLoader(Path(__file__).parent)
-    environment = Environment(loader=loader, undefined=StrictUndefined, **how)
-    environment.filters["png"] = _data_address
-    text = environment.get_template("report.html.j2").render(
+    write_page(
+        path,
+        "report.html.j2",
         title=title or name,
         lead=lead or said,
         video=name,
@@ -77,6 +75,20 @@ def write_report(
         **({} if training is None else _training_values(training)),
         **_explanation_values(prediction, frames),
     )
+
+
+def write_page(path: str | Path, template: str, **values: Any) -> None:
+    """Fills a template of this folder, whole or not at all; the filter `png` makes a picture an
+    address that holds it.
+
+    Raises:
+        RunError: `path` cannot be written; an older file there is intact.
+    """
+    how: Any = {"autoescape": True, "trim_blocks": True, "lstrip_blocks": True}
+    loader = FileSystemLoader(Path(__file__).parent)
+    environment = Environment(loader=loader, undefined=StrictUndefined, **how)
+    environment.filters["png"] = _png_address
+    text = environment.get_template(template).render(values)
     with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
@@ -102,13 +114,18 @@ def _training_values(training: Training) -> Values:
     }
 
 
-def _data_address(picture: np.ndarray | bytes) -> str:
-    """A picture, or a PNG file, as an address that holds it."""
+def _png_address(picture: np.ndarray | bytes) -> str:
+    """Of a picture, or of a PNG file."""
     if isinstance(picture, np.ndarray):
         buffer = io.BytesIO()
         Image.fromarray(picture).save(buffer, format="png")
         picture = buffer.getvalue()
-    return f"data:image/png;base64,{base64.b64encode(picture).decode('ascii')}"
+    return data_address(picture, "png")
+
+
+def data_address(image: bytes, kind: str) -> str:
+    """The address that holds an image file of a kind such as png."""
+    return f"data:image/{kind};base64,{base64.b64encode(image).decode('ascii')}"
 
 
 def _explanation_values(prediction: Prediction, frames: np.ndarray) -> Values:

@@ -7,12 +7,12 @@ from __future__ import annotations
 import base64
 import io
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from pages import Page
 from PIL import Image
 
 from vidgraph.errors import RunError
@@ -23,30 +23,6 @@ from vidgraph.visualize.report import Training, write_report
 
 CLASSES = ["<1-0>", "2-0", "2-1", "3-0", "3-1", "none"]
 GRID = (3, 2, 1)
-VOID = {"meta", "img", "br"}
-
-
-class Page(HTMLParser):
-    """Collects tags, their attributes and the text; fails on tags that are not closed in order."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.words = ""
-        self.feed(text)
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.words += data
 
 
 def prediction(with_graph: bool = True) -> Prediction:
