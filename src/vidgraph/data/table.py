@@ -5,9 +5,10 @@
     long.mp4,run|jump,test,1.5,4.0
 
 A table is a CSV (.csv) or Parquet (.parquet) file; `start_seconds` and `end_seconds` may be absent
-or empty, `|` stands between several labels, paths are relative to the file's folder or absolute. A
-folder per class needs no file: `root/{train,val,test}/class/*`, or `root/class/*`, whose split
-follows from a hash of each path (see `split_by_hash`).
+or empty, `|` stands between several labels, paths are relative to the file's folder or absolute; a
+column `group` tells what clips share (see `grouping.py`). A folder per class needs no file:
+`root/{train,val,test}/class/*`, or `root/class/*`, whose split follows from a hash of each path
+(see `split_by_hash`).
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ from vidgraph.util import natural_key
 from vidgraph.video.listing import scan_folder
 
 REQUIRED = ("video", "label", "split")
-OPTIONAL = ("start_seconds", "end_seconds")
+SPAN = ("start_seconds", "end_seconds")
+OPTIONAL = (*SPAN, "group")
 FOLDER_SPLITS = ("train", "val", "test")
 
 
@@ -40,8 +42,8 @@ class VideoTable:
         source: the table file, or the folder of class folders.
         frame: one row per sample. Columns: `row` (its line in the file as an editor counts, or its
             number from 1 in a Parquet file or folder), `name` (the video as the table writes it),
-            `video` (the path to open), `label`, `split`, and `start_seconds`, `end_seconds` (NaN:
-            the video's own start or end).
+            `video` (the path to open), `label`, `split`, `start_seconds`, `end_seconds` (NaN: the
+            video's own start or end), and `group`, if the file has it.
         class_names: in the order of the class indices; sorted, runs of digits as numbers, unless
             the caller gave an order.
         multi_label: True where a row may carry any number of labels, none included.
@@ -130,6 +132,7 @@ def load_table(
     *,
     class_names: Sequence[str] | None = None,
     multi_label: bool = False,
+    split_needed: bool = True,
 ) -> VideoTable:
     """Reads a table file, or a folder with one folder per class.
 
@@ -139,6 +142,7 @@ def load_table(
         columns: our column name -> the file's (`{"label": "class"}`); see `parse_columns`.
         class_names: the classes and their order; by default the labels that occur, sorted.
         multi_label: a table is multi-label if any row has a `|`; True: also if none has.
+        split_needed: False: where a table or folder names no splits, every `split` is empty.
 
     Raises:
         TableError: with the file and the row of the first fault, and the number of the others.
@@ -149,16 +153,17 @@ def load_table(
         hint = nearest(min(unknown), REQUIRED + OPTIONAL)
         raise TableError(f"--columns: {min(unknown)!r} is not a column of ours{hint}")
     if not source.is_dir():
+        required = REQUIRED if split_needed else REQUIRED[:2]
         hint = " (or say which column it is with --columns OURS=THEIRS)"
-        rows = read_columns(source, REQUIRED, OPTIONAL, columns, hint)
+        rows = read_columns(source, required, (*REQUIRED, *OPTIONAL), columns, hint)
         multi_label = multi_label or any("|" in label for label in rows["label"])
     elif columns:
         raise TableError(f"{source}: is a folder of class folders, which has no columns to rename")
     else:
-        rows, notes = _scan_folder(source)
+        rows, notes = _scan_folder(source, split_needed)
     if rows.empty:
         raise TableError(f"{source}: has a header but no rows; write one row per sample below it")
-    for column in ("video", "split"):
+    for column in rows.columns.intersection(["video", "split"]):
         refuse(source, rows[column], rows[column] == "", f"the {column} is empty")
     label = rows["label"]
     if multi_label:
@@ -172,7 +177,8 @@ def load_table(
     classes = sorted(set(label.str.split("|").explode()) - {""}, key=natural_key)
     folder = source if source.is_dir() else source.parent
     videos = [str(folder / name) for name in rows["video"]]
-    frame = rows.assign(row=rows.index, name=rows["video"], video=videos, label=label)
+    split = rows.get("split", "")
+    frame = rows.assign(row=rows.index, name=rows["video"], video=videos, label=label, split=split)
     frame = frame.assign(start_seconds=start, end_seconds=end).reset_index(drop=True)
     row_word = str(rows.index.name)
     table = VideoTable(source, frame, tuple(classes), multi_label, row_word, notes)
@@ -181,7 +187,7 @@ def load_table(
 
 def read_spans(source: Path, rows: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
     """`start_seconds` and `end_seconds` of rows of text, NaN where they are empty or absent."""
-    texts = (rows.get(name, pd.Series("", rows.index, name=name)) for name in OPTIONAL)
+    texts = (rows.get(name, pd.Series("", rows.index, name=name)) for name in SPAN)
     start, end = (to_numbers(source, text, may_be_empty=True) for text in texts)
     first = start.fillna(0.0)
     spans = first.map("{:g}".format) + " s to " + end.map("{:g} s".format)
@@ -208,7 +214,7 @@ def split_by_hash(name: str) -> str:
     return "train" if bucket < 8 else "val" if bucket == 8 else "test"
 
 
-def _scan_folder(root: Path) -> tuple[pd.DataFrame, tuple[str, ...]]:
+def _scan_folder(root: Path, split_needed: bool) -> tuple[pd.DataFrame, tuple[str, ...]]:
     """The rows of `root/split/class/*` or `root/class/*`, in natural order, and notes."""
     videos, others = scan_folder(root)
     if not (top := _folders(root)):
@@ -234,7 +240,7 @@ def _scan_folder(root: Path) -> tuple[pd.DataFrame, tuple[str, ...]]:
     if in_splits:
         rows["split"] = rows["video"].str.partition("/")[0]
         rows = rows.sort_values("split", key=lambda s: s.map(FOLDER_SPLITS.index), kind="stable")
-    else:
+    elif split_needed:
         rows["split"] = rows["video"].map(split_by_hash)
         notes.append(
             "splits follow from a hash of each path: about 80 % train, 10 % val, 10 % test (or "
