@@ -66,7 +66,7 @@ def make_dataset(
     for split, count in counts.items():
         digits, own_seed = load_digits(options.digits, split), 3 * seed + SPLITS.index(split)
         streams[split] = SyncMnistStream(digits, options, count, own_seed)
-    _begin(folder, {"counts": counts, "seed": seed, **asdict(options)})
+    begin_folder(folder, SETTINGS_FILE, {"counts": counts, "seed": seed, **asdict(options)})
     table = folder / "table.csv"
     if not table.is_file():
         _write_videos(folder, streams, progress)
@@ -78,14 +78,14 @@ def make_dataset(
     return table
 
 
-def _begin(folder: Path, settings: dict[str, Any]) -> None:
+def begin_folder(folder: Path, note_name: str, settings: dict[str, Any]) -> None:
     """Notes the settings in a new folder, or checks that it was begun with the same."""
-    note, text = folder / SETTINGS_FILE, json.dumps(settings, indent=2)
+    note, text = folder / note_name, json.dumps(settings, indent=2)
     if note.is_file() and note.read_text(encoding="utf-8") == text:
         return
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise DataError(
-            f"{folder}: exists, and no {SETTINGS_FILE} in it says that it was begun with these "
+            f"{folder}: exists, and no {note_name} in it says that it was begun with these "
             "settings; choose a new folder"
         )
     with atomic_write(note) as temporary:

@@ -57,7 +57,8 @@ def write_video(
     height, width = first.shape[:2]
     rate = Fraction(fps).limit_denominator(100_000)
     codec, pixel_format = _codec_and_format(is_grey, lossless, height, width)
-    options = {"qp": "0"} if lossless else {"crf": str(crf)}
+    # x264's macroblock tree differs from call to call on processors with AVX-512.
+    options = {"qp": "0"} if lossless else {"crf": str(crf), "x264-params": "mbtree=0"}
     with atomic_write(path) as temporary:
         try:
             with av.open(str(temporary), "w", format="mp4") as container:
