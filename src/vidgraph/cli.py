@@ -10,6 +10,7 @@ import json
 import os
 import re
 import sys
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from vidgraph.evaluation.metrics import Scores
     from vidgraph.records import Prediction
 
+NO_MODEL = """\
+vidgraph: {0} needs a model before it; those in the package know digits only (vidgraph models)
+vidgraph: train one on your own clips, a folder for each class: vidgraph train FOLDER"""
 BAD_INPUT, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
 
 app = typer.Typer(
@@ -71,11 +75,23 @@ def doctor(json_: Json = False) -> int:
 
 @app.command(epilog="example: vidgraph models")
 def models() -> int:
-    """Architectures and shipped weights."""
-    print("architectures (vidgraph.create_model):")
-    print(*(f"  {name}" for name in vidgraph.list_models()), sep="\n")
-    print("shipped weights (vidgraph.from_pretrained):")
-    print(*(f"  {name}" for name in vidgraph.list_models(pretrained=True)), sep="\n")
+    """Trained recognisers, and the heads, backbones and networks that one can train."""
+    from vidgraph.models.catalogue import list_backbones, list_heads
+    from vidgraph.weights import describe_shipped
+
+    heads = list_heads()
+    for title, rows in (
+        ("trained recognisers, of digits (vidgraph predict NAME VIDEO)", describe_shipped()),
+        ("heads (vidgraph.create_model(HEAD, num_classes, backbone=BACKBONE))", heads),
+        ("backbones", list_backbones()),
+    ):
+        print(f"{title}:")
+        for name, takes, size, license_ in rows:
+            megabytes = "" if size is None else f"{size:.1f} MB"
+            print(f"  {name:<28}{takes:<31}{megabytes:>8}  {license_}".rstrip())
+    print("published networks, untrained (vidgraph profile NAME):")
+    known = ", ".join(sorted({*vidgraph.list_models()} - {head.name for head in heads}))
+    print(textwrap.fill(known, 98, initial_indent="  ", subsequent_indent="  "))
     return GOOD
 
 
@@ -124,7 +140,7 @@ def evaluate(
     data: str | None = Option(
         None,
         metavar="RECIPE|TABLE|FOLDER",
-        help="what to score on (default: what a run folder was trained on)",
+        help="what to score on (default: what it was trained on)",
     ),
     split: str = Option("test", help="train, val or test"),
     views: int | None = Option(
@@ -175,7 +191,7 @@ def print_scores(title: str, scores: Scores) -> None:
 @app.command(epilog="example: vidgraph predict runs/mine clip.mp4 --save overlay.mp4")
 def predict(
     model: Model,
-    videos: list[Path] = Argument(metavar="VIDEO|FOLDER"),
+    videos: list[Path] | None = Argument(None, metavar="VIDEO|FOLDER"),
     top: int = Option(5, min=1, help="classes to show"),
     views: int = Option(1, min=1, help="clips per video that are averaged"),
     boxes: Path | None = Option(
@@ -191,11 +207,17 @@ def predict(
     json_: Json = False,
 ) -> int:
     """Recognise what happens in videos."""
+    from vidgraph.video.listing import VIDEO_SUFFIXES, has_suffix, list_videos
+
+    if has_suffix(model, VIDEO_SUFFIXES):
+        print(NO_MODEL.format(model), file=sys.stderr)
+        return BAD_INPUT
+    if not videos:
+        raise VidgraphError(f"{model}: give a video or a folder after the model")
     import torch
 
     from vidgraph.predictor import check_save_target, load_predictor
     from vidgraph.util import counter, torch_threads
-    from vidgraph.video.listing import list_videos
 
     files = [file for path in videos for file in list_videos(path)]
     if save is not None:

@@ -29,7 +29,7 @@ from vidgraph.models.matching import load_matching
 from vidgraph.precompute.features import FeatureStore
 from vidgraph.util import available_cores, choose_device, torch_threads, write_json
 from vidgraph.video.views import ViewPlan
-from vidgraph.weights import from_pretrained, load_state, save_weights
+from vidgraph.weights import TRAINED_BY, from_pretrained, load_state, save_weights
 
 if TYPE_CHECKING:
     from vidgraph.training.loop import Progress
@@ -184,7 +184,8 @@ def score_model(
 
     Args:
         name: what `from_pretrained` takes.
-        data: a recipe, table or folder; None for the data of the run folder `name`.
+        data: a recipe, table or folder; None for what a run folder or shipped weights were trained
+            on.
         overrides: of the data and of the views, as `{"data.syncmnist.digits": "embedded",
             "eval.crops": 3}`.
         split: `train`, `val` or `test`.
@@ -225,6 +226,7 @@ def open_split(
     """Saved weights, the split that they are to be scored on, and the views taken of it."""
     model = from_pretrained(name)  # first, so that a misspelt name is called that
     is_run = (Path(name) / "recipe.yaml").is_file()
+    data = data or TRAINED_BY.get(name)
     if data is None and not is_run:
         how = "add --data RECIPE, TABLE or FOLDER"
         raise RecipeError(f"{name} does not say what it was trained on; {how}")

@@ -23,6 +23,7 @@ from torch import Tensor
 from vidgraph.errors import RecipeError, WeightsError, nearest
 from vidgraph.models.base import VideoModel
 from vidgraph.models.build import NetworkOptions, build_model, list_models, resolve_options
+from vidgraph.models.catalogue import Listed, in_words
 from vidgraph.models.compat import upgrade_config, upgrade_tensor
 from vidgraph.models.matching import LoadReport, copy_matching, kind_of
 from vidgraph.records import Positive, options, validated
@@ -30,6 +31,13 @@ from vidgraph.util import atomic_write, hub_file, write_json
 
 WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "config.json"
 SHIPPED = Path(__file__).parent / "shipped"  # a folder for each, with its `card.md`
+# The recipe row that each was trained by, which names its test data.
+TRAINED_BY = {
+    "digit_stem": "digits:stem",
+    "mean_lstm_small_sync3": "syncmnist3:mean_lstm_small",
+    "rstg_small_sync3": "syncmnist3:rstg_small",
+    "rstg_small_sync5": "syncmnist5:rstg_small",
+}
 _HEADER_KEY = "vidgraph"
 _PICKLE_SUFFIXES = {".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin", ".pyth", ".tar"}
 # Torch's zip, and pickle protocols 2 to 5.
@@ -89,6 +97,16 @@ def save_weights(model: VideoModel, folder: str | Path) -> None:
 def list_shipped() -> list[str]:
     """Names of the weights inside the package, sorted."""
     return sorted(file.parent.name for file in SHIPPED.glob(f"*/{WEIGHTS_FILE}"))
+
+
+def describe_shipped() -> list[Listed]:
+    """The weights inside the package, which has one license."""
+    rows = []
+    for name in list_shipped():
+        file = SHIPPED / name / WEIGHTS_FILE
+        options = load_config(file).options
+        rows.append(Listed(name, in_words(options.input), file.stat().st_size / 1e6, "apache-2.0"))
+    return rows
 
 
 def from_pretrained(

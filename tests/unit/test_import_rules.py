@@ -46,7 +46,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cli_data": {"encoders", "data", "models", "precompute", "video", "weights"},
     "cli": {
         *("cli_data", "config", "convert", "demo", "doctor", "evaluation", "experiment"),
-        *("predictor", "training", "video", "weights"),
+        *("models", "predictor", "training", "video", "weights"),
     },
 }
 MOST_ROOMS, LONGEST_CHAIN = 22, 8
