@@ -250,6 +250,29 @@ def wilson_interval(num_correct: int, total: int) -> tuple[float, float]:
     return 100 * float(interval.low), 100 * float(interval.high)
 
 
+def clustered_interval(
+    correct: np.ndarray, clusters: np.ndarray, num_resamples: int = 10_000, seed: int = 0
+) -> tuple[float, float]:
+    """The 95 % interval of an accuracy of clips that come in clusters, such as films or persons:
+    whole clusters are drawn with replacement (Field and Welsh 2007).
+
+    Args:
+        correct: whether each clip was right, [n].
+        clusters: what each clip belongs to, [n].
+        num_resamples: of the bootstrap.
+        seed: of its draws.
+
+    Returns:
+        Low and high, as shares.
+    """
+    _, index = np.unique(clusters, return_inverse=True)
+    sizes, right = np.bincount(index), np.bincount(index, weights=correct)
+    number = len(sizes)
+    drawn = np.random.default_rng(seed).multinomial(number, [1 / number] * number, num_resamples)
+    low, high = np.percentile((drawn @ right) / (drawn @ sizes), [2.5, 97.5])
+    return float(low), float(high)
+
+
 def paired_bootstrap(
     correct_a: np.ndarray, correct_b: np.ndarray, num_resamples: int = 10_000, seed: int = 0
 ) -> PairedDifference:

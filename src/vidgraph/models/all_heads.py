@@ -7,6 +7,11 @@ from vidgraph.models.baselines import (
     MeanLSTMOptions,
     PooledOptions,
 )
+from vidgraph.models.probes import (
+    AttentiveProbeOptions,
+    StatisticsOptions,
+    TemporalTransformerOptions,
+)
 from vidgraph.models.rstg_heads import RSTGHeadOptions
 from vidgraph.models.strg import STRGOptions
 from vidgraph.models.two_stream import SegmentsOptions

@@ -112,6 +112,23 @@ class VideoModel(nn.Module):
         return []
 
 
+class AveragedHead(nn.Module):
+    """The mean of the logits of several heads of one kind, trained apart; the first one explains.
+
+    Args:
+        heads: with the same classes.
+    """
+
+    def __init__(self, heads: Sequence[Head]) -> None:
+        super().__init__()
+        self.num_classes = heads[0].num_classes
+        self.heads = nn.ModuleList(head for head in heads if isinstance(head, nn.Module))
+
+    def forward(self, features: Tensor, regions: Boxes = None) -> Tensor:
+        """[B, D, T', H', W'] to logits [B, K]."""
+        return torch.stack([head(features, regions) for head in self.heads]).mean(dim=0)
+
+
 class ClipModel(VideoModel):
     """normalize -> backbone -> head.
 
@@ -173,7 +190,10 @@ class ClipModel(VideoModel):
         def ask(layer: Any, inputs: tuple[Any, ...]) -> None:
             found.append(layer.explain(*inputs))
 
-        layers = [part for part in [*self.modules()][1:] if isinstance(part, Explains)]
+        others = "head.heads."  # of an AveragedHead, of which the first explains
+        named = [*self.named_modules()][1:]
+        parts: list[nn.Module] = [p for n, p in named if others not in n or f"{others}0" in n]
+        layers = [part for part in parts if isinstance(part, Explains)]
         hooks = [layer.register_forward_pre_hook(ask) for layer in layers]
         try:
             self(video, flow, regions)

@@ -22,7 +22,7 @@ from vidgraph.backbones.image import (
 from vidgraph.backbones.resnet3d import ResNet3D, ResNet3DOptions, channels_after
 from vidgraph.backbones.video import HFOptions, VideoTransformer, video_clip, video_statistics
 from vidgraph.errors import RecipeError, nearest
-from vidgraph.models.base import ClipModel, Head, HeadInput, VideoModel
+from vidgraph.models.base import AveragedHead, ClipModel, Head, HeadInput, VideoModel
 from vidgraph.models.baselines import EvidenceOptions
 from vidgraph.models.nonlocal_block import NonLocalBlock, NonLocalOptions
 from vidgraph.models.normalize import Normalize, NormalizeOptions
@@ -167,7 +167,10 @@ def _clip_model(options: ModelOptions, num_classes: int, multi_label: bool) -> C
         how = replace(how, num_evidence=num_classes)
     clip = blank_clip(spec)
     backbone = _backbone(how, options.inserted, clip)
-    head = _head(options.head, backbone, clip, num_classes, multi_label)
+    heads = [
+        _head(options.head, backbone, clip, num_classes, multi_label) for _ in range(options.copies)
+    ]
+    head = heads[0] if len(heads) == 1 else AveragedHead(heads)
     return ClipModel(spec, Normalize(options.normalize), backbone, head)
 
 

@@ -37,12 +37,17 @@ from vidgraph.models.baselines import (
 )
 from vidgraph.models.nonlocal_block import NonLocalOptions
 from vidgraph.models.normalize import NormalizeName, NormalizeOptions
+from vidgraph.models.probes import (
+    AttentiveProbeOptions,
+    StatisticsOptions,
+    TemporalTransformerOptions,
+)
 from vidgraph.models.pyramid import FusionOptions
 from vidgraph.models.rstg_extras import RSTGExtras
 from vidgraph.models.rstg_heads import SOMETHING, InsertedRSTGOptions, RSTGHeadOptions
 from vidgraph.models.strg import STRGOptions
 from vidgraph.models.two_stream import SegmentsOptions
-from vidgraph.records import InputSpec, options
+from vidgraph.records import InputSpec, Positive, options
 
 
 def _any_of(module: ModuleType) -> Any:
@@ -71,6 +76,7 @@ class ModelOptions:
         backbone: clip to feature map.
         head: feature map to scores.
         inserted: layers between the blocks of the backbone.
+        copies: heads of this kind, trained apart, whose logits are averaged.
     """
 
     input: InputSpec
@@ -78,6 +84,7 @@ class ModelOptions:
     backbone: BackboneOptions
     head: HeadOptions
     inserted: InsertedOptions | None = None
+    copies: Positive = 1
     type: Literal["clip"] = "clip"
 
 
@@ -235,6 +242,9 @@ _pooled = ModelOptions(_ANY_CLIP, "imagenet", _SMALL_R18, PooledOptions())
 
 _HEADS: dict[str, NetworkOptions] = {
     "pooled": _pooled,
+    "statistics": replace(_pooled, head=StatisticsOptions()),
+    "temporal_transformer": replace(_pooled, head=TemporalTransformerOptions()),
+    "attentive_probe": replace(_pooled, head=AttentiveProbeOptions()),
     "rstg": replace(_pooled, head=RSTGHeadOptions()),
     "strg": replace(_pooled, input=replace(_ANY_CLIP, boxes_per_frame=10), head=STRGOptions()),
 }
