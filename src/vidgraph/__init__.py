@@ -2,10 +2,10 @@
 
 import vidgraph
 
-vidgraph.list_models()                                     # architectures
+result = vidgraph.train("clips/")                          # one folder of videos per class
+vidgraph.Predictor("runs/clips").predict("new.mp4").top()
 model = vidgraph.create_model("rstg_small", num_classes=46)
-model = vidgraph.from_pretrained("runs/syncmnist3")        # a run folder, shipped weights, or a
-model on the hub
+model = vidgraph.from_pretrained("runs/syncmnist3")        # a run folder, shipped, or on the hub
 """
 
 from __future__ import annotations
@@ -15,12 +15,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vidgraph.models.build import create_model
+    from vidgraph.own_clips.training import train
+    from vidgraph.predictor import Predictor
     from vidgraph.weights import from_pretrained
 
 __version__ = "0.1.0"
-__all__ = ["create_model", "from_pretrained", "list_models"]
+__all__ = ["Predictor", "create_model", "from_pretrained", "list_models", "train"]
 
-_HOMES = {"create_model": "vidgraph.models.build", "from_pretrained": "vidgraph.weights"}
+_HOMES = {
+    "Predictor": "vidgraph.predictor",
+    "create_model": "vidgraph.models.build",
+    "from_pretrained": "vidgraph.weights",
+    "train": "vidgraph.own_clips.training",
+}
 
 
 def __getattr__(name: str) -> Any:

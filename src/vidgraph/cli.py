@@ -13,18 +13,14 @@ import sys
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 from typer import Argument, Option
 
 import vidgraph
-from vidgraph.cli_data import FAULTS, GOOD, data, extract
+from vidgraph.cli_data import FAULTS, GOOD, Columns, Workers, data, extract
 from vidgraph.errors import RecipeError, VidgraphError, nearest
-
-if TYPE_CHECKING:
-    from vidgraph.evaluation.metrics import Scores
-    from vidgraph.records import Prediction
 
 NO_MODEL = """\
 vidgraph: {0} needs a model before it; those in the package know digits only (vidgraph models)
@@ -108,24 +104,52 @@ def demo(
 
 
 @app.command(
-    epilog="example: vidgraph train syncmnist3:rstg_small --train.lr 1e-3 --out runs/mine\n\n"
+    epilog="example: vidgraph train clips/, a folder with one folder of videos per class\n\n"
+    "vidgraph train clips.csv --group-by 'person\\d+' --out runs/mine\n\n"
+    "vidgraph train syncmnist3:rstg_small --train.lr 1e-3, a recipe\n\n"
     "after a stop or a crash: vidgraph train runs/mine --resume"
 )
 def train(
     ctx: typer.Context,
-    recipe: str = Argument(
-        metavar="RECIPE[:ROW]", help="a recipe of the package, FILE.yaml[:ROW], or a run folder"
+    source: str = Argument(
+        metavar="FOLDER|TABLE|RECIPE[:ROW]",
+        help="your clips; or a recipe of the package, FILE.yaml[:ROW], or a run folder",
     ),
-    out: Path | None = Option(None, metavar="FOLDER", help="run folder (default runs/RECIPE-ROW)"),
+    out: Path | None = Option(None, metavar="FOLDER", help="run folder (default runs/NAME)"),
     resume: bool = Option(False, "--resume", help="continue the training in the run folder"),
+    columns: Columns = "",
+    group_by: str | None = Option(
+        None, metavar="REGEX", help="on paths of clips: clips of one group never part (--group-by)"
+    ),
+    backbone: str = Option("timm:tf_efficientnet_lite0", help="frozen: timm:NAME@LEVEL or hf:ID"),
+    frames: int = Option(8, min=1, help="of each clip"),
+    size: int = Option(288, min=32, help="rows and columns of frames"),
+    seed: int = Option(0, min=0, help="of splits and heads"),
+    workers: Workers = None,
+    json_: Json = False,
 ) -> int:
-    """Train a recipe row; --KEY VALUE overrides any of its values, as --train.lr 1e-3."""
-    from vidgraph.config import load_recipe
-    from vidgraph.experiment import default_folder, train_recipe
+    """Train a recogniser on your clips, beside plain baselines; or a row of a recipe, any of whose
+    values --KEY VALUE overrides, as --train.lr 1e-3.
+    """
     from vidgraph.training.loop import end_message, process_rank
 
-    loaded = load_recipe(recipe, ctx.obj)
-    folder = out or default_folder(recipe, loaded)
+    path = Path(source)
+    is_table = path.suffix.lower() in (".csv", ".parquet") and path.is_file()
+    if is_table or (path.is_dir() and not (path / "recipe.yaml").is_file()):
+        from vidgraph.own_clips.training import train as train_clips
+
+        if ctx.obj:
+            raise RecipeError(f"--{next(iter(ctx.obj))} belongs to a recipe, and {source} is none")
+        how = {"columns": columns, "group_by": group_by, "backbone": backbone}
+        sizes = {"frames": frames, "size": size, "seed": seed, "workers": workers}
+        found = train_clips(path, out, resume=resume, **how, **sizes)
+        print(json.dumps(found.to_dict(), indent=2) if json_ else found.to_text())
+        return GOOD
+    from vidgraph.config import load_recipe
+    from vidgraph.experiment import default_folder, train_recipe
+
+    loaded = load_recipe(source, ctx.obj)
+    folder = out or default_folder(source, loaded)
     result = train_recipe(loaded, folder, resume)
     stopped = result.stopped_by or 0
     if process_rank()[0] == 0:
@@ -176,16 +200,8 @@ def evaluate(
     if json_:
         print(json.dumps(found.to_dict(), indent=2))
     else:
-        print_scores(f"{model} on {measured_on}", found)
+        print(found.to_text(f"{model} on {measured_on}"))
     return GOOD
-
-
-def print_scores(title: str, scores: Scores) -> None:
-    print(f"{title}: {scores.n:,} scored, {scores.skipped:,} skipped (each counts as wrong)")
-    names = {"top1": "top-1", "top5": "top-5", "mean_class": "mean class", "map": "mAP"}
-    for key, (low, high) in scores.ci95.items():
-        value = getattr(scores, key)
-        print(f"{names[key]:<12}{value:6.2f} %   95 % interval {low:.2f} to {high:.2f}")
 
 
 @app.command(epilog="example: vidgraph predict runs/mine clip.mp4 --save overlay.mp4")
@@ -239,7 +255,7 @@ def predict(
             continue
         records.append(prediction.to_dict(top))
         if not json_:
-            print_prediction(prediction, top)
+            print(prediction.to_text(top))
         if save is not None:
             with counter("frames drawn") as progress:
                 predictor.save(prediction, save, model, progress)
@@ -248,15 +264,6 @@ def predict(
     elif save is not None:
         print(f"drawn in {save}")
     return FAULTS if failed else GOOD
-
-
-def print_prediction(prediction: Prediction, count: int) -> None:
-    print(prediction.video)
-    for name, probability in prediction.top(count):
-        print(f"  {100 * probability:6.2f} %  {name}")
-    print(f"  frames used: {', '.join(map(str, prediction.frame_indices))}")
-    for note in prediction.notes:
-        print(f"  {note}")
 
 
 @app.command(epilog="example: vidgraph profile rstg_small")

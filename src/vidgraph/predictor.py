@@ -13,23 +13,27 @@ from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+import safetensors.torch
 import torch
 
 from vidgraph.errors import DataError, VideoError, VidgraphError, WeightsError
 from vidgraph.evaluation.inference import fuse_views, predict_batch, view_scores
-from vidgraph.models.base import VideoModel
+from vidgraph.models.base import ClipModel, VideoModel
 from vidgraph.precompute.boxes import BoxStore
 from vidgraph.precompute.flow import FlowJob, FlowSource, flow_as_trained
 from vidgraph.records import ClipBatch, Explanation, Prediction
 from vidgraph.util import check_target
-from vidgraph.video.reader import open_video
+from vidgraph.video.array_video import ArrayVideo
+from vidgraph.video.reader import Frames, open_video
 from vidgraph.video.sampling import SpanError
 from vidgraph.video.transforms import move_pixels
 from vidgraph.video.views import ViewPlan, read_flow_views, read_views
 from vidgraph.weights import from_pretrained
 
+REFERENCE = "reference.safetensors"  # in the run folder of a training on one's own clips
 SAVE_SUFFIXES = {".mp4": "overlay video", ".html": "report"}
 _PICTURE_SIDE = 512  # shorter side that pictures are read at, where the video has it
 _READ_AT_ONCE = 32  # frames of a picture held at the video's own size
@@ -57,26 +61,65 @@ def load_predictor(
     Raises:
         VidgraphError: weights or stores that do not exist or do not fit together.
     """
-    model, plan = from_pretrained(name), ViewPlan(num_views=views)
+    model, plan = from_pretrained(name), replace(_run_plan(Path(name)), num_views=views)
     spec = model.spec
-    if (Path(name) / "recipe.yaml").is_file():
-        from vidgraph.config import load_recipe
-
-        plan = replace(load_recipe(name).eval.single(), num_views=views)
     stores = (("--boxes", boxes, spec.boxes_per_frame), ("--flow", flow, spec.flow_length))
     for option, store, takes in stores:
         if store is not None and not takes:
             raise VidgraphError(f"{option} {store}: {name} takes no {option[2:]}; leave it out")
     found = None if boxes is None else BoxStore(boxes)
     trained = flow_as_trained(name, flow) if spec.flow_length else None
-    return Predictor(model, plan, device, boxes=found, flow=trained)
+    reference = Reference.load(Path(name))
+    return Predictor(model, plan, device, boxes=found, flow=trained, reference=reference)
+
+
+def _run_plan(folder: Path) -> ViewPlan:
+    """How a run folder says that videos are looked at."""
+    if not (folder / "recipe.yaml").is_file():
+        return ViewPlan()
+    from vidgraph.config import load_recipe
+
+    return load_recipe(folder).eval.single()
+
+
+class Reference(NamedTuple):
+    """What a recogniser was trained on, to say what is unlike it; see `own_clips.review`.
+
+    Attributes:
+        features: pooled, of the training clips, [n, D].
+        threshold: cosine distance to the nearest of them from which a clip is unlike them.
+        temperature: logits are divided by it, so that probabilities are as sure as they may be.
+        mirrored: it was trained on mirrored clips too, and scores are the mean of both.
+    """
+
+    features: torch.Tensor
+    threshold: float
+    temperature: float
+    mirrored: bool
+
+    @classmethod
+    def load(cls, folder: Path) -> Reference | None:
+        """Of a run folder; None where it has none."""
+        if not (folder / REFERENCE).is_file():
+            return None
+        tensors = safetensors.torch.load_file(folder / REFERENCE)
+        threshold, temperature = float(tensors["threshold"]), float(tensors["temperature"])
+        return cls(tensors["features"], threshold, temperature, bool(tensors["mirrored"]))
+
+    def notes(self, pooled: torch.Tensor) -> list[str]:
+        """Whether a clip with these pooled features, [D], is like the training clips."""
+        cosines = torch.nn.functional.cosine_similarity(self.features, pooled.cpu()[None], dim=1)
+        if 1 - float(cosines.max()) <= self.threshold:
+            return []
+        return ["This clip is unlike the clips it was trained on; do not trust the answer."]
 
 
 class Predictor:
     """A model, ready to be shown videos.
 
     Args:
-        model: what `create_model` or `from_pretrained` gives.
+        model: what `create_model` or `from_pretrained` gives, or the name of saved weights, such as
+            a run folder, which then also says how videos are looked at.
         plan: which views of a video are taken, and how they are fused.
         device: where it runs; None: a GPU if there is one.
         multi_label: classes are independent (sigmoid) rather than exclusive (softmax); None: as the
@@ -85,6 +128,7 @@ class Predictor:
         boxes: the regions of every frame of the videos; needed by models that take boxes.
         flow: the optical flow of the videos; where a model takes it and none is given, it is
             computed.
+        reference: what it was trained on; of a run folder it is read.
 
     Raises:
         DataError: the model takes boxes, and there are none.
@@ -92,7 +136,7 @@ class Predictor:
 
     def __init__(
         self,
-        model: VideoModel,
+        model: VideoModel | str | Path,
         plan: ViewPlan | None = None,
         device: torch.device | str | None = None,
         *,
@@ -100,10 +144,18 @@ class Predictor:
         batch_size: int = 8,
         boxes: BoxStore | None = None,
         flow: FlowSource | None = None,
+        reference: Reference | None = None,
     ) -> None:
+        if not isinstance(model, VideoModel):
+            folder = Path(model)
+            model, plan = from_pretrained(folder), plan or _run_plan(folder)
+            reference = Reference.load(folder)
+        plan, self.reference = plan or ViewPlan(), reference
+        if reference is not None and reference.mirrored:
+            plan = replace(plan, mirrored=True, fusion="logits")
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.model = model.to(self.device).eval()
-        self.spec, self.plan, self.batch_size = model.spec, plan or ViewPlan(), batch_size
+        self.spec, self.plan, self.batch_size = model.spec, plan, batch_size
         self.multi_label = model.multi_label if multi_label is None else multi_label
         self.plan.crop_shape(self.spec)
         if self.spec.boxes_per_frame and boxes is None:
@@ -113,14 +165,14 @@ class Predictor:
         self._boxes = boxes if self.spec.boxes_per_frame else None
         self._flow = (flow or FlowJob()) if self.spec.flow_length else None
 
-    def predict(self, path: str | Path, explain: bool = False) -> Prediction:
+    def predict(self, path: Frames, explain: bool = False) -> Prediction:
         """Recognises one video.
 
         With several clips, `frame_indices` and the explanation hold their frames one clip after
         another. With several crops, the explanation is of the middle one.
 
         Args:
-            path: a video file, or a folder of images.
+            path: a video file, a folder of images, or frames: uint8 [T, H, W, 3] or a list of them.
             explain: also say why, which runs the network once more.
 
         Raises:
@@ -128,26 +180,43 @@ class Predictor:
             DataError: its boxes or its flow are absent from the store, or not usable.
             WeightsError: the model's output is not finite.
         """
-        logits, frame_indices, explanations, num_boxes = [], [], [], 0
-        for batch in self._clips(path):
+        source, path = path, path if isinstance(path, str | Path) else ArrayVideo.path
+        logits, pooled, frame_indices, explanations, num_boxes = [], [], list[int](), [], 0
+        for batch in self._clips(source, path):
+            if self.reference is not None:
+                batch.features = self._features(batch)
+                pooled.append(batch.features[:1].float().mean(dim=(2, 3, 4)))  # not mirrored
             logits.append(predict_batch(self.model, batch, self.device, self.batch_size))
             frame_indices += batch.frame_indices[0].tolist()
             num_boxes += 0 if batch.regions is None else int(batch.regions.mask.sum())
             if explain:
-                view = batch.part(self.plan.middle, self.plan.middle + 1).to(self.device)
+                view = replace(batch, features=None).part(self.plan.middle, self.plan.middle + 1)
+                view = view.to(self.device)
                 explanations += self.model.explain(**view.inputs(self.spec))
         scores = torch.cat(logits)  # [clips * V, num_classes]
         if not torch.isfinite(scores).all():
             raise WeightsError(f"{path}: the model's output is not finite; are its weights sound?")
-        how = (self.multi_label, self.plan.fusion)
+        how, notes = (self.multi_label, self.plan.fusion), list[str]()
+        if self.reference is not None:
+            scores = scores / self.reference.temperature
+            notes = self.reference.notes(torch.cat(pooled).mean(dim=0))
         return Prediction(
             video=str(path),
             class_names=self.model.class_names or [f"class {k}" for k in range(scores.shape[1])],
             probabilities=fuse_views(view_scores(scores, *how), *how).float(),
             frame_indices=frame_indices,
             explanation=Explanation.joined(explanations) if explanations else None,
-            notes=self._notes(str(path), frame_indices[: self.spec.num_frames], num_boxes),
+            notes=[
+                *notes,
+                *self._notes(str(path), frame_indices[: self.spec.num_frames], num_boxes),
+            ],
         )
+
+    def _features(self, batch: ClipBatch) -> torch.Tensor:
+        """The maps of clips, [V, D, T', H', W']."""
+        assert isinstance(self.model, ClipModel)
+        with torch.inference_mode():
+            return self.model.forward_features(batch.video.to(self.device))
 
     def frames_seen(self, prediction: Prediction) -> np.ndarray:
         """What the model saw, one per entry of `prediction.frame_indices`: uint8 [F, H, W, 3].
@@ -188,10 +257,10 @@ class Predictor:
         frames = self._read_pictures(prediction.video, shown)
         write_overlay(target, frames, prediction, fps=fps, frame_numbers=shown, progress=progress)
 
-    def _clips(self, path: str | Path) -> Iterator[ClipBatch]:
+    def _clips(self, source: Frames, path: str | Path) -> Iterator[ClipBatch]:
         """The views of each clip of a video, one clip in memory at a time."""
         with ExitStack() as stack:
-            video = stack.enter_context(open_video(path, folder_fps=self.plan.folder_fps))
+            video = stack.enter_context(open_video(source, folder_fps=self.plan.folder_fps))
             reader = self._flow.reader(path, video) if self._flow else None
             boxes_at = None
             if self._boxes is not None:

@@ -362,6 +362,12 @@ class Prediction:
         names = [self.class_names[i] for i in order.tolist()]
         return list(zip(names, values.tolist(), strict=True))
 
+    def to_text(self, count: int = 5) -> str:
+        """What `predict` prints."""
+        top = [f"  {100 * value:6.2f} %  {name}" for name, value in self.top(count)]
+        frames = f"  frames used: {', '.join(map(str, self.frame_indices))}"
+        return "\n".join([self.video, *top, frames, *(f"  {note}" for note in self.notes)])
+
     def to_dict(self, count: int = 5) -> dict[str, Any]:
         """Plain values for `predict --json`."""
         top = [{"class": name, "probability": probability} for name, probability in self.top(count)]

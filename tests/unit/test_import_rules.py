@@ -38,6 +38,10 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("config", "data", "encoders", "evaluation", "models", "precompute", "training"),
         *("video", "weights"),
     },
+    "own_clips": {
+        *("data", "encoders", "evaluation", "models", "precompute", "predictor", "training"),
+        *("video", "visualize", "weights"),
+    },
     "doctor": {"video"},
     "demo": {
         *("config", "data", "doctor", "evaluation", "experiment", "models", "predictor"),
@@ -46,7 +50,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cli_data": {"encoders", "data", "models", "precompute", "video", "weights"},
     "cli": {
         *("cli_data", "config", "convert", "demo", "doctor", "evaluation", "experiment"),
-        *("models", "predictor", "training", "video", "weights"),
+        *("models", "own_clips", "predictor", "training", "video", "weights"),
     },
 }
 MOST_ROOMS, LONGEST_CHAIN = 22, 8

@@ -143,6 +143,15 @@ class Scores:
         cells = self._single_labels() * num_classes + self.probabilities.argmax(1)
         return np.bincount(cells, minlength=num_classes**2).reshape(num_classes, num_classes)
 
+    def to_text(self, title: str) -> str:
+        """What `eval` prints."""
+        lines = [f"{title}: {self.n:,} scored, {self.skipped:,} skipped (each counts as wrong)"]
+        names = {"top1": "top-1", "top5": "top-5", "mean_class": "mean class", "map": "mAP"}
+        for key, (low, high) in self.ci95.items():
+            interval = f"95 % interval {low:.2f} to {high:.2f}"
+            lines.append(f"{names[key]:<12}{getattr(self, key):6.2f} %   {interval}")
+        return "\n".join(lines)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values for `eval --json`, rounded to a thousandth of a point."""
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -60,7 +60,7 @@ class FeatureJob:
     """
 
     method: Method
-    load: Callable[[], FrozenNetwork]
+    load: Callable[[], FrozenNetwork] = field(compare=False)  # so that one start serves all videos
     spec: InputSpec
     mirrored: bool = False
 

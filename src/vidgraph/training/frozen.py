@@ -9,6 +9,7 @@ Shapes: n clips, V views (as it is; mirrored), D channels, T steps of the map, h
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -95,6 +96,7 @@ class TrainedHead:
         history: how that training went.
         val_logits: of the validation clips, by the head that never saw them, [n, K].
         test_logits: of the test clips, by the head that counts, [n, K].
+        seconds: that all of it took.
     """
 
     state: dict[str, Tensor]
@@ -102,6 +104,7 @@ class TrainedHead:
     history: list[Epoch]
     val_logits: Tensor
     test_logits: Tensor
+    seconds: float
 
 
 def train_and_choose(
@@ -111,7 +114,6 @@ def train_and_choose(
     how: HeadTraining,
     seed: int,
     kept: Path,
-    after_epoch: Callable[[], None] = lambda: None,
 ) -> TrainedHead:
     """Chooses the number of epochs on `val`, trains so long on `train` and `val` together, and
     scores `test`. What `kept` holds of an earlier call is read in place of that.
@@ -123,19 +125,21 @@ def train_and_choose(
         how: rates and lengths.
         seed: of the weights and of the order of clips.
         kept: file that the result is kept in.
-        after_epoch: called after each.
     """
     if kept.is_file():
         return _load(kept)
+    begin = time.perf_counter()
     train, val, nobody = rows["train"], rows.get("val"), torch.zeros(0, dtype=torch.int64)
     history, epochs, val_logits = list[Epoch](), how.max_epochs, torch.zeros(0)
     if val is not None:
-        head, history = train_head(build, clips, train, how, seed, val=val, after_epoch=after_epoch)
+        head, history = train_head(build, clips, train, how, seed, val=val)
         epochs, val_logits = best_epoch(history) + 1, head_logits(head, clips, val)
         train = torch.cat([train, val])
-    head, _ = train_head(build, clips, train, how, seed, epochs=epochs, after_epoch=after_epoch)
+    head, _ = train_head(build, clips, train, how, seed, epochs=epochs)
     test_logits = head_logits(head, clips, rows.get("test", nobody))
-    trained = TrainedHead(_copy(head), epochs, history, val_logits, test_logits)
+    trained = TrainedHead(
+        _copy(head), epochs, history, val_logits, test_logits, time.perf_counter() - begin
+    )
     _save(trained, kept)
     return trained
 
@@ -143,7 +147,11 @@ def train_and_choose(
 def _save(trained: TrainedHead, file: Path) -> None:
     tensors = {f"state.{name}": tensor.contiguous() for name, tensor in trained.state.items()}
     tensors |= {"val_logits": trained.val_logits, "test_logits": trained.test_logits}
-    facts = {"epochs": trained.epochs, "history": [asdict(epoch) for epoch in trained.history]}
+    facts = {
+        "epochs": trained.epochs,
+        "seconds": trained.seconds,
+        "history": [asdict(epoch) for epoch in trained.history],
+    }
     with atomic_write(file) as temporary:
         temporary.write_bytes(safetensors.torch.save(tensors, {"facts": json.dumps(facts)}))
 
@@ -155,7 +163,7 @@ def _load(file: Path) -> TrainedHead:
     logits = tensors.pop("val_logits"), tensors.pop("test_logits")
     state = {name.removeprefix("state."): tensor for name, tensor in tensors.items()}
     history = [Epoch(**epoch) for epoch in facts["history"]]
-    return TrainedHead(state, facts["epochs"], history, *logits)
+    return TrainedHead(state, facts["epochs"], history, *logits, facts["seconds"])
 
 
 def train_head(
@@ -167,7 +175,6 @@ def train_head(
     *,
     val: Tensor | None = None,
     epochs: int | None = None,
-    after_epoch: Callable[[], None] = lambda: None,
 ) -> tuple[nn.Module, list[Epoch]]:
     """A trained head in evaluation mode, and how its epochs went.
 
@@ -179,7 +186,6 @@ def train_head(
         seed: of the weights and of the order of clips.
         val: rows to choose the number of epochs on: the head is that of the best epoch.
         epochs: without `val`: train so many.
-        after_epoch: called after each.
     """
     torch.manual_seed(seed)
     head = build()
@@ -202,7 +208,6 @@ def train_head(
             if loss < best:
                 best, kept = loss, _copy(averaged.module)
         history.append(here)
-        after_epoch()
         if val is not None and number - best_epoch(history) >= how.patience:
             break
     trained: nn.Module = averaged.module

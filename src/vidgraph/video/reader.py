@@ -21,7 +21,7 @@ Shapes: H W pixels.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -29,6 +29,7 @@ import av
 import numpy as np
 
 from vidgraph.errors import VideoError
+from vidgraph.video.array_video import ArrayVideo
 from vidgraph.video.base import Video
 from vidgraph.video.file_decoder import FileDecoder
 from vidgraph.video.frame_folder import FrameFolder
@@ -51,18 +52,23 @@ _DECODE_OVER_PACKETS = 2
 _INDICES = IndexCache()
 
 
-def open_video(path: str | Path, *, num_threads: int = 1, folder_fps: float = 25.0) -> Video:
+Frames = str | Path | np.ndarray | Sequence[np.ndarray]  # a video, by its path or in memory
+
+
+def open_video(path: Frames, *, num_threads: int = 1, folder_fps: float = 25.0) -> Video:
     """Opens a video file, or a folder of images (.jpg, .png, ...; sorted naturally) as a video.
 
     Args:
-        path: the file or folder.
+        path: the file or folder; or frames, uint8 [T, H, W, 3] or a list of them.
         num_threads: decoding threads; 1 is right in data workers, 0 lets FFmpeg choose. Files only.
-        folder_fps: frames per second of a folder of images, which holds no times.
+        folder_fps: frames per second of what holds no times: a folder of images, or frames.
 
     Raises:
         VideoError: missing, empty, not a video, only audio, a WebM or Matroska file that is cut
             short, or a folder without images or with a gap in their numbers.
     """
+    if not isinstance(path, str | Path):
+        return ArrayVideo(path, folder_fps)
     path = Path(path)
     return FrameFolder(path, folder_fps) if path.is_dir() else VideoFile(path, num_threads)
 
