@@ -92,18 +92,18 @@ def split_clips(table: VideoTable, group_by: str | None = None, seed: int = 0) -
 
 
 def _rounds(split: pd.Series) -> list[dict[str, Tensor]]:
-    parts = {name: split == name for name in FOLDER_SPLITS}
-    rounds = [parts]
-    if not parts["train"].any():
-        number = split.nunique()
-        folds = [split == f"fold {i + 1}" for i in range(number)]
-        rounds = []
-        for i, test in enumerate(folds):
-            val = folds[(i + 1) % number] & (number > 2)
-            rounds.append({"train": ~(val | test), "val": val, "test": test})
+    rounds, folds = [split], sorted(set(split) - set(FOLDER_SPLITS))
+    if folds:
+        following = folds[1:] + folds[:1] if len(folds) > 2 else folds
+        parts = zip(following, folds, strict=True)  # of two folds, the tested one leaves no other
+        rounds = [split.map({val: "val", test: "test"}).fillna("train") for val, test in parts]
     return [
-        {name: torch.from_numpy(np.flatnonzero(part)) for name, part in parts.items() if part.any()}
-        for parts in rounds
+        {
+            name: torch.from_numpy(np.flatnonzero(part == name))
+            for name in FOLDER_SPLITS
+            if (part == name).any()
+        }
+        for part in rounds
     ]
 
 
@@ -188,8 +188,8 @@ def _named(table: VideoTable, frame: pd.DataFrame) -> tuple[pd.DataFrame, list[s
         notes.append(f"no test clip is of class {untested[0]!r}")
     if shared := sorted(set(train["group"]) & set(rest["group"]), key=natural_key):
         notes.append(
-            f"{len(shared)} groups have clips in training and in another split, such as "
-            f"{shared[0]}: scores come out too high"
+            f"groups with clips in training and in another split: {len(shared)}, such as "
+            f"{shared[0]}; scores come out too high"
         )
     if "val" in counts:
         return frame, notes

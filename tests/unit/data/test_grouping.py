@@ -169,7 +169,7 @@ def test_named_splits_stay_as_they_are(tmp_path: Path) -> None:
     splits = split_clips(table_of(tmp_path, "video,label,group,split", rows))
     assert counts(splits) == {"train": 4, "val": 2, "test": 3}
     assert "not used: unused (2)" in splits.notes[0]
-    assert "1 groups have clips in training and in another split, such as anna" in splits.notes[1]
+    assert "in training and in another split: 1, such as anna;" in splits.notes[1]
 
 
 def test_training_without_enough_groups_has_no_validation(tmp_path: Path) -> None:
