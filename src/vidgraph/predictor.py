@@ -146,7 +146,7 @@ class Predictor:
         flow: FlowSource | None = None,
         reference: Reference | None = None,
     ) -> None:
-        if not isinstance(model, VideoModel):
+        if isinstance(model, str | Path):
             folder = Path(model)
             model, plan = from_pretrained(folder), plan or _run_plan(folder)
             reference = Reference.load(folder)

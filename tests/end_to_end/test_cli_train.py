@@ -195,7 +195,10 @@ def test_what_a_training_started_from_may_be_gone_later(
         ("syncmnst3", "there is no such recipe, file or folder; did you mean 'syncmnist3'?"),
         ("digits:stem --train.lrr 1", "unknown key train.lrr; did you mean 'lr'?"),
         ("digits:stem --lr 1", "No such option: --lr. Did you mean --train.lr? (see vidgraph"),
-        ("digits:stem --resum", "No such option: --resum (Possible options: --frames, --resume, --w"),
+        (
+            "digits:stem --resum",
+            "No such option: --resum (Possible options: --frames, --resume, --w",
+        ),
         ("digits:stem --model.name digit_stm", "'digit_stm'; did you mean 'digit_stem'?"),
         ("digits:stem --model.head.wdth 3", "unknown key model.head.wdth"),
         ("digits:stem --model.initial_weights nowhere", "nowhere"),

@@ -15,6 +15,7 @@ from vidgraph.models.base import HeadInput
 from vidgraph.models.rstg import RecurrentSpaceTimeGraph, RSTGOptions
 from vidgraph.records import Explanation, Positive, Regions, Share, options
 
+_LEAST_VARIANCE = 1e-4  # of a statistic: what hardly varies is not blown up, nor its rounding
 _EPSILON = 1e-6  # under a root whose slope at zero is infinite
 
 
@@ -105,7 +106,7 @@ class StatisticsHead(nn.Module):
         super().__init__()
         self.num_classes, self.options, self.graph = num_classes, options, graph
         size = in_channels * (1 + options.deviation + options.change)
-        self.standardize = nn.BatchNorm1d(size, affine=False)
+        self.standardize = nn.BatchNorm1d(size, eps=_LEAST_VARIANCE, affine=False)
         self.graph_norm = None if graph is None else nn.LayerNorm(graph.out_channels)
         self.dropout = nn.Dropout(options.dropout)
         self.classifier = nn.Linear(size + (graph.out_channels if graph else 0), num_classes)

@@ -31,6 +31,7 @@ def test_boxes_move_as_padded_pixels_do() -> None:
         np.array([[[0, 0, 1, 1], [0.5, 0.5, 1, 1]]], np.float32),
         np.ones((1, 2), np.float32),
         np.ones((1, 2), bool),
+        *np.full((2, 1, 2), -1),
     )
     moved = move_boxes(boxes, fitted_window(100, 200, (64, 64), "pad"), 100, 200)
     assert moved.boxes_xyxy[0, 0].tolist() == [[0, 0.25, 1, 0.75], [0.5, 0.5, 1, 0.75]]
