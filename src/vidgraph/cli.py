@@ -281,7 +281,7 @@ def profile(
 
     options = model_overrides(ctx.obj)
     if model in vidgraph.list_models():
-        network = vidgraph.create_model(model, num_classes, **options)
+        network = vidgraph.create_model(model, num_classes, pretrained=False, **options)
     else:
         if options:
             raise RecipeError("--model. options belong to an architecture; weights bring their own")

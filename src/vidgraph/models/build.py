@@ -55,9 +55,10 @@ def create_model(
     num_classes: int | None = None,
     class_names: Sequence[str] | None = None,
     multi_label: bool = False,
+    pretrained: bool = True,
     **overrides: Any,
 ) -> VideoModel:
-    """Builds a model with fresh weights.
+    """Builds a model with fresh weights but for those that its backbone is said to start from.
 
     Args:
         name: one of `list_models()`: a published model, or a head for any backbone.
@@ -65,6 +66,7 @@ def create_model(
             has that the model was published for.
         class_names: one name per class, kept with the model.
         multi_label: a clip may have several labels.
+        pretrained: False leaves the weights of the backbone random, whatever its options say.
         **overrides: parts of the options that differ, such as `head={"num_stages": 2}`: mappings,
             or whole records of options. Where the `type` differs, the part is replaced.
 
@@ -83,7 +85,7 @@ def create_model(
         raise RecipeError(f"{name} needs at least one class; give num_classes or class_names")
     model = build_model(options, classes, multi_label)
     for part in model.modules():
-        if isinstance(part, TimmNetwork | VideoTransformer):
+        if pretrained and isinstance(part, TimmNetwork | VideoTransformer):
             part.load_weights()
     model.name = name
     model.class_names = None if class_names is None else list(class_names)
