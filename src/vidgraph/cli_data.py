@@ -7,6 +7,7 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -206,19 +207,27 @@ def features(
     fit: Literal["pad", "short", "squash"] = Option(
         "pad", help="how frames become square: on grey, distorted; or short: not at all"
     ),
-    mirrored: bool = Option(False, "--mirrored", help="the maps of mirrored frames too"),
+    mirrored: bool = Option(False, "--mirrored", help="of mirrored frames too"),
+    boxes: Path | None = Option(
+        None, metavar="STORE", help="not of whole frames: of what is in these boxes, pooled"
+    ),
+    crops: int = Option(1, min=1, help="with --boxes, of so many things, the surest persons first"),
     columns: Columns = "",
     workers: Workers = None,
     cluster: Cluster = False,
 ) -> int:
     """Compute the feature maps of a frozen backbone; the same call continues."""
-    from vidgraph.data.extraction import video_tasks
+    from vidgraph.data.extraction import refuse_mirrored, video_tasks
     from vidgraph.encoders import feature_job
     from vidgraph.records import InputSpec
 
+    if mirrored:
+        refuse_mirrored(videos, columns)
     spec = InputSpec(frames, size, size, whole_video=True, fit=fit)
-    job = feature_job(backbone, spec, mirrored)
-    return _extract(job, video_tasks(videos, columns), out, workers, cluster)
+    if boxes is not None:
+        spec = replace(spec, boxes_per_frame=crops, box_crops=True)
+    job = feature_job(backbone, spec, mirrored, boxes)
+    return _extract(job, video_tasks(videos, columns), out, workers, cluster, frames)
 
 
 @extract.command(epilog="example: vidgraph extract flow clips.csv --out flow")
@@ -267,12 +276,27 @@ def boxes(
     return _extract(job, tasks, out, workers or 1, cluster=False)
 
 
-def _extract(job: Job, tasks: Sequence[Task], out: Path, workers: int | None, cluster: bool) -> int:
+def _extract(
+    job: Job,
+    tasks: Sequence[Task],
+    out: Path,
+    workers: int | None,
+    cluster: bool,
+    frames: int | None = None,
+) -> int:
+    """Runs a job; where every video has as many `frames`, these are what progress counts."""
     from vidgraph.precompute.extract import extract as run
     from vidgraph.util import counter
 
-    with counter("videos") as progress:
-        report = run(job, tasks, out, workers="ray" if cluster else workers, progress=progress)
+    each = frames or 1
+    with counter("frames" if frames else "videos") as tell:
+        report = run(
+            job,
+            tasks,
+            out,
+            workers="ray" if cluster else workers,
+            progress=lambda done, total: tell(done * each, total * each),
+        )
     if len(tasks) == 1 and report.failures:
         raise VidgraphError(report.failures[0][1])
     print(f"{out}: {report.summary()}")

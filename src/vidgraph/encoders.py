@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,31 +15,38 @@ from vidgraph.backbones.video import HFOptions
 from vidgraph.errors import RecipeError
 from vidgraph.models.base import ClipModel, VideoModel
 from vidgraph.models.build import create_model
+from vidgraph.precompute.boxes import BoxStore
 from vidgraph.precompute.features import FeatureJob, FrozenNetwork, feature_method
 from vidgraph.precompute.store import Method
 from vidgraph.records import InputSpec
 
 
 def feature_job(
-    backbone: str | Mapping[str, Any], spec: InputSpec, mirrored: bool = False
+    backbone: str | Mapping[str, Any],
+    spec: InputSpec,
+    mirrored: bool = False,
+    boxes: Path | None = None,
 ) -> FeatureJob:
-    """What computes the maps of a backbone with its published weights.
+    """What computes the maps of a backbone with its published weights, or its features of things.
 
     Args:
         backbone: such as timm:tf_efficientnet_lite0@head, or its options.
-        spec: which clip of each video: frames spread over all of it.
-        mirrored: the maps of mirrored clips too.
+        spec: which clip of each video: frames spread over all of it; with `box_crops`, how many
+            things.
+        mirrored: of mirrored clips too.
+        boxes: the store of boxes that things are found in.
 
     Raises:
-        VidgraphError: there is no such backbone, or its weights cannot be had.
+        VidgraphError: there is no such backbone or store, or its weights cannot be had.
     """
-    load = partial(load_network, backbone, spec)
-    method = feature_method(*_known_by(load()), spec, mirrored)
-    return FeatureJob(method, load, spec, mirrored)
+    load, found = partial(load_network, backbone, spec), BoxStore(boxes).method if boxes else None
+    method = feature_method(*_known_by(load()), spec, mirrored, found)
+    return FeatureJob(method, load, spec, mirrored, boxes)
 
 
-def method_of(model: VideoModel) -> Method:
-    """How the maps are made that a model takes in place of frames.
+def method_of(model: VideoModel, boxes: Method | None = None) -> Method:
+    """How the maps are made that a model takes in place of frames; or, where it is said how boxes
+    are, the features that it takes in place of crops.
 
     Raises:
         RecipeError: the model does not take one map of a clip that is spread over the video.
@@ -47,7 +55,7 @@ def method_of(model: VideoModel) -> Method:
         raise RecipeError(
             f"{model.name} cannot take features: it needs one backbone, and input.whole_video"
         )
-    return feature_method(*_known_by(_frozen(model)), model.spec, mirrored=False)
+    return feature_method(*_known_by(_frozen(model)), model.spec, boxes=boxes)
 
 
 def load_network(backbone: str | Mapping[str, Any], spec: InputSpec) -> FrozenNetwork:

@@ -26,7 +26,8 @@ from vidgraph.evaluation.metrics import Scores
 from vidgraph.models.base import VideoModel
 from vidgraph.models.build import create_model
 from vidgraph.models.matching import load_matching
-from vidgraph.precompute.features import FeatureStore
+from vidgraph.precompute.boxes import BoxStore
+from vidgraph.precompute.features import CropStore, FeatureStore
 from vidgraph.util import available_cores, choose_device, torch_threads, write_json
 from vidgraph.video.views import ViewPlan
 from vidgraph.weights import TRAINED_BY, from_pretrained, load_state, save_weights
@@ -72,8 +73,12 @@ def prepare(recipe: Recipe, continued: bool = False) -> Experiment:
 
 def _check_features(data: DataOptions, model: VideoModel) -> None:
     """Maps in a store stand for the model's own only where its backbone would make the same."""
-    if data.table is not None and data.table.features is not None:
-        FeatureStore(data.table.features).check(method_of(model))
+    table = data.table
+    if table is None or table.features is None:
+        return
+    FeatureStore(table.features).check(method_of(model))
+    if model.spec.box_crops and table.box_crops and table.boxes:
+        CropStore(table.box_crops).check(method_of(model, BoxStore(table.boxes).method))
 
 
 def _load_initial(model: VideoModel, source: str | None) -> list[str]:

@@ -11,7 +11,6 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -188,7 +187,7 @@ class Predictor:
                 pooled.append(batch.features[:1].float().mean(dim=(2, 3, 4)))  # not mirrored
             logits.append(predict_batch(self.model, batch, self.device, self.batch_size))
             frame_indices += batch.frame_indices[0].tolist()
-            num_boxes += 0 if batch.regions is None else int(batch.regions.mask.sum())
+            num_boxes += 0 if batch.regions is None else int((batch.regions.scores > 0).sum())
             if explain:
                 view = replace(batch, features=None).part(self.plan.middle, self.plan.middle + 1)
                 view = view.to(self.device)
@@ -262,9 +261,7 @@ class Predictor:
         with ExitStack() as stack:
             video = stack.enter_context(open_video(source, folder_fps=self.plan.folder_fps))
             reader = self._flow.reader(path, video) if self._flow else None
-            boxes_at = None
-            if self._boxes is not None:
-                boxes_at = partial(self._boxes.boxes(path).at, count=self.spec.boxes_per_frame)
+            boxes_at = self._boxes.boxes(path).taken_by(self.spec) if self._boxes else None
             for clip in range(self.plan.num_views):
                 try:
                     read = read_views(video, self.spec, self.plan, clip, boxes_at=boxes_at)

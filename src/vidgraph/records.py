@@ -117,6 +117,8 @@ class InputSpec:
         boxes_per_frame: region boxes per frame (K); 0 for none.
         fit: `crop` cuts the middle out of other shapes; `pad` shows whole frames on grey, `squash`
             distorts them, `short` keeps their shape, in which clips then differ.
+        box_crops: the model sees what is in the boxes at the size of a clip too; `boxes_per_frame`
+            then counts things, each of which keeps its place in all frames.
     """
 
     num_frames: Positive
@@ -133,12 +135,15 @@ class InputSpec:
     stack_layout: Literal["interval", "gap"] = "interval"
     boxes_per_frame: Annotated[int, Field(ge=0)] = 0
     fit: Fit = "crop"
+    box_crops: bool = False
 
     def __post_init__(self) -> None:
         if not (self.whole_video or self.stride_frames or self.sample_fps):
             raise RecipeError("input needs one of whole_video, stride_frames and sample_fps")
         if not (self.channels or self.flow_length):
             raise RecipeError("input has neither channels nor flow; give one of them")
+        if self.box_crops and not (self.boxes_per_frame and self.channels):
+            raise RecipeError("input.box_crops needs frames, and boxes_per_frame of at least 1")
 
 
 class Batch:
@@ -195,11 +200,17 @@ class Regions(Batch):
         boxes_xyxy: fractions of the clip's frame, from 0 to 1, [B, T, K, 4].
         scores: objectness or 1, [B, T, K].
         mask: True where a box exists, [B, T, K].
+        crops: a clip of each of K things alone, uint8 [B, K, C, T, H, W]; see
+            `InputSpec.box_crops`.
+        features: in place of `crops`, what the backbone makes of them, a mean over each step of its
+            map, [B, T', K, D].
     """
 
     boxes_xyxy: Tensor
     scores: Tensor
     mask: Tensor
+    crops: Tensor | None = None
+    features: Tensor | None = None
 
 
 @dataclass

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,7 @@ from vidgraph.data.mirroring import mirrored_classes
 from vidgraph.data.table import VideoTable
 from vidgraph.errors import DataError, RecipeError, VideoError
 from vidgraph.precompute.boxes import BoxStore
-from vidgraph.precompute.features import FeatureStore
+from vidgraph.precompute.features import CropStore, FeatureStore
 from vidgraph.precompute.flow import FlowSource
 from vidgraph.records import ClipBatch, InputSpec
 from vidgraph.video.base import Video
@@ -30,7 +29,7 @@ from vidgraph.video.crops import CropDraws
 from vidgraph.video.flow_stacks import draw_interval, read_stacks, stack_indices
 from vidgraph.video.reader import open_video
 from vidgraph.video.sampling import sample_frames, span_frames
-from vidgraph.video.transforms import FrameBoxes, move_boxes, move_pixels
+from vidgraph.video.transforms import FrameBoxes, move_boxes, move_pixels, move_regions
 from vidgraph.video.views import ViewPlan, read_flow_views, read_frames, read_views
 
 
@@ -69,6 +68,8 @@ class ClipDataset(Dataset[ClipBatch]):
         flow: the optical flow of every video; read, and needed, if `spec` asks for it.
         features: maps that the model's backbone made of every video, in place of its frames;
             training and tests then see the same clip, whole and, if `crops` mirrors, mirrored.
+        box_crops: beside `features`, what the backbone made of things in them; needed if `spec`
+            asks for crops of boxes.
 
     Raises:
         TableError: the split has no rows.
@@ -93,6 +94,7 @@ class ClipDataset(Dataset[ClipBatch]):
         intervals: Intervals | None = None,
         flow: FlowSource | None = None,
         features: FeatureStore | None = None,
+        box_crops: CropStore | None = None,
     ) -> None:
         self.views = views or ViewPlan()
         self.views.crop_shape(spec)  # raises before the first video is read
@@ -109,6 +111,12 @@ class ClipDataset(Dataset[ClipBatch]):
                 f"{table.source}: the model takes optical flow, and no store of it is given; make "
                 "one with vidgraph extract flow, and name it with --data.table.flow STORE, or let "
                 "it be computed on the way with --data.table.flow live"
+            )
+        if spec.box_crops and features is not None and box_crops is None:
+            raise DataError(
+                f"{table.source}: the model takes crops of boxes, and beside the maps of "
+                f"{features.folder} there are none; make them with vidgraph extract features "
+                "--boxes STORE, and name them with --data.table.box_crops STORE"
             )
         rows = table.rows(split)
         kept = rows[[not table.is_skipped(name, skip) for name in rows["name"]]]
@@ -127,6 +135,7 @@ class ClipDataset(Dataset[ClipBatch]):
         self._crops = crops or CropDraws(spec, train)
         self._boxes, self._intervals = boxes if spec.boxes_per_frame else None, intervals
         self._flow, self._features = flow if spec.flow_length else None, features
+        self._box_crops = box_crops if spec.box_crops else None
         mirrored = mirrored_classes(self.class_names)
         self._mirrored = torch.tensor(mirrored)  # [num_classes]
         pairs = list(zip(self.class_names, mirrored, strict=True))
@@ -185,10 +194,13 @@ class ClipDataset(Dataset[ClipBatch]):
         if (boxes_at := self._boxes_at(row)) is not None:
             window = replace(self.views.windows(self.spec, *size)[0], flip=flip)
             regions = move_boxes(boxes_at(frames), window, *size)
+        if regions is not None and self._box_crops is not None:
+            seen, _ = self._box_crops.steps(path, flip)  # [T', K, D]
+            regions.features = torch.from_numpy(seen[None].copy())
         nothing = torch.empty(1, 0)
-        seen = ClipBatch.unlabelled(nothing, frames, path, regions)
-        seen.features = torch.from_numpy(maps[None].copy())  # [1, D, T', h, w]
-        return seen, label
+        clip = ClipBatch.unlabelled(nothing, frames, path, regions)
+        clip.features = torch.from_numpy(maps[None].copy())  # [1, D, T', h, w]
+        return clip, label
 
     def _look(self, video: Video, row: int, clip: int) -> tuple[ClipBatch, Tensor]:
         """The test views of one clip, and its label [1, ...]."""
@@ -235,7 +247,7 @@ class ClipDataset(Dataset[ClipBatch]):
             )
             flow = read_stacks(reader, stacks, [window], height, width)  # [1, T, S, 2 L, h, w]
         if (boxes_at := self._boxes_at(row)) is not None:
-            regions = move_boxes(boxes_at(frame_indices), window, height, width)
+            regions = move_regions(frames, boxes_at(frame_indices), window, spec)
         pixels = move_pixels(frames, window, spec.channels)[None]  # [1, C, T, h, w]
         return ClipBatch.unlabelled(pixels, frame_indices, path, regions, flow), label
 
@@ -243,7 +255,7 @@ class ClipDataset(Dataset[ClipBatch]):
         """What gives the boxes of a row's video by frame; None for models without boxes."""
         if self._boxes is None:
             return None
-        return partial(self._boxes.boxes(self._videos[row]).at, count=self.spec.boxes_per_frame)
+        return self._boxes.boxes(self._videos[row]).taken_by(self.spec)
 
     def _mirrored_label(self, label: Tensor) -> Tensor | None:
         """The label of the mirrored clip; None where a class has no mirror image."""

@@ -29,7 +29,8 @@ import numpy as np
 
 from vidgraph.data.cells import read_columns, read_text, refuse, to_numbers
 from vidgraph.data.label_files import find_videos
-from vidgraph.data.table import load_table, parse_columns
+from vidgraph.data.mirroring import mirrored_classes
+from vidgraph.data.table import VideoTable, load_table, parse_columns
 from vidgraph.errors import DataError
 from vidgraph.precompute.boxes_given import GivenBoxes, GivenBoxesJob, Unit
 from vidgraph.precompute.extract import Task
@@ -45,12 +46,35 @@ def video_tasks(paths: Sequence[Path], columns: str = "") -> list[Task]:
     """
     videos: dict[str, None] = {}
     for path in paths:
-        is_table = path.suffix.lower() in (".csv", ".parquet") and not path.is_dir()
-        renamed = parse_columns(columns)
-        found = load_table(path, renamed).frame["video"] if is_table else list_videos(path)
+        table = _table(path, columns)
+        found = list_videos(path) if table is None else table.frame["video"]
         videos |= dict.fromkeys(os.path.abspath(video) for video in found)
     root = _root(paths, list(videos))
     return [Task(Path(video), Path(video).relative_to(root).as_posix()) for video in videos]
+
+
+def refuse_mirrored(paths: Sequence[Path], columns: str = "") -> None:
+    """Looks at the classes of tables, and in folders at the folder that each video is in.
+
+    Raises:
+        DataError: one tells left from right, and no other is its mirror image.
+    """
+    for path in paths:
+        table = _table(path, columns)
+        videos = list_videos(path) if table is None and path.is_dir() else []
+        names = sorted({video.parent.name for video in videos})
+        classes = names if table is None else table.class_names
+        for name, mirrored in zip(classes, mirrored_classes(classes), strict=True):
+            if mirrored < 0:
+                raise DataError(
+                    f"{path}: class {name!r} tells left from right, so its mirrored videos are of "
+                    "no class; leave out --mirrored"
+                )
+
+
+def _table(path: Path, columns: str) -> VideoTable | None:
+    is_table = path.suffix.lower() in (".csv", ".parquet") and not path.is_dir()
+    return load_table(path, parse_columns(columns)) if is_table else None
 
 
 def _root(paths: Sequence[Path], videos: Sequence[str]) -> str:

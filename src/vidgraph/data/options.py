@@ -92,6 +92,8 @@ class TableOptions:
         flow_bound: what live flow in 8 bits reaches to, in pixels of a frame of 340x256.
         features: folder of a store of feature maps, as `vidgraph extract features` writes it, which
             the frozen backbone made of the same clips; frames are then not read.
+        box_crops: beside `features`, for models that take crops of boxes: a store of what the
+            backbone made of them, as `vidgraph extract features --boxes` writes it.
     """
 
     path: str
@@ -110,6 +112,7 @@ class TableOptions:
     flow: str | None = None
     flow_bound: AboveZero = 20.0
     features: str | None = None
+    box_crops: str | None = None
 
     def __post_init__(self) -> None:
         side = self.short_side
@@ -122,6 +125,9 @@ class TableOptions:
                 "data.table.crop_scales and short_side both say how training crops are drawn; give "
                 "one of them"
             )
+
+        if self.box_crops and not (self.features and self.boxes):
+            raise ValueError("data.table.box_crops needs data.table.features and boxes beside it")
 
     def split(self, name: str) -> str:
         """The table's own name of `train`, `val` or `test`; other names are the table's already."""

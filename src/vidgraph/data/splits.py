@@ -19,7 +19,7 @@ from vidgraph.data.table import load_table
 from vidgraph.data.trajectories import released_trajectories
 from vidgraph.errors import DataError, RecipeError, nearest
 from vidgraph.precompute.boxes import BoxStore
-from vidgraph.precompute.features import FeatureStore
+from vidgraph.precompute.features import CropStore, FeatureStore
 from vidgraph.precompute.flow import open_flow
 from vidgraph.records import ClipBatch, InputSpec
 from vidgraph.video.crops import CropDraws
@@ -198,9 +198,10 @@ class TableSource:
         return notes
 
     def _stores(self, spec: InputSpec) -> dict[str, Any]:
-        """Boxes and flow, where the model takes them and they are named, and features."""
+        """Boxes, flow and crops, where the model takes them and they are named, and features."""
         data = self.data
         boxes = BoxStore(data.boxes) if spec.boxes_per_frame and data.boxes else None
         flow = open_flow(data.flow, data.flow_bound) if spec.flow_length and data.flow else None
         features = FeatureStore(data.features) if data.features else None
-        return {"boxes": boxes, "flow": flow, "features": features}
+        crops = CropStore(data.box_crops) if spec.box_crops and data.box_crops else None
+        return {"boxes": boxes, "flow": flow, "features": features, "box_crops": crops}

@@ -159,11 +159,24 @@ class ClipModel(VideoModel):
             check_inputs(self.spec, video, flow, regions)
             assert video is not None
             features = self.forward_features(video)
+        if regions is not None and regions.crops is not None:
+            regions = self.forward_crops(regions)
         return self.forward_head(features.to(next(self.parameters()).dtype), regions)
 
     def forward_features(self, video: Tensor) -> Tensor:
         """Clips [B, C, T, H, W] to the feature map [B, D, T', H', W'], which a store may hold."""
         return self.backbone(self.normalize(video))
+
+    def forward_crops(self, regions: Regions) -> Regions:
+        """Things with the features that a store may hold, in place of their crops; zero for those
+        that are not in the clip."""
+        assert regions.crops is not None
+        clips, count = regions.crops.shape[:2]
+        maps = self.forward_features(regions.crops.flatten(0, 1))  # [B * K, D, T', H', W']
+        means = maps.mean(dim=(3, 4))
+        means = means.reshape(clips, count, *means.shape[1:]).permute(0, 3, 1, 2)  # [B, T', K, D]
+        means = means * regions.mask.any(1)[:, None, :, None]
+        return replace(regions, crops=None, features=means)
 
     def forward_head(self, features: Tensor, regions: Boxes = None) -> Tensor:
         """The feature map [B, D, T', H', W'] to logits [B, num_classes]."""

@@ -22,7 +22,8 @@ def regions_of_steps(regions: Regions, num_steps: int) -> Regions:
         return regions
     frames = step_frames(num_frames, num_steps, regions.mask.device)
     parts = (regions.boxes_xyxy, regions.scores, regions.mask)
-    return Regions(*(part.index_select(1, frames) for part in parts))
+    boxes, scores, mask = (part.index_select(1, frames) for part in parts)
+    return Regions(boxes, scores, mask, features=regions.features)
 
 
 def region_nodes(

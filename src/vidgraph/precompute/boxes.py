@@ -3,13 +3,15 @@
 The rows of a frame are its boxes, highest score first: x0, y0, x1, y1 as fractions of the frame,
 then the score, float32 [n, 5]; where the method knows them, then the class and the track, [n, 7].
 
-Shapes: T frames asked for, K boxes per frame asked for, n boxes of one frame.
+Shapes: T frames asked for, K boxes per frame asked for, M most boxes of a frame, n boxes of one
+    frame.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +19,11 @@ from numpy.typing import NDArray
 
 from vidgraph.errors import DataError
 from vidgraph.precompute.store import Store, StoredVideo
+from vidgraph.records import InputSpec
 from vidgraph.video.transforms import FrameBoxes
 
 BOXES = "boxes"
+PERSON = 0  # the class, in COCO's order
 
 
 class BoxStore(Store):
@@ -67,16 +71,54 @@ class StoredBoxes:
         if len(outside):
             what = f"has no frame {outside[0]}, for its video has {self.header.num_frames} frames"
             raise DataError(f"{self.path}: {what}")
-        values = np.zeros((len(asked), count, 7), np.float32)
-        values[..., 5:] = -1
-        mask = np.zeros((len(asked), count), bool)
+        boxes = FrameBoxes.none(len(asked), count)
         stored = self._nearest(asked)  # [T]
         for number in np.unique(stored[stored >= 0]).tolist():
             here, found = stored == number, self._stored.rows(number)[:count]
-            values[here, : len(found), : found.shape[1]] = found
-            mask[here, : len(found)] = True
-        classes, tracks = values[..., 5].astype(np.int64), values[..., 6].astype(np.int64)
-        return FrameBoxes(values[..., :4], values[..., 4], mask, classes, tracks)
+            columns = found[:, :4], found[:, 4], True, *found[:, 5:].T
+            for values, column in zip(boxes, columns, strict=False):
+                values[here, : len(found)] = column
+        return boxes
+
+    def things_at(self, frame_indices: Sequence[int] | NDArray[np.int64], count: int) -> FrameBoxes:
+        """The `count` things of highest score over some frames, persons before all others; each has
+        its place among the K in all of them.
+
+        A thing is a track. Where boxes have none, the first of every frame are one thing, the
+        second of every frame another. A clip without a single box shows one thing: the frame.
+
+        Args:
+            frame_indices: as for `at`.
+            count: things, K.
+
+        Returns:
+            As `at`; masked where a thing is not seen.
+
+        Raises:
+            DataError: as `at`.
+        """
+        found = self.at(frame_indices, self._stored.most_rows)
+        tracks = np.where(found.tracks < 0, np.arange(found.mask.shape[1]), found.tracks)  # [T, M]
+        tracks[~found.mask] = -1
+
+        def rank(thing: int) -> tuple[bool, float]:
+            its = tracks == thing
+            return bool((found.classes[its] == PERSON).any()), float(found.scores[its].sum())
+
+        things = sorted(set(tracks[found.mask].tolist()), key=rank, reverse=True)[:count]
+        chosen = FrameBoxes.none(len(tracks), count)
+        for place, thing in enumerate(things):
+            frames, rows = np.nonzero(tracks == thing)
+            for to, source in zip(chosen, found, strict=True):
+                to[frames, place] = source[frames, rows]
+        if not things:
+            chosen.boxes_xyxy[:, 0], chosen.mask[:, 0] = (0, 0, 1, 1), True
+        return chosen
+
+    def taken_by(self, spec: InputSpec) -> Callable[[NDArray[np.int64]], FrameBoxes]:
+        """The boxes of frames [T] that models of a `spec` take."""
+        find = self.things_at if spec.box_crops else self.at
+        return partial(find, count=spec.boxes_per_frame)
 
     def _nearest(self, asked: NDArray[np.int64]) -> NDArray[np.int64]:
         """Which stored frame each frame takes; -1 for none, [T]."""

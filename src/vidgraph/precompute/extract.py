@@ -116,6 +116,10 @@ class Report:
         if flow := counts["flow_frames"]:
             share = f"{100 * counts['cut_off'] / counts['values']:.2g} % of their values"
             text += f"\n{flow:,} flow frames; {share} reach the bound and are cut off there"
+        if encoded := counts["encoded"]:
+            text += (
+                f"\n{encoded:,} images through the backbone, {encoded / self.seconds:.3g} a second"
+            )
         return text
 
 

@@ -135,6 +135,11 @@ class StoredVideo:
             return np.asarray(self._file.get_tensor(kind)[:0])
         return np.asarray(self._file.get_slice(kind)[begin:end])
 
+    @property
+    def most_rows(self) -> int:
+        """Of a stored frame."""
+        return int(np.diff(self._offsets).max(initial=0))
+
     def all_rows(self) -> NDArray[Any]:
         """The rows of all stored frames, one frame after another."""
         return np.asarray(self._file.get_tensor(self.header.method.kind))
@@ -166,8 +171,9 @@ class Store:
             what = "holds no readable file of a store" if self.folder.exists() else "does not exist"
             if Path(folder, "store.json").exists():
                 what = "is a store of vidgraph 0.1, which this version does not read"
-            verb = "vidgraph extract " + ("flow" if kind == "flow" else "proposals")
-            raise DataError(f"{folder}: {what}; extract again: {verb} VIDEOS --out STORE")
+            verb = {"boxes": "proposals", "crops": "features"}.get(kind, kind)
+            how = f"vidgraph extract {verb} VIDEOS --out STORE"
+            raise DataError(f"{folder}: {what}; extract again: {how}")
         if method.kind != kind:
             raise DataError(f"{folder}: holds {method.kind}, not {kind}")
         self.method = method

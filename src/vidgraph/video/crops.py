@@ -14,6 +14,7 @@ from vidgraph.errors import RecipeError
 from vidgraph.records import Fit, InputSpec
 
 _MIN_SCALE = 0.8  # smallest side of a training window, as a share of the largest that fits
+_MARGIN = 1.25  # of a thing's own crop, as a multiple of its box
 _GREY = np.uint8(127)  # beside frames: near the mean of every normalisation, and no motion
 
 
@@ -112,6 +113,34 @@ def fitted_window(height: int, width: int, size: tuple[int, int], fit: Fit) -> C
     scale = max(height / size[0], width / size[1])  # source pixels per pixel of the clip
     rows, columns = max(height, round(size[0] * scale)), max(width, round(size[1] * scale))
     return CropPlan((height - rows) // 2, (width - columns) // 2, rows, columns, False, size)
+
+
+def box_windows(
+    boxes_xyxy: np.ndarray, mask: np.ndarray, height: int, width: int, size: tuple[int, int]
+) -> list[CropPlan]:
+    """Where each of K things is looked at closely, through all of a clip: the median over time of
+    its boxes, a quarter wider, and as much more as the shape of the crop needs. The window stands
+    still, so that what moves in it is the thing and not the window. Of a thing without a single box
+    it is the whole frame.
+
+    Args:
+        boxes_xyxy: fractions of the frame, [T, K, 4].
+        mask: True where there is one, [T, K].
+        height: rows of the frame.
+        width: columns of the frame.
+        size: rows and columns of the crop.
+    """
+    windows = []
+    for boxes, there in zip(boxes_xyxy.swapaxes(0, 1), mask.T, strict=True):
+        if not there.any():
+            windows.append(fitted_window(height, width, size, "pad"))
+            continue
+        x0, y0, x1, y1 = np.median(boxes[there], axis=0) * (width, height, width, height)
+        scale = _MARGIN * max((y1 - y0) / size[0], (x1 - x0) / size[1])  # pixels per crop pixel
+        rows, columns = max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+        top, left = round((y0 + y1 - rows) / 2), round((x0 + x1 - columns) / 2)
+        windows.append(CropPlan(top, left, rows, columns, False, size))
+    return windows
 
 
 def corner_windows(

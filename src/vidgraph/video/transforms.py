@@ -9,15 +9,16 @@ Shapes: C channels, T frames, K boxes per frame, n flow frames, H W source pixel
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from vidgraph.records import Regions
-from vidgraph.video.crops import CropPlan
+from vidgraph.records import InputSpec, Regions
+from vidgraph.video.crops import CropPlan, box_windows
 
 # ITU-R BT.601 luma; integers in 1/65536 that sum to 65536, so a grey pixel keeps its value exactly.
 _LUMA_WEIGHTS = (19595, 38470, 7471)
@@ -40,6 +41,14 @@ class FrameBoxes(NamedTuple):
     mask: np.ndarray
     classes: np.ndarray
     tracks: np.ndarray
+
+    @classmethod
+    def none(cls, num_frames: int, count: int) -> FrameBoxes:
+        """All masked."""
+        shape = num_frames, count
+        boxes, scores = np.zeros((*shape, 4), np.float32), np.zeros(shape, np.float32)
+        classes, tracks = np.full(shape, -1, np.int64), np.full(shape, -1, np.int64)
+        return cls(boxes, scores, np.zeros(shape, bool), classes, tracks)
 
 
 def move_pixels(frames: np.ndarray, plan: CropPlan, channels: int = 3) -> Tensor:
@@ -92,6 +101,20 @@ def move_boxes(boxes: FrameBoxes, plan: CropPlan, height: int, width: int) -> Re
     moved = torch.stack([x, y], dim=-1).flatten(-2)  # [T, K, 4]
     unit = moved * mask[..., None] / torch.tensor([columns, rows, columns, rows])
     return Regions(unit[None], (torch.as_tensor(boxes.scores) * mask)[None], mask[None])
+
+
+def move_regions(frames: np.ndarray, boxes: FrameBoxes, plan: CropPlan, spec: InputSpec) -> Regions:
+    """Boxes moved as the pixels of frames [T, H, W, 3] are; see `move_boxes`. For models that take
+    `box_crops`, also a crop of each thing, mirrored and lit like the clip."""
+    height, width = frames.shape[1:3]
+    regions = move_boxes(boxes, plan, height, width)
+    if spec.box_crops:
+        size = spec.height, spec.width
+        windows = box_windows(boxes.boxes_xyxy, boxes.mask, height, width, size)
+        like: dict[str, Any] = {"flip": plan.flip, "brightness": plan.brightness}
+        crops = [move_pixels(frames, replace(w, **like), spec.channels) for w in windows]
+        regions.crops = torch.stack(crops)[None]  # [1, K, C, T, h, w]
+    return regions
 
 
 def to_luma(frames: np.ndarray) -> np.ndarray:

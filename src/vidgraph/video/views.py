@@ -21,7 +21,7 @@ from vidgraph.video.base import Video
 from vidgraph.video.crops import CropPlan, corner_windows, crop_windows, fitted_window
 from vidgraph.video.flow_stacks import FlowReader, read_stacks, stack_indices
 from vidgraph.video.sampling import PastEnd, Spread, sample_frames, span_frames
-from vidgraph.video.transforms import FrameBoxes, move_boxes, move_pixels
+from vidgraph.video.transforms import FrameBoxes, move_pixels, move_regions
 
 CropPlaces = Literal["line", "corners"]
 Fusion = Literal["mean", "max", "logits", "max_logits"]
@@ -171,7 +171,7 @@ def read_views(
     if boxes_at is None:
         return pixels, indices, None
     boxes = boxes_at(indices)
-    views = [move_boxes(boxes, window, height, width) for window in windows]
+    views = [move_regions(frames, boxes, window, spec) for window in windows]
     return pixels, indices, Regions.joined(views)
 
 
