@@ -88,7 +88,7 @@ def same_input(model: VideoModel, spec: Mapping[str, Any]) -> bool:
     here = asdict(model.spec)
     if model.spec.whole_video:  # the rate is then of no account
         here |= {"stride_frames": None, "sample_fps": None}
-    return here == {**upgrade_input(spec), "fit": "crop"}
+    return here == {**upgrade_input(spec), "fit": "crop", "box_crops": False}
 
 
 def ramp_fill(

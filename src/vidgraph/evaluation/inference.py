@@ -11,6 +11,7 @@ import signal
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -90,6 +91,19 @@ def _ignore_interrupts(worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
+@cache
+def bf16_runs(device: str) -> bool:
+    """Whether LSTMs take bf16: oneDNN has none where DNNL_MAX_CPU_ISA holds it below AVX-512."""
+    if device != "cpu":
+        return True
+    try:
+        with torch.random.fork_rng([]), torch.autocast("cpu", torch.bfloat16):
+            nn.LSTM(2, 2)(torch.zeros(1, 1, 2))
+    except RuntimeError:
+        return False
+    return True
+
+
 def predict_batch(
     model: nn.Module,
     batch: ClipBatch,
@@ -101,7 +115,8 @@ def predict_batch(
     spec, step = cast(InputSpec, model.spec), batch_size or len(batch)
     given, own = tuple(batch.video.shape[3:]), (spec.height, spec.width)
     device, logits = torch.device(device), []
-    autocast = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+    half = precision == "bf16" and bf16_runs(device.type)
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=half)
     with torch.inference_mode(), autocast:
         for start in range(0, len(batch), step):
             part = batch.part(start, start + step).to(device, non_blocking=True)

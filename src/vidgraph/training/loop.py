@@ -28,7 +28,7 @@ from lightning_fabric.strategies import DDPStrategy
 from torch import Tensor, nn
 
 from vidgraph.errors import RecipeError, RunError, WeightsError
-from vidgraph.evaluation.inference import one_line_errors, read_batches, split_rows
+from vidgraph.evaluation.inference import bf16_runs, one_line_errors, read_batches, split_rows
 from vidgraph.records import ClipBatch
 from vidgraph.training.batches import ClipSequence, position_batches
 from vidgraph.training.checkpoint import CHECKPOINT, MetricsFile, load_checkpoint, save_checkpoint
@@ -310,7 +310,7 @@ def _fabric(options: TrainOptions, folder: Path) -> Fabric:
         devices=local,
         num_nodes=world_size // local,
         strategy=DDPStrategy(process_group_backend=backend) if world_size > 1 else "auto",
-        precision="bf16-mixed" if options.precision == "bf16" else "32-true",
+        precision="bf16-mixed" if options.precision == "bf16" and bf16_runs(device) else "32-true",
         loggers=TensorBoardLogger(folder, "tensorboard", "") if options.tensorboard else [],
     )
     fabric.launch()
